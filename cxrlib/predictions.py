@@ -1,0 +1,139 @@
+"""What a model said about each image, beside what is true: scores, labels, images and patients, saved as one file."""
+
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cxrlib.errors import InputError, some
+from cxrlib.findings import FINDINGS
+
+_ARRAYS = ("scores", "labels", "image", "patient")
+_HOW = "save predictions with Predictions.save"
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Scores beside labels, one row an image, one column a finding in the order of FINDINGS.
+
+    scores: (n, 14) float32 in [0, 1], after the sigmoid; no NaN.
+    labels: (n, 14) uint8, 1 where the finding is labelled, 0 where it is not; no third value.
+    image: (n,) str, each name once. patient: (n,) int64 or str; images of one patient share it.
+    Lists, DataFrames and other dtypes are converted. Raises InputError for what does not fit.
+    """
+
+    scores: np.ndarray
+    labels: np.ndarray
+    image: np.ndarray
+    patient: np.ndarray
+
+    def __post_init__(self) -> None:
+        scores, labels = _numbers("scores", self.scores), _numbers("labels", self.labels)
+        image, patient = np.asarray(self.image).astype(str), _whole_or_text(np.asarray(self.patient))
+        _check_shapes(scores, labels, image, patient)
+        scores = scores.astype(np.float32)
+        _refuse(np.isnan(scores), scores, "scores that are NaN", "numbers in [0, 1]; look for a diverged training")
+        _refuse(
+            (scores < 0) | (scores > 1), scores, "scores outside [0, 1]", "probabilities; apply a sigmoid to logits"
+        )
+        _refuse((labels != 0) & (labels != 1), labels, "labels other than 0 and 1", "1 for labelled and 0 for not")
+        names, times = np.unique(image, return_counts=True)
+        if len(names) < len(image):
+            raise InputError(
+                f"predictions name {some(names[times > 1])} more than once; expected one row an image: "
+                "drop the repeats, which several processes leave when they pad their last batch"
+            )
+        values = {"scores": scores, "labels": labels.astype(np.uint8), "image": image, "patient": patient}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def take(self, rows: np.ndarray) -> "Predictions":
+        """The rows of a boolean mask (n,) or of an array of positions, in that order."""
+        rows = np.asarray(rows)
+        if rows.dtype == bool and rows.shape != (len(self),):
+            raise InputError(
+                f"a mask of shape {rows.shape} cannot choose among {len(self)} images; expected one value an image"
+            )
+        rows = rows if rows.size else rows.astype(np.int64)  # np.asarray([]) is float
+        return Predictions(*(getattr(self, name)[rows] for name in _ARRAYS))
+
+    def save(self, path: str | Path) -> Path:
+        """Write an ``.npz`` without pickles; a reader sees the old file or the whole new one, never a part.
+
+        Returns the path. The findings are stored too, so that `load` notices another order.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with beside.open("wb") as file:
+                arrays = {name: getattr(self, name) for name in _ARRAYS}
+                np.savez_compressed(file, findings=np.array(FINDINGS), **arrays)
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Predictions":
+        """Read what `save` wrote. Raises InputError for a missing, broken or foreign file."""
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"{path} is not a file; expected predictions (.npz): run the evaluation that writes them")
+        try:
+            with np.load(path, allow_pickle=False) as file:  # pickles can run code, so none are read
+                missing = [name for name in (*_ARRAYS, "findings") if name not in file.files]
+                arrays = {} if missing else {name: file[name] for name in (*_ARRAYS, "findings")}
+        except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(f"{path} cannot be read as predictions ({reason}); {_HOW}") from None
+        if missing:
+            raise InputError(f"{path} holds no {some(missing)}, so it is not a file of predictions; {_HOW}")
+        findings = arrays.pop("findings").tolist()
+        if findings != list(FINDINGS):
+            raise InputError(
+                f"{path} was saved for the findings {some(findings, 14)}; expected {some(FINDINGS, 14)}; predict again"
+            )
+        try:
+            return cls(**arrays)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+
+def _numbers(name: str, values: np.ndarray) -> np.ndarray:
+    """`values` as an array of numbers or of booleans."""
+    try:
+        values = np.asarray(values)
+        return values if values.dtype.kind in "fiub" else values.astype(np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} of predictions are not all numbers; expected (n, {len(FINDINGS)}) numbers") from None
+
+
+def _whole_or_text(patient: np.ndarray) -> np.ndarray:
+    """Patient ids as int64 where all are whole numbers, else as str."""
+    if patient.dtype.kind == "O" and all(isinstance(value, (int, np.integer)) for value in patient.flat):
+        return patient.astype(np.int64)
+    return patient.astype(np.int64 if patient.dtype.kind in "iu" else str)
+
+
+def _check_shapes(scores: np.ndarray, labels: np.ndarray, image: np.ndarray, patient: np.ndarray) -> None:
+    n = len(image) if image.ndim == 1 else -1
+    if scores.shape != (n, len(FINDINGS)) or labels.shape != scores.shape or patient.shape != (n,):
+        raise InputError(
+            f"predictions have scores {scores.shape}, labels {labels.shape}, image {image.shape} and patient "
+            f"{patient.shape}; expected (n, {len(FINDINGS)}) twice and (n,) twice, with the same n"
+        )
+
+
+def _refuse(bad: np.ndarray, values: np.ndarray, what: str, expected: str) -> None:
+    """Raise InputError that names the first of the `bad` places."""
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        where = f"first {values[row, column]} for {FINDINGS[column]} in row {row}, counted from 0"
+        raise InputError(f"predictions hold {bad.sum()} {what} ({where}); expected {expected}")

@@ -1,0 +1,290 @@
+"""The score from which on a finding is called, one threshold a finding: chosen on validation, frozen, read on test.
+
+An image is positive where score >= threshold. Every objective here rises with the true positives and falls with the
+false positives. Between the scores of two positive images only false positives come in, so the best of all thresholds
+is the score of a positive image (or none is called at all), and only these need to be looked at.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cxrlib.errors import InputError, nearest, some
+from cxrlib.findings import FINDINGS
+from cxrlib.metrics import at_or_above, draw_patients, interval, paired_difference, patient_sums, strata
+from cxrlib.predictions import Predictions
+
+GRID = (0.05, 0.40, 0.05)  # start, stop, step
+NEVER = float(np.nextafter(np.float32(1), np.float32(2)))  # above every score: never positive
+_NOT_TUNED = "not tuned"
+_FORMAT = "cxrlib thresholds 1"
+
+
+@dataclass(frozen=True, eq=False)
+class Thresholds:
+    """One threshold a finding, in the order of FINDINGS, and how it came about.
+
+    values: (14,) float64 in [0, 1], or just above 1 (NEVER) where a finding is best never called.
+    objective: what was maximized, as `tune_thresholds` takes it, or words such as "by hand".
+    grid: (start, stop, step), or None where all score values were candidates.
+    low, high: (14,) ends of the bootstrap interval of the threshold itself, NaN where there is none.
+    notes: 14 texts; empty where the threshold was tuned, else why it was not, or what could not be reached.
+    Raises InputError for what does not fit.
+    """
+
+    values: np.ndarray
+    objective: str = "by hand"
+    grid: tuple[float, float, float] | None = None
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+    confidence: float = 0.95
+    notes: tuple[str, ...] = field(default=("",) * len(FINDINGS))
+
+    def __post_init__(self) -> None:
+        missing = np.full(len(FINDINGS), np.nan)
+        for name in ("values", "low", "high"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, _fourteen(name, missing if value is None else value))
+        if np.isnan(self.values).any() or (self.values < 0).any() or (self.values > NEVER).any():
+            raise InputError(f"thresholds are {self.values.tolist()}; expected numbers in [0, 1]")
+        if self.grid is not None:
+            object.__setattr__(self, "grid", tuple(float(value) for value in self.grid))
+            grid_values(self.grid)
+        object.__setattr__(self, "notes", tuple(map(str, self.notes)))
+        if len(self.notes) != len(FINDINGS):
+            raise InputError(f"thresholds come with {len(self.notes)} notes; expected {len(FINDINGS)}, one a finding")
+
+    @property
+    def tuned(self) -> np.ndarray:
+        """(14,) bool: False where a finding had too few images to tune on and keeps a default."""
+        return np.array([not note.startswith(_NOT_TUNED) for note in self.notes])
+
+    def apply(self, scores: np.ndarray) -> np.ndarray:
+        """(n, 14) scores to (n, 14) uint8: 1 where score >= threshold, both as float32."""
+        if np.ndim(scores) != 2 or np.shape(scores)[1] != len(FINDINGS):
+            raise InputError(
+                f"scores of shape {np.shape(scores)} do not fit the thresholds; expected (n, {len(FINDINGS)})"
+            )
+        return at_or_above(scores, self.values).astype(np.uint8)
+
+    def to_dict(self) -> dict:
+        """Plain types only, for JSON and for a checkpoint; None stands for NaN."""
+        rows = {
+            name: {"threshold": value, "low": _or_none(low), "high": _or_none(high), "note": note}
+            for name, value, low, high, note in zip(
+                FINDINGS, self.values.tolist(), self.low.tolist(), self.high.tolist(), self.notes, strict=True
+            )
+        }
+        grid = None if self.grid is None else list(self.grid)
+        how = {"objective": self.objective, "grid": grid, "confidence": self.confidence}
+        return {"format": _FORMAT, **how, "findings": rows}
+
+    @classmethod
+    def from_dict(cls, saved: dict) -> "Thresholds":
+        """What `to_dict` gave. Raises InputError where something is missing or does not fit."""
+        if not isinstance(saved, dict) or saved.get("format") != _FORMAT:
+            raise InputError(f"these are not thresholds; expected what Thresholds.save wrote, with format {_FORMAT!r}")
+        rows = saved.get("findings")
+        if not isinstance(rows, dict) or set(rows) != set(FINDINGS):
+            raise InputError(f"thresholds name the findings {some(rows or (), 14)}; expected {some(FINDINGS, 14)}")
+        try:
+            columns = {
+                name: [rows[finding][name] for finding in FINDINGS] for name in ("threshold", "low", "high", "note")
+            }
+            how = {name: saved[name] for name in ("objective", "grid", "confidence")}
+        except (KeyError, TypeError) as error:
+            raise InputError(f"thresholds lack {error}; save them again with Thresholds.save") from None
+        return cls(columns["threshold"], low=columns["low"], high=columns["high"], notes=columns["note"], **how)
+
+    def save(self, path: str | Path) -> Path:
+        """Write JSON: the old file or the whole new one, never a part. Returns the path."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            beside.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Thresholds":
+        """Read what `save` wrote. Raises InputError for a missing, broken or foreign file."""
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"{path} is not a file; expected thresholds (JSON): tune them on validation first")
+        try:
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:  # InputError and JSONDecodeError are ValueErrors
+            raise InputError(f"{path}: {error}") from None
+
+
+def tune_thresholds(
+    val: Predictions,
+    grid: tuple[float, float, float] | None = GRID,
+    objective: str = "f1",
+    min_positives: int = 10,
+    default: float = 0.5,
+    replicates: int = 200,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Thresholds:
+    """For each finding the threshold that is best on `val`, and its bootstrap interval over patients.
+
+    grid: (start, stop, step), both ends included; None looks at all score values (the exact optimum).
+    objective: what is maximized:
+      "f1", or "f2", "f0.5", ...: F-beta (van Rijsbergen 1979)
+      "youden": sensitivity + specificity - 1 (Youden 1950)
+      "sensitivity>=0.9": the specificity, among the thresholds with that sensitivity; "specificity>=0.9" likewise
+      "cost=10": minus the expected cost where a miss costs as much as ten false alarms
+    Of equally good thresholds the lowest is taken, which misses the fewest.
+    min_positives: a finding with fewer positive images (or negative ones) is not tuned: it keeps `default`, and its
+    note says so. replicates: 0 leaves the interval NaN.
+    """
+    value_of = _objective(objective)
+    patients, patient = np.unique(val.patient, return_inverse=True)
+    times = draw_patients(strata(patients, val), replicates, seed).T
+    weights = np.hstack([np.ones((len(patients), 1)), times])  # the data, then the replicates
+    values, ends, notes = np.full(len(FINDINGS), float(default)), np.full((2, len(FINDINGS)), np.nan), []
+    for j in range(len(FINDINGS)):
+        positive = val.labels[:, j] == 1
+        fewest = min(positive.sum(), (~positive).sum())
+        if fewest < min_positives:
+            kind = "positive" if positive.sum() == fewest else "negative"
+            notes.append(
+                f"{_NOT_TUNED}: {fewest} {kind} of {len(val)} images, fewer than {min_positives}; {default} kept"
+            )
+            continue
+        cuts = _candidates(val.scores[positive, j], grid)
+        best, reached = _best(cuts, val.scores[:, j], positive, patient, weights, value_of)
+        values[j], ends[:, j] = best[0], interval(best[1:, None], confidence)[:, 0]
+        notes.append("" if reached[0] else f"no threshold of the grid reaches {objective}; the nearest is kept")
+    return Thresholds(values, objective, grid, *ends, confidence, tuple(notes))
+
+
+def grid_values(grid: tuple[float, float, float]) -> np.ndarray:
+    """start, start + step, ..., stop, rounded so that 3 x 0.05 is the decimal 0.15. Raises InputError if impossible."""
+    try:
+        start, stop, step = (float(value) for value in grid)
+    except (TypeError, ValueError):
+        raise InputError(f"the grid is {grid!r}; expected (start, stop, step), such as {GRID}, or None") from None
+    if not (0 <= start <= stop <= 1 and step > 0):
+        raise InputError(f"the grid is {grid!r}; expected 0 <= start <= stop <= 1 and step > 0, such as {GRID}")
+    steps = int((stop - start) / step + 1e-9)
+    return np.array([round(start + k * step, 10) for k in range(steps + 1)])
+
+
+def optimism(
+    val: Predictions, test: Predictions, metric: str = "f1", replicates: int = 1000, seed: int = 0, **how
+) -> pd.DataFrame:
+    """How much better thresholds look when they are tuned on the very images that are reported.
+
+    Returns one row a finding and "macro": own (metric on test, thresholds tuned on test), frozen (tuned on val),
+    optimism (own - frozen) with low and high for these two sets of thresholds, and the thresholds themselves.
+    **how: grid, objective, min_positives, default of `tune_thresholds`. NaN where there is nothing to tune or measure.
+    """
+    own = tune_thresholds(test, replicates=0, **how)
+    frozen = tune_thresholds(val, replicates=0, **how)
+    table = paired_difference(test, test, metric, (own, frozen), replicates, seed)
+    table = table.rename(columns={"a": "own", "b": "frozen", "difference": "optimism"}).drop(columns="p_value")
+    table.insert(0, "own_threshold", np.append(own.values, np.nan))
+    table.insert(1, "frozen_threshold", np.append(frozen.values, np.nan))
+    return table
+
+
+def _candidates(positive_scores: np.ndarray, grid) -> np.ndarray:
+    """Thresholds to look at, ascending."""
+    if grid is not None:
+        return grid_values(grid)
+    return np.append(np.unique(positive_scores).astype(np.float64), NEVER)
+
+
+def _best(cuts, scores, positive, patient, weights, value_of: Callable) -> tuple[np.ndarray, np.ndarray]:
+    """The best of the ascending `cuts` for each column of weights, and whether it fulfils the objective's condition."""
+    # place 0: above all cuts; place k: at or above the k-th cut from the top
+    place = len(cuts) - np.searchsorted(cuts.astype(np.float32), scores, side="right")
+    shape = (len(cuts) + 1, len(weights))
+    counts = []
+    for of in (positive, ~positive):
+        table = patient_sums(place[of], patient[of], shape)
+        counts.append(np.cumsum(table @ weights, axis=0))
+    (tp, positives), (fp, negatives) = ((count[:-1], count[-1]) for count in counts)
+    value, reached = value_of(tp, fp, positives, negatives)
+    best = len(cuts) - 1 - value[::-1].argmax(axis=0)  # the last of equals: the lowest threshold
+    defined = positives * negatives > 0
+    return np.where(defined, cuts[::-1][best], np.nan), np.take_along_axis(reached, best[None], axis=0)[0]
+
+
+def _objective(text: str) -> Callable:
+    """The function (tp, fp, positives, negatives) -> (value to maximize, condition fulfilled) that `text` names."""
+    match = re.fullmatch(
+        r"\s*(?:(f)([\d.]+)|(youden)|(sensitivity|specificity)\s*>=\s*([\d.]+)|(cost)\s*=\s*([\d.]+))\s*", str(text)
+    )
+    try:
+        kind, number = (next(filter(None, match.group(1, 3, 4, 6))), next(filter(None, match.group(2, 5, 7)), None))
+        number = None if number is None else float(number)
+    except (AttributeError, ValueError):
+        hint = nearest(text, ["f1", "f2", "f0.5", "youden", "sensitivity>=0.9", "specificity>=0.9", "cost=10"])
+        raise InputError(
+            f"the objective {text!r} is unknown{hint}; expected f1 (or another beta: f2), youden, sensitivity>=0.9, "
+            "specificity>=0.9 or cost=10"
+        ) from None
+    if kind in ("sensitivity", "specificity") and not 0 < number <= 1:
+        raise InputError(f"the objective {text!r} asks for a {kind} of {number}; expected more than 0 and at most 1")
+    if kind in ("f", "cost") and number <= 0:
+        raise InputError(f"the objective {text!r} has the number {number}; expected one above 0")
+    return lambda *counts: _OBJECTIVES[kind](number, *counts)
+
+
+# Each objective is a whole number or one division of whole numbers, so that equals are equal to the last bit. It takes
+# the number in its name, then tp and fp (candidates, replicates) and all positives and negatives (replicates,).
+
+
+def _f_beta(beta, tp, fp, positives, negatives):
+    return (1 + beta**2) * tp / np.maximum(beta**2 * positives + tp + fp, 1), np.ones_like(tp, dtype=bool)
+
+
+def _youden(_, tp, fp, positives, negatives):
+    return tp * negatives - fp * positives, np.ones_like(tp, dtype=bool)
+
+
+def _sensitivity(least, tp, fp, positives, negatives):
+    """Fewest false positives, then most true ones; below all these, where the condition fails: most true positives."""
+    reached = tp >= least * positives * (1 - 1e-12)
+    return np.where(reached, tp - fp * (positives + 1), tp - (negatives + 1) * (positives + 1)), reached
+
+
+def _specificity(least, tp, fp, positives, negatives):
+    """Most true positives, then fewest false ones; below all these, where the condition fails: fewest false positives."""
+    reached = negatives - fp >= least * negatives * (1 - 1e-12)
+    return np.where(reached, tp * (negatives + 1) - fp, -fp - (negatives + 1)), reached
+
+
+def _cost(of_a_miss, tp, fp, positives, negatives):
+    return -(of_a_miss * (positives - tp) + fp), np.ones_like(tp, dtype=bool)
+
+
+_OBJECTIVES = {"f": _f_beta, "youden": _youden, "sensitivity": _sensitivity, "specificity": _specificity, "cost": _cost}
+
+
+def _fourteen(name: str, values: Sequence[float]) -> np.ndarray:
+    try:
+        values = np.array(values, dtype=np.float64)  # None becomes NaN
+    except (TypeError, ValueError):
+        values = np.empty(0)
+    if values.shape != (len(FINDINGS),):
+        raise InputError(
+            f"{name} of thresholds has shape {values.shape}; expected {len(FINDINGS)} numbers, one a finding"
+        )
+    return values
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else value
