@@ -5,11 +5,12 @@ bootstrap replicate, which draws whole patients with replacement, only changes h
 of all replicates are therefore one product: (sums a patient) @ (how often each patient counts, a column a replicate).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
+from scipy.special import ndtr, stdtrit
 
 from cxrlib.errors import InputError, nearest, some
 from cxrlib.findings import FINDINGS
@@ -41,13 +42,13 @@ def evaluate(
       ap      average precision, the step-wise area under the precision-recall curve (average_precision_score)
       ap_lift ap / prevalence: 1 is chance
       brier   mean squared difference of score and label
-      ece     expected calibration error over 15 bins of equal width (Guo et al. 2017); sampling noise raises it, in
-              replicates more than in the data, so its interval leans upwards
+      ece     expected calibration error over 15 bins of equal width (Guo et al. 2017). Noise raises it above
+              the truth, and replicates as much above the data, so its interval is reflected about the figure
     and, with thresholds: threshold, f1, sensitivity, specificity, ppv, npv (intervals for that threshold, frozen).
     `note` says what is undefined and why.
 
-    NaN is undefined: it enters no mean, and the macro row notes over how many findings each mean goes. Intervals are
-    percentiles over patients drawn with replacement (Efron & Tibshirani 1993; for clusters Field & Welsh 2007).
+    NaN is undefined: it enters no mean, and the macro row notes over how many findings each mean goes. How patients are
+    drawn: `bootstrap`; how intervals come of it: `interval`.
     Raises InputError for no image at all or for thresholds that are not 14 numbers.
     """
     if not len(predictions):
@@ -55,18 +56,23 @@ def evaluate(
     point = figures(predictions, thresholds)
     [drawn] = bootstrap(predictions, thresholds=thresholds, replicates=replicates, seed=seed)
     labels = predictions.labels
+    positive, scarcest = count_patients(predictions)
     columns = {
         "positives": np.append(labels.sum(axis=0), labels.sum()),
-        "patients": _positive_patients(predictions),
-        "n": np.full(len(FINDINGS) + 1, len(predictions)),
+        "patients": positive,
+        "n": np.full(len(_ROWS), len(predictions)),
         "prevalence": with_macro(labels.mean(axis=0)),
     }
     for name, value in point.items():
         if name == THRESHOLD_METRICS[0]:
             columns["threshold"] = np.append(threshold_values(thresholds), np.nan)
-        low, high = interval(with_macro(drawn[name], ~np.isnan(value)), confidence)
-        columns |= {name: with_macro(value), f"{name}_low": low, f"{name}_high": high}
-    columns["note"] = _notes(labels, point, drawn)
+        replicate = with_macro(drawn[name], ~np.isnan(value))
+        value = with_macro(value)
+        if name == "ece":
+            replicate = np.maximum(2 * value - replicate, 0)
+        low, high = interval(replicate, value, scarcest, confidence)
+        columns |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    columns["note"] = _notes(labels, positive, point, drawn)
     return pd.DataFrame(columns, index=_ROWS)
 
 
@@ -86,10 +92,13 @@ def bootstrap(
 ) -> list[dict[str, np.ndarray]]:
     """The figures in `replicates` draws of patients: for each of `predictions`, {metric: (replicates, 14) float64}.
 
-    Whole patients are drawn with replacement, so that their images stay together. Several predictions share the
-    draws: two models on the same images, or two groups of images (women and men, AP and PA). Differences between them
-    are then paired. Draws are stratified by the rarest finding a patient has, so that a replicate without a positive
-    is as rare as can be; where there is one nevertheless, its figure is NaN.
+    As many whole patients as there are are drawn with replacement, so that the images of one stay together (Field &
+    Welsh 2007). A draw without any positive or any negative of a finding that has them is drawn again, up to 20 times;
+    where that fails, the figure is NaN in this replicate. (Drawing within strata of the findings would make sure too,
+    but holds the number of positives fixed, and with it much of what makes F1, PPV and AP uncertain.)
+
+    Several predictions share the draws: two models on the same images, or two groups of images (women and men, AP and
+    PA). Differences between them are then paired.
 
     thresholds: 14 values (or Thresholds) for all, or a list of such, one for each of `predictions`.
     metrics: only these (default: all that the thresholds allow).
@@ -97,12 +106,9 @@ def bootstrap(
     patients = _all_patients(predictions)
     thresholds = _one_each(thresholds, len(predictions))
     of = [_Figures(one, patients, values, metrics) for one, values in zip(predictions, thresholds, strict=True)]
-    times = draw_patients(strata(patients, *predictions), replicates, seed)
-    chunk = max(1, _CHUNK // max(len(patients), *(figure.rows for figure in of), 1))
-    starts = range(0, max(replicates, 1), chunk)  # at least one chunk, be it of no replicate
+    times = draw_patients(label_table(patients, *predictions), replicates, seed)
     drawn = [[] for _ in of]
-    for start in starts:
-        weights = times[start : start + chunk].T.astype(np.float64)
+    for weights in chunks(times, max(figure.rows for figure in of)):
         for results, figure in zip(drawn, of, strict=True):
             results.append(figure(weights))
     return [{name: np.concatenate([part[name] for part in results]) for name in results[0]} for results in drawn]
@@ -120,7 +126,7 @@ def paired_difference(
     """`metric` of two models on the same images: columns a, b, difference (a - b), low, high, p_value, note.
 
     Rows are the findings and "macro" (over the findings defined in both). The same patients are drawn for both.
-    p_value: twice the smaller share of replicates on either side of zero (Efron & Tibshirani 1993, chapter 15).
+    p_value: two-sided, twice the smaller share of replicates on either side of zero, never below 2 / (replicates + 1).
     thresholds: for f1, sensitivity, ...: 14 values for both, or a pair, for a and for b.
     Raises InputError where a and b do not hold the same images, patients and labels.
     """
@@ -141,18 +147,25 @@ def group_difference(
 
     A patient with images in both groups is drawn for both.
     """
-    metrics = [metric]
+    return difference_table(a, b, metric, thresholds, replicates, seed, confidence)
+
+
+def difference_table(
+    a, b, metric, thresholds=None, replicates=1000, seed=0, confidence=0.95, include: np.ndarray | None = None
+) -> pd.DataFrame:
+    """What both differences above share. include: (14,) bool, False leaves a finding out as if it were undefined."""
     each = _one_each(thresholds, 2)
-    point = [figures(one, values)[_known(metric, values)] for one, values in zip((a, b), each, strict=True)]
-    drawn = bootstrap(a, b, thresholds=each, metrics=metrics, replicates=replicates, seed=seed)
-    defined = ~np.isnan(point[0] + point[1])
-    values = [with_macro(value, defined) for value in point]
+    first, second = (figures(one, values)[_known(metric, values)] for one, values in zip((a, b), each, strict=True))
+    drawn = bootstrap(a, b, thresholds=each, metrics=[metric], replicates=replicates, seed=seed)
+    defined = ~np.isnan(first - second) & (True if include is None else include)
+    first, second = (with_macro(np.where(defined, value, np.nan), defined) for value in (first, second))
     differences = with_macro(drawn[0][metric] - drawn[1][metric], defined)
-    low, high = interval(differences, confidence)
-    note = np.where(defined, "", f"{metric} is undefined in a or in b")
-    columns = {"a": values[0], "b": values[1], "difference": values[0] - values[1], "low": low, "high": high}
-    columns["p_value"] = _p_value(differences)
-    columns["note"] = [*note, f"mean over {defined.sum()} of {len(FINDINGS)} findings"]
+    scarcest = np.minimum(count_patients(a)[1], count_patients(b)[1])
+    low, high = interval(differences, first - second, scarcest, confidence)
+    columns = {"a": first, "b": second, "difference": first - second, "low": low, "high": high}
+    columns["p_value"] = np.where(np.isnan(first - second), np.nan, _p_value(differences))
+    notes = np.where(defined, "", f"{metric} is undefined in a or in b")
+    columns["note"] = [*notes, f"macro over {defined.sum()} of {len(FINDINGS)} findings"]
     return pd.DataFrame(columns, index=_ROWS)
 
 
@@ -163,16 +176,22 @@ def with_macro(values: np.ndarray, defined: np.ndarray | None = None) -> np.ndar
     return np.concatenate([values, mean[..., None]], axis=-1)
 
 
-def interval(replicates: np.ndarray, confidence: float = 0.95) -> np.ndarray:
-    """Lower and upper percentile of (r, ...) replicates: (2, ...). NaN replicates are left out; all NaN gives NaN."""
+def interval(replicates: np.ndarray, point: np.ndarray, patients: np.ndarray, confidence: float = 0.95) -> np.ndarray:
+    """Ends (2, k) of the expanded percentile intervals of k figures (Hesterberg 2015, The American Statistician 69).
+
+    replicates: (r, k), NaN left out. point: (k,), always inside. patients: (k,), how many carry the rarer class: the
+    fewer they are, the further out the percentiles (Student's t with patients - 1 degrees of freedom for the normal).
+    NaN where the point is undefined, where no replicate is, and where it all hangs on fewer than two patients.
+    """
     if not 0 < confidence < 1:
         raise InputError(f"confidence is {confidence}; expected a number between 0 and 1, such as 0.95")
-    ends = np.full((2, *replicates.shape[1:]), np.nan)
-    some_defined = ~np.isnan(replicates).all(axis=0)
-    if some_defined.any():
-        share = (1 - confidence) / 2
-        ends[:, some_defined] = np.nanquantile(replicates[:, some_defined], [share, 1 - share], axis=0)
-    return ends
+    ends = np.full((2, len(point)), np.nan)
+    for k, m in enumerate(patients):
+        defined = replicates[~np.isnan(replicates[:, k]), k]
+        if m >= 2 and len(defined):
+            tail = ndtr(np.sqrt(m / (m - 1)) * stdtrit(m - 1, (1 - confidence) / 2))
+            ends[:, k] = np.quantile(defined, [tail, 1 - tail])
+    return np.stack([np.minimum(ends[0], point), np.maximum(ends[1], point)])
 
 
 def at_or_above(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -193,27 +212,28 @@ def threshold_values(thresholds: Sequence[float] | None) -> np.ndarray | None:
     return values
 
 
-def draw_patients(stratum: np.ndarray, replicates: int, seed: int) -> np.ndarray:
-    """How often each patient is drawn: (replicates, p) uint16, with replacement within each stratum (p,)."""
+def draw_patients(has: np.ndarray, replicates: int, seed: int) -> np.ndarray:
+    """How often each of p patients is drawn: (replicates, p) uint16; each row sums to p.
+
+    has: (p, k) bool, what each patient has. A draw in which nobody has what somebody has is repeated, 20 times at most.
+    """
     rng = np.random.default_rng(seed)
-    order = np.argsort(stratum, kind="stable")
-    _, first, size = np.unique(stratum[order], return_index=True, return_counts=True)
-    first, size = np.repeat(first, size), np.repeat(size, size)
-    times = np.empty((replicates, len(stratum)), dtype=np.uint16)
+    has = has[:, has.any(axis=0)].astype(np.float32)
+    patients = len(has)
+    times = np.empty((replicates, patients), dtype=np.uint16)
     for row in times:
-        row[order] = np.bincount(first + rng.integers(size), minlength=len(stratum))
+        for _ in range(20):
+            row[:] = np.bincount(rng.integers(patients, size=patients), minlength=patients)
+            if (row.astype(np.float32) @ has).all():
+                break
     return times
 
 
-def strata(patients: np.ndarray, *predictions: Predictions) -> np.ndarray:
-    """Stratum of each of the sorted `patients`: the finding it has that the fewest patients have; 14 for none."""
-    has = np.zeros((len(patients), len(FINDINGS) + 1), dtype=bool)
-    for one in predictions:
-        image, finding = np.nonzero(one.labels)
-        has[np.searchsorted(patients, one.patient[image]), finding] = True
-    has[:, -1] = True  # "none", the last choice
-    rarest_first = np.append(np.argsort(has[:, :-1].sum(axis=0), kind="stable"), len(FINDINGS))
-    return rarest_first[has[:, rarest_first].argmax(axis=1)]
+def chunks(times: np.ndarray, rows: int) -> Iterator[np.ndarray]:
+    """The draws (replicates, p) as float64 weights (p, r), in pieces so small that a table (rows, r) fits in memory."""
+    size = max(1, _CHUNK // max(rows, times.shape[1], 1))
+    for start in range(0, max(len(times), 1), size):  # at least one piece, be it of no replicate
+        yield times[start : start + size].T.astype(np.float64)
 
 
 def patient_sums(row: np.ndarray, patient: np.ndarray, shape: tuple[int, int], values=None) -> csr_array:
@@ -346,11 +366,23 @@ def _in_order_of(a: Predictions, b: Predictions) -> Predictions:
     return b
 
 
-def _positive_patients(predictions: Predictions) -> np.ndarray:
-    """Patients with each finding, and with any."""
-    image, finding = np.nonzero(predictions.labels)
-    pairs = np.unique(np.stack([np.unique(predictions.patient, return_inverse=True)[1][image], finding]), axis=1)
-    return np.append(np.bincount(pairs[1], minlength=len(FINDINGS)), len(np.unique(pairs[0])))
+def label_table(patients: np.ndarray, *predictions: Predictions) -> np.ndarray:
+    """(p, 28) bool: which of the sorted `patients` has an image with each finding; then, an image without it."""
+    has = np.zeros((len(patients), 2, len(FINDINGS)), dtype=bool)
+    for one in predictions:
+        patient = np.searchsorted(patients, one.patient)
+        for k, rows in enumerate((one.labels == 1, one.labels == 0)):
+            image, finding = np.nonzero(rows)
+            has[patient[image], k, finding] = True
+    return has.reshape(len(patients), -1)
+
+
+def count_patients(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
+    """Patients with each finding and with any; the same for the scarcer of those with and those without it. (15,)"""
+    has = label_table(np.unique(predictions.patient), predictions)
+    positive, negative = has.sum(axis=0).reshape(2, -1)
+    any_positive = has[:, : len(FINDINGS)].any(axis=1).sum()
+    return np.append(positive, any_positive), np.append(np.minimum(positive, negative), any_positive)
 
 
 def _p_value(differences: np.ndarray) -> np.ndarray:
@@ -360,27 +392,24 @@ def _p_value(differences: np.ndarray) -> np.ndarray:
     return np.where(defined > 0, np.minimum(2 * (sides + 1) / (defined + 1), 1), np.nan)
 
 
-def _notes(labels: np.ndarray, point: dict, drawn: dict) -> list[str]:
-    """Why a figure is undefined, finding by finding; for the macro row, over how many findings its means go."""
+def _notes(labels: np.ndarray, patients: np.ndarray, point: dict, drawn: dict) -> list[str]:
+    """Why a figure is undefined, finding by finding; for the macro row, over how many findings each mean goes."""
     notes = []
-    for finding in range(len(FINDINGS)):
-        positives = labels[:, finding].sum()
-        undefined = {name for name, value in point.items() if np.isnan(value[finding])}
-        if positives == 0:
-            why = [f"no positive among {len(labels)} images"]
-        elif positives == len(labels):
-            why = [f"no negative among {len(labels)} images"]
+    for j, positives in enumerate(labels.sum(axis=0)):
+        undefined = [name for name, value in point.items() if np.isnan(value[j])]
+        if positives in (0, len(labels)):
+            reasons = [f"no {'negative' if positives else 'positive'} among {len(labels)} images"]
         else:
-            why = [f"{name} undefined: no image {where}" for name, where in _EMPTY.items() if name in undefined]
-        missing = max(np.isnan(drawn[name][:, finding]).sum() for name in point if name not in undefined)
-        if missing:
-            why.append(f"intervals leave out up to {missing} replicates in which the figure is undefined")
-        notes.append("; ".join(why))
-    over = {}
+            reasons = [f"{name} undefined: no image {_EMPTY[name]}" for name in undefined]
+        if patients[j] == 1:
+            reasons.append("a single patient has it: no interval")
+        skipped = max(np.isnan(drawn[name][:, j]).sum() for name in point if name not in undefined)
+        if skipped:
+            reasons.append(f"undefined in {skipped} replicates, which the intervals leave out")
+        notes.append("; ".join(reasons))
+    over = {}  # number of findings -> the metrics whose mean goes over so many
     for name, value in point.items():
-        over.setdefault(int((~np.isnan(value)).sum()), []).append(name)
-    means = (
-        f"{count} of {len(FINDINGS)} findings" + f" ({', '.join(names)})" * (len(over) > 1)
-        for count, names in over.items()
-    )
+        over.setdefault((~np.isnan(value)).sum(), []).append(name)
+    which = [f" ({', '.join(names)})" if len(over) > 1 else "" for names in over.values()]
+    means = [f"{count} of {len(FINDINGS)} findings{names}" for count, names in zip(over, which, strict=True)]
     return [*notes, "macro over " + ", ".join(means)]

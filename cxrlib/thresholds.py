@@ -17,7 +17,16 @@ import pandas as pd
 
 from cxrlib.errors import InputError, nearest, some
 from cxrlib.findings import FINDINGS
-from cxrlib.metrics import at_or_above, draw_patients, interval, paired_difference, patient_sums, strata
+from cxrlib.metrics import (
+    at_or_above,
+    chunks,
+    count_patients,
+    difference_table,
+    draw_patients,
+    interval,
+    label_table,
+    patient_sums,
+)
 from cxrlib.predictions import Predictions
 
 GRID = (0.05, 0.40, 0.05)  # start, stop, step
@@ -150,21 +159,20 @@ def tune_thresholds(
     """
     value_of = _objective(objective)
     patients, patient = np.unique(val.patient, return_inverse=True)
-    times = draw_patients(strata(patients, val), replicates, seed).T
-    weights = np.hstack([np.ones((len(patients), 1)), times])  # the data, then the replicates
+    scarcest = count_patients(val)[1]
+    drawn = draw_patients(label_table(patients, val), replicates, seed)
+    times = np.vstack([np.ones((1, len(patients)), drawn.dtype), drawn])  # the data itself, then the replicates
     values, ends, notes = np.full(len(FINDINGS), float(default)), np.full((2, len(FINDINGS)), np.nan), []
     for j in range(len(FINDINGS)):
         positive = val.labels[:, j] == 1
-        fewest = min(positive.sum(), (~positive).sum())
-        if fewest < min_positives:
-            kind = "positive" if positive.sum() == fewest else "negative"
-            notes.append(
-                f"{_NOT_TUNED}: {fewest} {kind} of {len(val)} images, fewer than {min_positives}; {default} kept"
-            )
+        if min(positive.sum(), (~positive).sum()) < min_positives:
+            notes.append(_too_few(positive, min_positives, default))
             continue
-        cuts = _candidates(val.scores[positive, j], grid)
-        best, reached = _best(cuts, val.scores[:, j], positive, patient, weights, value_of)
-        values[j], ends[:, j] = best[0], interval(best[1:, None], confidence)[:, 0]
+        search = _Search(val.scores[:, j], positive, patient, len(patients), grid, value_of)
+        found = [search(weights) for weights in chunks(times, len(search.cuts))]
+        best, reached = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        values[j] = best[0]
+        ends[:, j] = interval(best[1:, None], best[:1], scarcest[j : j + 1], confidence)[:, 0]
         notes.append("" if reached[0] else f"no threshold of the grid reaches {objective}; the nearest is kept")
     return Thresholds(values, objective, grid, *ends, confidence, tuple(notes))
 
@@ -192,34 +200,44 @@ def optimism(
     """
     own = tune_thresholds(test, replicates=0, **how)
     frozen = tune_thresholds(val, replicates=0, **how)
-    table = paired_difference(test, test, metric, (own, frozen), replicates, seed)
+    tuned = own.tuned & frozen.tuned
+    table = difference_table(test, test, metric, (own, frozen), replicates, seed, include=tuned)
     table = table.rename(columns={"a": "own", "b": "frozen", "difference": "optimism"}).drop(columns="p_value")
     table.insert(0, "own_threshold", np.append(own.values, np.nan))
     table.insert(1, "frozen_threshold", np.append(frozen.values, np.nan))
+    table.loc[[*~tuned, False], "note"] = "not tuned on both: too few images"
     return table
 
 
-def _candidates(positive_scores: np.ndarray, grid) -> np.ndarray:
-    """Thresholds to look at, ascending."""
-    if grid is not None:
-        return grid_values(grid)
-    return np.append(np.unique(positive_scores).astype(np.float64), NEVER)
+def _too_few(positive: np.ndarray, least: int, default: float) -> str:
+    counts = {"positive": positive.sum(), "negative": (~positive).sum()}
+    kind = min(counts, key=counts.get)
+    return f"{_NOT_TUNED}: {counts[kind]} {kind} of {len(positive)} images, fewer than {least}; {default} is kept"
 
 
-def _best(cuts, scores, positive, patient, weights, value_of: Callable) -> tuple[np.ndarray, np.ndarray]:
-    """The best of the ascending `cuts` for each column of weights, and whether it fulfils the objective's condition."""
-    # place 0: above all cuts; place k: at or above the k-th cut from the top
-    place = len(cuts) - np.searchsorted(cuts.astype(np.float32), scores, side="right")
-    shape = (len(cuts) + 1, len(weights))
-    counts = []
-    for of in (positive, ~positive):
-        table = patient_sums(place[of], patient[of], shape)
-        counts.append(np.cumsum(table @ weights, axis=0))
-    (tp, positives), (fp, negatives) = ((count[:-1], count[-1]) for count in counts)
-    value, reached = value_of(tp, fp, positives, negatives)
-    best = len(cuts) - 1 - value[::-1].argmax(axis=0)  # the last of equals: the lowest threshold
-    defined = positives * negatives > 0
-    return np.where(defined, cuts[::-1][best], np.nan), np.take_along_axis(reached, best[None], axis=0)[0]
+class _Search:
+    """The best threshold of one finding, as a function of how often each patient counts."""
+
+    def __init__(self, scores, positive, patient, patients, grid, value_of: Callable):
+        self.value_of = value_of
+        if grid is None:
+            self.cuts = np.append(np.unique(scores[positive]).astype(np.float64), NEVER)
+        else:
+            self.cuts = grid_values(grid)
+        # counted from the top: 0 at or above the highest cut, ..., len(cuts) below the lowest
+        place = len(self.cuts) - np.searchsorted(self.cuts.astype(np.float32), scores, side="right")
+        shape = (len(self.cuts) + 1, patients)
+        self.positives = patient_sums(place[positive], patient[positive], shape)
+        self.negatives = patient_sums(place[~positive], patient[~positive], shape)
+
+    def __call__(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """weights (patients, r) to the best thresholds (r,), NaN without both classes, and whether each is feasible."""
+        tp, fp = np.cumsum(self.positives @ weights, axis=0), np.cumsum(self.negatives @ weights, axis=0)
+        positives, negatives = tp[-1], fp[-1]
+        value, reached = self.value_of(tp[:-1], fp[:-1], positives, negatives)
+        last = len(self.cuts) - 1 - value[::-1].argmax(axis=0)  # the last of equals is the lowest threshold
+        best = np.where(positives * negatives > 0, self.cuts[::-1][last], np.nan)
+        return best, np.take_along_axis(reached, last[None], axis=0)[0]
 
 
 def _objective(text: str) -> Callable:
@@ -256,13 +274,13 @@ def _youden(_, tp, fp, positives, negatives):
 
 
 def _sensitivity(least, tp, fp, positives, negatives):
-    """Fewest false positives, then most true ones; below all these, where the condition fails: most true positives."""
+    """Fewest false positives, then most true ones; below these, where the condition fails: most true positives."""
     reached = tp >= least * positives * (1 - 1e-12)
     return np.where(reached, tp - fp * (positives + 1), tp - (negatives + 1) * (positives + 1)), reached
 
 
 def _specificity(least, tp, fp, positives, negatives):
-    """Most true positives, then fewest false ones; below all these, where the condition fails: fewest false positives."""
+    """Most true positives, then fewest false ones; below these, where the condition fails: fewest false positives."""
     reached = negatives - fp >= least * negatives * (1 - 1e-12)
     return np.where(reached, tp * (negatives + 1) - fp, -fp - (negatives + 1)), reached
 
