@@ -93,9 +93,9 @@ def bootstrap(
     """The figures in `replicates` draws of patients: for each of `predictions`, {metric: (replicates, 14) float64}.
 
     As many whole patients as there are are drawn with replacement, so that the images of one stay together (Field &
-    Welsh 2007). A draw without any positive or any negative of a finding that has them is drawn again, up to 20 times;
-    where that fails, the figure is NaN in this replicate. (Drawing within strata of the findings would make sure too,
-    but holds the number of positives fixed, and with it much of what makes F1, PPV and AP uncertain.)
+    Welsh 2007). A draw that leaves a finding without a positive or without a negative image is drawn again, up to 20
+    times; where that fails, the figure is NaN in this replicate. (Drawing within strata of the findings would make as
+    sure, but holds the number of positives fixed, and with it much of what makes F1, PPV and AP uncertain.)
 
     Several predictions share the draws: two models on the same images, or two groups of images (women and men, AP and
     PA). Differences between them are then paired.
@@ -106,7 +106,8 @@ def bootstrap(
     patients = _all_patients(predictions)
     thresholds = _one_each(thresholds, len(predictions))
     of = [_Figures(one, patients, values, metrics) for one, values in zip(predictions, thresholds, strict=True)]
-    times = draw_patients(label_table(patients, *predictions), replicates, seed)
+    tables = [label_table(patients, one) for one in predictions]
+    times = draw_patients(np.hstack(tables), replicates, seed)
     drawn = [[] for _ in of]
     for weights in chunks(times, max(figure.rows for figure in of)):
         for results, figure in zip(drawn, of, strict=True):
@@ -217,10 +218,12 @@ def draw_patients(has: np.ndarray, replicates: int, seed: int) -> np.ndarray:
 
     has: (p, k) bool, what each patient has. A draw in which nobody has what somebody has is repeated, 20 times at most.
     """
+    if replicates != int(replicates) or replicates < 0:
+        raise InputError(f"replicates is {replicates}; expected a whole number, 0 for no interval")
     rng = np.random.default_rng(seed)
     has = has[:, has.any(axis=0)].astype(np.float32)
     patients = len(has)
-    times = np.empty((replicates, patients), dtype=np.uint16)
+    times = np.empty((int(replicates), patients), dtype=np.uint16)
     for row in times:
         for _ in range(20):
             row[:] = np.bincount(rng.integers(patients, size=patients), minlength=patients)
@@ -366,14 +369,13 @@ def _in_order_of(a: Predictions, b: Predictions) -> Predictions:
     return b
 
 
-def label_table(patients: np.ndarray, *predictions: Predictions) -> np.ndarray:
-    """(p, 28) bool: which of the sorted `patients` has an image with each finding; then, an image without it."""
+def label_table(patients: np.ndarray, predictions: Predictions) -> np.ndarray:
+    """(p, 28) bool: which of the sorted `patients` has an image with each finding, and which has one without it."""
+    patient = np.searchsorted(patients, predictions.patient)
     has = np.zeros((len(patients), 2, len(FINDINGS)), dtype=bool)
-    for one in predictions:
-        patient = np.searchsorted(patients, one.patient)
-        for k, rows in enumerate((one.labels == 1, one.labels == 0)):
-            image, finding = np.nonzero(rows)
-            has[patient[image], k, finding] = True
+    for k, rows in enumerate((predictions.labels == 1, predictions.labels == 0)):
+        image, finding = np.nonzero(rows)
+        has[patient[image], k, finding] = True
     return has.reshape(len(patients), -1)
 
 

@@ -60,7 +60,9 @@ class Predictions:
             raise InputError(
                 f"a mask of shape {rows.shape} cannot choose among {len(self)} images; expected one value an image"
             )
-        rows = rows if rows.size else rows.astype(np.int64)  # np.asarray([]) is float
+        rows = rows if rows.size or rows.dtype == bool else rows.astype(np.int64)  # np.asarray([]) is float
+        if rows.dtype != bool and rows.size and not -len(self) <= rows.min() <= rows.max() < len(self):
+            raise InputError(f"there is no row {rows.max()} (or {rows.min()}) among {len(self)} images")
         return Predictions(*(getattr(self, name)[rows] for name in _ARRAYS))
 
     def save(self, path: str | Path) -> Path:
@@ -135,5 +137,36 @@ def _refuse(bad: np.ndarray, values: np.ndarray, what: str, expected: str) -> No
     """Raise InputError that names the first of the `bad` places."""
     if bad.any():
         row, column = np.argwhere(bad)[0]
-        where = f"first {values[row, column]} for {FINDINGS[column]} in row {row}, counted from 0"
+        where = f"first {values[row, column]:g} for {FINDINGS[column]} in row {row}, counted from 0"
         raise InputError(f"predictions hold {bad.sum()} {what} ({where}); expected {expected}")
+
+
+def predict(model, dataset, batch_size: int = 64, accelerator=None, num_workers: int = 0, progress: bool = False):
+    """Scores of a model for every row of a dataset, as `Predictions` in the dataset's order.
+
+    model: as `build_model` or `model_from_checkpoint` make it; dataset: `CachedDataset` or `ChestXrayDataset`, whose
+    `entries` give images and patients. The model is put into evaluation mode for it and back after. Full precision.
+    accelerator: of a run with several processes, among which the batches are shared; every process gets all scores.
+    """
+    import torch
+    from tqdm.auto import tqdm
+
+    from cxrlib.dataset import make_loader
+
+    loader = make_loader(dataset, batch_size, num_workers=num_workers)
+    if accelerator is not None:
+        loader = accelerator.prepare_data_loader(loader)
+    device = next(model.parameters()).device
+    was_training, scores = model.training, []
+    model.eval()
+    with torch.inference_mode():
+        for images, _ in tqdm(loader, desc="predict", unit=" batches", disable=not progress, leave=False):
+            batch = model(images.to(device)).sigmoid()
+            scores.append((accelerator.gather_for_metrics(batch) if accelerator is not None else batch).cpu())
+    model.train(was_training)
+    return Predictions(
+        scores=torch.cat(scores).numpy(),
+        labels=dataset.labels.numpy(),
+        image=dataset.entries["image"].to_numpy(),
+        patient=dataset.entries["patient"].to_numpy(),
+    )

@@ -63,8 +63,10 @@ class Thresholds:
         if np.isnan(self.values).any() or (self.values < 0).any() or (self.values > NEVER).any():
             raise InputError(f"thresholds are {self.values.tolist()}; expected numbers in [0, 1]")
         if self.grid is not None:
+            grid_values(self.grid)  # refuses what is no grid
             object.__setattr__(self, "grid", tuple(float(value) for value in self.grid))
-            grid_values(self.grid)
+        if not isinstance(self.confidence, float) or not 0 < self.confidence < 1:
+            raise InputError(f"confidence of thresholds is {self.confidence!r}; expected a number between 0 and 1")
         object.__setattr__(self, "notes", tuple(map(str, self.notes)))
         if len(self.notes) != len(FINDINGS):
             raise InputError(f"thresholds come with {len(self.notes)} notes; expected {len(FINDINGS)}, one a finding")
@@ -101,7 +103,8 @@ class Thresholds:
             raise InputError(f"these are not thresholds; expected what Thresholds.save wrote, with format {_FORMAT!r}")
         rows = saved.get("findings")
         if not isinstance(rows, dict) or set(rows) != set(FINDINGS):
-            raise InputError(f"thresholds name the findings {some(rows or (), 14)}; expected {some(FINDINGS, 14)}")
+            named = some(rows, 14) if isinstance(rows, dict) else rows
+            raise InputError(f"thresholds name the findings {named}; expected {some(FINDINGS, 14)}")
         try:
             columns = {
                 name: [rows[finding][name] for finding in FINDINGS] for name in ("threshold", "low", "high", "note")
@@ -220,7 +223,8 @@ class _Search:
 
     def __init__(self, scores, positive, patient, patients, grid, value_of: Callable):
         self.value_of = value_of
-        if grid is None:
+        self.exact = grid is None
+        if self.exact:
             self.cuts = np.append(np.unique(scores[positive]).astype(np.float64), NEVER)
         else:
             self.cuts = grid_values(grid)
@@ -232,9 +236,12 @@ class _Search:
 
     def __call__(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """weights (patients, r) to the best thresholds (r,), NaN without both classes, and whether each is feasible."""
-        tp, fp = np.cumsum(self.positives @ weights, axis=0), np.cumsum(self.negatives @ weights, axis=0)
+        step = self.positives @ weights
+        tp, fp = np.cumsum(step, axis=0), np.cumsum(self.negatives @ weights, axis=0)
         positives, negatives = tp[-1], fp[-1]
         value, reached = self.value_of(tp[:-1], fp[:-1], positives, negatives)
+        if self.exact:  # a positive image that was not drawn is no candidate; the first cut is NEVER
+            value[1:][step[1:-1] == 0] = -np.inf
         last = len(self.cuts) - 1 - value[::-1].argmax(axis=0)  # the last of equals is the lowest threshold
         best = np.where(positives * negatives > 0, self.cuts[::-1][last], np.nan)
         return best, np.take_along_axis(reached, last[None], axis=0)[0]

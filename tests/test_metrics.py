@@ -1,0 +1,440 @@
+"""Metrics against scikit-learn and against brute force; intervals against the truth of simulations."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import ndtr, ndtri
+from sklearn import metrics as sk
+from sklearn.calibration import calibration_curve
+
+from cxrlib import metrics
+from cxrlib.errors import InputError
+from cxrlib.findings import FINDINGS
+from cxrlib.metrics import bootstrap, evaluate, figures, group_difference, interval, paired_difference, with_macro
+from cxrlib.predictions import Predictions
+from cxrlib.thresholds import Thresholds
+
+EXACT = {"rtol": 0, "atol": 1e-9, "equal_nan": True}
+
+
+def make(scores, labels, patient=None):
+    n = len(scores)
+    return Predictions(scores, labels, [f"{i:05d}.png" for i in range(n)], np.arange(n) if patient is None else patient)
+
+
+def random_predictions(seed, n=200, patients=60, levels=None, prevalence=0.3):
+    """Scores that say something about the labels; of few `levels`, so that many are tied."""
+    rng = np.random.default_rng(seed)
+    labels = rng.random((n, 14)) < prevalence
+    scores = ndtr(rng.normal(size=(n, 14)) + labels - 0.5)
+    if levels:
+        scores = np.round(scores * levels) / levels
+    return make(scores, labels, rng.integers(0, patients, n))
+
+
+def with_sklearn(labels, scores, threshold, weight=None):
+    """The figures of one finding by scikit-learn; NaN where this project calls them undefined."""
+    labels, called = labels.astype(int), scores >= np.float32(threshold)
+    kept = np.ones(len(labels), dtype=bool) if weight is None else weight > 0
+    has_positive, has_negative = labels[kept].any(), not labels[kept].all()
+    scores64 = scores.astype(np.float64)
+    prevalence = np.average(labels, weights=weight)
+
+    def rate(name, of, **how):
+        how = {"sample_weight": weight, "zero_division": np.nan} | how
+        return getattr(sk, name)(labels, called, **how) if of else np.nan
+
+    auroc = sk.roc_auc_score(labels, scores, sample_weight=weight) if has_positive and has_negative else np.nan
+    ap = sk.average_precision_score(labels, scores, sample_weight=weight) if has_positive else np.nan
+    return {
+        "auroc": auroc,
+        "ap": ap,
+        "ap_lift": ap / prevalence if has_positive else np.nan,
+        "brier": np.average((labels - scores64) ** 2, weights=weight),
+        "f1": rate("f1_score", has_positive),
+        "sensitivity": rate("recall_score", has_positive),
+        "specificity": rate("recall_score", has_negative, pos_label=0),
+        "ppv": rate("precision_score", has_positive),
+        "npv": rate("precision_score", has_negative, pos_label=0),
+    }
+
+
+@st.composite
+def small_predictions(draw):
+    """Few images, few levels of the scores: ties within and across classes, all-positive and all-negative columns."""
+    n = draw(st.integers(1, 25))
+    levels = draw(st.sampled_from([1, 2, 4, 20, 1000]))
+    scores = draw(st.lists(st.integers(0, levels), min_size=14 * n, max_size=14 * n))
+    rate = draw(st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]))
+    labels = np.random.default_rng(draw(st.integers(0, 2**32 - 1))).random((n, 14)) < rate
+    patient = draw(st.lists(st.integers(0, 6), min_size=n, max_size=n))
+    return make(np.reshape(scores, (n, 14)) / levels, labels, patient)
+
+
+@settings(max_examples=60, deadline=None)
+@given(small_predictions(), st.sampled_from([0.0, 0.25, 0.35, 0.5, 1.0]))
+def test_every_figure_is_scikit_learns(predictions, threshold):
+    found = figures(predictions, np.full(14, threshold))
+    for j in range(14):
+        expected = with_sklearn(predictions.labels[:, j], predictions.scores[:, j], threshold)
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name][j], value, err_msg=f"{name} of column {j}", **EXACT)
+
+
+@settings(max_examples=25, deadline=None)
+@given(small_predictions(), st.integers(0, 1000))
+def test_every_replicate_is_scikit_learns_with_patients_as_weights(predictions, seed):
+    thresholds = np.full(14, 0.5)
+    [drawn] = bootstrap(predictions, thresholds=thresholds, replicates=3, seed=seed)
+    patients, patient = np.unique(predictions.patient, return_inverse=True)
+    times = metrics.draw_patients(metrics.label_table(patients, predictions), 3, seed)
+    for r in range(3):
+        weight = times[r, patient].astype(float)
+        for j in range(0, 14, 5):
+            expected = with_sklearn(predictions.labels[:, j], predictions.scores[:, j], 0.5, weight)
+            for name, value in expected.items():
+                np.testing.assert_allclose(drawn[name][r, j], value, err_msg=f"{name} of column {j}", **EXACT)
+
+
+def test_a_replicate_is_the_figure_of_the_drawn_images_written_out():
+    predictions = random_predictions(3, n=80, patients=25, levels=10)
+    [drawn] = bootstrap(predictions, replicates=4, seed=5)
+    patients, patient = np.unique(predictions.patient, return_inverse=True)
+    times = metrics.draw_patients(metrics.label_table(patients, predictions), 4, 5)
+    assert (times.sum(axis=1) == len(patients)).all()
+    for r in range(4):
+        rows = np.repeat(np.arange(80), times[r, patient])
+        copies = make(predictions.scores[rows], predictions.labels[rows], np.arange(len(rows)))
+        for name, value in figures(copies).items():
+            np.testing.assert_allclose(drawn[name][r], value, **EXACT)
+
+
+def test_calibration_error_is_the_gap_of_scikit_learns_calibration_curve():
+    predictions = random_predictions(0, n=500)
+    found = figures(predictions)["ece"]
+    for j in range(14):
+        scores, labels = predictions.scores[:, j].astype(np.float64), predictions.labels[:, j]
+        share, mean = calibration_curve(labels, scores, n_bins=15)
+        count = np.bincount(np.searchsorted(np.linspace(0, 1, 16)[1:-1], scores), minlength=15)
+        assert found[j] == pytest.approx(np.average(np.abs(share - mean), weights=count[count > 0]), abs=1e-9)
+
+
+def test_calibration_error_by_hand():
+    scores = np.full((4, 14), 0.9)
+    labels = np.zeros((4, 14))
+    labels[0] = 1
+    scores[2:] = [[0.0], [1.0]]
+    # bins: {0.9, 0.9} with one positive, {0.0}, {1.0}; of 4 images
+    np.testing.assert_allclose(figures(make(scores, labels))["ece"], (abs(1 - 1.8) + 0 + 1) / 4, atol=1e-7)
+
+
+def test_chunks_do_not_change_the_replicates(monkeypatch):
+    predictions = random_predictions(1)
+    [whole] = bootstrap(predictions, replicates=20, seed=3)
+    monkeypatch.setattr(metrics, "_CHUNK", 1000)
+    [pieces] = bootstrap(predictions, replicates=20, seed=3)
+    for name, value in whole.items():
+        np.testing.assert_array_equal(value, pieces[name])
+
+
+def test_seeds_decide():
+    predictions = random_predictions(1)
+    pd.testing.assert_frame_equal(evaluate(predictions, replicates=20), evaluate(predictions, replicates=20, seed=0))
+    assert not evaluate(predictions, replicates=20).equals(evaluate(predictions, replicates=20, seed=1))
+
+
+def test_a_score_stored_as_the_threshold_is_positive():
+    scores = np.tile(np.float32([0.34, 0.35, 0.36])[:, None], (1, 14))
+    labels = np.tile([[0], [1], [1]], (1, 14))
+    for threshold in (0.35, np.float64(0.35), float(np.float32(0.35))):
+        assert figures(make(scores, labels), np.full(14, threshold))["f1"] == pytest.approx(np.ones(14))
+
+
+def test_table_has_a_row_a_finding_and_the_macro():
+    predictions = random_predictions(2)
+    table = evaluate(predictions, np.full(14, 0.4), replicates=200)
+    assert table.index.tolist() == [*FINDINGS, "macro"]
+    named = ["auroc", "ap", "ap_lift", "brier", "ece", "f1", "sensitivity", "specificity", "ppv", "npv"]
+    for name in named:
+        assert (table[f"{name}_low"] <= table[name]).all()
+        assert (table[name] <= table[f"{name}_high"]).all()
+        assert table[name].iloc[-1] == pytest.approx(table[name].iloc[:-1].mean())
+    spread = [name for name in table if name.removesuffix("_low").removesuffix("_high") in named]
+    assert list(table) == ["positives", "patients", "n", "prevalence", *spread[:15], "threshold", *spread[15:], "note"]
+    assert table["positives"].tolist() == [*predictions.labels.sum(axis=0), predictions.labels.sum()]
+    patients = [len(np.unique(predictions.patient[predictions.labels[:, j] == 1])) for j in range(14)]
+    assert table["patients"].tolist()[:-1] == patients
+    assert table["note"].tolist() == [""] * 14 + ["macro over 14 of 14 findings"]
+    pd.testing.assert_frame_equal(table, evaluate(predictions, Thresholds(np.full(14, 0.4)), replicates=200))
+    assert "f1" not in evaluate(predictions, replicates=0)
+    assert evaluate(predictions, replicates=0).filter(regex="_low|_high").isna().all(axis=None)
+
+
+def test_the_macro_interval_is_narrower_than_a_findings():
+    table = evaluate(random_predictions(2), replicates=200)
+    width = table["auroc_high"] - table["auroc_low"]
+    assert width["macro"] < width.iloc[:-1].min()
+
+
+def undefined_predictions():
+    """Hernia: no positive; Edema: no negative; Mass: one positive; Nodule: one patient holds all its positives."""
+    predictions = random_predictions(4, n=120, patients=40)
+    labels = predictions.labels.copy()
+    labels[:, FINDINGS.index("Hernia")] = 0
+    labels[:, FINDINGS.index("Edema")] = 1
+    labels[:, FINDINGS.index("Mass")] = np.arange(120) == 5
+    labels[:, FINDINGS.index("Nodule")] = predictions.patient == predictions.patient[0]
+    return make(predictions.scores, labels, predictions.patient)
+
+
+def test_undefined_is_shown_with_its_reason_and_enters_no_mean():
+    predictions = undefined_predictions()
+    thresholds = np.full(14, 0.5)
+    thresholds[FINDINGS.index("Fibrosis")] = 1.0000001
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = evaluate(predictions, thresholds, replicates=100)
+    hernia, edema, mass, fibrosis = (table.loc[name] for name in ("Hernia", "Edema", "Mass", "Fibrosis"))
+    assert hernia["note"] == "no positive among 120 images"
+    assert hernia[["auroc", "auroc_low", "auroc_high", "ap", "ap_lift", "f1", "sensitivity", "ppv"]].isna().all()
+    assert hernia[["brier", "ece", "specificity", "npv"]].notna().all()
+    assert edema["note"] == "no negative among 120 images"
+    assert edema[["auroc", "specificity", "npv"]].isna().all()
+    assert edema["ap"] == 1
+    assert mass["note"] == table.loc["Nodule", "note"] == "a single patient has it: no interval"
+    assert mass[["auroc", "ap", "f1"]].notna().all()
+    assert mass[["auroc_low", "ap_high", "f1_low"]].isna().all()
+    assert fibrosis["note"] == "ppv undefined: no image at or above the threshold"
+    assert np.isnan(fibrosis["ppv"])
+    assert fibrosis["f1"] == fibrosis["sensitivity"] == 0
+    macro = table.loc["macro"]
+    defined = [name for name in FINDINGS if name not in ("Hernia", "Edema")]
+    assert macro["auroc"] == pytest.approx(table.loc[defined, "auroc"].mean())
+    assert macro["auroc_low"] < macro["auroc"] < macro["auroc_high"]
+    assert macro["note"] == (
+        "macro over 12 of 14 findings (auroc, ppv), 13 of 14 findings (ap, ap_lift, f1, sensitivity, specificity, npv)"
+        ", 14 of 14 findings (brier, ece)"
+    )
+
+
+def test_nothing_defined_gives_a_table_all_the_same():
+    table = evaluate(make(np.full((3, 14), 0.5), np.zeros((3, 14))), np.full(14, 0.9), replicates=10)
+    assert table["auroc"].isna().all()
+    assert table.loc["macro", "note"].startswith("macro over 0 of 14 findings (auroc, ap")
+    assert table["brier"].notna().all()
+
+
+def test_every_replicate_has_positives_and_negatives_where_there_are_two_patients_with_them():
+    labels = np.zeros((100, 14))
+    labels[:3, 0] = 1  # three patients: 5 % of all draws hold none of them
+    labels[3:, 1] = 1  # and the other way round
+    [drawn] = bootstrap(make(np.random.default_rng(0).random((100, 14)), labels), replicates=500)
+    assert np.isfinite(drawn["auroc"][:, :2]).all()
+    assert np.isnan(drawn["auroc"][:, 2:]).all()
+
+
+def test_replicates_without_a_positive_are_counted_in_the_note(monkeypatch):
+    monkeypatch.setattr(metrics, "label_table", lambda patients, _: np.ones((len(patients), 28), dtype=bool))
+    predictions = undefined_predictions()
+    positive, scarcest = np.full(15, 2), np.full(15, 2)
+    monkeypatch.setattr(metrics, "count_patients", lambda _: (positive, scarcest))
+    note = evaluate(predictions, replicates=100).loc["Mass", "note"]
+    assert note.startswith("undefined in ")
+    assert 20 < int(note.split()[2]) < 55  # a given patient is in 63 % of the draws
+
+
+def test_draws_are_even_over_patients():
+    times = metrics.draw_patients(np.ones((50, 1), dtype=bool), 4000, seed=0)
+    assert times.mean(axis=0) == pytest.approx(np.ones(50), abs=0.08)
+    assert times.var(axis=0).mean() == pytest.approx(0.98, abs=0.03)
+
+
+# --- intervals against the truth -------------------------------------------------------------------------------------
+
+
+def simulate(rng, auroc, patients=250, images=4, prevalence=0.2, shared=0.5):
+    """14 data sets in one, with a known AUROC; `shared` of the variance and most labels belong to the patient."""
+    patient = np.repeat(np.arange(patients), rng.integers(1, 2 * images, patients))
+    n = len(patient)
+    of_patient = (rng.random((patients, 14)) < 0.8)[patient]
+    draw = np.where(of_patient, rng.random((patients, 14))[patient], rng.random((n, 14)))
+    labels = draw < prevalence
+    noise = np.sqrt(shared) * rng.normal(size=(patients, 14))[patient]
+    noise += np.sqrt(1 - shared) * rng.normal(size=(n, 14))
+    return make(ndtr(noise + np.sqrt(2) * ndtri(auroc) * labels - 1), labels, patient)
+
+
+def coverage(metric, truth, ignore_patients=False, data_sets=350, replicates=400, **how):
+    rng = np.random.default_rng(7)
+    covered = []
+    for _ in range(data_sets // 14):
+        predictions = simulate(rng, **how)
+        if ignore_patients:
+            predictions = make(predictions.scores, predictions.labels)
+        table = evaluate(predictions, replicates=replicates).iloc[:-1]
+        covered.append((table[f"{metric}_low"] <= truth) & (truth <= table[f"{metric}_high"]))
+    return np.mean(covered)
+
+
+def test_the_interval_covers_independent_images():
+    assert 0.92 <= coverage("auroc", 0.8, auroc=0.8, patients=300, images=1, shared=0) <= 0.98
+
+
+def test_the_interval_covers_clustered_patients_and_one_that_ignores_them_does_not():
+    assert 0.92 <= coverage("auroc", 0.8, auroc=0.8) <= 0.98
+    assert coverage("auroc", 0.8, auroc=0.8, ignore_patients=True) < 0.85
+
+
+def test_the_interval_covers_with_few_positive_patients():
+    # 25 patients with the finding; with plain percentiles about 91 %
+    assert 0.92 <= coverage("auroc", 0.8, auroc=0.8, patients=200, prevalence=0.05) <= 0.98
+
+
+def test_the_macro_interval_covers():
+    rng = np.random.default_rng(8)
+    covered = []
+    for _ in range(200):
+        low, high = evaluate(simulate(rng, 0.8, patients=80), replicates=200).loc["macro", ["auroc_low", "auroc_high"]]
+        covered.append(low <= 0.8 <= high)
+    assert 0.91 <= np.mean(covered) <= 0.99
+
+
+# --- comparisons -----------------------------------------------------------------------------------------------------
+
+
+def test_a_model_does_not_differ_from_itself():
+    a = random_predictions(5)
+    table = paired_difference(a, a, replicates=50)
+    assert (table[["difference", "low", "high"]] == 0).all(axis=None)
+    assert (table["p_value"] == 1).all()
+
+
+def test_images_are_matched_by_name_not_by_row():
+    a = random_predictions(5)
+    shuffled = a.take(np.random.default_rng(0).permutation(len(a)))
+    assert (paired_difference(a, shuffled, replicates=10)["difference"] == 0).all()
+
+
+def noisy(a, amount, seed=0):
+    """The same model with worse scores."""
+    rng = np.random.default_rng(seed)
+    scores = ndtr(ndtri(np.clip(a.scores, 1e-6, 1 - 1e-6)) + amount * rng.normal(size=a.scores.shape))
+    return Predictions(scores, a.labels, a.image, a.patient)
+
+
+def test_pairing_narrows_the_interval_and_finds_the_worse_model():
+    a = random_predictions(6, n=600, patients=200)
+    b = noisy(a, 0.6)
+    paired = paired_difference(a, b, replicates=400)
+    alone = evaluate(a, replicates=400)
+    np.testing.assert_allclose(paired["a"], alone["auroc"])
+    np.testing.assert_allclose(paired["difference"], paired["a"] - paired["b"])
+    width = paired["high"] - paired["low"]
+    assert (width.iloc[:14] < 0.95 * (alone["auroc_high"] - alone["auroc_low"]).iloc[:14]).mean() > 0.8
+    assert paired.loc["macro", "low"] > 0
+    assert paired.loc["macro", "p_value"] == pytest.approx(2 / 401)
+
+
+def test_p_values_are_even_where_there_is_no_difference():
+    p_values = []
+    for seed in range(15):
+        a = random_predictions(seed, n=300, patients=300)
+        p_values.append(paired_difference(noisy(a, 1, 1), noisy(a, 1, 2), replicates=200)["p_value"].iloc[:14])
+    p_values = np.concatenate(p_values)  # 210 of them
+    assert 0.01 <= np.mean(p_values <= 0.05) <= 0.10
+    assert 0.40 <= np.mean(p_values <= 0.50) <= 0.60
+
+
+def test_each_model_has_its_own_thresholds():
+    a = random_predictions(5)
+    low, high = Thresholds(np.full(14, 0.2)), Thresholds(np.full(14, 0.7))
+    table = paired_difference(a, a, "sensitivity", (low, high), replicates=20)
+    np.testing.assert_allclose(table["a"][:14], figures(a, low)["sensitivity"])
+    np.testing.assert_allclose(table["b"][:14], figures(a, high)["sensitivity"])
+    assert (paired_difference(a, a, "sensitivity", low, replicates=20)["difference"] == 0).all()
+
+
+def test_what_is_undefined_in_one_is_left_out_of_both():
+    a = undefined_predictions()
+    table = paired_difference(a, noisy(a, 0.5), replicates=50)
+    assert table.loc[["Hernia", "Edema"], ["a", "b", "difference", "low", "high", "p_value"]].isna().all(axis=None)
+    assert table.loc["Hernia", "note"] == "auroc is undefined in a or in b"
+    assert table.loc["macro", "note"] == "macro over 12 of 14 findings"
+    assert table.loc["macro", "a"] == pytest.approx(table["a"].iloc[:14].mean())
+
+
+def test_groups_of_images_are_compared_over_shared_patients():
+    a = random_predictions(9, n=400, patients=100)
+    first = np.arange(400) % 2 == 0
+    table = group_difference(a.take(first), a.take(~first), replicates=100)
+    np.testing.assert_allclose(table["a"][:14], figures(a.take(first))["auroc"])
+    assert (table["low"] <= table["difference"]).all()
+    drawn = bootstrap(a.take(first), a.take(~first), a, replicates=5, metrics=["brier"])
+    assert [list(one) for one in drawn] == [["brier"]] * 3
+    assert [one["brier"].shape for one in drawn] == [(5, 14)] * 3
+    halves, whole = (drawn[0]["brier"] + drawn[1]["brier"]) / 2, drawn[2]["brier"]
+    np.testing.assert_allclose(halves, whole, atol=0.02)  # the same draws; the halves are about as large
+
+
+def test_comparisons_refuse_what_cannot_be_compared():
+    a = random_predictions(5)
+    with pytest.raises(InputError, match=r"1 images are in one of the two only, such as 00000.png"):
+        paired_difference(a, a.take(np.arange(1, len(a))))
+    with pytest.raises(InputError, match="different labels or patients"):
+        paired_difference(a, Predictions(a.scores, 1 - a.labels, a.image, a.patient))
+    with pytest.raises(InputError, match="different labels or patients"):
+        paired_difference(a, Predictions(a.scores, a.labels, a.image, a.patient + 1))
+    with pytest.raises(InputError, match="f1 needs thresholds"):
+        paired_difference(a, a, "f1")
+    with pytest.raises(InputError, match=r"'auc' is not a metric; did you mean 'auroc'"):
+        paired_difference(a, a, "auc")
+    with pytest.raises(InputError, match="patients by number and some by text"):
+        bootstrap(a, Predictions(a.scores, a.labels, a.image, a.patient.astype(str)))
+
+
+@pytest.mark.parametrize("thresholds", [0.5, [0.5] * 13, [np.nan] * 14, ["high"] * 14, [[0.5] * 14] * 2])
+def test_thresholds_that_are_not_fourteen_numbers_are_refused(thresholds):
+    with pytest.raises(InputError, match="expected 14 numbers, one a finding"):
+        evaluate(random_predictions(0), thresholds)
+
+
+def test_other_bad_input_is_refused():
+    predictions = random_predictions(0)
+    with pytest.raises(InputError, match="no image to evaluate"):
+        evaluate(predictions.take([]))
+    with pytest.raises(InputError, match="replicates is -1"):
+        evaluate(predictions, replicates=-1)
+    with pytest.raises(InputError, match=r"replicates is 1\.5"):
+        evaluate(predictions, replicates=1.5)
+    with pytest.raises(InputError, match="confidence is 95"):
+        evaluate(predictions, confidence=95)
+
+
+def test_interval_widens_as_patients_become_few():
+    replicates = np.random.default_rng(0).normal(size=(20_000, 4))
+    low, high = interval(replicates, np.zeros(4), np.array([1, 5, 20, 10_000]))
+    assert np.isnan([low[0], high[0]]).all()
+    # the normal quantile of the expanded percentile is t(m - 1) x sqrt(m / (m - 1))
+    np.testing.assert_allclose(high[1:], [2.776 * np.sqrt(5 / 4), 2.093 * np.sqrt(20 / 19), 1.960], atol=0.12)
+    np.testing.assert_allclose(low[1:], -high[1:], atol=0.2)
+
+
+def test_interval_holds_the_point_and_leaves_out_undefined_replicates():
+    replicates = np.array([[1.0, np.nan], [2.0, 5.0], [np.nan, 5.0]])
+    low, high = interval(replicates, np.array([3.0, 4.0]), np.array([100, 100]))
+    assert low.tolist() == [pytest.approx(1.0, abs=0.05), 4.0]
+    assert high.tolist() == [3.0, 5.0]
+
+
+def test_with_macro_keeps_the_findings_that_are_defined_in_the_data():
+    values = np.arange(28.0).reshape(2, 14)
+    values[:, 3] = np.nan
+    assert with_macro(values[0])[-1] == np.delete(values[0], 3).mean()
+    values[1, 4] = np.nan  # undefined in this replicate only: so is its mean
+    macro = with_macro(values, np.arange(14) != 3)[:, -1]
+    assert macro[0] == np.delete(values[0], 3).mean()
+    assert np.isnan(macro[1])
