@@ -21,8 +21,8 @@ from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 from cxrlib.errors import InputError, some
+from cxrlib.paths import CACHE
 
-CACHE_DIR = Path("data/cache")
 _FORMAT = 1  # part of the key: raise it when `read_image` changes what it returns
 _BATCH = 512  # images between two marks of what is done
 
@@ -82,7 +82,7 @@ def build_cache(
     images: dict[str, Path],
     image_size: int,
     names: Iterable[str] | None = None,
-    cache_dir: str | Path = CACHE_DIR,
+    cache_dir: str | Path = CACHE,
     workers: int | None = None,
     progress: bool = True,
 ) -> ImageCache:

@@ -107,8 +107,9 @@ def fit(
     entries: with a column part (`split`); images: an `ImageCache` of config.image_size, or paths by name.
     Writes to `out`: model_best.pth (highest validation macro AUROC), model_last.pth, history.csv, predictions_val.npz
     (of the best epoch). Returns the history, one row an epoch: epoch, lr, train_loss, val_loss, val_auroc (macro),
-    images_per_s, seconds, best. The same seed on the same machine gives the same weights.
-    Raises InputError where a part is empty or no validation AUROC is defined.
+    images_per_s, seconds, best. The same seed on the same machine gives the same weights. Where the validation labels
+    define no AUROC, that is said, and the lowest validation loss chooses.
+    Raises InputError where a part is empty.
     """
     out = Path(out)
     accelerator = _accelerator(config)
@@ -123,7 +124,7 @@ def fit(
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     averaged = _average_of(accelerator.unwrap_model(model), config.ema_decay)
     generator = torch.Generator().manual_seed(config.seed + accelerator.process_index)
-    steps, step, rows = config.epochs * len(loader), 0, []
+    steps, step, rows, best_quality = config.epochs * len(loader), 0, [], -math.inf
 
     for epoch in range(1, config.epochs + 1):
         began, seen, total = time.perf_counter(), 0, 0.0
@@ -147,17 +148,21 @@ def fit(
         seconds = time.perf_counter() - began
 
         predictions = predict(averaged.module, val, accelerator=accelerator, batch_size=2 * config.batch_size)
+        val_loss = _loss_of(predictions, criterion)
         auroc = evaluate(predictions, replicates=0).loc["macro", "auroc"]
-        if math.isnan(auroc):
-            raise InputError(f"no finding has positives and negatives among the {len(val)} validation images, so no "
-                             "epoch can be chosen; enlarge val_subset")  # fmt: skip
-        best = not rows or auroc > max(row["val_auroc"] for row in rows)
+        quality = -val_loss if math.isnan(auroc) else auroc  # whether it is defined depends on the labels alone
+        if math.isnan(auroc) and epoch == 1 and accelerator.is_main_process:
+            print(
+                f"no finding has positives and negatives among the {len(val)} validation images, so their AUROC is "
+                "undefined: the epoch with the lowest validation loss is kept"
+            )
+        best, best_quality = quality > best_quality, max(quality, best_quality)
         rows.append(
             {
                 "epoch": epoch,
                 "lr": learning_rate(step - 1, steps, config),
                 "train_loss": total / seen,
-                "val_loss": _loss_of(predictions, criterion),
+                "val_loss": val_loss,
                 "val_auroc": auroc,
                 "images_per_s": seen * accelerator.num_processes / seconds,
                 "seconds": time.perf_counter() - began,

@@ -1,0 +1,19 @@
+"""Where the project keeps things. All paths come from here, and none depends on the working directory."""
+
+from pathlib import Path
+
+_CHECKOUT = Path(__file__).resolve().parents[1]
+# Installed without its checkout, the package keeps its cache in the user's home.
+ROOT = _CHECKOUT if (_CHECKOUT / "pyproject.toml").is_file() else Path.home() / ".cache" / "cxrlib"
+
+NOTEBOOKS = ROOT / "notebooks"
+PROFILES = NOTEBOOKS / "profiles"
+FIGURES = ROOT / "figures"
+RUNS = ROOT / "runs"
+CACHE = ROOT / "data" / "cache"
+PHANTOM = ROOT / "data" / "phantom"
+
+
+def from_root(path: str | Path) -> Path:
+    """A path as the notebooks write it: absolute, or relative to the project's root."""
+    return ROOT / Path(path).expanduser()
