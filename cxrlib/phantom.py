@@ -12,7 +12,6 @@ from pathlib import Path
 
 import joblib
 import numpy as np
-import pandas as pd
 from PIL import Image, PngImagePlugin
 from tqdm.auto import tqdm
 
@@ -73,9 +72,10 @@ def make_phantoms(
     label_noise: whether the mined labels err. workers: processes, all cores if None; the bytes do not depend on it.
 
     Written are ``images_001/images/*.png`` (10,000 a folder), ``Data_Entry_2017.csv`` with the mined labels,
-    ``BBox_List_2017.csv`` (the eight findings that NIH boxed, true places, 1024-pixel frame), ``train_val_list.txt`` and
-    ``test_list.txt`` (20 % of the patients), ``true_labels.csv`` and ``true_boxes.csv`` with the truth, and
-    ``phantom.json``. The folder appears under its name only when complete. A complete set of the same parameters is kept.
+    ``BBox_List_2017.csv`` (the eight findings that NIH boxed, true places, 1024-pixel frame), ``train_val_list.txt``
+    and ``test_list.txt`` (20 % of the patients), ``true_labels.csv`` and ``true_boxes.csv`` with the truth, and
+    ``phantom.json``. The folder appears under its name only when complete. A complete set of the same parameters is
+    kept as it is.
     Raises InputError for parameters out of range, and for a folder that holds anything else.
     """
     root = Path(root)
@@ -151,7 +151,7 @@ def _is_complete(root, wanted):
 
 # ---- who comes, with what --------------------------------------------------------------------------------------------
 def _plan(wanted):
-    """One row a visit: image, patient, follow_up, age, sex, view, film; true (0/1), mined (0/1), strength by finding."""
+    """One row a visit: who, view, film, part; truth, mined and strength hold 14 values each."""
     rng = np.random.default_rng([wanted["seed"], 1])
     visits, truth = _histories(rng, wanted["n_patients"], wanted["prevalence"])
     who = visits["patient"].to_numpy() - FIRST_PATIENT
@@ -193,7 +193,7 @@ def _histories(rng, n_patients, prevalence):
 def _lifted(carries, counts):
     """Weights of the patients under which every finding has its share of carriers and the mean of visits holds.
 
-    Raking: the carriers of a finding that is too rare are weighted up, all its company with them, until all shares hold.
+    Raking: the carriers of a finding that is too rare are weighted up, and all their company, until all shares hold.
     """
     weights = np.ones(len(counts))
     for _ in range(200):
@@ -266,7 +266,7 @@ def _mine(rng, who, truth, strength, bedside, noise):
 
 
 def _test_patients(rng, who, labels):
-    """Which patients are the test part: a fifth of the carriers of every finding, the rarest first. (patients,) bool."""
+    """The patients of the test part, (patients,) bool: a fifth of the carriers of every finding, the rarest first."""
     n_patients = who.max() + 1
     carries = np.zeros((n_patients, len(FINDINGS)), dtype=bool)
     np.logical_or.at(carries, who, labels)
@@ -380,8 +380,8 @@ def _write(path, lines):
 _README = """\
 # PHANTOM radiographs
 
-Every picture in this folder is a PHANTOM: drawn by the program cxrlib, from no patient. Nothing here says anything about
-medicine. The form is that of NIH's ChestX-ray14, so that the same commands read both.
+Every picture in this folder is a PHANTOM: drawn by the program cxrlib, from no patient. Nothing here says anything
+about medicine. The form is that of NIH's ChestX-ray14, so that the same commands read both.
 
 | file | what |
 |---|---|

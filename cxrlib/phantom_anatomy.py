@@ -89,7 +89,7 @@ def draw_patient(rng, age, sex):
         fat=grown * (0.8 + fat),
         neck=grown * normal(6.2 if male else 5.2, 0.5),
         shoulder=normal(2.2, 1.3),
-        apex=normal(2.35, 0.25),
+        apex=normal(2.45, 0.25),
         heart=grown * normal(1.0, 0.07),
         tilt=normal(0.65, 0.16),
         knob=grown * (1.35 + 0.012 * age + normal(0, 0.2)),
@@ -154,7 +154,7 @@ def draw_exposure(rng, patient, view):
     return Exposure(
         view=view,
         field=(float(width), float(width * rng.normal(0.99, 0.045))),
-        origin=(float(rng.normal(0, 0.6 * spread)), float(patient.height * 0.5 + rng.normal(2.0, 0.9 * spread))),
+        origin=(float(rng.normal(0, 0.6 * spread)), float(patient.height * 0.5 + rng.normal(3.0, 1.0 * spread))),
         angle=float(np.deg2rad(rng.normal(0, 1.3 * spread))),
         breath=float(np.clip(rng.normal(0.88 if portable else 0.99, 0.05), 0.66, 1.08)),
         turn=float(rng.normal(0, 0.55 * spread)),
@@ -191,7 +191,7 @@ class Scene:
         return (a * dx + b * dy + 0.5) * self.size, (c * dx + d * dy + 0.5) * self.size
 
     def window(self, x, y, wide, tall=None):
-        """Slices (rows, columns) that hold the box of half axes `wide`, `tall` cm around x, y; None where it is outside."""
+        """Slices (rows, columns) that hold the box of half axes `wide`, `tall` cm around x, y, or None."""
         col, row = self.pixels(x, y)
         tall = wide if tall is None else tall
         lean = abs(math.sin(self.exposure.angle))
@@ -233,7 +233,7 @@ class Scene:
     def _cage(self):
         """Half width of the rib cage by height: pointed at the apex, widest above the domes."""
         p, e = self.patient, self.exposure
-        top = 0.8 * self.lung_height
+        top = 0.9 * self.lung_height
         rise = np.clip(self.heights / top, 0, 1)
         width = p.half_width * (1 + 0.02 * e.inflate) * np.sqrt(1 - (1 - rise) ** p.apex)
         self.cage_table = width * (1 + 0.004 * np.clip(self.heights - top, 0, 12))
@@ -245,10 +245,10 @@ class Scene:
         y = self.heights
         wall = p.half_width + p.fat
         slope = np.clip((y + p.shoulder + 3.6) / 7.5, 0, 1)
-        width = p.neck + (wall + 4.0 - p.neck) * (0.35 * slope**2 + 0.65 * slope**0.8)
-        width -= 3.5 * np.clip((y - 6) / 6, 0, 1)  # below the armpit
+        width = p.neck + (wall + 5.0 - p.neck) * (0.35 * slope**2 + 0.65 * slope**0.8)
+        width -= 3.6 * np.clip((y - 6) / 6, 0, 1)  # below the armpit
         width += 0.06 * p.fat * np.clip(y - 14, 0, 15)
-        depth = p.depth * (0.58 + 0.42 * np.clip((y + 4) / 14, 0, 1)) * (1 + 0.012 * np.clip(y - 16, 0, 20))
+        depth = p.depth * (0.66 + 0.34 * np.clip((y + 4) / 14, 0, 1)) * (1 + 0.012 * np.clip(y - 16, 0, 20))
         ratio = np.square(self.x / self.along(width))
         body = self.along(depth) * np.sqrt(np.maximum(1 - ratio * ratio, 0))
         for side in (-1, 1):
@@ -269,11 +269,11 @@ class Scene:
 
     def _upper_arm(self, side):
         p = self.patient
-        joint = np.array([side * (p.half_width + p.fat + 1.6), 2.2 - 0.4 * p.shoulder])
+        joint = np.array([side * (p.half_width + p.fat + 0.6), 3.0 - 0.4 * p.shoulder])
         return joint, joint + np.array([side * (4.0 + 2.0 * p.arms), 17.0])
 
     def from_segment(self, start, end, reach):
-        """Window, and in it the distance (cm) to the segment from start to end; all within `reach` of it lies inside."""
+        """Window that holds all within `reach` cm of the segment from start to end, and in it the distance, cm."""
         (x0, y0), (x1, y1) = (float(v) for v in start), (float(v) for v in end)
         dx, dy = x1 - x0, y1 - y0
         window = self.window((x0 + x1) / 2, (y0 + y1) / 2, abs(dx) / 2 + reach, abs(dy) / 2 + reach)
@@ -318,7 +318,7 @@ class Scene:
     def _heart_bodies(self):
         p, e = self.patient, self.exposure
         wide, tall = e.heart_scale[0] * p.heart, e.heart_scale[1] * p.heart
-        y = self.lung_height - 3.7 * tall + 2.0 * (1 - e.breath)
+        y = self.lung_height - 3.3 * tall + 2.0 * (1 - e.breath)
         reach = 5.6 * wide
         return (self.midline - 0.9, 3.4 * (0.4 + 0.6 * wide)), (self.midline + 0.42 * reach, reach), y, 4.9 * tall
 
@@ -330,7 +330,7 @@ class Scene:
         turn, aorta = self.midline, p.unfolding
         parts = [  # x, y, half axes, tilt, depth: right atrium, left ventricle, great vessels, arch, outflow, aorta
             (rx, y - 0.3, ra, b * 1.1, 0.12, 12.0),
-            (lx, y + 0.3, la * 1.08, b * 0.80, p.tilt * 0.8, 13.5),
+            (lx, y + 0.2, la * 1.06, b * 0.92, p.tilt * 0.8, 13.5),
             (turn + 0.6, y - 0.62 * b, 3.1, 0.85 * b, -0.25, 11.0),
             (turn + 0.2 - 0.25 * aorta, 0.38 * height, p.mediastinum * 1.15, 0.44 * height, 0.0, 11.0),
             (turn + 1.55 + 0.3 * aorta, 0.27 * height, p.knob * 1.05, p.knob * 1.15, 0.0, 8.0),
@@ -417,12 +417,15 @@ class Scene:
         window, shaft = self.from_segment(joint, elbow, 1.2)
         if window:
             bone[window] += np.where(shaft < 1.1, 0.5 + 0.7 * (shaft / 1.1) ** 4, 0)
-        blade_top, blade_end = joint + (-side * 2.2, 0.6), (side * (p.half_width - 0.4), 12.5 + 0.4 * p.arms)
+        blade_top, blade_end = (
+            (joint[0] - side * 2.2, joint[1] + 0.6),
+            (side * (p.half_width - 0.4), 12.5 + 0.4 * p.arms),
+        )
         window, blade = self.from_segment(blade_top, blade_end, 2.8)
         if window:
             half = 2.6 - 2.0 * np.clip((self.y[window] - float(joint[1])) / 12, 0, 1)
             bone[window] += np.where(blade < half, 0.16 + 0.3 * np.square(np.square(blade / half)), 0)
-        window, crest = self.from_segment(joint + (-side * 0.3, -2.2), joint + (-side * 7.0, 0.4), 0.6)
+        window, crest = self.from_segment(joint - (side * 0.3, 2.2), joint - (side * 7.0, -0.4), 0.6)
         if window:
             bone[window] += np.where(crest < 0.5, 0.35, 0)
 

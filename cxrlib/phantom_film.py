@@ -8,7 +8,7 @@ from cxrlib.phantom_findings import PAINTERS, SHAPES
 
 
 def render(patient, view, lesions, size, rng, drain=None):
-    """One radiograph: (size, size) uint8, 0 black (air) to 255 white, and boxes {finding: [(x, y, w, h), ...]} in pixels.
+    """One radiograph, (size, size) uint8, 0 black (air) to 255 white; and boxes {finding: [(x, y, w, h)]} in pixels.
 
     patient: phantom_anatomy.Patient; view: "PA" or "AP"; lesions: phantom_findings.Lesion, one a finding; rng decides
     what differs from one exposure to the next; drain: side (0 right, 1 left) of a chest tube, or None.
@@ -224,8 +224,8 @@ def _film(scene, attenuation, rng):
     core = level[:: max(1, scene.size // 64), :: max(1, scene.size // 64)]
     core = core[8:-8, 10:-10]
     dark, bright = np.percentile(core, [22, 88])
-    low, high = rng.normal(98 if portable else 82, 16), rng.normal(205 if portable else 210, 10)
-    low, high = np.clip(low, 45, 140), np.clip(high, 180, 228)
+    low, high = rng.normal(106 if portable else 88, 18), rng.normal(203 if portable else 208, 12)
+    low, high = np.clip(low, 45, 150), np.clip(high, 170, 230)
     logit = lambda grey: np.log(grey / (250 - grey))  # noqa: E731
     slope = (logit(high) - logit(low)) / max(bright - dark, 0.3)
     picture = 250 / (1 + np.exp(-(logit(low) + np.float32(slope) * (level - np.float32(dark)))))

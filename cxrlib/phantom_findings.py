@@ -1,15 +1,15 @@
 """The fourteen findings as a radiologist knows them, drawn into the chest of `phantom_anatomy`.
 
 A finding acts in two steps. Its `shape` changes the exposure's anatomy before anything is drawn (a wide heart, flat
-domes, a shifted mediastinum); its `paint` adds to the maps of a built scene: `fill`, the share of the lung's air that
-fluid or tissue replaces; `soft`, further soft tissue in cm; `air`, lung without vessels and tissue. The painter returns
-masks of what it drew, one for each place, from which the boxes come. Signs follow Hansell et al. 2008 (Fleischner Society
-glossary, Radiology 246:697) and Goodman, Felson's Principles of Chest Roentgenology; data/README.md has the table.
+domes, a shifted mediastinum). Its `paint` adds to the maps of a built scene: `fill`, the share of the lung's air that
+fluid or tissue replaces; `soft`, further soft tissue in cm; `air`, lung without vessels and tissue. The painter
+returns masks of what it drew, one for each place, from which the boxes come. Each sign's source is in data/README.md.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 
 @dataclass
@@ -33,8 +33,6 @@ def _between(low, high, value):
 
 def _patches(scene, rng, cells):
     """Smooth random map with values of about 0 to 1 and blobs of 1/cells of the film."""
-    from PIL import Image  # the resize is all that is needed of it
-
     coarse = rng.random((cells + 2, cells + 2), dtype=np.float32)
     return np.asarray(Image.fromarray(coarse).resize((scene.size, scene.size), Image.BICUBIC))
 
@@ -132,13 +130,13 @@ def _bronchogram(scene, f, rng, x, y, reach):
     hilum = scene.in_lung(f.side, 0.2, 0.47)
     toward = np.arctan2(y - hilum[1], x - hilum[0])
     points, widths = [], []
-    for turn in rng.normal(0, 0.45, 6):
+    for turn in rng.normal(0, 0.5, 4):
         start = np.array([x, y]) - 0.9 * reach * np.array([np.cos(toward), np.sin(toward)])
         way = np.linspace(0, 1.7 * reach, 6)
-        angle = toward + turn * np.linspace(0.4, 1.3, 6)
+        angle = toward + turn * np.linspace(0.2, 1.8, 6)
         points.append((start[0] + way * np.cos(angle), start[1] + way * np.sin(angle)))
-        widths.append(rng.uniform(0.14, 0.28))
-    return _lines(scene, points, widths, np.full(6, 255))
+        widths.append(rng.uniform(0.12, 0.22))
+    return _lines(scene, points, widths, np.full(4, 255))
 
 
 def _airspace(scene, f, rng, size, dense, edge, rough, down):
@@ -155,7 +153,7 @@ def _paint_consolidation(scene, f, rng):
         scene, f, rng, (3.6, 6.0), (0.62, 0.92), 0.3, 0.5, _between(0.3, 0.85, f.place[1])
     )
     bronchi = _bronchogram(scene, f, rng, x, y, a)
-    _replace(scene, share * (1 - 0.6 * bronchi))
+    _replace(scene, share * (1 - 0.4 * bronchi))
     return [cloud > 0.4]
 
 
@@ -177,7 +175,7 @@ def _paint_infiltration(scene, f, rng):
             scene, rng, side, across, down, _between(3.4, 5.0, f.strength), _between(3.6, 6.0, f.strength), 0.8, 1.2
         )
         cloud = cloud * (scene.lungs[side] > 0.6)
-        patchy = np.clip(2.2 * _patches(scene, rng, 34) - 0.6, 0, 1)
+        patchy = np.clip(1.3 * (_patches(scene, rng, 17) + _patches(scene, rng, 41)) - 0.8, 0, 1)
         _replace(scene, np.float32(_between(0.22, 0.5, f.strength)) * cloud * patchy)
         scene.soft += 0.8 * f.strength * cloud * scene.vessels
         masks.append(cloud > 0.3)
@@ -281,12 +279,12 @@ def _paint_nodule(scene, f, rng):
     """A rounded opacity of at most 3 cm; sometimes two or three."""
     masks = []
     for n in range(1 + (f.seed % 4 == 0) + (f.seed % 8 == 0)):
-        r = _between(0.55, 1.4, f.strength) * rng.uniform(0.85, 1.0)
+        r = _between(0.65, 1.45, f.strength) * rng.uniform(0.9, 1.0)
         side = f.side if n == 0 else int(rng.integers(2))
         place = f.place if n == 0 else rng.uniform(0, 1, 2)
         x, y = scene.in_lung(side, _between(0.4, 0.85, place[0]), _between(0.15, 0.85, place[1]))
         masks.append(_ball(scene, x, y, r, rng, 0.02))
-        scene.soft += 0.9 * masks[-1]
+        scene.soft += 1.3 * masks[-1]
     return masks
 
 
@@ -312,7 +310,7 @@ def _paint_pneumothorax(scene, f, rng):
     lung, out = scene.lungs[f.side], scene.out[f.side]
     gap = np.float32(_between(0.9, 4.2, f.strength))
     apex = np.clip(1.15 - scene.y / np.float32(_between(12, 26, f.strength)), 0, 1.3)
-    edge = scene.cage - gap * (0.25 + apex) * (scene.y < scene.lung_height + 4)
+    edge = scene.cage - gap * (0.04 + apex) * (scene.y < scene.lung_height + 4)
     top = np.float32(0.8) * gap + np.float32(0.25) * np.square(
         out - np.float32(0.45 * scene.patient.half_width)
     ) / np.float32(3)

@@ -1,0 +1,380 @@
+"""The phantoms: NIH's layout, the truth beside the mined labels, the signs, the grey levels, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import cohen_kappa_score
+
+import cxrlib.phantom as phantom
+from cxrlib.errors import InputError
+from cxrlib.findings import FINDINGS
+from cxrlib.metadata import read_boxes, read_entries, read_expert_labels, read_lists, reference_entries
+from cxrlib.phantom import make_phantoms
+from cxrlib.phantom_anatomy import Scene, draw_exposure, draw_patient
+from cxrlib.phantom_film import render
+from cxrlib.phantom_findings import SHAPES, Lesion
+
+SMALL = {"n_patients": 30, "size": 64, "seed": 5, "progress": False}
+REFERENCE = Path(__file__).with_name("phantom_reference.json")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return make_phantoms(tmp_path_factory.mktemp("phantoms") / "set", workers=1, **SMALL)
+
+
+def plan(n_patients=500, seed=0, prevalence="teaching", label_noise=True):
+    visits = phantom._plan(phantom._parameters(n_patients, 64, seed, prevalence, label_noise, None))
+    return visits, np.stack(visits["truth"]), np.stack(visits["mined"])
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# ---- layout ----------------------------------------------------------------------------------------------------------
+def test_tables_have_the_nih_form_to_the_letter(small):
+    header = (small / "Data_Entry_2017.csv").read_text().splitlines()[0]
+    assert header == (
+        "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+        "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
+    )
+    boxes = (small / "BBox_List_2017.csv").read_text().splitlines()
+    assert boxes[0] == "Image Index,Finding Label,Bbox [x,y,w,h],,,"
+    assert all(line.count(",") == 8 for line in boxes)
+    expert = (small / "true_labels.csv").read_text().splitlines()[0]
+    assert expert.startswith("Image ID,Patient ID,Abnormal,Atelectasis,")
+    assert "Pleural Thickening" in expert
+
+
+def test_readers_agree_with_the_folder(small):
+    entries, truth = read_entries(small / "Data_Entry_2017.csv"), read_expert_labels(small / "true_labels.csv")
+    files = sorted(small.glob("images_001/images/*.png"))
+    assert [path.name for path in files] == list(entries["image"]) == list(truth["image"])
+    assert entries["patient"].nunique() == SMALL["n_patients"]
+    assert set(FINDINGS) <= set(truth.columns)
+    assert entries["age"].between(0, 95).all()
+    assert set(entries["view"]) <= {"PA", "AP"}
+    assert not entries["image"].isin(reference_entries()["image"]).any()
+    lists = read_lists(small)
+    assert lists["train_val"] | lists["test"] == set(entries["image"])
+    in_test = entries["image"].isin(lists["test"])
+    assert not set(entries.loc[in_test, "patient"]) & set(entries.loc[~in_test, "patient"])
+    assert (entries["follow_up"] == entries.groupby("patient").cumcount()).all()
+
+
+def test_every_picture_says_phantom_and_some_are_rgba(small):
+    modes = set()
+    for path in small.glob("images_*/images/*.png"):
+        with Image.open(path) as picture:
+            assert picture.size == (64, 64)
+            assert "PHANTOM" in picture.text
+            modes.add(picture.mode)
+    assert modes == {"L", "RGBA"}
+    assert "PHANTOM" in (small / "README.md").read_text()
+
+
+def test_boxes_are_true_and_in_the_frame(small):
+    truth = read_expert_labels(small / "true_labels.csv").set_index("image")
+    boxes = read_boxes(small / "BBox_List_2017.csv")
+    assert len(boxes) > 10
+    assert all(truth.loc[image, finding] for image, finding in zip(boxes["image"], boxes["finding"], strict=True))
+    assert (boxes[["x", "y"]] >= 0).all(axis=None)
+    assert ((boxes["x"] + boxes["w"]).max() <= 1024) & ((boxes["y"] + boxes["h"]).max() <= 1024)
+    assert set(boxes["finding"]) <= phantom._BOXED
+    everything = read_boxes(small / "true_boxes.csv")
+    assert set(everything["finding"]) - phantom._BOXED <= {"Consolidation", "Hernia", "Pleural_Thickening"}
+    assert len(everything) > len(boxes)
+    raw = (small / "BBox_List_2017.csv").read_text()
+    assert ("Infiltrate," in raw) == ("Infiltration" in set(boxes["finding"]))
+    assert "Infiltration" not in raw
+
+
+# ---- the same bytes --------------------------------------------------------------------------------------------------
+def test_bytes_depend_on_the_seed_and_not_on_the_workers(small, tmp_path):
+    two = make_phantoms(tmp_path / "two", workers=2, **SMALL)
+    assert contents(two) == contents(small)
+    other = make_phantoms(tmp_path / "other", workers=1, **SMALL | {"seed": 6, "n_patients": 2})
+    again = make_phantoms(tmp_path / "again", workers=1, **SMALL | {"n_patients": 2})
+    assert contents(other).keys() != contents(again).keys() or contents(other) != contents(again)
+
+
+def test_a_complete_set_is_kept(small):
+    before = {path: path.stat().st_mtime_ns for path in small.rglob("*")}
+    assert make_phantoms(small, **SMALL) == small
+    assert before == {path: path.stat().st_mtime_ns for path in small.rglob("*")}
+
+
+# ---- refused ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ({"size": 63}, "size is 63"),
+        ({"size": 64.0}, "size is 64.0"),
+        ({"n_patients": 0}, "n_patients is 0"),
+        ({"n_patients": True}, "n_patients is True"),
+        ({"seed": -1}, "seed is -1"),
+        ({"workers": 0}, "workers is 0"),
+        ({"prevalence": "teach"}, "did you mean 'teaching'"),
+        ({"prevalence": None}, "prevalence is None"),
+    ],
+)
+def test_bad_parameters_are_refused_before_anything_is_written(tmp_path, bad, says):
+    with pytest.raises(InputError, match=says):
+        make_phantoms(tmp_path / "set", **SMALL | bad)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_that_are_not_this_set_are_refused(small, tmp_path):
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="not a set of phantoms"):
+        make_phantoms(foreign, **SMALL)
+    with pytest.raises(InputError, match="not a set of phantoms"):
+        make_phantoms(foreign / "thesis.txt", **SMALL)
+    assert (foreign / "thesis.txt").read_text() == "years of work"
+    with pytest.raises(InputError, match="seed=5, not 6"):
+        make_phantoms(small, **SMALL | {"seed": 6})
+    torn = tmp_path / "torn"
+    shutil.copytree(small, torn)
+    next(torn.glob("images_001/images/*.png")).unlink()
+    with pytest.raises(InputError, match="remove the folder to draw them again"):
+        make_phantoms(torn, **SMALL)
+
+
+@pytest.mark.parametrize("step", ["_save", "_write_tables"])
+def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch, step):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(phantom, step, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        make_phantoms(tmp_path / "set", workers=1, **SMALL | {"n_patients": 2})
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_folder_is_used(tmp_path):
+    (tmp_path / "set").mkdir()
+    make_phantoms(tmp_path / "set", workers=1, **SMALL | {"n_patients": 1})
+    assert (tmp_path / "set" / "phantom.json").is_file()
+
+
+# ---- statistics ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("seed", range(3))
+def test_teaching_has_every_finding_in_every_part(seed):
+    visits, truth, mined = plan(seed=seed)
+    assert 1500 <= len(visits) <= 1700
+    test = visits["test"].to_numpy()
+    patients = visits["patient"].to_numpy()
+    assert 0.18 <= visits.groupby("patient")["test"].first().mean() <= 0.22
+    for labels in (truth, mined):
+        assert labels[test].sum(axis=0).min() >= 3
+        assert labels[~test].sum(axis=0).min() >= 15
+    rng = np.random.default_rng(seed)
+    complete = 0
+    for _ in range(20):  # 70 / 10 / 20 % of the patients at random
+        part = rng.choice(3, 500, p=[0.7, 0.1, 0.2])[patients - phantom.FIRST_PATIENT]
+        complete += all(mined[part == p].any(axis=0).all() for p in range(3))
+    assert complete >= 15
+
+
+def test_nih_prevalence_ages_views_and_visits_are_nihs():
+    entries = reference_entries()
+    visits, truth, _ = plan(n_patients=6000, prevalence="nih")
+    real = entries[list(FINDINGS)].to_numpy().mean(axis=0)
+    assert np.abs(truth.mean(axis=0) - real).max() < 0.03
+    assert abs(truth.any(axis=1).mean() - (1 - 0.5384)) < 0.04
+    assert abs(visits["view"].eq("AP").mean() - entries["view"].eq("AP").mean()) < 0.05
+    assert abs(visits["age"].mean() - entries["age"].mean()) < 1.5
+    assert abs(len(visits) / 6000 - len(entries) / 30805) < 0.05
+
+
+def test_findings_keep_their_company():
+    _, truth, _ = plan(n_patients=3000)
+    infiltration, edema = truth[:, FINDINGS.index("Infiltration")], truth[:, FINDINGS.index("Edema")]
+    assert infiltration[edema].mean() > 1.5 * infiltration[~edema].mean()  # NIH: 0.43 against 0.17
+
+
+def test_findings_stay_for_consecutive_visits():
+    history = np.zeros((9, 14), dtype=bool)
+    history[[1, 4, 8], 2] = True
+    true = phantom._episodes(history)
+    assert true[:, 2].sum() == 3
+    assert np.flatnonzero(true[:, 2]).tolist() == [3, 4, 5]
+    assert true.sum() == 3
+
+
+def test_mined_labels_err_as_nihs_do_and_not_without_noise():
+    visits, truth, mined = plan(n_patients=3000)
+    kappa = np.array([cohen_kappa_score(truth[:, i], mined[:, i]) for i in range(14)])
+    nih = np.array([phantom._NIH_KAPPA[name] for name in FINDINGS])
+    assert 0.45 < kappa.mean() < 0.75
+    assert np.corrcoef(kappa, nih)[0, 1] > 0.6
+    assert np.abs(mined.mean(axis=0) / truth.mean(axis=0) - 1).max() < 0.25
+    strength = np.stack(visits["strength"])
+    missed, kept = strength[truth & ~mined].mean(), strength[truth & mined].mean()
+    assert kept - missed > 0.05
+    drained = visits["drain"].to_numpy() >= 0
+    column = FINDINGS.index("Pneumothorax")
+    wrong = mined[:, column] & ~truth[:, column]
+    assert wrong[drained].mean() > 5 * wrong[~drained].mean()
+    _, truth, mined = plan(n_patients=200, label_noise=False)
+    assert (truth == mined).all()
+
+
+# ---- signs -----------------------------------------------------------------------------------------------------------
+def draw(lesions=(), view="PA", size=128, seed=0):
+    patient = draw_patient(np.random.default_rng([1, seed]), 50.0, "M")
+    picture, boxes = render(patient, view, lesions, size, np.random.default_rng([2, seed]))
+    return picture.astype(float), boxes
+
+
+@pytest.mark.parametrize("finding", FINDINGS)
+def test_a_finding_shows_and_shows_more_when_it_is_stronger(finding):
+    weak, strong, gross, inside = [], [], [], []
+    for seed in range(4):
+        plain, none = draw(seed=seed)
+        assert not none
+        changes = []
+        for strength in (0.1, 0.5, 0.95):
+            lesion = Lesion(finding, strength, seed % 2, (0.4, 0.6), 11 * seed + 2)
+            picture, boxes = draw([lesion], seed=seed)
+            changes.append(np.abs(picture - plain))
+        for change, kept in zip(changes, (weak, strong, gross), strict=True):
+            kept.append(change.mean())
+        if boxes[finding] and finding not in SHAPES:
+            mask = np.zeros(plain.shape, dtype=bool)
+            for x, y, w, h in boxes[finding]:
+                mask[int(y) : int(y + h) + 1, int(x) : int(x + w) + 1] = True
+            inside.append(changes[-1][mask].mean() / changes[-1][~mask].mean())
+    assert np.mean(gross) > np.mean(strong) > np.mean(weak) > 0
+    assert np.mean(gross) > 0.5
+    if inside:
+        assert np.mean(inside) > 2  # what is not reshaped anatomy changes mostly inside its box
+
+
+def scene(lesions=(), size=128, seed=0):
+    patient = draw_patient(np.random.default_rng([1, seed]), 50.0, "M")
+    rng = np.random.default_rng([2, seed])
+    exposure = draw_exposure(rng, patient, "PA")
+    for lesion in lesions:
+        SHAPES[lesion.finding](exposure, lesion)
+    built = Scene(patient, exposure, size)
+    built.build(rng)
+    return built
+
+
+def test_signs_that_are_measured_in_centimetres():
+    def ratio(built):
+        left, right, _, _ = built.heart_frame()
+        return (right - left) / (2 * built.cage_table.max())
+
+    healthy = [ratio(scene(seed=seed)) for seed in range(12)]
+    wide = [ratio(scene([Lesion("Cardiomegaly", 0.6, 0, (0.5, 0.5), 0)], seed=seed)) for seed in range(12)]
+    assert 0.36 < np.mean(healthy) < 0.5 < np.mean(wide)
+    built, low = scene(), scene([Lesion("Emphysema", 0.8, 0, (0.5, 0.5), 0)])
+    across = np.linspace(2, 12, 20, dtype=np.float32)
+    assert np.ptp(low.dome(0, across)) < 0.5 * np.ptp(built.dome(0, across))
+    assert low.lung_height > built.lung_height + 2
+    raised = scene([Lesion("Atelectasis", 0.8, 0, (0.5, 0.5), 0)])
+    assert raised.dome(0, across).mean() < built.dome(0, across).mean() - 1
+    assert raised.midline < built.midline
+    for seed in range(6):
+        for finding, least, most in (("Nodule", 1.0, 3.0), ("Mass", 3.0, 9.0)):
+            for strength in (0.02, 1.0):
+                _, boxes = draw([Lesion(finding, strength, 0, (0.5, 0.5), 1)], size=512, seed=seed)
+                diameter = boxes[finding][0][2] / scene(size=512, seed=seed).px_per_cm
+                assert least < diameter < most
+
+
+def test_sides_and_depth_of_the_signs():
+    def brightness(finding, side, rows, cols, strength=0.9):
+        picture, _ = draw([Lesion(finding, strength, side, (0.5, 0.5), 3)], size=128)
+        plain, _ = draw(size=128)
+        return (picture - plain)[rows, cols].mean()
+
+    base, right, left = slice(78, 92), slice(28, 44), slice(84, 100)
+    assert brightness("Effusion", 0, base, right) > 15 > abs(brightness("Effusion", 0, base, left)) + 5
+    assert brightness("Effusion", 1, base, left) > 15
+    top = slice(30, 42)
+    assert brightness("Pneumothorax", 0, top, slice(28, 36)) < -2
+    both = [brightness("Edema", 0, slice(50, 66), cols) for cols in (slice(38, 50), slice(78, 90))]
+    assert min(both) > 4
+
+
+def test_the_anatomy_is_not_mirrored():
+    """The heart lies to the image's right, the right dome is the higher one."""
+    pictures = [draw(seed=seed)[0] for seed in range(20)]
+    mean = np.mean(pictures, axis=0)
+    assert mean[70:86, 72:90].mean() > mean[70:86, 38:56].mean() + 5
+    domes = [(scene(seed=s).dome(0, np.float32(6)), scene(seed=s).dome(1, np.float32(6))) for s in range(20)]
+    assert np.mean([right < left for right, left in domes]) > 0.7  # y counts downwards
+
+
+# ---- grey levels and patients ----------------------------------------------------------------------------------------
+def grey_statistics(path):
+    """Five numbers of one picture, on 64 x 64 pixels: mean and contrast (standard deviation) of the grey levels; heart,
+    the grey left of the patient's midline less that to its right at the heart's height; lungs over mediastinum; detail,
+    the mean step between rows.
+    """
+    with Image.open(path) as picture:
+        grey = np.asarray(picture.convert("L").resize((64, 64), Image.BOX), dtype=float)
+    lungs = (grey[16:32, 14:23].mean() + grey[16:32, 41:50].mean()) / 2
+    return {
+        "mean": grey.mean(),
+        "contrast": grey.std(),
+        "heart": grey[32:44, 36:45].mean() - grey[32:44, 19:28].mean(),
+        "lung_over_mediastinum": lungs / max(grey[16:38, 29:35].mean(), 1),
+        "detail": np.abs(np.diff(grey[16:32], axis=0)).mean(),
+    }
+
+
+def measure(paths):
+    rows = [grey_statistics(path) for path in paths]
+    return {
+        name: {
+            str(q): round(float(np.percentile([row[name] for row in rows], q)), 3) for q in (1, 5, 25, 50, 75, 95, 99)
+        }
+        for name in rows[0]
+    }
+
+
+def test_grey_levels_are_within_the_range_of_real_radiographs(tmp_path):
+    reference = json.loads(REFERENCE.read_text())["percentiles"]
+    folder = make_phantoms(tmp_path / "set", n_patients=60, size=128, seed=3, workers=1, progress=False)
+    paths = sorted(folder.glob("images_*/images/*.png"))
+    drawn = measure(paths)
+    rows = [grey_statistics(path) for path in paths]
+    for name, known in reference.items():
+        assert known["25"] <= drawn[name]["50"] <= known["75"], name
+        assert np.mean([known["1"] <= row[name] <= known["99"] for row in rows]) >= 0.9, name
+
+
+@pytest.mark.real
+def test_reference_is_what_the_real_radiographs_measure(real):
+    reference = json.loads(REFERENCE.read_text())
+    paths = sorted((real / "nih-mini").glob("images_*/images/*.png"))[:: reference["every"]]
+    assert len(paths) == reference["images"]
+    for name, percentiles in measure(paths).items():
+        assert percentiles == pytest.approx(reference["percentiles"][name], abs=0.01), name
+
+
+def test_patients_can_be_recognized(tmp_path):
+    """The nearest picture is mostly of the same patient: what a split by image leaks."""
+    folder = make_phantoms(tmp_path / "set", n_patients=40, size=64, seed=4, workers=1, progress=False)
+    entries = read_entries(folder / "Data_Entry_2017.csv")
+    pictures = np.stack([np.asarray(Image.open(p).convert("L")) for p in sorted(folder.glob("images_*/images/*.png"))])
+    flat = pictures.reshape(len(pictures), -1).astype(float)
+    flat = (flat - flat.mean(axis=1, keepdims=True)) / flat.std(axis=1, keepdims=True)
+    likeness = flat @ flat.T
+    np.fill_diagonal(likeness, -np.inf)
+    patients = entries["patient"].to_numpy()
+    many = entries.groupby("patient")["image"].transform("size").to_numpy() > 2
+    same = patients[likeness.argmax(axis=1)] == patients
+    chance = np.mean([(patients == p).mean() for p in patients[many]])
+    assert same[many].mean() > 3 * chance
