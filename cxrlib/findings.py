@@ -62,6 +62,7 @@ def encode(labels: Iterable[str], separator: str = "|") -> np.ndarray:
             encoded[row, parsed[text]] = 1
     if rows_of:
         what = "; ".join(f"{text!r} in row {some(rows)}" for text, rows in list(rows_of.items())[:5])
+        what += f"; and {len(rows_of) - 5} more" if len(rows_of) > 5 else ""
         raise InputError(
             f"unusable finding labels: {what} (rows counted from 0); expected {NO_FINDING!r}, "
             f"or names from {', '.join(FINDINGS)} joined by {separator!r}"
