@@ -6,6 +6,7 @@ metadata of all 112,120 images, without a single image, comes with the package t
 
 import functools
 import importlib.util
+import warnings
 from importlib import resources
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pandas as pd
 
 from cxrlib.errors import InputError, some
 from cxrlib.findings import FINDINGS, canonical, encode
+from cxrlib.sources import newest_version
 
 BOX_FRAME = 1024  # the boxes are drawn in the coordinates of the published 1024 x 1024 pixel images
 
@@ -93,7 +95,8 @@ def read_boxes(csv_path: str | Path) -> pd.DataFrame:
         raise InputError(f"{csv_path}: {error}") from None
     for name in ("x", "y", "w", "h"):
         boxes[name] = pd.to_numeric(boxes[name], errors="coerce").astype(float)
-    bad = np.flatnonzero(~(boxes[["x", "y", "w", "h"]].notna().all(axis=1) & (boxes["w"] > 0) & (boxes["h"] > 0)))
+    whole = np.isfinite(boxes[["x", "y", "w", "h"]]).all(axis=1)
+    bad = np.flatnonzero(~(whole & (boxes["w"] > 0) & (boxes["h"] > 0)))
     if len(bad):
         raise InputError(f"{csv_path} holds a box without place or size in row {some(bad)}; expected x, y, w, h > 0")
     return boxes
@@ -102,11 +105,13 @@ def read_boxes(csv_path: str | Path) -> pd.DataFrame:
 def find_csv(folder: str | Path) -> Path:
     """The entries' CSV of a data set folder: ``Data_Entry_2017*.csv``, or Kaggle's ``sample_labels.csv``.
 
-    Looked for in the folder and one level below. Raises InputError where there is none, or more than one.
+    Looked for in the folder (in its newest version, where it is one of kagglehub's cache) and one level below.
+    Raises InputError where there is none, or more than one.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; expected one with the radiographs and their Data_Entry_2017*.csv")
+    folder = newest_version(folder)
     for pattern in ("Data_Entry_2017*.csv*", "*/Data_Entry_2017*.csv*", "sample_labels.csv", "*/sample_labels.csv"):
         matches = sorted(folder.glob(pattern))
         if len(matches) > 1:
@@ -142,13 +147,15 @@ def official_part(entries: pd.DataFrame, *folders: str | Path) -> pd.Series:
     """
     lists = read_lists(*folders)
     if lists is None:
-        if not entries["image"].isin(reference_entries()["image"]).all():
+        reference = reference_entries()
+        if not entries["image"].isin(reference["image"]).all():
             raise InputError(
                 f"no official lists (train_val_list.txt and test_list.txt) in {some(folders) or 'any folder'}, and not "
                 "all images are NIH's; put the lists there or split by patient (split=patient)"
             )
         test_patients = resources.files("cxrlib").joinpath("official_test_patients.txt").read_text().split()
-        is_test = entries["patient"].isin([int(patient) for patient in test_patients])
+        of_test = reference["patient"].isin([int(patient) for patient in test_patients])
+        is_test = entries["image"].isin(reference.loc[of_test, "image"])  # by image: the CSV's patients may be text
     else:
         is_test = entries["image"].isin(lists["test"])
         unnamed = entries.loc[~is_test & ~entries["image"].isin(lists["train_val"]), "image"]
@@ -208,7 +215,11 @@ def _read_csv(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"{path} is not a file; expected a CSV of the data set (csv_path)")
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
+        with warnings.catch_warnings():  # pandas would cut values off the first row with no more than a warning
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
+    except pd.errors.ParserWarning:
+        raise InputError(f"{path} has a row with more values than its header; expected one value a column") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError, EOFError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} cannot be read as a CSV ({reason}); expected commas and UTF-8") from None

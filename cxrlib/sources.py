@@ -32,7 +32,7 @@ def find_images(img_root: str | Path) -> dict[str, Path]:
     root = Path(img_root)
     if not root.is_dir():
         raise InputError(f"{root} is not a folder; expected the root of the radiographs (img_root)")
-    root = _newest_version(root)
+    root = newest_version(root)
     images: dict[str, Path] = {}
     for layout in LAYOUTS:
         for folder in sorted(root.glob(layout)) if layout != "." else [root]:
@@ -87,10 +87,9 @@ def download(dataset: str = "sample") -> Path:
 
     handle = DATASETS[dataset]
     cached = Path(get_cache_folder()) / "datasets" / handle
-    complete = [int(marker.stem) for marker in cached.glob("*.complete") if marker.stem.isdigit()]
-    for version in sorted(complete, reverse=True):
-        if (folder := cached / "versions" / str(version)).is_dir():
-            return folder
+    newest = newest_version(cached)
+    if newest != cached and (cached / f"{newest.name}.complete").exists():
+        return newest
     try:
         return Path(kagglehub.dataset_download(handle))
     except Exception as error:  # kagglehub lets through whatever requests, urllib3 or Kaggle's API raise
@@ -107,6 +106,12 @@ def describe_layout(images: dict[str, Path], img_root: str | Path) -> dict[str, 
     return {os.path.relpath(folder, img_root): count for folder, count in sorted(folders.items())}
 
 
-def _newest_version(root: Path) -> Path:
-    versions = [path for path in (root / "versions").glob("*") if path.name.isdigit() and path.is_dir()]
-    return max(versions, key=lambda path: int(path.name)) if versions else root
+def newest_version(folder: str | Path) -> Path:
+    """The newest version in a folder of kagglehub's cache, complete ones first; any other folder as it is."""
+    folder = Path(folder)
+    versions = [path for path in (folder / "versions").glob("*") if path.name.isdigit() and path.is_dir()]
+
+    def rank(path: Path) -> tuple[bool, int]:  # kagglehub marks what it has unpacked to the end
+        return (folder / f"{path.name}.complete").exists(), int(path.name)
+
+    return max(versions, key=rank) if versions else folder
