@@ -4,6 +4,7 @@ Everything is chosen on validation; test is read once. Only a split by patient (
 of one patient from standing on both sides.
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from cxrlib.metadata import official_part
 PARTS = ("train", "val", "test")
 KINDS = ("official", "patient", "image")
 FRACTIONS = (0.7, 0.1, 0.2)
+_NIH_NAME = re.compile(r"(\d{8})_\d{3}\.png")
 
 
 def split(
@@ -95,16 +97,31 @@ def restore(entries: pd.DataFrame, parts: dict[str, list[str]], kind: str) -> pd
     """The entries with the parts that a checkpoint remembers, so that nothing it was trained on is evaluated.
 
     parts: {"train": image names, "val": image names}, as the training saw them. An image that they do not name goes
-    where its patient is known, and to test where neither is (with kind "image": to test, as that split does).
+    where its patient is known, and to test where neither is (with kind "image": to test, as that split does). NIH's
+    names say the patient, so that he is known even where none of the images that were trained on is among the entries.
     """
     entries = entries.drop(columns="part", errors="ignore").copy()
-    known = {image: part for part in ("train", "val") for image in parts[part]}
-    part = entries["image"].map(known)
-    if kind != "image":
-        of_patient = dict(zip(entries.loc[part.notna(), "patient"], part[part.notna()], strict=True))
-        part = part.fillna(entries["patient"].map(of_patient))
-    entries.insert(min(2, entries.shape[1]), "part", part.fillna("test").astype(str))
+    of_image, of_patient, of_name = {}, {}, {}
+    for part in ("val", "train"):  # train last: where both claim a patient, he is not evaluated
+        of_image |= dict.fromkeys(parts[part], part)
+        of_patient |= dict.fromkeys(entries.loc[entries["image"].isin(parts[part]), "patient"], part)
+        of_name |= dict.fromkeys(filter(None, map(_patient_of_name, parts[part])), part)
+
+    def where(image: str, patient: int | str) -> str:
+        if image in of_image or kind == "image":
+            return of_image.get(image, "test")
+        claims = {of_patient.get(patient), of_name.get(_patient_of_name(image))}
+        return next((part for part in ("train", "val") if part in claims), "test")
+
+    part = [where(image, patient) for image, patient in zip(entries["image"], entries["patient"], strict=True)]
+    entries.insert(min(2, entries.shape[1]), "part", part)
     return entries
+
+
+def _patient_of_name(image: str) -> str | None:
+    """The patient in a name such as "00000013_005.png"; None where NIH did not give the name."""
+    match = _NIH_NAME.fullmatch(image)
+    return match and match[1]
 
 
 def _stratify(entries: pd.DataFrame, groups: pd.Series, fractions: np.ndarray, seed: int) -> np.ndarray:

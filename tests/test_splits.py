@@ -1,0 +1,214 @@
+"""Splits: no patient on two sides, every finding in its place, the same parts for the same seed, honest leakage."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cxrlib.errors import InputError
+from cxrlib.findings import FINDINGS
+from cxrlib.metadata import official_part, read_entries, reference_entries
+from cxrlib.splits import KINDS, PARTS, leakage, restore, split, subset
+
+
+def table(patients, seed=0, share=0.1):
+    """Entries with the given patient of each image and random findings."""
+    labels = np.random.default_rng(seed).random((len(patients), 14)) < share
+    entries = pd.DataFrame({"image": [f"{row:05d}.png" for row in range(len(patients))], "patient": patients})
+    return entries.join(pd.DataFrame(labels.astype(np.uint8), columns=list(FINDINGS)))
+
+
+patients = st.lists(st.integers(1, 12), min_size=1, max_size=60)
+seeds = st.integers(0, 2**32 - 1)
+
+
+@pytest.fixture(scope="module")
+def nih():
+    return reference_entries()
+
+
+@given(patients, seeds)
+def test_no_patient_stands_on_two_sides(patients, seed):
+    entries = split(table(patients), "patient", seed)
+    assert entries.groupby("patient")["part"].nunique().max() == 1
+    assert set(entries["part"]) <= set(PARTS)
+    assert (leakage(entries)["images_leaked"] == 0).all()
+
+
+@given(patients, seeds, st.sampled_from(["patient", "image"]))
+def test_the_order_of_the_rows_does_not_matter(patients, seed, kind):
+    entries = table(patients)
+    shuffled = entries.sample(frac=1, random_state=seed % 1000)
+    parts = split(entries, kind, seed).set_index("image")["part"]
+    again = split(shuffled, kind, seed).set_index("image")["part"]
+    assert again.to_dict() == parts.to_dict()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_split_only_adds_a_column(tiny_nih, kind):
+    entries = read_entries(tiny_nih.csv_path).iloc[::-1]
+    before = entries.copy()
+    parts = split(entries, kind, lists_in=[tiny_nih.root])
+    pd.testing.assert_frame_equal(entries, before)
+    pd.testing.assert_frame_equal(parts.drop(columns="part"), before)
+    pd.testing.assert_frame_equal(split(parts, kind, lists_in=[tiny_nih.root]), parts)
+
+
+def test_another_seed_gives_another_split():
+    entries = table(np.arange(200))
+    assert (split(entries, seed=0)["part"] != split(entries, seed=1)["part"]).mean() > 0.1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_finding_reaches_each_part_in_its_share(nih, kind):
+    entries = split(nih, kind)
+    fractions = (0.7, 0.1, 0.2)
+    if kind == "official":
+        test = entries["part"] == "test"
+        assert test.sum() == 25_596
+        assert (test == (official_part(nih) == "test")).all()
+        entries, fractions = entries[~test], (0.875, 0.125)
+    shares = entries["part"].value_counts(normalize=True)
+    for part, fraction in zip(PARTS, fractions, strict=False):
+        assert shares[part] == pytest.approx(fraction, abs=0.003)
+        of_part = entries.loc[entries["part"] == part, list(FINDINGS)].sum() / entries[list(FINDINGS)].sum()
+        assert of_part.to_numpy() == pytest.approx(fraction, abs=0.015), f"{part}: {of_part.to_dict()}"
+    if kind != "image":
+        assert entries.groupby("patient")["part"].nunique().max() == 1
+
+
+def test_patients_of_many_images_fall_everywhere_alike(nih):
+    entries = split(nih, "patient")
+    patients = entries.groupby("part")["patient"].nunique() / entries["patient"].nunique()
+    assert patients[list(PARTS)].to_numpy() == pytest.approx([0.7, 0.1, 0.2], abs=0.01)
+
+
+def test_rare_findings_reach_validation_for_every_seed():
+    entries = table(np.repeat(np.arange(400), 2), share=0.02)
+    rare = entries[list(FINDINGS)].sum()
+    for seed in range(5):
+        stratified = split(entries, seed=seed)
+        val = stratified.loc[stratified["part"] == "val", list(FINDINGS)].sum() / rare
+        assert val.between(0.03, 0.25).all(), val.to_dict()
+
+
+def test_official_takes_the_lists_of_the_folder(tiny_nih):
+    entries = read_entries(tiny_nih.csv_path)
+    parts = split(entries, "official", lists_in=[tiny_nih.root])
+    named = set((tiny_nih.root / "test_list.txt").read_text().split())
+    assert set(parts.loc[parts["part"] == "test", "image"]) == named
+    assert set(parts["part"]) == set(PARTS)
+    assert parts.groupby("patient")["part"].nunique().max() == 1
+    with pytest.raises(InputError, match="no official lists"):
+        split(entries, "official")
+
+
+def test_a_few_patients_do_not_break_a_split(tiny_nih):
+    entries = read_entries(tiny_nih.csv_path)
+    for size in (0, 1, 2):
+        for kind in KINDS:
+            assert len(split(entries[:size], kind, lists_in=[tiny_nih.root])) == size
+
+
+def test_fractions(tiny_nih):
+    entries = read_entries(tiny_nih.csv_path)
+    half = split(entries, "image", fractions=(0.25, 0.25, 0.5))["part"].value_counts()
+    assert half["test"] == pytest.approx(31, abs=3)
+    for fractions in [(0.5, 0.5), (0.7, 0.2, 0.2), (1.2, -0.1, -0.1), (0.5, 0.5, 0.0), ()]:
+        with pytest.raises(InputError, match="three shares above 0 that add up to 1"):
+            split(entries, fractions=fractions)
+    with pytest.raises(InputError, match="did you mean 'patient'"):
+        split(entries, "patients")
+
+
+@given(patients, seeds, st.integers(1, 60), st.integers(1, 60))
+def test_subsets_are_nested_and_never_larger_than_asked(patients, seed, small, large):
+    small, large = sorted([small, large])
+    entries = table(patients).assign(part="train")
+    one, two = (subset(entries, "train", size, seed) for size in (small, large))
+    assert len(one) <= small
+    assert len(two) <= large
+    assert len(one) > 0, "a subset is never empty"
+    assert set(one["image"]) <= set(two["image"]) <= set(subset(entries, "train", 0, seed)["image"])
+    whole = entries.groupby("patient")["image"].size()
+    cut = [patient for patient, size in one.groupby("patient").size().items() if size < whole[patient]]
+    assert len(cut) == 0 or len(set(one["patient"])) == 1, "only the first patient may be cut"
+
+
+@given(patients, seeds, st.integers(1, 60))
+def test_a_subset_does_not_depend_on_the_order_of_the_rows(patients, seed, size):
+    entries = table(patients).assign(part="val")
+    shuffled = entries.sample(frac=1, random_state=seed % 1000)
+    assert set(subset(entries, "val", size, seed)["image"]) == set(subset(shuffled, "val", size, seed)["image"])
+
+
+def test_a_subset_is_of_its_part():
+    entries = table(np.arange(30)).assign(part=["train", "val", "test"] * 10)
+    assert (subset(entries, "val", 5)["part"] == "val").all()
+    assert len(subset(entries, "val", 5)) == 5
+    assert len(subset(entries, "test", 0)) == len(subset(entries, "test", 1000)) == 10
+    assert set(subset(entries, "val", 5, seed=0)["image"]) != set(subset(entries, "val", 5, seed=1)["image"])
+    for part, size in (("training", 5), ("val", -1)):
+        with pytest.raises(InputError, match="expected a size >= 0"):
+            subset(entries, part, size)
+
+
+@given(st.lists(st.tuples(st.integers(1, 8), st.sampled_from(PARTS)), max_size=40))
+def test_leakage_by_brute_force(rows):
+    entries = table([patient for patient, _ in rows]).assign(part=[part for _, part in rows])
+    result = leakage(entries)
+    for part in ("val", "test"):
+        images = [patient for patient, where in rows if where == part]
+        leaked = [patient for patient in images if (patient, "train") in rows]
+        expected = [len(images), len(set(images)), len(set(leaked)), len(leaked)]
+        columns = ["images", "patients", "patients_in_train", "images_leaked"]
+        assert result.loc[part, columns].tolist() == expected
+        share = len(leaked) / len(images) if images else np.nan
+        assert result.loc[part, "share_leaked"] == pytest.approx(share, nan_ok=True)
+
+
+def test_a_split_by_image_leaks(nih):
+    assert leakage(split(nih, "image")).loc["test", "share_leaked"] > 0.7
+    assert leakage(split(nih, "official"))["images_leaked"].sum() == 0
+
+
+def remembered(entries):
+    return {part: entries.loc[entries["part"] == part, "image"].tolist() for part in ("train", "val")}
+
+
+@pytest.mark.parametrize("kind", ["patient", "image"])
+def test_restore_gives_the_parts_back(kind):
+    entries = split(table(np.repeat(np.arange(40), 3)), kind)
+    shuffled = entries.drop(columns="part").sample(frac=1, random_state=0)
+    again = restore(shuffled, remembered(entries), kind)
+    assert again.set_index("image")["part"].to_dict() == entries.set_index("image")["part"].to_dict()
+    pd.testing.assert_frame_equal(restore(entries, remembered(entries), kind), entries)
+
+
+@settings(max_examples=50)
+@given(patients, seeds, st.data())
+def test_restore_never_evaluates_a_patient_that_was_trained_on(patients, seed, data):
+    entries = split(table(patients), "patient", seed)
+    seen = data.draw(st.lists(st.booleans(), min_size=len(entries), max_size=len(entries)))
+    parts = remembered(entries[seen])  # the training saw some of the images; more came since
+    trained = set(entries.loc[entries["image"].isin(parts["train"]), "patient"])
+    again = restore(entries, parts, "patient")
+    assert not trained & set(again.loc[again["part"] != "train", "patient"])
+    chosen_on = set(entries.loc[entries["image"].isin(parts["val"]), "patient"])
+    assert not chosen_on & set(again.loc[again["part"] == "test", "patient"])
+
+
+def test_restore_knows_the_patients_of_nihs_names_without_their_images():
+    parts = {"train": ["00000013_000.png"], "val": ["00000014_000.png"]}
+    later = table([13, 14, 15]).assign(image=["00000013_007.png", "00000014_007.png", "00000015_007.png"])
+    assert restore(later, parts, "patient")["part"].tolist() == ["train", "val", "test"]
+    assert restore(later, parts, "official")["part"].tolist() == ["train", "val", "test"]
+    assert restore(later, parts, "image")["part"].tolist() == ["test", "test", "test"]
+
+
+def test_restore_trusts_train_where_a_patient_is_on_both_sides():
+    entries = table([1, 1, 1])
+    for order in (["train", "val"], ["val", "train"]):
+        parts = {part: [entries["image"][row]] for row, part in enumerate(order)}
+        assert restore(entries, parts, "patient")["part"][2] == "train"
