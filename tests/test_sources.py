@@ -1,0 +1,192 @@
+"""Where the radiographs are: every layout, kagglehub's own cache, and what is said when nothing is found."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cxrlib.errors import InputError
+from cxrlib.metadata import find_csv
+from cxrlib.sources import describe_layout, download, find_images, keep_found, newest_version
+
+LAYOUTS = {
+    "nih": [f"images_{number:03d}/images" for number in range(1, 13)],
+    "nih without inner folders": ["images_001", "images_002"],
+    "one folder": ["images"],
+    "kaggle sample": ["sample/images"],
+    "kaggle sample, nested": ["sample/sample/images"],
+    "sample without images": ["sample"],
+    "flat": ["."],
+}
+
+
+def put(root: Path, folder: str, name: str, content: bytes = b"png") -> Path:
+    path = root / folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("folders", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("version", [None, "versions/3"], ids=["plain", "versioned"])
+def test_every_layout_is_found(tmp_path, folders, version):
+    root = tmp_path / version if version else tmp_path
+    paths = {
+        f"{number:08d}_000.png": put(root, folder, f"{number:08d}_000.png") for number, folder in enumerate(folders)
+    }
+    assert find_images(tmp_path) == paths
+    assert find_images(str(tmp_path)) == paths
+
+
+def test_a_folder_inside_a_layout_is_a_root_of_its_own(tmp_path):
+    path = put(tmp_path, "images_001/images", "a.png")
+    for root in ("images_001", "images_001/images"):
+        assert find_images(tmp_path / root) == {"a.png": path}
+
+
+@given(st.lists(st.integers(0, 999), min_size=1, unique=True), st.randoms())
+def test_sorted_by_name_whatever_the_folder(numbers, random):
+    with tempfile.TemporaryDirectory() as root:
+        for number in numbers:
+            put(Path(root), f"images_00{random.randint(1, 3)}/images", f"{number:08d}_000.png")
+        found = find_images(root)
+        assert list(found) == [f"{number:08d}_000.png" for number in sorted(numbers)]
+        assert all(path.name == name and path.is_file() for name, path in found.items())
+
+
+def test_other_files_and_folders_are_no_radiographs(tmp_path):
+    put(tmp_path, "images", "a.PNG")
+    put(tmp_path, "images", "notes.txt")
+    put(tmp_path, "images/b.png", "inside.txt")
+    (tmp_path / "images" / "broken.png").symlink_to(tmp_path / "nowhere.png")
+    assert list(find_images(tmp_path)) == ["a.PNG"]
+
+
+def test_one_name_twice(tmp_path):
+    first = put(tmp_path, "images_001/images", "a.png", b"same")
+    put(tmp_path, "sample/images", "a.png", b"same")
+    assert find_images(tmp_path) == {"a.png": first}
+    put(tmp_path, "sample/images", "a.png", b"another")
+    with pytest.raises(InputError, match="bear one name but differ"):
+        find_images(tmp_path)
+
+
+def test_nothing_found_says_what_was_looked_for_and_what_was_there(tmp_path):
+    put(tmp_path, "scans", "a.png")
+    put(tmp_path, ".", "readme.txt")
+    with pytest.raises(InputError) as error:
+        find_images(tmp_path)
+    for part in ("images_*/images/*.png", "sample/images/*.png", "readme.txt, scans/", str(tmp_path), "img_root"):
+        assert part in str(error.value)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="there was nothing"):
+        find_images(tmp_path / "empty")
+    for path in (tmp_path / "nowhere", tmp_path / "readme.txt"):
+        with pytest.raises(InputError, match="is not a folder"):
+            find_images(path)
+
+
+def test_the_tiny_data_set_is_found(tiny_nih):
+    images = find_images(tiny_nih.root)
+    assert len(images) == 63
+    layout = describe_layout(images, tiny_nih.root)
+    assert list(layout) == ["images_001/images", "images_002/images"]
+    assert sum(layout.values()) == 63
+
+
+def test_what_is_left_out_is_counted_on_both_sides(tmp_path):
+    entries = pd.DataFrame({"image": ["a.png", "b.png", "c.png"], "patient": [1, 1, 2]}, index=[5, 6, 7])
+    images = {name: tmp_path / name for name in ("c.png", "a.png", "d.png", "e.png")}
+    kept, sentence = keep_found(entries, images)
+    assert kept["image"].tolist() == ["a.png", "c.png"]
+    assert kept.index.tolist() == [0, 1]
+    assert sentence == (
+        "2 radiographs of 2 patients; 1 CSV rows without an image left out (b.png); "
+        "2 images without a CSV row left out (d.png, e.png)"
+    )
+    assert keep_found(entries, dict.fromkeys(entries["image"]))[1] == "3 radiographs of 2 patients"
+    with pytest.raises(InputError, match="csv_path and img_root should belong together"):
+        keep_found(entries, {"x.png": tmp_path})
+
+
+@pytest.fixture
+def kaggle_cache(tmp_path, monkeypatch):
+    """An empty cache of kagglehub, in which `version` puts a data set as kagglehub itself would."""
+    from kagglehub.cache import Cache
+    from kagglehub.handle import parse_dataset_handle
+
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "kaggle"))
+    monkeypatch.setattr("kagglehub.dataset_download", lambda handle: pytest.fail(f"asked the network for {handle}"))
+
+    def version(handle: str, number: int, complete: bool = True) -> Path:
+        handle = parse_dataset_handle(f"{handle}/versions/{number}")
+        folder = Path(Cache().get_path(handle))
+        put(folder, "images_001/images", f"{number}.png")
+        put(folder, ".", "Data_Entry_2017.csv")
+        if complete:
+            Cache().mark_as_complete(handle)
+        return folder
+
+    return version
+
+
+def test_a_complete_download_is_taken_from_the_cache_of_kagglehub(kaggle_cache):
+    folder = kaggle_cache("nih-chest-xrays/data", 3)
+    sample = kaggle_cache("nih-chest-xrays/sample", 4)
+    assert download("data") == folder
+    assert download() == sample
+    assert folder.parts[-5:] == ("datasets", "nih-chest-xrays", "data", "versions", "3")
+    assert list(find_images(download("data"))) == ["3.png"]
+
+
+def test_the_newest_complete_version_is_taken(kaggle_cache):
+    kaggle_cache("nih-chest-xrays/data", 2)
+    newest = kaggle_cache("nih-chest-xrays/data", 10)
+    kaggle_cache("nih-chest-xrays/data", 11, complete=False)
+    above = newest.parents[1]
+    assert download("data") == newest_version(above) == newest
+    assert list(find_images(above)) == ["10.png"], "the half download of version 11 is not taken for the data set"
+    assert find_csv(above) == newest / "Data_Entry_2017.csv"
+
+
+def test_an_incomplete_download_goes_to_the_network(kaggle_cache, monkeypatch, tmp_path):
+    kaggle_cache("nih-chest-xrays/data", 3, complete=False)
+    asked = []
+    monkeypatch.setattr("kagglehub.dataset_download", lambda handle: asked.append(handle) or str(tmp_path))
+    assert download("data") == tmp_path
+    assert asked == ["nih-chest-xrays/data"]
+
+
+def test_no_network_is_a_sentence(tmp_path):
+    code = (
+        "from cxrlib.errors import InputError\nfrom cxrlib.sources import download\n"
+        "try:\n    download('sample')\nexcept InputError as error:\n    print('InputError:', error)\n"
+    )
+    nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}  # nothing listens on port 9
+    environment = os.environ | nowhere | {name.lower(): value for name, value in nowhere.items()}
+    environment |= {"KAGGLEHUB_CACHE": str(tmp_path), "HOME": str(tmp_path), "NO_PROXY": "", "no_proxy": ""}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=100)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("InputError: Kaggle's data set nih-chest-xrays/sample cannot be downloaded (")
+    assert "give its folder as img_root" in run.stdout
+    assert len(run.stdout.splitlines()) == 1
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_an_unknown_data_set_is_refused():
+    with pytest.raises(InputError, match="unknown data set 'full'; expected one of data, sample"):
+        download("full")
+
+
+@pytest.mark.real
+def test_the_real_folders(real):
+    images = find_images(real / "nih-mini")
+    assert len(images) == 3_068
+    assert len(describe_layout(images, real / "nih-mini")) == 12
+    assert len(find_images(real / "nih-native")) == 49
