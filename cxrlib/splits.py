@@ -72,6 +72,12 @@ def subset(entries: pd.DataFrame, part: str, size: int, seed: int = 0) -> pd.Dat
     return chosen[chosen["patient"].isin(kept)]
 
 
+def subsets(entries: pd.DataFrame, train: int = 0, val: int = 0, test: int = 0, seed: int = 0) -> pd.DataFrame:
+    """The entries of all three parts, each cut to about so many images as `subset` does."""
+    sizes = {"train": train, "val": val, "test": test}
+    return pd.concat([subset(entries, part, size, seed) for part, size in sizes.items()])
+
+
 def leakage(entries: pd.DataFrame) -> pd.DataFrame:
     """How much of val and test leaks from train: images, patients, patients also in train, and the images of those.
 

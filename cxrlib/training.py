@@ -201,13 +201,21 @@ def _datasets(config: TrainConfig, entries: pd.DataFrame, images: ImageCache | d
     return datasets
 
 
+def pick_device(device: str = "auto") -> str:
+    """The device asked for; "auto" is cuda, else mps, else cpu. Raises InputError for one that is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name, is_there in there.items() if is_there)
+    if not there.get(device):
+        raise InputError(f"device {device!r} was asked for and is not there; use device=auto or device=cpu")
+    return device
+
+
 def _accelerator(config: TrainConfig) -> Accelerator:
-    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not has.get(config.device, True):
-        raise InputError(f"device {config.device!r} was asked for and is not there; use device=auto or device=cpu")
+    device = pick_device(config.device)
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:  # a notebook may train on another device than before
         AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=config.device == "cpu")
+    return Accelerator(cpu=device == "cpu")
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict]:

@@ -1,0 +1,148 @@
+"""A run: the data it reads, and the folder where each stage leaves what the next one reads."""
+
+import datetime
+import json
+import os
+import platform
+from dataclasses import dataclass
+from importlib import metadata as installed
+from pathlib import Path
+
+import pandas as pd
+
+from cxrlib.errors import InputError
+from cxrlib.metadata import find_csv, read_boxes, read_entries
+from cxrlib.paths import FIGURES, PHANTOM, from_root
+from cxrlib.plots import save_figure
+from cxrlib.sources import find_images, keep_found
+
+_VERSIONS = ("cxrlib", "torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "papermill")
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set on disk: entries (one row an image that is there), images (name -> path), and where they came from."""
+
+    entries: pd.DataFrame
+    images: dict[str, Path]
+    csv_path: Path
+    img_root: Path
+    summary: str
+
+    @property
+    def folders(self) -> tuple[Path, Path]:
+        """Where the official lists and the boxes may lie."""
+        return self.img_root, self.csv_path.parent
+
+    @property
+    def boxes(self) -> pd.DataFrame | None:
+        """The boxes of BBox_List_2017.csv on images that are there; None where the file is not."""
+        for folder in self.folders:
+            if (folder / "BBox_List_2017.csv").is_file():
+                boxes = read_boxes(folder / "BBox_List_2017.csv")
+                return boxes[boxes["image"].isin(self.entries["image"])].reset_index(drop=True)
+        return None
+
+
+def open_data(csv_path: str | Path = "", img_root: str | Path = PHANTOM) -> Data:
+    """Read the CSV, find the images, keep what belongs together and say what was left out.
+
+    csv_path: "" for the CSV in `img_root`. img_root: a root in any layout of `sources`; the project's own data/phantom
+    is drawn first where it is not there yet. Relative paths count from the project's root.
+    Raises InputError for whatever is missing.
+    """
+    img_root = from_root(img_root)
+    if img_root == PHANTOM:
+        from cxrlib.phantom import make_phantoms
+
+        make_phantoms(PHANTOM)
+    csv_path = from_root(csv_path) if str(csv_path) else find_csv(img_root)
+    entries = read_entries(csv_path)
+    images = find_images(img_root)
+    entries, summary = keep_found(entries, images)
+    return Data(entries, images, csv_path, img_root, summary)
+
+
+class RunFolder:
+    """One run, one folder: where each notebook leaves what the next one reads.
+
+    path: absolute, or relative to the project's root.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = from_root(path)
+        self.figures = self.path / "figures"
+        self.notebooks = self.path / "notebooks"
+        self.splits = self.path / "splits.csv"
+        self.thresholds = self.path / "thresholds.json"
+        self.metrics = self.path / "metrics.csv"
+
+    def arch(self, arch: str) -> Path:
+        """The folder of one architecture: checkpoints, history, predictions."""
+        return self.path / arch
+
+    def checkpoint(self, arch: str, which: str = "best") -> Path:
+        """model_best.pth or model_last.pth of an architecture."""
+        return self.arch(arch) / f"model_{which}.pth"
+
+    def predictions(self, arch: str, part: str) -> Path:
+        """The predictions of an architecture on part "val" or "test"."""
+        return self.arch(arch) / f"predictions_{part}.npz"
+
+    def need(self, path: Path, notebook: str) -> Path:
+        """`path`, or an InputError that names the notebook that makes it."""
+        if not path.exists():
+            raise InputError(f"{path.relative_to(self.path)} is not in {self.path} yet; run notebook {notebook} first")
+        return path
+
+    def save_splits(self, entries: pd.DataFrame) -> None:
+        """splits.csv: image, patient, part of every entry."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        entries[["image", "patient", "part"]].to_csv(self.splits, index=False)
+
+    def load_splits(self, entries: pd.DataFrame) -> pd.DataFrame:
+        """The entries with the column part of splits.csv. Raises InputError where it was made from other images."""
+        parts = pd.read_csv(self.need(self.splits, "02_preprocess")).set_index("image")["part"]
+        part = entries["image"].map(parts)
+        if part.isna().any() or len(parts) != len(entries):
+            raise InputError(f"{self.splits} was made from other images than these; run notebook 02_preprocess again")
+        return entries.assign(part=part)
+
+    def record(self, stage: str, **values) -> None:
+        """Write plain values under the name of a stage into run.json, beside the versions of what ran."""
+        run = self.read()
+        run.setdefault(
+            "versions", {name: installed.version(name) for name in _VERSIONS} | {"python": platform.python_version()}
+        )
+        run.setdefault("stages", {}).setdefault(stage, {}).update(values)
+        self._write(run)
+
+    def read(self) -> dict:
+        """What run.json holds; empty where there is none yet."""
+        path = self.path / "run.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def start(self, **about) -> None:
+        """Begin run.json with what the run is asked to do. A run on other data in this folder is moved aside."""
+        old = self.read()
+        if old and old.get("data") != about.get("data"):
+            stamp = datetime.datetime.fromtimestamp((self.path / "run.json").stat().st_mtime)
+            aside = self.path.with_name(f"{self.path.name}-{stamp:%Y%m%d-%H%M%S}")
+            self.path.rename(aside)
+            print(f"{self.path} held a run on other data; moved to {aside}")
+        self._write(about | {"started": datetime.datetime.now().isoformat(timespec="seconds")})
+
+    def save_figure(self, figure, name: str, radiographs: bool = False) -> None:
+        """Export a figure for the report, into the run folder and figures/.
+
+        radiographs: it shows images of patients; such a figure stays in the run folder, which git ignores, unless the
+        run is on phantoms.
+        """
+        phantom = (Path(self.read().get("data", {}).get("img_root", "")) / "phantom.json").is_file()
+        save_figure(figure, name, self.figures, *([FIGURES] if phantom or not radiographs else []))
+
+    def _write(self, run: dict) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        partial = self.path / "run.json.partial"
+        partial.write_text(json.dumps(run, indent=2, default=str))
+        os.replace(partial, self.path / "run.json")

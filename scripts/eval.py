@@ -1,0 +1,11 @@
+"""Tune thresholds on the validation part, report on the test part: writes results/tables/metrics.txt.
+
+The same as `cxr eval`.
+"""
+
+import sys
+
+from cxrlib.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["eval", *sys.argv[1:]]))
