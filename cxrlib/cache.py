@@ -90,36 +90,71 @@ def build_cache(
 
     images: file name -> path, as `find_images` returns them: the source. image_size: pixels a side, at least 16.
     workers: threads that decode (Pillow releases the interpreter while it works); default: one a core.
-    What is filled already is not decoded again. Raises InputError for a name that is not in `images`, for too little
-    space, and, after all others are done, for images that cannot be decoded.
+    What is filled already is not decoded again, nor what another cache in `cache_dir` holds of the same files.
+    Raises InputError for a name that is not in `images`, for too little space or a place that cannot be written, and,
+    after all others are done, for images that cannot be decoded.
     """
     names = list(images) if names is None else list(names)
     unknown = [name for name in names if name not in images]
-    if unknown or image_size < 16:
+    if unknown or image_size < 16 or not images:
         what = f"{some(unknown)} not among the images found" if unknown else f"image_size {image_size} is below 16"
-        raise InputError(f"the cache cannot be built: {what}")
-    folder = Path(cache_dir) / f"{_fingerprint(images)}-{image_size}"
-    folder.mkdir(parents=True, exist_ok=True)
+        raise InputError(f"the cache cannot be built: {what if images else 'there is no image'}")
+    stamps = _stamps(images)
+    folder = Path(cache_dir) / f"{_fingerprint(images, stamps)}-{image_size}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the cache cannot be written to {folder} ({error}); choose another cache_dir") from None
     with _one_process(folder / "lock"):
         if not (folder / "cache.json").is_file():
-            _lay_out(folder, sorted(images), image_size)
+            _lay_out(folder, sorted(images), stamps, image_size)
         cache = ImageCache(folder)
         rows = np.unique(cache._index.get_indexer(names))
         missing = rows[cache._done[rows] == 0]
         if len(missing):
+            _check_space(folder, len(missing) * cache.images[0].nbytes)
+            missing = _take_over(cache, missing, stamps)
             _fill(folder, [(int(row), images[cache.names[row]]) for row in missing], workers, progress)
     return ImageCache(folder)
 
 
-def _fill(folder: Path, work: list[tuple[int, Path]], workers: int | None, progress: bool) -> None:
-    array = np.load(folder / "images.npy", mmap_mode="r+")
-    done = np.load(folder / "done.npy", mmap_mode="r+")
-    needed, free = len(work) * array[0].nbytes, shutil.disk_usage(folder).free
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
     if needed > free:  # a memory map that outgrows its disk ends the process without a word
         raise InputError(
             f"the cache needs {needed / 1e9:.1f} GB in {folder} and {free / 1e9:.1f} GB are free; make room, "
             "choose a smaller image_size, or another cache_dir"
         )
+
+
+def _take_over(cache: ImageCache, rows: np.ndarray, stamps: np.ndarray) -> np.ndarray:
+    """Copy the rows that another cache of this size holds of the very same files; returns those still missing.
+
+    An image replaced or one more archive unpacked makes another source, most of which has been decoded before.
+    """
+    array = np.load(cache.folder / "images.npy", mmap_mode="r+")
+    done = np.load(cache.folder / "done.npy", mmap_mode="r+")
+    for folder in sorted(cache.folder.parent.glob(f"*-{cache.image_size}")):
+        if folder == cache.folder or not all((folder / name).is_file() for name in ("cache.json", "stamps.npy")):
+            continue
+        if json.loads((folder / "cache.json").read_text())["format"] != _FORMAT:
+            continue
+        other, other_stamps = ImageCache(folder), np.load(folder / "stamps.npy")
+        theirs = other._index.get_indexer([cache.names[row] for row in rows])
+        same = (theirs >= 0) & (other_stamps[theirs] == stamps[rows]).all(axis=1) & (other._done[theirs] == 1)
+        mine, theirs = rows[same], theirs[same]
+        for start in range(0, len(mine), _BATCH):
+            array[mine[start : start + _BATCH]] = other.images[theirs[start : start + _BATCH]]
+        array.flush()
+        done[mine] = 1
+        done.flush()
+        rows = rows[~same]
+    return rows
+
+
+def _fill(folder: Path, work: list[tuple[int, Path]], workers: int | None, progress: bool) -> None:
+    array = np.load(folder / "images.npy", mmap_mode="r+")
+    done = np.load(folder / "done.npy", mmap_mode="r+")
 
     def decode(item: tuple[int, Path]) -> str | None:
         row, path = item
@@ -147,10 +182,11 @@ def _fill(folder: Path, work: list[tuple[int, Path]], workers: int | None, progr
         raise InputError(f"{len(errors)} of {len(work):,} images cannot be used: {'; '.join(errors[:3])}")
 
 
-def _lay_out(folder: Path, names: list[str], image_size: int) -> None:
+def _lay_out(folder: Path, names: list[str], stamps: np.ndarray, image_size: int) -> None:
     """The empty files of a cache; cache.json comes last and says that the others are whole."""
     shape = (len(names), image_size, image_size)
     np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape).flush()  # sparse
+    np.save(folder / "stamps.npy", stamps)
     np.save(folder / "done.npy", np.zeros(len(names), dtype=np.uint8))
     (folder / "names.txt").write_text("\n".join(names))
     partial = folder / "cache.json.partial"
@@ -158,12 +194,20 @@ def _lay_out(folder: Path, names: list[str], image_size: int) -> None:
     os.replace(partial, folder / "cache.json")
 
 
-def _fingerprint(images: dict[str, Path]) -> str:
+def _stamps(images: dict[str, Path]) -> np.ndarray:
+    """Size and modification time (ns) of each file, (n, 2) int64, in the order of the sorted names."""
+    try:
+        stats = [images[name].stat() for name in sorted(images)]
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename} does not exist; expected a radiograph") from None
+    return np.array([(stat.st_size, stat.st_mtime_ns) for stat in stats], dtype=np.int64)
+
+
+def _fingerprint(images: dict[str, Path], stamps: np.ndarray) -> str:
     """16 hex digits that change with any name, size or modification time of the source's files."""
     digest = hashlib.blake2b(str(_FORMAT).encode(), digest_size=8)
-    for name in sorted(images):
-        stat = images[name].stat()
-        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    for name, (size, time) in zip(sorted(images), stamps.tolist(), strict=True):
+        digest.update(f"{name}\0{size}\0{time}\n".encode())
     return digest.hexdigest()
 
 
