@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from cxrlib.cache import ImageCache, read_image
+from cxrlib.errors import InputError, some
 from cxrlib.findings import FINDINGS
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -57,10 +58,16 @@ class CachedDataset(_LabelledDataset):
 
 
 class ChestXrayDataset(_LabelledDataset):
-    """Radiographs straight from their PNGs, the same tensors as from the cache, decoded at each access."""
+    """Radiographs straight from their PNGs, the same tensors as from the cache, decoded at each access.
+
+    Raises InputError where `images` lacks one of the entries.
+    """
 
     def __init__(self, entries: pd.DataFrame, images: dict[str, Path], image_size: int):
         super().__init__(entries)
+        missing = [name for name in self.entries["image"] if name not in images]
+        if missing:
+            raise InputError(f"no radiograph was found for {some(missing)}; leave these entries out (keep_found)")
         self.image_size = image_size
         self._paths = [images[name] for name in self.entries["image"]]
 
