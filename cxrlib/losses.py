@@ -32,10 +32,10 @@ def pos_weight(labels: torch.Tensor, cap: float = 20.0) -> torch.Tensor:
     Uncapped, Hernia's would be about 500: one image would move the model more than a batch of others. A finding
     without a positive gets the cap.
     """
-    if cap < 1:
+    if not cap >= 1:  # NaN, too
         raise InputError(f"pos_weight_cap {cap} is below 1; expected the most that a positive may count")
     positives = labels.float().sum(dim=0)
-    return ((len(labels) - positives) / positives.clamp(min=1)).clamp(1, cap)
+    return torch.where(positives > 0, (len(labels) - positives) / positives, cap).clamp(1, cap)
 
 
 class FocalLoss(nn.Module):
