@@ -3,8 +3,13 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cxrlib.phantom_anatomy import BONE, LUNG, SOFT, Scene, draw_exposure
+from cxrlib.phantom_anatomy import draw_exposure
 from cxrlib.phantom_findings import PAINTERS, SHAPES
+from cxrlib.phantom_scene import Scene
+
+SOFT = 0.19  # attenuation of soft tissue, 1 / cm, at the effective energy of a chest exposure
+BONE = 0.36  # what bone adds to it
+LUNG = 0.27  # density of aerated lung relative to soft tissue
 
 
 def render(patient, view, lesions, size, rng, drain=None):

@@ -76,7 +76,7 @@ def _shape_cardiomegaly(e, f):
 
 
 def _shape_edema(e, f):
-    e.engorged = max(e.engorged, _between(1.2, 1.6, f.strength))
+    e.engorged = max(e.engorged, _between(1.05, 1.6, f.strength))
     e.heart_scale = (e.heart_scale[0] * _between(1.02, 1.12, f.strength), e.heart_scale[1])
 
 
@@ -85,11 +85,11 @@ def _shape_effusion(e, f):
 
 
 def _shape_emphysema(e, f):
-    e.inflate += _between(1.6, 4.2, f.strength)
-    e.flatten = min(e.flatten, _between(0.55, 0.12, f.strength))
-    e.density = min(e.density, _between(0.75, 0.45, f.strength))
+    e.inflate += _between(0.6, 4.2, f.strength)
+    e.flatten = min(e.flatten, _between(0.85, 0.12, f.strength))
+    e.density = min(e.density, _between(0.9, 0.45, f.strength))
     e.pruning = max(e.pruning, _between(0.2, 0.6, f.strength))
-    e.heart_scale = (e.heart_scale[0] * _between(0.92, 0.80, f.strength), e.heart_scale[1] * 1.04)
+    e.heart_scale = (e.heart_scale[0] * _between(0.97, 0.80, f.strength), e.heart_scale[1] * 1.04)
 
 
 def _shape_fibrosis(e, f):
@@ -113,11 +113,11 @@ def _paint_atelectasis(scene, f, rng):
         half, reach = _between(0.25, 0.6, f.strength) * rng.uniform(0.7, 1.2), _between(2.6, 4.6, f.strength)
         level = scene.y - cy - np.float32(tilt) * (scene.x - np.float32(x))
         end = np.clip((reach - np.abs(scene.x - np.float32(x))) / 1.2, 0, 1)
-        total = np.maximum(total, np.exp(-((level / half) ** 4)) * end)
+        total = np.maximum(total, np.exp(-np.square(np.square(level / np.float32(half)))) * end)
     base = np.clip(1.1 - np.hypot((scene.x - x) / 5.5, (scene.y - y - 1.0) / 3.4), 0, 1)
     lung = scene.lungs[f.side] > 1
-    scene.soft += total * lung * _between(1.2, 3.0, f.strength)
-    _replace(scene, np.clip(_between(0.3, 0.75, f.strength) * base, 0, 0.9) * (scene.out[f.side] > 0))
+    scene.soft += total * lung * _between(0.7, 3.0, f.strength)
+    _replace(scene, np.clip(_between(0.15, 0.75, f.strength) * base, 0, 0.9) * (scene.out[f.side] > 0))
     return [(np.maximum(total, base) > 0.4) & lung]
 
 
@@ -150,7 +150,7 @@ def _airspace(scene, f, rng, size, dense, edge, rough, down):
 def _paint_consolidation(scene, f, rng):
     """Dense, homogeneous, lobar filling that hides vessels; dark bronchi run through it."""
     cloud, share, (x, y), a = _airspace(
-        scene, f, rng, (3.6, 6.0), (0.62, 0.92), 0.3, 0.5, _between(0.3, 0.85, f.place[1])
+        scene, f, rng, (3.6, 6.0), (0.4, 0.92), 0.3, 0.5, _between(0.3, 0.85, f.place[1])
     )
     bronchi = _bronchogram(scene, f, rng, x, y, a)
     _replace(scene, share * (1 - 0.4 * bronchi))
@@ -188,9 +188,9 @@ def _paint_edema(scene, f, rng):
     for side in (0, 1):
         x, y = scene.in_lung(side, 0.42, 0.52)
         q = ((scene.x - x) / 4.4) ** 2 + ((scene.y - y) / 6.8) ** 2
-        _replace(scene, np.clip(np.exp(-q) * rough * _between(0.4, 0.8, f.strength), 0, 0.92))
+        _replace(scene, np.clip(np.exp(-q) * rough * _between(0.12, 0.8, f.strength), 0, 0.92))
     points, widths = [], []
-    for _ in range(int(_between(10, 34, f.strength))):
+    for _ in range(int(_between(3, 34, f.strength))):
         side = int(rng.integers(2))
         ends = np.array([0.97, 0.97 - rng.uniform(0.08, 0.14)])
         x, y = scene.in_lung(side, ends, np.full(2, rng.uniform(0.66, 1.02)))
@@ -206,7 +206,7 @@ def _paint_effusion(scene, f, rng):
     """Fluid that blunts the angle and climbs the wall (meniscus); lying down, a veil over the whole half."""
     lung, out = scene.lungs[f.side], scene.out[f.side]
     outside = np.maximum(scene.cage - out, 0)
-    depth = _between(0.5, 9.5, f.strength**1.5)
+    depth = _between(0.2, 9.0, f.strength**1.6)
     angle = scene.lung_height - scene.patient.domes[f.side] + 4.2 * scene.patient.dome_curve
     climb = 1.6 + 0.5 * depth
     surface = angle - 2.2 - 0.75 * depth - climb * np.exp(-outside / (1.6 + 0.25 * depth)) + 0.12 * outside
@@ -234,7 +234,7 @@ def _paint_emphysema(scene, f, rng):
 
 def _paint_fibrosis(scene, f, rng):
     """A net of short lines at the bases and along the wall, with smaller lungs and coarse, dense rims."""
-    count = int(_between(160, 420, f.strength))
+    count = int(_between(70, 420, f.strength))
     side = rng.integers(0, 2, count)
     across, down = 0.98 - 0.55 * rng.beta(1.2, 2.2, count), 1.04 - 0.55 * rng.beta(1.1, 2.4, count)
     points, widths = [], []
@@ -249,7 +249,7 @@ def _paint_fibrosis(scene, f, rng):
     scene.soft += net * lung * np.float32(_between(0.9, 2.2, f.strength))
     for s in (0, 1):
         rim = np.clip(1.3 - scene.above[s] / 7, 0, 1) * np.clip(scene.out[s] / scene.cage, 0, 1) ** 2
-        _replace(scene, np.clip(_between(0.12, 0.4, f.strength) * rim, 0, 0.8) * (scene.out[s] > 0))
+        _replace(scene, np.clip(_between(0.04, 0.4, f.strength) * rim, 0, 0.8) * (scene.out[s] > 0))
     return []
 
 
@@ -263,7 +263,7 @@ def _ball(scene, x, y, r, rng, lobes=0.0):
     angle = np.arctan2(dy, dx)
     border = 1 + lobes * sum(np.sin(k * angle + rng.uniform(0, 6.3)) / k for k in (2, 3, 5))
     inside = np.maximum(1 - (dx * dx + dy * dy) / (r * border) ** 2, 0)
-    scene.soft[window] += 1.5 * r * np.sqrt(inside)
+    scene.soft[window] += (1.4 * r + 1.0) * np.sqrt(inside)
     mask[window] = inside > 0
     return mask
 
@@ -333,7 +333,9 @@ def _paint_hernia(scene, f, rng):
     if window:
         level = np.clip((y + _between(-0.3, 0.4, f.place[1]) * r - scene.y[window]) * 4 + 0.5, 0, 1)
         cavity = np.sqrt(np.maximum(inside - 0.16, 0))
-        scene.soft[window] += 2.4 * np.sqrt(inside) - level * cavity * _between(5.0, 8.0, f.strength)
+        scene.soft[window] += _between(1.4, 2.6, f.strength) * np.sqrt(inside) - level * cavity * _between(
+            2.0, 8.0, f.strength
+        )
         mask[window] = inside > 0
     return [mask]
 

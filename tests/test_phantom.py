@@ -10,13 +10,15 @@ from PIL import Image
 from sklearn.metrics import cohen_kappa_score
 
 import cxrlib.phantom as phantom
+import cxrlib.phantom_patients as cohort
 from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.metadata import read_boxes, read_entries, read_expert_labels, read_lists, reference_entries
 from cxrlib.phantom import make_phantoms
-from cxrlib.phantom_anatomy import Scene, draw_exposure, draw_patient
+from cxrlib.phantom_anatomy import draw_exposure, draw_patient
 from cxrlib.phantom_film import render
 from cxrlib.phantom_findings import SHAPES, Lesion
+from cxrlib.phantom_scene import Scene
 
 SMALL = {"n_patients": 30, "size": 64, "seed": 5, "progress": False}
 REFERENCE = Path(__file__).with_name("phantom_reference.json")
@@ -28,7 +30,7 @@ def small(tmp_path_factory):
 
 
 def plan(n_patients=500, seed=0, prevalence="teaching", label_noise=True):
-    visits = phantom._plan(phantom._parameters(n_patients, 64, seed, prevalence, label_noise, None))
+    visits = cohort.plan_visits(n_patients, seed, prevalence, label_noise)
     return visits, np.stack(visits["truth"]), np.stack(visits["mined"])
 
 
@@ -178,7 +180,7 @@ def test_teaching_has_every_finding_in_every_part(seed):
     rng = np.random.default_rng(seed)
     complete = 0
     for _ in range(20):  # 70 / 10 / 20 % of the patients at random
-        part = rng.choice(3, 500, p=[0.7, 0.1, 0.2])[patients - phantom.FIRST_PATIENT]
+        part = rng.choice(3, 500, p=[0.7, 0.1, 0.2])[patients - cohort.FIRST_PATIENT]
         complete += all(mined[part == p].any(axis=0).all() for p in range(3))
     assert complete >= 15
 
@@ -203,7 +205,7 @@ def test_findings_keep_their_company():
 def test_findings_stay_for_consecutive_visits():
     history = np.zeros((9, 14), dtype=bool)
     history[[1, 4, 8], 2] = True
-    true = phantom._episodes(history)
+    true = cohort._episodes(history)
     assert true[:, 2].sum() == 3
     assert np.flatnonzero(true[:, 2]).tolist() == [3, 4, 5]
     assert true.sum() == 3
@@ -212,7 +214,7 @@ def test_findings_stay_for_consecutive_visits():
 def test_mined_labels_err_as_nihs_do_and_not_without_noise():
     visits, truth, mined = plan(n_patients=3000)
     kappa = np.array([cohen_kappa_score(truth[:, i], mined[:, i]) for i in range(14)])
-    nih = np.array([phantom._NIH_KAPPA[name] for name in FINDINGS])
+    nih = np.array([cohort._NIH_KAPPA[name] for name in FINDINGS])
     assert 0.45 < kappa.mean() < 0.75
     assert np.corrcoef(kappa, nih)[0, 1] > 0.6
     assert np.abs(mined.mean(axis=0) / truth.mean(axis=0) - 1).max() < 0.25
