@@ -183,7 +183,11 @@ def interval(replicates: np.ndarray, point: np.ndarray, patients: np.ndarray, co
 
     replicates: (r, k), NaN left out. point: (k,), always inside. patients: (k,), how many carry the rarer class: the
     fewer they are, the further out the percentiles (Student's t with patients - 1 degrees of freedom for the normal).
-    NaN where the point is undefined, where no replicate is, and where it all hangs on fewer than two patients.
+    NaN where the point is undefined, where no replicate is defined, and where it all hangs on fewer than two patients.
+
+    In simulations the 95 % interval of AUROC, AP, F1, PPV covers 92 to 97 % from 24 patients with the finding on; with
+    14 still 93 to 96 %, but of an AUROC of 0.95 it covers 89 %. AP comes out too high where positives are few (0.16 for
+    0.11 with 20 of them); the macro AP averages the noise away but not this bias, and its interval then misses.
     """
     if not 0 < confidence < 1:
         raise InputError(f"confidence is {confidence}; expected a number between 0 and 1, such as 0.95")

@@ -268,8 +268,9 @@ def _objective(text: str) -> Callable:
     return lambda *counts: _OBJECTIVES[kind](number, *counts)
 
 
-# Each objective is a whole number or one division of whole numbers, so that equals are equal to the last bit. It takes
-# the number in its name, then tp and fp (candidates, replicates) and all positives and negatives (replicates,).
+# An objective takes the number in its name, then tp and fp (candidates, replicates) and all positives and negatives
+# (replicates,). For whole and half betas and costs it is a whole number, or one division of such: equals are equal to
+# the last bit.
 
 
 def _f_beta(beta, tp, fp, positives, negatives):

@@ -392,6 +392,19 @@ def test_groups_of_images_are_compared_over_shared_patients():
     np.testing.assert_allclose(halves, whole, atol=0.02)  # the same draws; the halves are about as large
 
 
+def test_the_scarcer_group_decides_how_wide_the_interval_is():
+    a = random_predictions(9, n=400, patients=100)
+    labels = a.labels.copy()
+    labels[200:, 0] = a.patient[200:] == a.patient[200]  # in the second group one patient has the first finding
+    a = make(a.scores, labels, a.patient)
+    first, second = a.take(np.arange(200)), a.take(np.arange(200, 400))
+    for pair in [(first, second), (second, first)]:
+        table = group_difference(*pair, replicates=50)
+        assert np.isfinite(table["difference"].iloc[0])
+        assert table.iloc[0][["low", "high"]].isna().all()
+        assert table.iloc[1:][["low", "high"]].notna().all(axis=None)
+
+
 def test_comparisons_refuse_what_cannot_be_compared():
     a = random_predictions(5)
     with pytest.raises(InputError, match=r"1 images are in one of the two only, such as 00000.png"):
