@@ -115,10 +115,10 @@ def test_grid_threshold_is_the_best_of_the_grid(val, objective, grid):
         assert (found.notes[j] == "") == (feasible or objective.startswith("cost"))
 
 
-def test_a_thousand_images_by_brute_force_with_scikit_learn():
-    val = random_predictions(0, n=1000)
+def test_no_score_gives_scikit_learn_a_better_f1():
+    val = random_predictions(0)
     found = tune_thresholds(val, None, replicates=0)
-    for j in (0, 7, 13):
+    for j in (0, 13):
         best = max(f1_score(val.labels[:, j], val.scores[:, j] >= t) for t in val.scores[:, j])
         assert f1_score(val.labels[:, j], found.apply(val.scores)[:, j]) == best
 
