@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 from PIL import Image, ImageOps
-from tqdm.auto import tqdm
 
 from cxrlib.errors import InputError, some
 from cxrlib.paths import CACHE
+from cxrlib.progress import bar
 
 _FORMAT = 1  # part of the key: raise it when `read_image` changes what it returns
 _BATCH = 512  # images between two marks of what is done
@@ -167,13 +167,13 @@ def _fill(folder: Path, work: list[tuple[int, Path]], workers: int | None, progr
     errors = []
     with (
         ThreadPoolExecutor(workers or _cores()) as pool,
-        tqdm(total=len(work), desc="decode and resize", unit=" images", disable=not progress) as bar,
+        bar(total=len(work), show=progress, desc="decode and resize", unit=" images") as shown,
     ):
         for start in range(0, len(work), _BATCH):
             batch = work[start : start + _BATCH]
             good = []
             for (row, _), error in zip(batch, pool.map(decode, batch), strict=True):
-                bar.update()
+                shown.update()
                 errors.append(error) if error else good.append(row)
             array.flush()  # first the images, then the mark that they are there
             done[good] = 1

@@ -97,7 +97,7 @@ def evaluate(given: argparse.Namespace) -> None:
     from cxrlib.metrics import evaluate as figures
     from cxrlib.models import load_checkpoint, write_checkpoint
     from cxrlib.predictions import predict
-    from cxrlib.reporting import metrics_text, write_text
+    from cxrlib.report import metrics_text, write_text
     from cxrlib.thresholds import tune_thresholds
     from cxrlib.training import make_dataset
 
@@ -127,7 +127,10 @@ def evaluate(given: argparse.Namespace) -> None:
 def gradcam(given: argparse.Namespace) -> None:
     """Overlays of the heat map of one labelled finding each, on radiographs of the test part."""
     from cxrlib.models import load_checkpoint
-    from cxrlib.reporting import write_overlays
+    from cxrlib.overlays import write_overlays
+    from cxrlib.predictions import predict
+    from cxrlib.thresholds import Thresholds
+    from cxrlib.training import make_dataset
 
     checkpoint = load_checkpoint(given.weights)
     if given.samples < 1:
@@ -138,9 +141,10 @@ def gradcam(given: argparse.Namespace) -> None:
     chosen = (labelled if len(labelled) else test).sample(frac=1, random_state=checkpoint["config"]["seed"])
     chosen = chosen.head(given.samples)
     images = _images(given, data, checkpoint["image_size"], list(chosen["image"]))
-    paths = write_overlays(
-        Path(given.out) / "gradcam", _model(given, checkpoint), checkpoint, chosen, images, data.boxes
-    )
+    model = _model(given, checkpoint)
+    predictions = predict(model, make_dataset(chosen, images, images.image_size), given.batch_size)
+    thresholds = checkpoint["thresholds"] and Thresholds.from_dict(checkpoint["thresholds"])
+    paths = write_overlays(Path(given.out) / "gradcam", model, images, predictions, thresholds, data.boxes)
     print(f"wrote {len(paths)} overlays to {Path(given.out) / 'gradcam'}")
 
 

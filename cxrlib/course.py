@@ -115,7 +115,8 @@ def _execute(name: str, parameters: dict, run: RunFolder) -> float:
 
     began = time.perf_counter()
     run.notebooks.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else the kernel warns about frozen modules
+    # no bars in executed copies, and no warning of the kernel about frozen modules
+    os.environ.update(TQDM_DISABLE="1", PYDEVD_DISABLE_FILE_VALIDATION="1")
     try:
         papermill.execute_notebook(
             NOTEBOOKS / f"{name}.ipynb",

@@ -149,9 +149,9 @@ def predict(model, dataset, batch_size: int = 64, accelerator=None, num_workers:
     accelerator: of a run with several processes, among which the batches are shared; every process gets all scores.
     """
     import torch
-    from tqdm.auto import tqdm
 
     from cxrlib.dataset import make_loader
+    from cxrlib.progress import bar
 
     loader = make_loader(dataset, batch_size, num_workers=num_workers)
     if accelerator is not None:
@@ -160,7 +160,7 @@ def predict(model, dataset, batch_size: int = 64, accelerator=None, num_workers:
     was_training, scores = model.training, []
     model.eval()
     with torch.inference_mode():
-        for images, _ in tqdm(loader, desc="predict", unit=" batches", disable=not progress, leave=False):
+        for images, _ in bar(loader, show=progress, desc="predict", unit=" batches", leave=False):
             batch = model(images.to(device)).sigmoid()
             scores.append((accelerator.gather_for_metrics(batch) if accelerator is not None else batch).cpu())
     model.train(was_training)

@@ -81,6 +81,10 @@ class RunFolder:
         """The folder of one architecture: checkpoints, history, predictions."""
         return self.path / arch
 
+    def compared(self, arch: str) -> Path:
+        """The folder of one architecture in the comparison, whose budget is another than that of `arch`."""
+        return self.path / "comparison" / arch
+
     def checkpoint(self, arch: str, which: str = "best") -> Path:
         """model_best.pth or model_last.pth of an architecture."""
         return self.arch(arch) / f"model_{which}.pth"
@@ -121,6 +125,13 @@ class RunFolder:
         """What run.json holds; empty where there is none yet."""
         path = self.path / "run.json"
         return json.loads(path.read_text()) if path.is_file() else {}
+
+    def stage(self, name: str) -> dict:
+        """What a stage recorded. Raises InputError, naming the notebook, where it has not run yet."""
+        stages = self.read().get("stages", {})
+        if name not in stages:
+            raise InputError(f"{self.path} has no record of {name} yet; run notebook {name} first")
+        return stages[name]
 
     def start(self, **about) -> None:
         """Begin run.json with what the run is asked to do. A run on other data in this folder is moved aside."""

@@ -14,7 +14,6 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
-from tqdm.auto import tqdm
 
 from cxrlib.cache import ImageCache
 from cxrlib.dataset import CachedDataset, ChestXrayDataset, augment, make_loader
@@ -23,6 +22,7 @@ from cxrlib.losses import LOSSES, make_loss
 from cxrlib.metrics import evaluate
 from cxrlib.models import ChestXrayModel, build_model, check_image_size, save_checkpoint
 from cxrlib.predictions import Predictions, predict
+from cxrlib.progress import bar
 from cxrlib.splits import KINDS, subset
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -129,9 +129,9 @@ def fit(
     for epoch in range(1, config.epochs + 1):
         began, seen, total = time.perf_counter(), 0, 0.0
         model.train()
-        bar = tqdm(loader, desc=f"epoch {epoch}/{config.epochs}", unit=" batches", leave=False,
-                   disable=not (progress and accelerator.is_main_process))  # fmt: skip
-        for x, labels in bar:
+        shown = bar(loader, show=progress and accelerator.is_main_process, leave=False,
+                    desc=f"epoch {epoch}/{config.epochs}", unit=" batches")  # fmt: skip
+        for x, labels in shown:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, config)
             x = augment(x, generator=generator) if config.augment else x
@@ -144,7 +144,7 @@ def fit(
             optimizer.zero_grad()
             averaged.update_parameters(accelerator.unwrap_model(model))
             step, seen, total = step + 1, seen + len(x), total + float(loss.detach()) * len(x)
-            bar.set_postfix(loss=f"{total / seen:.4f}")
+            shown.set_postfix(loss=f"{total / seen:.4f}")
         seconds = time.perf_counter() - began
 
         predictions = predict(averaged.module, val, accelerator=accelerator, batch_size=2 * config.batch_size)

@@ -1,0 +1,62 @@
+"""What a measurement says to a reader: the table of metrics as text."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cxrlib.findings import FINDINGS
+from cxrlib.predictions import Predictions
+from cxrlib.thresholds import Thresholds
+
+
+def metrics_text(
+    table: pd.DataFrame,
+    thresholds: Thresholds,
+    weights: str | Path,
+    checkpoint: dict,
+    val: Predictions,
+    test: Predictions,
+) -> str:
+    """One line a finding: AUC, F1, threshold; then the macros; then what was measured on what, and each note."""
+    lines = []
+    for finding in FINDINGS:
+        row = table.loc[finding]
+        lines.append(
+            f"{finding:<19} AUC {_figure(row, 'auroc')}  F1 {_figure(row, 'f1')}  threshold {row['threshold']:.2f}  "
+            f"positives {row['positives']:.0f} of {row['n']:.0f}"
+        )
+    for name, metric in (("AUC", "auroc"), ("F1", "f1"), ("AP", "ap")):
+        defined = table.loc[list(FINDINGS), metric].notna().sum()
+        lines.append(
+            f"{'macro ' + name:<19} {name:<3} {_figure(table.loc['macro'], metric)}  over {defined} of 14 findings"
+        )
+    split = checkpoint["config"]["split"]
+    lines += [
+        "",
+        f"# {weights}: {checkpoint['arch']}, {checkpoint['image_size']} pixels, epoch {checkpoint['epoch']}",
+        f"# split {split}, seed {checkpoint['config']['seed']}: thresholds tuned on {len(val):,} validation images, "
+        f"figures from {len(test):,} test images of {len(np.unique(test.patient)):,} patients",
+        "# in brackets: 95 % intervals, bootstrap over patients",
+    ]
+    if split == "image":
+        lines.append("# this split puts images of one patient on both sides: the figures are too good to be true")
+    notes = [*zip(thresholds.notes, FINDINGS, strict=True), *zip(table["note"], FINDINGS, strict=False)]
+    for note in dict.fromkeys(note for note, _ in notes if note):  # one line a note, with the findings it speaks of
+        lines.append(f"# {', '.join(finding for text, finding in notes if text == note)}: {note}")
+    return "\n".join(lines) + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _figure(row: pd.Series, metric: str) -> str:
+    if np.isnan(row[metric]):
+        return "undefined             "
+    return f"{row[metric]:.4f} [{row[f'{metric}_low']:.3f}, {row[f'{metric}_high']:.3f}]"
