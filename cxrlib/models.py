@@ -5,8 +5,11 @@ cannot feed it wrongly. A checkpoint carries all that a prediction needs.
 """
 
 import os
+import pickle
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -20,6 +23,8 @@ from cxrlib.findings import FINDINGS
 
 _IMAGENET_NORM = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF_NORM = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # what EfficientNet-Lite was published with
+# DenseNet's file of 2017 says denselayer1.norm.1.weight where today's module says denselayer1.norm1.weight
+_DENSENET_OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 CHECKPOINT_FORMAT = 1
 
 
@@ -48,13 +53,15 @@ def _torchvision(name: str, weights: str = "IMAGENET1K_V1", **options) -> Archit
     def imagenet() -> dict:
         entry = zoo.get_model_weights(name)[weights]
         try:
-            return entry.get_state_dict(progress=True, check_hash=True)
-        except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
+            state = entry.get_state_dict(progress=True, check_hash=True)
+        # URLError is an OSError, a wrong hash a RuntimeError; the others come of a download that broke off
+        except (OSError, RuntimeError, HTTPException, EOFError, pickle.UnpicklingError) as error:
             file = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(entry.url)
             raise InputError(
                 f"the ImageNet weights of {name} cannot be downloaded ({error}); start from the weights that need no "
                 f"network (arch=efficientnet_lite0) or from random ones (weights=none), or put the file at {file}"
             ) from None
+        return {_DENSENET_OLD_NAME.sub(r"\1\2", layer): value for layer, value in state.items()}
 
     return Architecture(build, imagenet, **options)
 
@@ -222,6 +229,12 @@ def load_checkpoint(path: str | Path) -> dict:
         raise InputError(
             f"{path} has format {checkpoint['format']} and findings {checkpoint['findings']}; expected format "
             f"{CHECKPOINT_FORMAT} and the fourteen of this version"
+        )
+    kinds = {"arch": str, "image_size": int, "state_dict": dict, "parts": dict, "config": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(checkpoint[name], kind)]
+    if wrong or not {"train", "val"} <= set(checkpoint["parts"]):
+        raise InputError(
+            f"{path} holds unusable {', '.join(wrong) or 'parts'}; expected a checkpoint by scripts/train.py"
         )
     return checkpoint
 

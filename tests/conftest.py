@@ -11,6 +11,9 @@ from PIL import Image
 
 from cxrlib.findings import FINDINGS
 
+# Before torch is imported, for child processes, too: on tiny tensors threads only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 PATIENTS, SIDE = 32, 64
 # Far above NIH's 30,805 patients, so that no tiny image is mistaken for a published one.
 FIRST_PATIENT = 90001
