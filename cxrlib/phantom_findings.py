@@ -71,7 +71,7 @@ def _shape_atelectasis(e, f):
 
 
 def _shape_cardiomegaly(e, f):
-    wide = _between(1.20, 1.58, f.strength)
+    wide = _between(1.22, 1.65, f.strength)
     e.heart_scale = (e.heart_scale[0] * wide, e.heart_scale[1] * (1 + 0.35 * (wide - 1)))
 
 
@@ -159,7 +159,7 @@ def _paint_consolidation(scene, f, rng):
 
 def _paint_pneumonia(scene, f, rng):
     """One focal, patchy, ill-defined opacity, mostly of a lower lobe."""
-    cloud, share, _, _ = _airspace(scene, f, rng, (2.4, 4.4), (0.45, 0.75), 0.6, 1.3, _between(0.5, 0.85, f.place[1]))
+    cloud, share, _, _ = _airspace(scene, f, rng, (2.8, 5.2), (0.42, 0.75), 0.6, 1.3, _between(0.5, 0.85, f.place[1]))
     _replace(scene, share * (0.55 + 0.6 * _patches(scene, rng, 30)))
     return [cloud > 0.3]
 
@@ -270,7 +270,7 @@ def _ball(scene, x, y, r, rng, lobes=0.0):
 
 def _paint_mass(scene, f, rng):
     """A rounded opacity of more than 3 cm, often lobulated."""
-    r = _between(1.6, 3.6, f.strength)
+    r = _between(1.7, 4.3, f.strength)
     x, y = scene.in_lung(f.side, _between(0.35, 0.78, f.place[0]), _between(0.18, 0.8, f.place[1]))
     return [_ball(scene, x, y, r, rng, rng.uniform(0.02, 0.13))]
 
@@ -321,7 +321,7 @@ def _paint_pneumothorax(scene, f, rng):
     scene.air = np.maximum(scene.air, air)
     scene.soft += np.float32(0.9) * line
     _replace(scene, np.float32(_between(0.04, 0.25, f.strength)) * (1 - air) * (lung > 0))
-    return [air > 0.5]
+    return [(air > 0.5) & (gap * apex > 0.4)]
 
 
 def _paint_hernia(scene, f, rng):
