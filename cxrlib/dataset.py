@@ -76,12 +76,18 @@ class ChestXrayDataset(_LabelledDataset):
 
 
 def make_loader(
-    dataset: Dataset, batch_size: int, shuffle: bool = False, seed: int = 0, num_workers: int = 0
+    dataset: Dataset,
+    batch_size: int,
+    shuffle: bool = False,
+    seed: int = 0,
+    num_workers: int = 0,
+    drop_last: bool = False,
 ) -> DataLoader:
     """Batches of a dataset: (images (b, 1, size, size) uint8, labels (b, 14) float32).
 
     shuffle: a new order each epoch, the same for the same seed. num_workers: processes that read ahead; 0 is right for
-    the cache, whose rows are there before a process could be asked for them.
+    the cache, whose rows are there before a process could be asked for them. drop_last: leave out a last batch that is
+    not full.
     """
     return DataLoader(
         dataset,
@@ -89,6 +95,7 @@ def make_loader(
         shuffle=shuffle,
         generator=torch.Generator().manual_seed(seed),
         num_workers=num_workers,
+        drop_last=drop_last,
         persistent_workers=num_workers > 0,
         collate_fn=_as_is,
         pin_memory=torch.cuda.is_available(),

@@ -2,11 +2,13 @@
 
 import copy
 import math
+import numbers
 import os
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
@@ -57,6 +59,8 @@ class TrainConfig:
     precision: str = "fp32"
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, _typed(field.name, field.type, getattr(self, field.name)))
         check_image_size(self.arch, self.image_size)
         for name, known in (("loss", LOSSES), ("split", KINDS), ("device", DEVICES), ("precision", PRECISIONS)):
             value = getattr(self, name)
@@ -64,9 +68,12 @@ class TrainConfig:
                 raise InputError(
                     f"{name} {value!r} is unknown; expected one of {', '.join(known)}{nearest(value, known)}"
                 )
-        for name, least in (("epochs", 1), ("batch_size", 1), ("train_subset", 0), ("val_subset", 0), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} {getattr(self, name)} is too small; expected at least {least}")
+        least = {"epochs": 1, "batch_size": 1, "train_subset": 0, "val_subset": 0, "seed": 0, "num_workers": 0}
+        for name, least_value in (least | {"pos_weight_cap": 1}).items():
+            if not getattr(self, name) >= least_value:  # NaN, too
+                raise InputError(f"{name} {getattr(self, name)} is too small; expected at least {least_value}")
+        if self.seed >= 2**32:
+            raise InputError(f"seed {self.seed} is too large; expected below 2**32, which is as far as numpy's go")
         for name, most in (("lr", math.inf), ("weight_decay", math.inf), ("warmup", 1), ("ema_decay", 1)):
             value = getattr(self, name)
             if not 0 <= value < most or (name == "lr" and value == 0):
@@ -84,6 +91,16 @@ class TrainConfig:
                     f"unknown parameter {name!r}; expected one of {', '.join(names)}{nearest(name, names)}"
                 )
         return cls(**values)
+
+
+def _typed(name: str, kind: type, value):
+    """`value` as plain str, bool, int or float, as a checkpoint can hold it; InputError where it is none."""
+    fits = {str: (str, os.PathLike), bool: (bool, np.bool_), int: numbers.Integral, float: numbers.Real}
+    if not isinstance(value, fits[kind]) or (isinstance(value, bool) and kind is not bool):
+        what = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}[kind]
+        hint = " (YAML takes 1e-4 for text: write 1.0e-4)" if kind is float and isinstance(value, str) else ""
+        raise InputError(f"{name} {value!r} cannot be used; expected {what}{hint}")
+    return kind(value)
 
 
 def make_dataset(entries: pd.DataFrame, images: ImageCache | dict[str, Path], image_size: int):
@@ -115,7 +132,8 @@ def fit(
     accelerator = _accelerator(config)
     set_seed(config.seed)
     train, val = _datasets(config, entries, images)
-    loader = make_loader(train, config.batch_size, shuffle=True, seed=config.seed, num_workers=config.num_workers)
+    alone = len(train) > 1 and len(train) % config.batch_size == 1 < config.batch_size
+    loader = make_loader(train, config.batch_size, True, config.seed, config.num_workers, drop_last=alone)
     model = build_model(config.arch, config.weights, config.image_size)
     if config.weights in ("imagenet", "none"):
         start_at_prevalence(model, train.labels)
@@ -198,6 +216,10 @@ def _datasets(config: TrainConfig, entries: pd.DataFrame, images: ImageCache | d
         if chosen.empty:
             raise InputError(f"the part {part!r} holds no image; expected some (look at the split and at img_root)")
         datasets.append(make_dataset(chosen, images, config.image_size))
+    positives = datasets[1].labels.mean(dim=0)
+    if not ((positives > 0) & (positives < 1)).any():
+        raise InputError(f"no finding has positives and negatives among the {len(datasets[1])} validation images, so "
+                         "no epoch can be chosen; enlarge val_subset")  # fmt: skip
     return datasets
 
 
