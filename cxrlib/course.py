@@ -125,6 +125,7 @@ def _execute(name: str, parameters: dict, run: RunFolder) -> float:
             kernel_name="python3",
             cwd=NOTEBOOKS,
             progress_bar=sys.stderr.isatty(),
+            extra_arguments=["--IPKernelApp.log_level=40"],  # no warning about unencrypted ports on this machine
         )
     except papermill.PapermillExecutionError as error:
         where = f"notebook {name}, cell {error.exec_count}; its executed copy: {run.notebooks / f'{name}.ipynb'}"

@@ -216,7 +216,7 @@ def plot_comparison(table: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(8, 4.6))
     for arch, row in table.iterrows():
         error = [[row["auroc"] - row["auroc_low"]], [row["auroc_high"] - row["auroc"]]]
-        axes.errorbar(row["minutes"], row["auroc"], yerror=error, fmt="none", ecolor="0.7", capsize=3, zorder=1)
+        axes.errorbar(row["minutes"], row["auroc"], yerr=error, fmt="none", ecolor="0.7", capsize=3, zorder=1)
         axes.scatter(row["minutes"], row["auroc"], s=30 + 4 * row["parameters"], color=BLUE, alpha=0.85, zorder=2)
         axes.annotate(f"{arch}\n{row['parameters']:.1f} M", (row["minutes"], row["auroc"]), xytext=(9, 4),
                       textcoords="offset points", fontsize=9)  # fmt: skip

@@ -1,0 +1,41 @@
+# Each target sets itself up in .venv, once: again only when pyproject.toml has changed.
+PYTHON ?= python3
+PROFILE ?= quick
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lab bench clean
+
+help: ## this page
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|'
+	@echo
+	@echo 'make run DATA=path                 your folder of radiographs, with its CSV, instead of phantoms'
+	@echo 'make run PROFILE=cpu_10k           other parameters: a name from notebooks/profiles, or a YAML file'
+	@echo 'make run ARGS="-p epochs 3"        override a parameter; several -p may follow one another'
+
+setup: .venv/installed ## install into .venv (the other targets do it themselves)
+
+run: setup ## the six notebooks, headless, into runs/
+	$(BIN)/cxr run --profile $(PROFILE) $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+test: setup ## ruff, then all tests, the notebooks among them
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest $(ARGS)
+
+lab: setup ## JupyterLab on this machine, at the notebooks
+	$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=. notebooks/01_eda.ipynb
+
+bench: setup ## speed, each figure against the plain way, in one run
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## remove .venv, caches and runs; phantoms and downloaded data stay
+	rm -rf .venv runs results data/cache .pytest_cache .ruff_cache
+
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.12 ..."; exit 2; }
+	@echo "installing into .venv (once; PyTorch is large, this takes some minutes)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $@
