@@ -138,6 +138,17 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["p.npz"]
 
 
+def test_the_old_file_stays_until_the_new_one_takes_its_place(tmp_path, monkeypatch):
+    path = Predictions(**arrays()).save(tmp_path / "p.npz")
+    before = path.read_bytes()
+    seen = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda *paths: (seen.append(path.read_bytes()), replace(*paths)))
+    Predictions(**arrays()).take([0]).save(path)
+    assert seen == [before]
+    assert len(Predictions.load(path)) == 1
+
+
 def test_load_refuses_broken_and_foreign_files(tmp_path):
     whole = Predictions(**arrays()).save(tmp_path / "whole.npz").read_bytes()
     middle = len(whole) // 2
