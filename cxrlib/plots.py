@@ -12,6 +12,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter
 
 from cxrlib.findings import FINDINGS
 from cxrlib.metadata import BOX_FRAME
@@ -86,8 +87,8 @@ def plot_visits(entries: pd.DataFrame) -> Figure:
     """Images a patient, and how many of all images the most photographed patients hold."""
     visits = entries.groupby("patient").size().sort_values(ascending=False)
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
-    bins = np.geomspace(1, max(visits.max(), 2), 20)
-    left.hist(visits, bins=bins, color=BLUE)
+    edges = np.unique(np.geomspace(1, max(visits.max(), 2) + 1, 20).round()) - 0.5  # between whole numbers
+    left.hist(visits, bins=edges, color=BLUE)
     left.set(xscale="log", yscale="log", xlabel="images of one patient", ylabel="patients", title="Images a patient")
     patients = 100 * np.arange(1, len(visits) + 1) / len(visits)
     images = 100 * visits.cumsum() / visits.sum()
@@ -96,7 +97,7 @@ def plot_visits(entries: pd.DataFrame) -> Figure:
     half = int(np.searchsorted(images, 50))
     right.plot(patients[half], 50, "o", color=ORANGE)
     right.annotate(f"half of the images\ncome from {patients[half]:.0f} % of the patients", (patients[half], 50),
-                   xytext=(patients[half] + 6, 30), fontsize=10)  # fmt: skip
+                   xytext=(45, 18), fontsize=10, arrowprops={"arrowstyle": "-", "color": GREY})  # fmt: skip
     right.set(xlabel="patients, most images first (%)", ylabel="images (%)", title="A few patients hold most images")
     return figure
 
@@ -181,7 +182,7 @@ def plot_history(history: pd.DataFrame) -> Figure:
                    textcoords="offset points")  # fmt: skip
     right.set(xlabel="epoch", ylabel="macro AUROC", title="Validation macro AUROC chooses the epoch")
     for axes in (left, right):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set(xticks=history["epoch"], xlim=(0.5, history["epoch"].max() + 0.5))
     return figure
 
 
@@ -221,19 +222,23 @@ def plot_comparison(table: pd.DataFrame) -> Figure:
         axes.annotate(f"{arch}\n{row['parameters']:.1f} M", (row["minutes"], row["auroc"]), xytext=(9, 4),
                       textcoords="offset points", fontsize=9)  # fmt: skip
     axes.axhline(0.5, color=GREY, lw=1, ls=":")
+    axes.set(xscale="log")
     axes.margins(x=0.18)
-    axes.set(xscale="log", xlabel="training time (minutes, logarithmic)", ylabel="test macro AUROC, 95 % interval",
+    for axis_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis_formatter(FuncFormatter(lambda x, _: f"{x:g}" if f"{x:.0e}"[0] in "125" else ""))
+    axes.set( xlabel="training time (minutes, logarithmic)", ylabel="test macro AUROC, 95 % interval",
              title="Accuracy against cost; the area of a disc grows with the parameters")  # fmt: skip
     return figure
 
 
-def plot_threshold_curves(grid: np.ndarray, f1: np.ndarray, chosen: np.ndarray) -> Figure:
-    """F1 on validation against the threshold, a panel a finding. grid: (g,); f1: (g, 14); chosen: (14,)."""
+def plot_threshold_curves(grid: np.ndarray, f1: np.ndarray, chosen: np.ndarray, tuned: np.ndarray) -> Figure:
+    """F1 on validation against the threshold, a panel a finding. grid: (g,); f1: (g, 14); chosen, tuned: (14,)."""
     figure, all_axes = _grid(len(FINDINGS), 5, 2.2, height=1.8, frame=True, sharex=True, sharey=True)
-    for axes, name, curve, threshold in zip(all_axes, FINDINGS, f1.T, chosen, strict=False):
-        axes.plot(grid, curve, color=BLUE)
-        axes.axvline(threshold, color=ORANGE, lw=2)
-        axes.set_title(f"{pretty(name)}: {threshold:.2f}", fontsize=10)
+    for k, (axes, name) in enumerate(zip(all_axes, FINDINGS, strict=False)):
+        axes.plot(grid, f1[:, k], color=BLUE if tuned[k] else "0.7")
+        if tuned[k]:
+            axes.axvline(chosen[k], color=ORANGE, lw=2)
+        axes.set_title(f"{pretty(name)}: {f'{chosen[k]:.2f}' if tuned[k] else 'not tuned'}", fontsize=10)
     figure.supxlabel("threshold (orange: chosen on validation)", fontsize=11)
     figure.supylabel("F1 on validation", fontsize=11)
     return figure
@@ -268,8 +273,12 @@ def _grid(n: int, columns: int, width: float, height: float | None = None, frame
     rows = -(-n // columns)
     size = (columns * width, rows * ((height or width) + 0.35))
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
-    for spare in axes.flat if not frame else axes.flat[n:]:
+    for spare in axes.flat[n:]:
         spare.axis("off")
+    if not frame:
+        for panel in axes.flat[:n]:  # not axis("off"): the layout would leave no room for titles
+            panel.set(xticks=[], yticks=[])
+            panel.spines[:].set_visible(False)
     if frame:  # panels above a spare place show the numbers of their axis themselves
         for above in axes.flat[max(0, n - columns) : n]:
             above.tick_params(labelbottom=True)

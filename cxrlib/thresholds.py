@@ -142,7 +142,7 @@ def tune_thresholds(
     val: Predictions,
     grid: tuple[float, float, float] | None = GRID,
     objective: str = "f1",
-    min_positives: int = 10,
+    min_positives: int = 5,
     default: float = 0.5,
     replicates: int = 200,
     seed: int = 0,

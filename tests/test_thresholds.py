@@ -204,14 +204,14 @@ def test_ties_go_to_the_lowest_threshold():
 def test_a_finding_with_too_few_is_not_tuned_and_says_so():
     val = random_predictions(0)
     labels = val.labels.copy()
-    labels[:, 0] = np.arange(400) < 9
-    labels[:, 1] = np.arange(400) < 10
+    labels[:, 0] = np.arange(400) < 4
+    labels[:, 1] = np.arange(400) < 5
     labels[:, 2] = np.arange(400) >= 3
     labels[:, 3] = 0
     found = tune_thresholds(make(val.scores, labels, val.patient), default=0.3, replicates=20)
     assert found.values[[0, 2, 3]].tolist() == [0.3] * 3
-    assert found.notes[0] == "not tuned: 9 positive of 400 images, fewer than 10; 0.3 is kept"
-    assert found.notes[2] == "not tuned: 3 negative of 400 images, fewer than 10; 0.3 is kept"
+    assert found.notes[0] == "not tuned: 4 positive of 400 images, fewer than 5; 0.3 is kept"
+    assert found.notes[2] == "not tuned: 3 negative of 400 images, fewer than 5; 0.3 is kept"
     assert found.tuned.tolist() == [False, True, False, False] + [True] * 10
     assert np.isnan(found.low[[0, 2, 3]]).all()
     assert (found.low <= found.values)[found.tuned].all()
@@ -334,7 +334,7 @@ def test_a_file_gives_back_what_went_in(tmp_path, grid):
         "threshold": 0.5,
         "low": None,
         "high": None,
-        "note": "not tuned: 0 positive of 400 images, fewer than 10; 0.5 is kept",
+        "note": "not tuned: 0 positive of 400 images, fewer than 5; 0.5 is kept",
     }
 
 
