@@ -263,7 +263,7 @@ def _letters(scene, picture, rng):
     pen.text((x * size, y * size), "L" if left else "R", fill=grey, font=font)
     if scene.exposure.view == "AP" and rng.random() < 0.6:
         font = ImageFont.load_default(size=max(7, int(size * 0.03)))
-        x = rng.choice([0.03, 0.8])
+        x = 0.03 if left else 0.76  # across from the marker
         pen.text(
             (x * size, rng.uniform(0.05, 0.2) * size),
             str(rng.choice(["PORTABLE", "AP", "AP ERECT", "SUPINE"])),

@@ -210,7 +210,7 @@ def _paint_effusion(scene, f, rng):
     angle = scene.lung_height - scene.patient.domes[f.side] + 4.2 * scene.patient.dome_curve
     climb = 1.6 + 0.5 * depth
     surface = angle - 2.2 - 0.75 * depth - climb * np.exp(-outside / (1.6 + 0.25 * depth)) + 0.12 * outside
-    mask = np.clip((scene.y - surface) * 1.4 + 0.5, 0, 1) * (lung > 0)
+    mask = np.clip((scene.y - surface) * 1.4 + 0.5, 0, 1) * np.clip(lung, 0, 1)
     _replace(scene, 0.95 * mask)
     scene.soft += 1.5 * mask * np.clip(depth / 3, 0.3, 1)
     if scene.exposure.view == "AP":

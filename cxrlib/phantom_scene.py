@@ -157,7 +157,13 @@ class Scene:
             above = self.dome(side, out) - self.y
             sharp = np.clip(above * np.float32(3.0) + np.float32(0.5), 0, 1)
             lung *= sharp * (0.6 + 0.4 * np.sqrt(np.clip(above * np.float32(0.2), 0, 1)))
-            lung += depth * np.float32(0.10) * np.clip(1 + above * np.float32(0.25), 0, 1) * (1 - sharp) * (ratio < 0.9)
+            lung += (
+                depth
+                * np.float32(0.10)
+                * np.clip(1 + above * np.float32(0.25), 0, 1)
+                * (1 - sharp)
+                * np.clip((0.95 - ratio) * 8, 0, 1)
+            )
             lung *= out > 0
             self.lungs.append(lung)
             self.above.append(above)

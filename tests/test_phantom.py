@@ -229,6 +229,36 @@ def test_mined_labels_err_as_nihs_do_and_not_without_noise():
     assert (truth == mined).all()
 
 
+def test_errors_and_strengths_stay_with_the_patient():
+    visits, truth, mined = plan(n_patients=1000)
+    wrong, who = truth ^ mined, visits["patient"].to_numpy()
+    again = np.flatnonzero(who[1:] == who[:-1])
+    after = wrong[again + 1][wrong[again] & (truth[again] == truth[again + 1])].mean()
+    assert after > 3 * wrong.mean()
+    strength = np.stack(visits["strength"])
+    assert (
+        np.abs(strength[again + 1] - strength[again]).mean() < 0.5 * np.abs(strength[1:] - strength[:-1]).mean() + 0.05
+    )
+
+
+def test_a_finding_keeps_its_place_over_the_visits(tmp_path, monkeypatch):
+    drawn = []
+
+    def note(patient, view, lesions, size, rng, drain):
+        drawn.append((patient.texture, {lesion.finding: lesion for lesion in lesions}))
+        return np.zeros((size, size), np.uint8), {}
+
+    monkeypatch.setattr(phantom, "render", note)
+    make_phantoms(tmp_path / "set", n_patients=60, size=64, workers=1, progress=False)
+    seen, pairs = {}, 0
+    for texture, lesions in drawn:
+        for name, lesion in lesions.items():
+            first = seen.setdefault((texture, name), lesion)
+            pairs += first is not lesion
+            assert (first.side, first.place, first.seed) == (lesion.side, lesion.place, lesion.seed)
+    assert pairs > 30
+
+
 # ---- signs -----------------------------------------------------------------------------------------------------------
 def draw(lesions=(), view="PA", size=128, seed=0):
     patient = draw_patient(np.random.default_rng([1, seed]), 50.0, "M")
