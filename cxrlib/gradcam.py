@@ -1,5 +1,7 @@
 """Grad-CAM (Selvaraju et al. 2017) for every architecture of the registry, all findings from one forward pass."""
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -33,31 +35,36 @@ def head_gradients(
     """A layer's output (b, c, h', w') and the gradients of the fourteen logits there, (b, 14, c, h', w').
 
     One forward pass: up to the layer nothing is recorded, and from there on only the head is differentiated, once a
-    finding. Raises InputError where the layer is not passed.
+    finding. Works under no_grad and inference_mode, and leaves the model as it was. Raises InputError where the layer
+    is not passed, or its output has no grid.
     """
-    layer = layer or model.cam_layer
+    layer = model.cam_layer if layer is None else layer
     cut = []
 
     def detach(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+        if not isinstance(output, torch.Tensor):
+            raise InputError(f"{type(module).__name__} gives no tensor; choose a layer with a grid")
         cut.append(output.detach().requires_grad_())
         torch.set_grad_enabled(True)  # what follows is the head
         return cut[0].clone()  # DenseNet's ReLU after its last layer writes in place
 
-    was_training = model.training
+    training = [module for module in model.modules() if module.training]  # a frozen layer may not be
     model.eval()
     hook = layer.register_forward_hook(detach)
     try:
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             logits = model(to_unit(images).to(next(model.parameters()).device))
             if not cut:
                 raise InputError(f"{type(layer).__name__} is not part of this {model.arch}; choose one of its layers")
+            _grid(cut[0])
             with torch.enable_grad():
                 each = [
                     torch.autograd.grad(logits[:, k].sum(), cut[0], retain_graph=True)[0] for k in range(len(FINDINGS))
                 ]
     finally:
         hook.remove()
-        model.train(was_training)
+        for module in training:
+            module.training = True
     return _grid(cut[0].detach()), torch.stack([_grid(gradient) for gradient in each], dim=1)
 
 
@@ -65,5 +72,10 @@ def _grid(values: torch.Tensor) -> torch.Tensor:
     """(b, c, h, w) as it is; tokens (b, 1 + g * g, c) without the class token as (b, c, g, g)."""
     if values.ndim == 4:
         return values
-    side = int((values.shape[1] - 1) ** 0.5)
+    side = math.isqrt(max(0, values.shape[1] - 1))
+    if values.ndim != 3 or side == 0 or values.shape[1] != 1 + side**2:
+        raise InputError(
+            f"the layer gives {tuple(values.shape)}, which has no grid; expected (b, c, h, w), or a class token "
+            "and the tokens of a square"
+        )
     return values[:, 1:].transpose(1, 2).reshape(len(values), -1, side, side)
