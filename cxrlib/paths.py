@@ -1,12 +1,14 @@
 """Where the project keeps things. All paths come from here, and none depends on the working directory."""
 
+import os
 from pathlib import Path
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 # Installed without its checkout, the package keeps its cache in the user's home.
-ROOT = _CHECKOUT if (_CHECKOUT / "pyproject.toml").is_file() else Path.home() / ".cache" / "cxrlib"
+_HOME = _CHECKOUT if (_CHECKOUT / "pyproject.toml").is_file() else Path.home() / ".cache" / "cxrlib"
+ROOT = Path(os.environ.get("CXR_HOME") or _HOME).expanduser().resolve()  # CXR_HOME: figures, runs and data elsewhere
 
-NOTEBOOKS = ROOT / "notebooks"
+NOTEBOOKS = _CHECKOUT / "notebooks"
 PROFILES = NOTEBOOKS / "profiles"
 FIGURES = ROOT / "figures"
 RUNS = ROOT / "runs"
