@@ -1,0 +1,180 @@
+"""Speed of the input, each against the plain way or the limit, side by side in one run; and the memory of training.
+
+    python benchmarks/bench_input.py [--data ../shared/nih-native]
+
+prints one line a figure. A ratio at or above its goal is reached. Without --data it draws PNGs of 1024 pixels itself.
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from cxrlib.cache import ImageCache, build_cache, read_image
+from cxrlib.dataset import CachedDataset, ChestXrayDataset, augment, make_loader
+from cxrlib.findings import FINDINGS
+from cxrlib.losses import make_loss
+from cxrlib.models import build_model
+from cxrlib.sources import find_images
+from cxrlib.training import TrainConfig, fit
+
+SIDE, BATCH, IMAGES = 224, 32, 192
+STEPS, STEP_BATCH = 12, 16  # training steps that are compared, of either kind, and their images
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+GIGABYTE = 1e9
+
+
+def benchmark(data: str | Path | None = None) -> dict[str, dict]:
+    """Rows {name: {"ratio", "goal", "detail"}}; data: the root of radiographs of 1024 pixels, as published."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = find_images(data or draw_radiographs(Path(folder) / "png"))
+        paths = list(found.values())
+        # one file under several names, so that there is enough to measure; each name is decoded for itself
+        images = {f"{number:03d}.png": paths[number % len(paths)] for number in range(IMAGES)}
+        cache = build_cache(images, SIDE, cache_dir=Path(folder) / "cache", progress=False)
+        return {
+            "memory of training": memory_of_training(cache),
+            "cache building": cache_building(images, Path(folder)),
+            "cached input": cached_input(images, cache),
+            "epoch over the cache": epoch_over_the_cache(cache),
+        }
+
+
+def cached_input(images: dict[str, Path], cache: ImageCache) -> dict:
+    """Batches from the cache against batches whose PNGs are decoded each epoch, by as many processes as cores."""
+    decode = make_loader(ChestXrayDataset(entries_of(images), images, SIDE), BATCH, shuffle=True, num_workers=CORES)
+    cached = make_loader(CachedDataset(entries_of(images), cache), BATCH, shuffle=True)
+    slow, fast = IMAGES / fastest(lambda: drain(decode), 3), IMAGES / fastest(lambda: drain(cached), 30)
+    detail = (
+        f"{fast:,.0f} images/s from the cache, {slow:,.0f} from PNGs by {CORES} processes; {SIDE} px, batch {BATCH}"
+    )
+    return {"ratio": fast / slow, "goal": 100, "detail": detail}
+
+
+def epoch_over_the_cache(cache: ImageCache) -> dict:
+    """Training steps fed by the loader against the same steps on tensors that lie in memory, taken in turns."""
+    torch.manual_seed(0)
+    dataset = CachedDataset(entries_of(cache.names), cache)
+    loader = make_loader(dataset, STEP_BATCH, shuffle=True)
+    in_memory = list(loader)
+    model = build_model("mobilenet_v2", "none", SIDE).train()
+    optimizer, criterion = torch.optim.AdamW(model.parameters(), lr=1e-4), make_loss("bce")
+    feeds = {"memory": cycle(lambda: in_memory), "cache": cycle(lambda: loader)}
+
+    def step(feed: str) -> float:
+        start = time.perf_counter()
+        x, labels = next(feeds[feed])
+        criterion(model(augment(x)), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return time.perf_counter() - start
+
+    step("memory"), step("cache")
+    taken = [(step("memory"), step("cache")) if turn % 2 else (step("cache"), step("memory"))[::-1]
+             for turn in range(STEPS)]  # fmt: skip
+    memory, cached = np.median(taken, axis=0)
+    read = fastest(lambda: drain(loader), 10) / len(loader)
+    detail = (
+        f"a step takes {cached:.3f} s from the cache, {memory:.3f} s from memory (medians of {STEPS} in turns), "
+        f"{read:.5f} s of it to read; mobilenet_v2, {SIDE} px, batch {STEP_BATCH}"
+    )
+    return {"ratio": memory / cached, "goal": 0.95, "detail": detail}
+
+
+def cache_building(images: dict[str, Path], folder: Path) -> dict:
+    """Building the cache by all cores against as many times one core's decoding and resizing, taken in turns."""
+
+    def one_core() -> None:
+        for path in images.values():
+            read_image(path, SIDE)
+
+    def build() -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as cache_dir:
+            build_cache(images, SIDE, cache_dir=cache_dir, progress=False)
+
+    alone, together = np.min([(fastest(one_core, 1), fastest(build, 1)) for _ in range(3)], axis=0)
+    rate, limit = IMAGES / together, CORES * IMAGES / alone
+    detail = f"{rate:.0f} images/s, the limit is {CORES} cores x {IMAGES / alone:.0f} images/s; {SIDE} px"
+    return {"ratio": rate / limit, "goal": 0.85, "detail": detail}
+
+
+def memory_of_training(cache: ImageCache) -> dict:
+    """Peak memory of a process of its own that trains for an epoch, against the 4 GB that it may take."""
+    run = [sys.executable, __file__, "--train-on", str(cache.folder)]
+    peak = float(subprocess.run(run, capture_output=True, text=True, check=True).stdout.split()[-1])
+    detail = f"{peak / GIGABYTE:.2f} GB at the peak; efficientnet_b0, {SIDE} px, batch {BATCH}, fp32"
+    return {"ratio": 4 * GIGABYTE / peak, "goal": 1, "detail": detail}
+
+
+def train_once(cache: ImageCache) -> None:
+    """One epoch of three steps and its validation; prints the peak memory in bytes."""
+    entries = entries_of(cache.names)[: 5 * BATCH]
+    entries["part"] = np.where(np.arange(len(entries)) < 3 * BATCH, "train", "val")
+    config = TrainConfig(arch="efficientnet_b0", weights="none", image_size=SIDE, epochs=1, batch_size=BATCH)
+    with tempfile.TemporaryDirectory() as out:
+        fit(config, entries, cache, out, progress=False)
+    unit = 1 if sys.platform == "darwin" else 1024
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+def entries_of(names) -> pd.DataFrame:
+    """Entries with random labels: what is labelled does not matter to the speed."""
+    entries = pd.DataFrame({"image": list(names), "patient": range(len(names))})
+    labels = np.random.default_rng(0).integers(0, 2, (len(entries), len(FINDINGS)), dtype=np.uint8)
+    return entries.join(pd.DataFrame(labels, columns=list(FINDINGS)))
+
+
+def draw_radiographs(folder: Path, count: int = 16) -> Path:
+    """Clouds with a fine grain, which PNG compresses to about as much as a radiograph of 1024 pixels."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        clouds = Image.fromarray(rng.integers(30, 220, (12, 12), dtype=np.uint8)).resize((1024, 1024), Image.BICUBIC)
+        grain = np.asarray(clouds) + rng.normal(0, 1.5, (1024, 1024))
+        Image.fromarray(grain.clip(0, 255).astype(np.uint8)).save(folder / f"{number:02d}.png")
+    return folder
+
+
+def fastest(function: Callable, times: int) -> float:
+    """Seconds of the fastest of several runs, which is the one the rest of the machine disturbed least."""
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        function()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def drain(loader) -> None:
+    for _ in loader:
+        pass
+
+
+def cycle(epochs: Callable):
+    while True:
+        yield from epochs()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", help="root of radiographs as published, of 1024 pixels a side")
+    parser.add_argument("--train-on", help=argparse.SUPPRESS)  # the process whose memory is measured
+    given = parser.parse_args()
+    if given.train_on:
+        return train_once(ImageCache(given.train_on))
+    for name, row in benchmark(given.data).items():
+        print(f"{name}: {row['ratio']:.2f} (goal {row['goal']}); {row['detail']}")
+
+
+if __name__ == "__main__":
+    main()
