@@ -19,7 +19,7 @@ _TEST_SHARE = 0.2
 _NIH_KAPPA = dict(
     zip(FINDINGS, (0.18, 0.34, 0.13, 0.0, 0.34, 0.04, 0.05, 0.07, 0.36, 0.29, 0.17, 0.0, 0.54, 0.44), strict=True)
 )
-_DISAGREEMENT = 0.33  # share of NIH's disagreement that the phantoms have: part of NIH's lies between the readers
+_DISAGREEMENT = 0.35  # share of NIH's disagreement that the phantoms have: part of NIH's lies between the readers
 _CONFUSED = {  # a wrong mined label is likelier where a look-alike is on the film
     "Atelectasis": ("Effusion", "Infiltration"),
     "Cardiomegaly": ("Edema", "Effusion"),
@@ -132,7 +132,7 @@ def _mine(rng, who, truth, strength, bedside, noise):
     n_patients = who.max() + 1
     copied = rng.random((2, n_patients, len(FINDINGS)))[:, who]
     fresh = rng.random((2, *truth.shape))
-    chance = np.where(rng.random((n_patients, len(FINDINGS)))[who] < 0.7, copied, fresh)
+    chance = np.where(rng.random((n_patients, len(FINDINGS)))[who] < 0.95, copied, fresh)
     had_drain = (rng.random(n_patients) < 0.08)[who] & (rng.random(len(who)) < 0.8)
     pneumothorax = FINDINGS.index("Pneumothorax")
     drained = had_drain | (truth[:, pneumothorax] & (chance[0, :, pneumothorax] < 0.35))

@@ -234,7 +234,7 @@ def test_errors_and_strengths_stay_with_the_patient():
     wrong, who = truth ^ mined, visits["patient"].to_numpy()
     again = np.flatnonzero(who[1:] == who[:-1])
     after = wrong[again + 1][wrong[again] & (truth[again] == truth[again + 1])].mean()
-    assert after > 0.45  # 0.63; 0.19 were every visit read anew
+    assert after > 0.45  # 0.19 were every visit read anew
     strength = np.stack(visits["strength"])
     assert (
         np.abs(strength[again + 1] - strength[again]).mean() < 0.5 * np.abs(strength[1:] - strength[:-1]).mean() + 0.05
