@@ -1,6 +1,7 @@
 """A run: the data it reads, and the folder where each stage leaves what the next one reads."""
 
 import datetime
+import hashlib
 import json
 import os
 import platform
@@ -11,11 +12,13 @@ from pathlib import Path
 import pandas as pd
 
 from cxrlib.errors import InputError
+from cxrlib.findings import FINDINGS
 from cxrlib.metadata import find_csv, read_boxes, read_entries
 from cxrlib.paths import FIGURES, PHANTOM, from_root
 from cxrlib.plots import save_figure
 from cxrlib.sources import find_images, keep_found
 
+_opened: set[Path] = set()  # the roots whose radiographs this process may draw
 _VERSIONS = ("cxrlib", "torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "papermill")
 
 
@@ -43,6 +46,12 @@ class Data:
                 return boxes[boxes["image"].isin(self.entries["image"])].reset_index(drop=True)
         return None
 
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen digits that change with the images, their patients and their labels, and with nothing else."""
+        rows = self.entries.sort_values("image")[["image", "patient", *FINDINGS]]
+        return hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()[:16]
+
 
 def open_data(csv_path: str | Path = "", img_root: str | Path = PHANTOM) -> Data:
     """Read the CSV, find the images, keep what belongs together and say what was left out.
@@ -60,6 +69,7 @@ def open_data(csv_path: str | Path = "", img_root: str | Path = PHANTOM) -> Data
     entries = read_entries(csv_path)
     images = find_images(img_root)
     entries, summary = keep_found(entries, images)
+    _opened.add(img_root)
     return Data(entries, images, csv_path, img_root, summary)
 
 
@@ -101,12 +111,14 @@ class RunFolder:
 
     def save_splits(self, entries: pd.DataFrame) -> None:
         """splits.csv: image, patient, part of every entry."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        entries[["image", "patient", "part"]].to_csv(self.splits, index=False)
+        self._write(self.splits, entries[["image", "patient", "part"]].to_csv(index=False))
 
     def load_splits(self, entries: pd.DataFrame) -> pd.DataFrame:
         """The entries with the column part of splits.csv. Raises InputError where it was made from other images."""
-        parts = pd.read_csv(self.need(self.splits, "02_preprocess")).set_index("image")["part"]
+        try:
+            parts = pd.read_csv(self.need(self.splits, "02_preprocess")).set_index("image")["part"].to_dict()
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, KeyError):
+            raise InputError(f"{self.splits} cannot be read; run notebook 02_preprocess again") from None
         part = entries["image"].map(parts)
         if part.isna().any() or len(parts) != len(entries):
             raise InputError(f"{self.splits} was made from other images than these; run notebook 02_preprocess again")
@@ -119,12 +131,18 @@ class RunFolder:
             "versions", {name: installed.version(name) for name in _VERSIONS} | {"python": platform.python_version()}
         )
         run.setdefault("stages", {}).setdefault(stage, {}).update(values)
-        self._write(run)
+        self._write_run(run)
 
     def read(self) -> dict:
         """What run.json holds; empty where there is none yet."""
         path = self.path / "run.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
+        try:
+            run = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except ValueError as error:
+            run = error
+        if not isinstance(run, dict):
+            raise InputError(f"{path} cannot be read; move it aside, or choose another run_dir")
+        return run
 
     def stage(self, name: str) -> dict:
         """What a stage recorded. Raises InputError, naming the notebook, where it has not run yet."""
@@ -141,19 +159,36 @@ class RunFolder:
             aside = self.path.with_name(f"{self.path.name}-{stamp:%Y%m%d-%H%M%S}")
             self.path.rename(aside)
             print(f"{self.path} held a run on other data; moved to {aside}")
-        self._write(about | {"started": datetime.datetime.now().isoformat(timespec="seconds")})
+        for result in (self.splits, self.thresholds, self.metrics):  # of the run before: not to be taken for this one's
+            result.unlink(missing_ok=True)
+        self._write_run(about | {"started": datetime.datetime.now().isoformat(timespec="seconds")})
 
     def save_figure(self, figure, name: str, radiographs: bool = False) -> None:
         """Export a figure for the report, into the run folder and figures/.
 
-        radiographs: it shows images of patients; such a figure stays in the run folder, which git ignores, unless the
-        run is on phantoms.
+        radiographs: it shows images of patients; such a figure stays in the run folder, which git ignores, unless all
+        data that this run or this notebook has opened are phantoms.
         """
-        phantom = (Path(self.read().get("data", {}).get("img_root", "")) / "phantom.json").is_file()
+        recorded = self.read().get("data", {}).get("img_root")
+        roots = _opened | ({Path(recorded)} if recorded else set())
+        phantom = bool(roots) and all((root / "phantom.json").is_file() for root in roots)
         save_figure(figure, name, self.figures, *([FIGURES] if phantom or not radiographs else []))
 
-    def _write(self, run: dict) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        partial = self.path / "run.json.partial"
-        partial.write_text(json.dumps(run, indent=2, default=str))
-        os.replace(partial, self.path / "run.json")
+    def _write_run(self, run: dict) -> None:
+        self._write(self.path / "run.json", json.dumps(run, indent=2, default=_plain))
+
+    def _write(self, path: Path, text: str) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"the run cannot be written to {self.path} ({error.strerror}); choose another run_dir"
+            ) from None
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+
+
+def _plain(value):
+    """numpy's numbers as Python's, anything else that JSON does not know as text."""
+    return value.item() if hasattr(value, "item") else str(value)
