@@ -12,6 +12,7 @@ import pandas as pd
 import yaml
 
 from cxrlib.errors import InputError, nearest, some
+from cxrlib.findings import FINDINGS
 from cxrlib.paths import NOTEBOOKS, PHANTOM, PROFILES, RUNS
 from cxrlib.runs import RunFolder, open_data
 
@@ -47,14 +48,14 @@ def read_profile(profile: str | Path) -> dict:
             f"no profile {str(profile)!r}; expected {', '.join(known)} or a YAML file{nearest(profile, known)}"
         )
     try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path} is not a YAML file ({' '.join(str(error).split())[:120]}); expected name: value"
         ) from None
-    if not isinstance(values, dict):
+    if values is not None and not isinstance(values, dict):
         raise InputError(f"{path} holds no parameters; expected lines of name: value")
-    return values
+    return values or {}
 
 
 def check_parameters(values: dict) -> dict[str, dict]:
@@ -66,12 +67,20 @@ def check_parameters(values: dict) -> dict[str, dict]:
     from cxrlib.training import TrainConfig
 
     defaults = {name: notebook_parameters(name) for name in COURSE}
-    known = {name: value for parameters in defaults.values() for name, value in parameters.items()}
+    known = _merged(defaults)
     values = {name: _convert(name, value, known) for name, value in values.items()}
+    every = known | values
     trained = {field.name for field in fields(TrainConfig)}
-    for parameters in defaults.values():
-        merged = parameters | {name: value for name, value in values.items() if name in parameters}
-        TrainConfig.of(**{name: value for name, value in merged.items() if name in trained})
+    TrainConfig.of(**{name: value for name, value in every.items() if name in trained})
+    try:
+        for compared in _compared(every):
+            TrainConfig.of(**{name: value for name, value in (every | compared).items() if name in trained})
+    except InputError as error:
+        raise InputError(f"in the comparison (archs, compare_...): {error}") from None
+    _check_thresholds(every)
+    for name, least in {"samples": 1, "test_subset": 0, "replicates": 0}.items():
+        if every[name] < least:
+            raise InputError(f"{name} {every[name]} is too small; expected at least {least}")
     return {
         name: {parameter: value for parameter, value in values.items() if parameter in parameters}
         for name, parameters in defaults.items()
@@ -89,16 +98,24 @@ def run_course(profile: str = "quick", parameters: dict | None = None, data: str
     values.setdefault("run_dir", str(RUNS / Path(profile).stem))
     if data is not None:
         values["img_root"] = str(data)
+    check_parameters(values)
     for name in {"run_dir", "img_root", "csv_path"} & set(values):  # the notebooks run in another folder than this
         values[name] = str(Path(values[name]).expanduser().resolve()) if values[name] else ""
     each = check_parameters(values)
+    every = _merged({name: notebook_parameters(name) | each[name] for name in COURSE})
     opened = open_data(values.get("csv_path", ""), values.get("img_root", PHANTOM))
     print(f"data    {opened.summary}")
+    _check_machine(every)
     run = RunFolder(values["run_dir"])
     run.start(
         profile=str(profile),
-        parameters=values,
-        data={"csv_path": str(opened.csv_path), "img_root": str(opened.img_root)},
+        parameters=every,
+        data={
+            "csv_path": str(opened.csv_path),
+            "img_root": str(opened.img_root),
+            "images": len(opened.entries),
+            "fingerprint": opened.fingerprint,
+        },
     )
     print(f"run     {run.path}")
     for number, name in enumerate(COURSE, start=1):
@@ -116,6 +133,7 @@ def _execute(name: str, parameters: dict, run: RunFolder) -> float:
     began = time.perf_counter()
     run.notebooks.mkdir(parents=True, exist_ok=True)
     # no bars in executed copies, and no warning of the kernel about frozen modules
+    before = dict(os.environ)
     os.environ.update(TQDM_DISABLE="1", PYDEVD_DISABLE_FILE_VALIDATION="1")
     try:
         papermill.execute_notebook(
@@ -128,10 +146,16 @@ def _execute(name: str, parameters: dict, run: RunFolder) -> float:
             extra_arguments=["--IPKernelApp.log_level=40"],  # no warning about unencrypted ports on this machine
         )
     except papermill.PapermillExecutionError as error:
+        print()
         where = f"notebook {name}, cell {error.exec_count}; its executed copy: {run.notebooks / f'{name}.ipynb'}"
+        what = " ".join(str(error.evalue).split())
         if error.ename == "InputError":
-            raise InputError(f"{error.evalue} ({where})") from None
-        raise RuntimeError(f"{error.ename}: {error.evalue} ({where})") from None
+            raise InputError(f"{what} ({where})") from None
+        raise RuntimeError(f"{error.ename}: {what} ({where})") from None
+    finally:
+        for name in ("TQDM_DISABLE", "PYDEVD_DISABLE_FILE_VALIDATION"):
+            os.environ.pop(name)
+        os.environ.update(before)
     return time.perf_counter() - began
 
 
@@ -149,6 +173,40 @@ def _outcome(run: RunFolder) -> str:
     )
 
 
+def _merged(parameters: dict[str, dict]) -> dict:
+    """The parameters of all notebooks in one; a name means the same in each."""
+    return {name: value for each in parameters.values() for name, value in each.items()}
+
+
+def _compared(values: dict) -> list[dict]:
+    """What the comparison trains: for each architecture the parameters that differ from the main training's."""
+    from cxrlib.models import ARCHITECTURES
+
+    own = {name.removeprefix("compare_"): value for name, value in values.items() if name.startswith("compare_")}
+    return [own | {"arch": arch} for arch in values["archs"] or ARCHITECTURES]
+
+
+def _check_thresholds(values: dict) -> None:
+    """InputError for a grid or an objective that notebook 5 would refuse."""
+    from cxrlib.predictions import Predictions
+    from cxrlib.thresholds import grid_values, tune_thresholds
+
+    grid_values(tuple(values[f"threshold_{end}"] for end in ("min", "max", "step")))
+    one = Predictions([[0.5] * len(FINDINGS)], [[1] * len(FINDINGS)], ["one"], [1])
+    tune_thresholds(one, objective=values["objective"], replicates=0)
+
+
+def _check_machine(values: dict) -> None:
+    """InputError for a device or weights that cannot be had here, before an hour of training says so."""
+    from cxrlib.models import build_model
+    from cxrlib.training import pick_device
+
+    pick_device(values["device"])
+    for each in [values, *(values | compared for compared in _compared(values))]:
+        if each["weights"] != "none":
+            build_model(each["arch"], each["weights"], each["image_size"])
+
+
 def _convert(name: str, value, known: dict):
     if name not in known:
         raise InputError(f"unknown parameter {name!r}; expected one of {some(sorted(known), 60)}{nearest(name, known)}")
@@ -164,6 +222,6 @@ def _convert(name: str, value, known: dict):
             value = float(value)
     except (ValueError, KeyError):
         pass
-    if type(value) is not wanted:
+    if type(value) is not wanted or (wanted is list and not all(isinstance(item, str) for item in value)):
         raise InputError(f"parameter {name} is {value!r}; expected {wanted.__name__}, such as {known[name]!r}")
     return value
