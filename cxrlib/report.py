@@ -58,5 +58,7 @@ def write_text(path: Path, text: str) -> None:
 
 def _figure(row: pd.Series, metric: str) -> str:
     if np.isnan(row[metric]):
-        return "undefined             "
+        return "undefined            "
+    if np.isnan(row[f"{metric}_low"]):
+        return f"{row[metric]:.4f} [no interval] "
     return f"{row[metric]:.4f} [{row[f'{metric}_low']:.3f}, {row[f'{metric}_high']:.3f}]"
