@@ -286,7 +286,7 @@ def _grid(n: int, columns: int, width: float, height: float | None = None, frame
 
 
 def _show(axes, image: np.ndarray, title: str) -> None:
-    axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+    axes.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255)
     axes.set_title(title, fontsize=9, loc="center")
 
 
