@@ -5,11 +5,11 @@ command that needs it, so that --help answers at once.
 """
 
 import argparse
-import difflib
+import os
 import sys
 from pathlib import Path
 
-from cxrlib.errors import InputError
+from cxrlib.errors import InputError, nearest
 
 # name of a flag -> (type, default, help); the one vocabulary of command line, notebooks and profiles
 _DATA = {
@@ -77,13 +77,17 @@ def run(given: argparse.Namespace) -> None:
 
 def train(given: argparse.Namespace) -> None:
     """Train on part train, choose the epoch on part val: model_best.pth, model_last.pth, history.csv in run_dir."""
+    from cxrlib.models import build_model
     from cxrlib.splits import split, subsets
-    from cxrlib.training import TrainConfig, fit
+    from cxrlib.training import TrainConfig, fit, pick_device
 
     values = {name: getattr(given, name) for name in (*_TRAIN, "batch_size", "num_workers", "device")}
     config = TrainConfig.of(**values, augment=not given.no_augment)
+    _can_write(given.run_dir)
+    pick_device(config.device)
     data = _open(given)
     entries = split(data.entries, config.split, config.seed, lists_in=data.folders)
+    build_model(config.arch, config.weights, config.image_size)  # weights that cannot be had: say so before decoding
     used = subsets(entries[entries["part"] != "test"], config.train_subset, config.val_subset, seed=config.seed)
     images = _images(given, data, config.image_size, used["image"])
     history = fit(config, entries, images, given.run_dir)
@@ -101,16 +105,20 @@ def evaluate(given: argparse.Namespace) -> None:
     from cxrlib.thresholds import tune_thresholds
     from cxrlib.training import make_dataset
 
+    _at_least(given, batch_size=1, num_workers=0, replicates=0, subset=0)
+    _can_write(given.out)
     checkpoint = load_checkpoint(given.weights)
+    _can_write(Path(given.weights).parent)  # the checkpoint gets the thresholds
+    model = _model(given, checkpoint)
     data = _open(given)
     val, test = _held_out(given, checkpoint, data)
     size = checkpoint["image_size"]
     images = _images(given, data, size, [*val["image"], *test["image"]])
-    model = _model(given, checkpoint)
     of = {
-        part: predict(model, make_dataset(entries, images, size), given.batch_size, progress=True)
+        part: predict(model, make_dataset(entries, images, size), given.batch_size,
+                      num_workers=given.num_workers, progress=True)
         for part, entries in (("val", val), ("test", test))
-    }
+    }  # fmt: skip
     thresholds = tune_thresholds(of["val"])
     table = figures(of["test"], thresholds, replicates=given.replicates)
     tables = Path(given.out) / "tables"
@@ -126,24 +134,29 @@ def evaluate(given: argparse.Namespace) -> None:
 
 def gradcam(given: argparse.Namespace) -> None:
     """Overlays of the heat map of one labelled finding each, on radiographs of the test part."""
+    from cxrlib.findings import FINDINGS
     from cxrlib.models import load_checkpoint
     from cxrlib.overlays import write_overlays
     from cxrlib.predictions import predict
     from cxrlib.thresholds import Thresholds
     from cxrlib.training import make_dataset
 
+    _at_least(given, samples=1, batch_size=1, num_workers=0, subset=0)
+    _can_write(given.out)
     checkpoint = load_checkpoint(given.weights)
-    if given.samples < 1:
-        raise InputError(f"samples is {given.samples}; expected how many overlays to draw, at least 1")
+    thresholds = checkpoint.get("thresholds") and Thresholds.from_dict(checkpoint["thresholds"])
+    model = _model(given, checkpoint)
     data = _open(given)
     _, test = _held_out(given, checkpoint, data)
-    labelled = test[test["labels"] != "No Finding"]
-    chosen = (labelled if len(labelled) else test).sample(frac=1, random_state=checkpoint["config"]["seed"])
-    chosen = chosen.head(given.samples)
+    shuffled = test.sample(frac=1, random_state=checkpoint["config"]["seed"])
+    without = shuffled[list(FINDINGS)].sum(axis=1) == 0  # they come last
+    chosen = shuffled.loc[without.sort_values(kind="stable").index].head(given.samples)
+    if len(chosen) < given.samples:
+        print(f"the test part holds {len(chosen)} images, fewer than the {given.samples} samples asked for")
     images = _images(given, data, checkpoint["image_size"], list(chosen["image"]))
-    model = _model(given, checkpoint)
-    predictions = predict(model, make_dataset(chosen, images, images.image_size), given.batch_size)
-    thresholds = checkpoint["thresholds"] and Thresholds.from_dict(checkpoint["thresholds"])
+    predictions = predict(
+        model, make_dataset(chosen, images, images.image_size), given.batch_size, num_workers=given.num_workers
+    )
     paths = write_overlays(Path(given.out) / "gradcam", model, images, predictions, thresholds, data.boxes)
     print(f"wrote {len(paths)} overlays to {Path(given.out) / 'gradcam'}")
 
@@ -169,6 +182,21 @@ def phantom(given: argparse.Namespace) -> None:
     print(
         make_phantoms(given.root, given.n_patients, given.size, given.seed, given.prevalence, not given.no_label_noise)
     )
+
+
+def _at_least(given: argparse.Namespace, **least: int) -> None:
+    for name, value in least.items():
+        if getattr(given, name) < value:
+            raise InputError(f"{name} {getattr(given, name)} is too small; expected at least {value}")
+
+
+def _can_write(folder: str) -> None:
+    """InputError where the results could not be written in the end; makes nothing."""
+    path = Path(folder).absolute()
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{folder} cannot be written ({there} is {'read-only' if there.is_dir() else 'a file'}); "
+                         "choose another folder")  # fmt: skip
 
 
 def _open(given: argparse.Namespace):
@@ -213,14 +241,28 @@ def _model(given: argparse.Namespace, checkpoint: dict):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors in one sentence, with the nearest flag for an unknown one."""
+    """Errors in one sentence, with the nearest flag or command for an unknown one; no abbreviations."""
+
+    def __init__(self, **options):
+        super().__init__(**options, allow_abbrev=False)
+
+    def parse_known_args(self, args=None, namespace=None):
+        given, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            word = next((word.split("=")[0] for word in unknown if word.startswith("--")), "")
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{nearest(word, flags)}")
+        return given, unknown
+
+    def _check_value(self, action: argparse.Action, value) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = ", ".join(action.choices)
+            raise argparse.ArgumentError(
+                None, f"unknown command {value!r}; expected one of {known}{nearest(value, action.choices)}"
+            )
 
     def error(self, message: str):
-        unknown = message.removeprefix("unrecognized arguments: ").split()
-        flags = [flag for action in self._actions for flag in action.option_strings]
-        hints = [difflib.get_close_matches(word.split("=")[0], flags, 1) for word in unknown if word.startswith("--")]
-        hint = f"; did you mean {hints[0][0]}?" if hints and hints[0] and "unrecognized" in message else ""
-        self.exit(2, f"{self.prog}: {message}{hint} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def _parser() -> _Parser:

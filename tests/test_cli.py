@@ -1,0 +1,404 @@
+"""The command lines: what they write, what they say about bad input, and that evaluation meets no known patient."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from cxrlib.cache import ImageCache
+from cxrlib.cli import main
+from cxrlib.findings import FINDINGS
+from cxrlib.models import load_checkpoint
+from cxrlib.predictions import Predictions
+from cxrlib.thresholds import Thresholds
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+COMMANDS = ("run", "train", "eval", "gradcam", "preprocess", "download", "phantom")
+QUICK = ["--arch", "mobilenet_v2", "--weights", "none", "--image_size", "32", "--epochs", "1", "--device", "cpu"]
+
+
+def data(root, csv_path=None):
+    cache = ["--cache_dir", str(Path(root).parent / "cache")]
+    return ["--img_root", str(root), *(["--csv_path", str(csv_path)] if csv_path else []), *cache]
+
+
+@pytest.fixture(scope="session")
+def trained_on(_tiny_original, tmp_path_factory):
+    """For each split a checkpoint, trained on a CSV that lacks patients, and visits of patients that it has."""
+    folder = tmp_path_factory.mktemp("trained")
+    table = pd.read_csv(_tiny_original / "Data_Entry_2017.csv", dtype=str)
+    known = table[(table["Patient ID"].astype(int) % 7 > 0) & (table["Follow-up #"].astype(int) != 1)]
+    known.to_csv(folder / "some.csv", index=False)
+    for split in ("patient", "official"):
+        where = ["--split", split, "--run_dir", str(folder / split)]
+        assert main(["train", *data(_tiny_original, folder / "some.csv"), *QUICK, *where]) == 0
+    return folder
+
+
+@pytest.fixture
+def trained(trained_on, tiny_nih, tmp_path, monkeypatch) -> Path:
+    """An empty working directory but for model_best.pth and model_last.pth of a split by patient."""
+    work = tmp_path / "work"
+    work.mkdir()
+    for name in ("model_best.pth", "model_last.pth"):
+        shutil.copy(trained_on / "patient" / name, work / name)
+    monkeypatch.chdir(work)
+    return work
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch) -> Path:
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return work
+
+
+@pytest.fixture
+def refused(capfd, tmp_path):
+    """Run a command that must be refused: exit code 2, one line on stderr, nothing written. Returns the line."""
+
+    def call(*arguments) -> str:
+        before = listing(tmp_path)
+        capfd.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:  # argparse
+            code = stop.code
+        line = capfd.readouterr().err
+        assert code == 2
+        assert line.count("\n") == 1, line
+        assert line.endswith("\n")
+        assert "Traceback" not in line
+        assert listing(tmp_path) == before
+        return line
+
+    return call
+
+
+def listing(folder):
+    return {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+# ---- train -----------------------------------------------------------------------------------------------------------
+def test_train_writes_two_checkpoints_and_the_history(tiny_nih, empty, capsys):
+    assert main(["train", *data(tiny_nih.root), *QUICK, "--epochs", "2", "--train_subset", "20", "--seed", "3"]) == 0
+    assert {path.name for path in empty.iterdir()} == {
+        "model_best.pth", "model_last.pth", "history.csv", "predictions_val.npz",
+    }  # fmt: skip
+    history = pd.read_csv("history.csv")
+    assert list(history["epoch"]) == [1, 2]
+    checkpoint = load_checkpoint("model_best.pth")
+    assert checkpoint["arch"] == "mobilenet_v2"
+    assert checkpoint["image_size"] == 32
+    wanted = {"split": "official", "seed": 3, "train_subset": 20, "epochs": 2, "lr": 1e-4, "augment": True}
+    assert wanted.items() <= checkpoint["config"].items()
+    out = capsys.readouterr().out
+    assert "63 radiographs of 32 patients" in out
+    kept = history.loc[history["best"]].iloc[-1]
+    assert f"kept epoch {kept['epoch']}: validation macro AUROC {kept['val_auroc']:.4f}" in out
+    official = set((tiny_nih.root / "test_list.txt").read_text().split())
+    assert not official & {name for names in checkpoint["parts"].values() for name in names}
+
+
+def test_train_decodes_no_image_of_the_test_part(tiny_nih, empty):
+    assert main(["train", *data(tiny_nih.root), *QUICK, "--run_dir", "deep/run"]) == 0
+    parts = load_checkpoint("deep/run/model_best.pth")["parts"]
+    [cache] = {path.parent for path in (tiny_nih.root.parent / "cache").glob("*/cache.json")}
+    assert len(ImageCache(cache)) == len(parts["train"]) + len(parts["val"])
+    assert not list(empty.glob("*.pth"))
+
+
+def test_flags_reach_the_training(tiny_nih, empty):
+    more = ["--no_augment", "--loss", "focal", "--ema_decay", "0", "--batch_size", "16", "--split", "patient"]
+    assert main(["train", *data(tiny_nih.root), *QUICK, *more]) == 0
+    config = load_checkpoint("model_last.pth")["config"]
+    wanted = {"augment": False, "loss": "focal", "ema_decay": 0.0, "batch_size": 16, "split": "patient"}
+    assert wanted.items() <= config.items()
+
+
+# ---- eval ------------------------------------------------------------------------------------------------------------
+def test_eval_writes_tables_and_gives_the_checkpoint_its_thresholds(tiny_nih, trained, capsys):
+    assert main(["eval", *data(tiny_nih.root), "--replicates", "30"]) == 0
+    tables = trained / "results" / "tables"
+    assert {path.name for path in tables.iterdir()} == {
+        "metrics.txt", "metrics.csv", "thresholds.json", "predictions_test.npz",
+    }  # fmt: skip
+    text = (tables / "metrics.txt").read_text()
+    assert text in capsys.readouterr().out
+    lines = text.split("\n")
+    table = pd.read_csv(tables / "metrics.csv", index_col="finding")
+    thresholds = Thresholds.load(tables / "thresholds.json")
+    figure = r"(\d\.\d{4} \[(?:\d\.\d{3}, \d\.\d{3}|no interval)\] ?|undefined +)"
+    for finding, threshold, line in zip(FINDINGS, thresholds.values, lines, strict=False):
+        found = re.fullmatch(
+            rf"{finding} +AUC {figure}  F1 {figure}  threshold ([\d.]+)  positives (\d+) of (\d+)", line
+        )
+        assert found, line
+        row = table.loc[finding]
+        assert float(found[3]) == round(threshold, 2) == round(row["threshold"], 2)
+        assert (int(found[4]), int(found[5])) == (row["positives"], row["n"])
+        assert found[1].startswith("undefined" if np.isnan(row["auroc"]) else f"{row['auroc']:.4f} ")
+    assert [line.split()[:3] for line in lines[14:17]] == [
+        ["macro", "AUC", "AUC"], ["macro", "F1", "F1"], ["macro", "AP", "AP"],
+    ]  # fmt: skip
+    assert f"{table.loc['macro', 'auroc']:.4f}" in lines[14]
+    carried = load_checkpoint("model_best.pth")
+    assert carried["thresholds"] == thresholds.to_dict()
+    assert load_checkpoint("model_last.pth")["thresholds"] is None
+    before = {name: value for name, value in load_checkpoint("model_last.pth").items() if name == "config"}
+    assert carried["config"] == before["config"]
+
+
+@pytest.mark.parametrize("split", ["patient", "official"])
+def test_eval_scores_no_patient_of_train_or_val(split, trained_on, trained, tiny_nih):
+    shutil.copy(trained_on / split / "model_best.pth", "model_best.pth")
+    parts = load_checkpoint("model_best.pth")["parts"]
+    patient_of = pd.read_csv(tiny_nih.csv_path, index_col="Image Index")["Patient ID"]
+    known = set(patient_of[parts["train"] + parts["val"]])
+    assert main(["eval", *data(tiny_nih.root), "--replicates", "0"]) == 0  # of more images than the training saw
+    test = Predictions.load("results/tables/predictions_test.npz")
+    assert not known & set(test.patient)
+    assert set(test.image) == {name for name, patient in patient_of.items() if patient not in known}
+    seen = set(pd.read_csv(trained_on / "some.csv")["Image Index"])
+    assert set(patient_of.index[patient_of.isin(known)]) - seen, "no unseen visit of a known patient: nothing is shown"
+    assert set(test.image) - seen, "no unseen patient: nothing is shown"
+
+
+def test_eval_and_gradcam_follow_the_checkpoint_not_the_lists(trained, tiny_nih):
+    (tiny_nih.root / "test_list.txt").write_text("\n".join(load_checkpoint("model_best.pth")["parts"]["train"]))
+    (tiny_nih.root / "train_val_list.txt").write_text("")
+    assert main(["eval", *data(tiny_nih.root), "--replicates", "0"]) == 0
+    test = Predictions.load("results/tables/predictions_test.npz")
+    assert not set(test.image) & set(load_checkpoint("model_best.pth")["parts"]["train"])
+
+
+def test_eval_of_a_subset_takes_whole_patients(trained, tiny_nih):
+    main(["eval", *data(tiny_nih.root), "--replicates", "0", "--out", "all"])
+    main(["eval", *data(tiny_nih.root), "--replicates", "0", "--out", "few", "--subset", "9"])
+    every, few = (Predictions.load(f"{out}/tables/predictions_test.npz") for out in ("all", "few"))
+    assert 0 < len(few) <= 9 < len(every)
+    assert len(few) == np.isin(every.patient, few.patient).sum()
+
+
+# ---- gradcam ---------------------------------------------------------------------------------------------------------
+def test_gradcam_writes_as_many_overlays_as_samples(tiny_nih, trained):
+    assert main(["gradcam", *data(tiny_nih.root), "--samples", "8"]) == 0
+    pictures = sorted(Path("results/gradcam").glob("*.png"))
+    assert len(pictures) == 8
+    scores = pd.read_csv("results/gradcam/scores.csv", index_col="image")
+    table = pd.read_csv(tiny_nih.csv_path, index_col="Image Index")
+    checkpoint = load_checkpoint("model_best.pth")
+    assert not set(scores.index) & {*checkpoint["parts"]["train"], *checkpoint["parts"]["val"]}
+    for path in pictures:
+        stem, finding = re.fullmatch(r"(\d{8}_\d{3})_(.+)", path.stem).groups()
+        labelled = table.loc[f"{stem}.png", "Finding Labels"].split("|")
+        assert finding in labelled
+        assert finding == scores.loc[f"{stem}.png", labelled].idxmax()
+
+
+def test_gradcam_fills_up_with_images_without_a_finding_and_says_when_there_are_too_few(tiny_nih, trained, capsys):
+    assert main(["gradcam", *data(tiny_nih.root), "--samples", "500"]) == 0
+    table = pd.read_csv(tiny_nih.csv_path, index_col="Image Index")["Finding Labels"]
+    scores = pd.read_csv("results/gradcam/scores.csv", index_col="image")
+    without = (table[scores.index] == "No Finding").to_numpy()
+    assert 0 < without.sum() < len(without)
+    assert (np.sort(without) == without).all(), "images with a finding come first"
+    assert len(list(Path("results/gradcam").glob("*.png"))) == len(scores)
+    assert f"the test part holds {len(scores)} images, fewer than the 500 samples" in capsys.readouterr().out
+
+
+# ---- the others ------------------------------------------------------------------------------------------------------
+def test_preprocess_fills_the_cache(tiny_nih, empty, capsys):
+    assert main(["preprocess", *data(tiny_nih.root), "--image_size", "48"]) == 0
+    [folder] = {path.parent for path in (tiny_nih.root.parent / "cache").glob("*/cache.json")}
+    assert len(ImageCache(folder)) == 63
+    assert f"63 radiographs at 48 pixels in {folder}" in capsys.readouterr().out
+
+
+def test_phantom_draws_a_data_set(empty, capsys):
+    assert main(["phantom", "made", "--n_patients", "3", "--size", "64"]) == 0
+    assert (empty / "made" / "phantom.json").is_file()
+    assert json.loads((empty / "made" / "phantom.json").read_text())["n_patients"] == 3
+    assert "made" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert " ".join(["usage: cxr", *command]) in out
+    if not command:
+        assert all(name in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "gradcam"])
+def test_flags_of_the_first_version(command, capsys):
+    flags = {
+        "train": "csv_path img_root epochs batch_size lr train_subset val_subset",
+        "eval": "csv_path img_root weights subset",
+        "gradcam": "csv_path img_root weights samples",
+    }
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    out = capsys.readouterr().out
+    assert all(f"--{flag} " in out for flag in flags[command].split())
+
+
+def test_the_three_scripts_one_after_the_other(tiny_nih, empty):
+    def run(name, *arguments):
+        return subprocess.run(
+            [sys.executable, SCRIPTS / name, *map(str, arguments)], cwd=empty, capture_output=True, text=True
+        )
+
+    ours = data(tiny_nih.root, tiny_nih.csv_path)
+    for name, arguments in (
+        ("train.py", [*ours, *QUICK, "--batch_size", 32, "--lr", "1e-4", "--train_subset", 30, "--val_subset", 9]),
+        ("eval.py", [*ours, "--weights", "model_best.pth", "--subset", 20]),
+        ("gradcam.py", [*ours, "--weights", "model_best.pth", "--samples", 8]),
+    ):
+        done = run(name, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert "Warning" not in done.stderr, done.stderr
+    assert (empty / "model_last.pth").is_file()
+    assert (empty / "results" / "tables" / "metrics.txt").is_file()
+    assert len(list((empty / "results" / "gradcam").glob("*.png"))) == 8
+    bad = run("gradcam.py", *ours, "--sample", "8")
+    assert (bad.returncode, bad.stderr.count("\n")) == (2, 1)
+    assert "did you mean '--samples'?" in bad.stderr
+    shown = run("train.py", "--help")
+    assert shown.returncode == 0
+    assert "--train_subset" in shown.stdout
+
+
+# ---- bad input -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("command", ["train", "eval", "gradcam", "preprocess"])
+def test_missing_files_are_named(command, tiny_nih, trained, refused):
+    more = QUICK[4:6] if command == "preprocess" else QUICK if command == "train" else []
+    assert "no.csv" in refused(command, *data(tiny_nih.root, "no.csv"), *more)
+    assert "nowhere is not a folder" in refused(command, *data("nowhere"), *more)
+    assert "nowhere is not a folder" in refused(command, *data("nowhere", tiny_nih.csv_path), *more)
+    assert "img_root is not given" in refused(command, *more)
+
+
+def test_a_csv_without_the_columns_is_refused(tiny_nih, trained, refused):
+    pd.read_csv(tiny_nih.csv_path).drop(columns="Finding Labels").to_csv(tiny_nih.csv_path, index=False)
+    for command, more in (("train", QUICK), ("eval", []), ("gradcam", [])):
+        assert "lacks the column Finding Labels (it has Image Index, " in refused(command, *data(tiny_nih.root), *more)
+
+
+def test_a_root_without_images_says_what_was_looked_for_and_what_was_there(tiny_nih, empty, refused):
+    for folder in tiny_nih.root.glob("images_*"):
+        shutil.rmtree(folder)
+    (tiny_nih.root / "scans").mkdir()
+    line = refused("train", *data(tiny_nih.root), *QUICK)
+    for part in ("images_*/images/*.png", "sample/images/*.png", "there was BBox_List_2017.csv", "scans/"):
+        assert part in line
+
+
+def test_a_label_outside_the_list_names_its_rows(tiny_nih, trained, refused):
+    table = pd.read_csv(tiny_nih.csv_path)
+    table.loc[[4, 9], "Finding Labels"] = ["Mass|Fracture", "Broken"]
+    table.to_csv(tiny_nih.csv_path, index=False)
+    for command, more in (("train", QUICK), ("eval", []), ("gradcam", [])):
+        line = refused(command, *data(tiny_nih.root), *more)
+        assert "Fracture" in line
+        assert re.search(r"\brows?\b.*\b(4|5|6)\b", line), line
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tiny_nih, trained, refused):
+    other = ["--arch", "resnet18", "--weights", "model_best.pth"]
+    line = refused("train", *data(tiny_nih.root), *QUICK, *other, "--run_dir", "new")
+    assert "model_best.pth is a checkpoint of mobilenet_v2; expected one of resnet18" in line
+    torch.save(load_checkpoint("model_best.pth") | {"arch": "resnet18"}, "wrong.pth")
+    for command in ("eval", "gradcam"):
+        line = refused(command, *data(tiny_nih.root), "--weights", "wrong.pth")
+        assert "do not fit resnet18" in line
+
+
+def test_foreign_files_are_refused(tiny_nih, trained, refused):
+    torch.save({"weight": torch.zeros(3)}, "foreign.pth")
+    Path("text.pth").write_text("not a checkpoint\n")
+    for command in ("eval", "gradcam"):
+        assert "foreign.pth lacks arch, config" in refused(command, *data(tiny_nih.root), "--weights", "foreign.pth")
+        assert "text.pth cannot be read" in refused(command, *data(tiny_nih.root), "--weights", "text.pth")
+        assert "gone.pth does not exist" in refused(command, *data(tiny_nih.root), "--weights", "gone.pth")
+    assert "foreign.pth lacks" in refused("train", *data(tiny_nih.root), *QUICK, "--weights", "foreign.pth")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--epocs", "3"], "cxr train: unrecognized arguments: --epocs 3; did you mean '--epochs'?"),
+        (["train", "--epoch", "3"], "did you mean '--epochs'?"),  # no abbreviation is taken silently
+        (["eval", "--weigths=x"], "did you mean '--weights'?"),
+        (["gradcam", "stray"], "unrecognized arguments: stray (see"),
+        (["trian"], "unknown command 'trian'; expected one of run, train, "),
+        (["trian"], "did you mean 'train'?"),
+        ([], "required: COMMAND"),
+        (["train", "--lr", "fast"], "--lr: invalid float value: 'fast'"),
+        (["run", "-p", "epochs"], "expected 2 arguments"),
+        (["run", "-p", "epocs", "3"], "unknown parameter 'epocs'"),
+        (["run", "--profile", "quik"], "did you mean 'quick'?"),
+        (["phantom", "made", "--size", "8"], "size is 8"),
+        (["download", "everything"], "everything"),
+    ],
+)
+def test_unknown_names_suggest_the_nearest(arguments, message, empty, refused):
+    assert message in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--arch", "resnet81"], "did you mean 'resnet18'?"),
+        (["--image_size", "8"], "image_size 8 does not fit"),
+        (["--epochs", "0"], "epochs 0"),
+        (["--lr", "nan"], "lr nan"),
+        (["--split", "patients"], "did you mean 'patient'?"),
+        (["--loss", "bec"], "did you mean 'bce'?"),
+        (["--device", "cud"], "did you mean 'cuda'?"),
+        (["--weights", "imagnet"], "unknown weights 'imagnet'"),
+        (["--weights", "gone.pth"], "gone.pth does not exist"),
+        (["--run_dir", "/dev/null/run"], "/dev/null is a file"),
+        (["--train_subset", "-1"], "train_subset -1"),
+    ],
+)
+def test_values_that_no_training_can_use(flags, message, tiny_nih, empty, refused):
+    assert message in refused("train", *data(tiny_nih.root), *QUICK, *flags)
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "message"),
+    [
+        ("gradcam", ["--samples", "0"], "samples 0 is too small; expected at least 1"),
+        ("gradcam", ["--samples", "-3"], "samples -3"),
+        ("gradcam", ["--batch_size", "0"], "batch_size 0"),
+        ("eval", ["--batch_size", "0"], "batch_size 0"),
+        ("eval", ["--num_workers", "-1"], "num_workers -1"),
+        ("eval", ["--replicates", "-1"], "replicates -1"),
+        ("eval", ["--subset", "-1"], "subset -1"),
+        ("eval", ["--device", "tpu"], "device 'tpu'"),
+        ("eval", ["--out", "model_best.pth"], "is a file"),
+    ],
+)
+def test_values_that_no_evaluation_can_use(command, flags, message, tiny_nih, trained, refused):
+    assert message in refused(command, *data(tiny_nih.root), *flags)
+
+
+def test_eval_on_other_data_is_refused(tiny_nih, trained, refused):
+    parts = load_checkpoint("model_best.pth")["parts"]
+    table = pd.read_csv(tiny_nih.csv_path, dtype=str)
+    table[table["Image Index"].isin(parts["train"])].to_csv(tiny_nih.csv_path, index=False)
+    for command in ("eval", "gradcam"):
+        line = refused(command, *data(tiny_nih.root))
+        assert "holds no image of the validation part of model_best.pth (split patient, seed 0)" in line
