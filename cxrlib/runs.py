@@ -159,9 +159,9 @@ class RunFolder:
             aside = self.path.with_name(f"{self.path.name}-{stamp:%Y%m%d-%H%M%S}")
             self.path.rename(aside)
             print(f"{self.path} held a run on other data; moved to {aside}")
+        self._write_run(about | {"started": datetime.datetime.now().isoformat(timespec="seconds")})
         for result in (self.splits, self.thresholds, self.metrics):  # of the run before: not to be taken for this one's
             result.unlink(missing_ok=True)
-        self._write_run(about | {"started": datetime.datetime.now().isoformat(timespec="seconds")})
 
     def save_figure(self, figure, name: str, radiographs: bool = False) -> None:
         """Export a figure for the report, into the run folder and figures/.

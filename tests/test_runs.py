@@ -1,0 +1,280 @@
+"""A run folder: where things lie, who makes what is missing, whole files, no radiograph of a patient in figures/."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxrlib import paths, runs
+from cxrlib.errors import InputError
+from cxrlib.metadata import read_entries
+from cxrlib.runs import RunFolder, open_data
+
+
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    return RunFolder(tmp_path / "runs" / "one")
+
+
+@pytest.fixture
+def entries(tiny_nih) -> pd.DataFrame:
+    entries = read_entries(tiny_nih.csv_path)
+    return entries.assign(part=np.resize(["train", "val", "test"], len(entries)))
+
+
+@pytest.fixture
+def exported(tmp_path, monkeypatch):
+    """figures/ in a temporary folder, in a process that has opened no data yet."""
+    monkeypatch.setattr(runs, "FIGURES", tmp_path / "figures")
+    monkeypatch.setattr(runs, "_opened", set())
+    return tmp_path / "figures"
+
+
+# ---- where things lie ------------------------------------------------------------------------------------------------
+def test_one_run_one_folder(run):
+    names = {
+        run.splits: "splits.csv",
+        run.thresholds: "thresholds.json",
+        run.metrics: "metrics.csv",
+        run.figures: "figures",
+        run.notebooks: "notebooks",
+        run.arch("resnet18"): "resnet18",
+        run.compared("resnet18"): "comparison/resnet18",
+        run.checkpoint("resnet18"): "resnet18/model_best.pth",
+        run.checkpoint("resnet18", "last"): "resnet18/model_last.pth",
+        run.predictions("resnet18", "val"): "resnet18/predictions_val.npz",
+    }
+    assert {str(path.relative_to(run.path)) for path in names} == set(names.values())
+    assert all(str(path.relative_to(run.path)) == name for path, name in names.items())
+    assert not run.path.exists(), "to ask for a path makes nothing"
+
+
+def test_relative_paths_count_from_the_project_not_from_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert RunFolder("runs/quick").path == paths.ROOT / "runs" / "quick"
+    assert RunFolder(tmp_path / "x").path == tmp_path / "x"
+
+
+def test_cxr_home_moves_what_is_written_but_not_the_notebooks(tmp_path):
+    code = (
+        "from cxrlib import paths as p; print(p.ROOT, p.FIGURES, p.CACHE, p.from_root('runs/a'), p.NOTEBOOKS, sep='|')"
+    )
+    found = subprocess.run([sys.executable, "-c", code], env=os.environ | {"CXR_HOME": str(tmp_path)}, text=True,
+                           capture_output=True, check=True).stdout.strip().split("|")  # fmt: skip
+    home = str(tmp_path)
+    assert found[:4] == [home, f"{home}/figures", f"{home}/data/cache", f"{home}/runs/a"]
+    assert found[4] == str(paths.NOTEBOOKS)
+
+
+# ---- what is missing -------------------------------------------------------------------------------------------------
+def test_need_gives_what_is_there_and_else_names_the_notebook(run):
+    path = run.predictions("resnet18", "val")
+    with pytest.raises(InputError, match=r"^resnet18/predictions_val.npz is not in .*; run notebook 03_train_eff"):
+        run.need(path, "03_train_efficientnet")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"")
+    assert run.need(path, "03_train_efficientnet") == path
+
+
+def test_stage_names_the_notebook_that_has_not_run(run):
+    run.record("01_eda", seconds=1)
+    with pytest.raises(InputError, match="no record of 02_preprocess yet; run notebook 02_preprocess first"):
+        run.stage("02_preprocess")
+
+
+# ---- run.json --------------------------------------------------------------------------------------------------------
+def test_record_and_read_round_trip(run):
+    assert run.read() == {}
+    run.record("02_preprocess", split="patient", seed=3, share=0.25, names=["a"], nothing=None, yes=True)
+    run.record("02_preprocess", seed=4)
+    run.record("03", auroc=np.float32(0.5), images=np.int64(7), best=np.bool_(True), where=run.path)
+    expected = {"split": "patient", "seed": 4, "share": 0.25, "names": ["a"], "nothing": None, "yes": True}
+    assert run.stage("02_preprocess") == expected
+    assert run.stage("03") == {"auroc": 0.5, "images": 7, "best": True, "where": str(run.path)}
+    assert RunFolder(run.path).read() == run.read()
+    versions = run.read()["versions"]
+    assert re.match(r"\d+\.\d+", versions["torch"])
+    assert {"cxrlib", "python", "numpy", "pandas", "timm"} <= set(versions)
+
+
+def test_a_record_that_fails_leaves_the_old_one_whole(run, monkeypatch):
+    run.record("01_eda", seconds=1)
+    before = (run.path / "run.json").read_text()
+
+    def broken(*_):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.os, "replace", broken)
+        with pytest.raises(OSError, match="disk full"):
+            run.record("01_eda", seconds=2)
+    assert (run.path / "run.json").read_text() == before
+    with pytest.raises(ValueError, match="ircular"):
+        run.record("01_eda", loop=(loop := []), again=loop.append(loop))
+    assert (run.path / "run.json").read_text() == before
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "\udcff"])
+def test_a_broken_run_json_is_said_in_one_sentence(run, text):
+    run.path.mkdir(parents=True)
+    (run.path / "run.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(InputError, match=r"run.json cannot be read; move it aside"):
+        run.read()
+
+
+def test_a_run_dir_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="choose another run_dir"):
+        RunFolder(tmp_path / "file" / "run").start(data={})
+
+
+def test_start_moves_a_run_on_other_data_aside(run, capsys):
+    run.start(data={"img_root": "a"}, parameters={"seed": 0})
+    run.record("01_eda", seconds=1)
+    (run.path / "resnet18").mkdir()
+    run.start(data={"img_root": "b"})
+    [aside] = [path for path in run.path.parent.iterdir() if path != run.path]
+    assert re.fullmatch(r"one-\d{8}-\d{6}", aside.name)
+    assert f"held a run on other data; moved to {aside}" in capsys.readouterr().out
+    assert json.loads((aside / "run.json").read_text())["data"] == {"img_root": "a"}
+    assert (aside / "resnet18").is_dir()
+    assert [path.name for path in run.path.iterdir()] == ["run.json"]
+    assert run.read()["data"] == {"img_root": "b"}
+    assert "stages" not in run.read()
+
+
+def test_start_on_the_same_data_keeps_models_and_drops_results(run):
+    run.start(data={"img_root": "a"})
+    run.record("02_preprocess", seconds=1)
+    run.arch("resnet18").mkdir()
+    for path in (run.splits, run.thresholds, run.metrics):
+        path.write_text("of the run before")
+    run.start(data={"img_root": "a"}, profile="quick")
+    assert [path.name for path in run.path.parent.iterdir()] == ["one"]
+    assert {path.name for path in run.path.iterdir()} == {"run.json", "resnet18"}
+    assert run.read()["profile"] == "quick"
+    assert "stages" not in run.read()
+
+
+# ---- splits ----------------------------------------------------------------------------------------------------------
+def test_splits_round_trip_in_any_order(run, entries):
+    run.save_splits(entries)
+    assert list(pd.read_csv(run.splits).columns) == ["image", "patient", "part"]
+    shuffled = entries.drop(columns="part").sample(frac=1, random_state=1)
+    found = run.load_splits(shuffled)
+    assert (found["part"] == entries["part"].reindex(shuffled.index)).all()
+    assert not list(run.path.glob("*.partial"))
+
+
+def test_splits_of_other_images_are_refused(run, entries):
+    with pytest.raises(InputError, match=r"splits.csv is not in .*; run notebook 02_preprocess first"):
+        run.load_splits(entries)
+    run.save_splits(entries)
+    changed = entries.assign(image=entries["image"].replace(entries["image"][3], "00000001_000.png"))
+    for other in (entries.iloc[:-1], pd.concat([entries, changed.iloc[3:4]]), changed):
+        with pytest.raises(InputError, match="made from other images than these; run notebook 02_preprocess again"):
+            run.load_splits(other.drop(columns="part"))
+
+
+@pytest.mark.parametrize("text", ["", "image,patient\nx,1\n", 'a,b\n"1\n'])
+def test_a_broken_splits_file_is_refused(run, entries, text):
+    run.path.mkdir(parents=True)
+    run.splits.write_text(text)
+    with pytest.raises(InputError, match=r"splits.csv cannot be read; run notebook 02_preprocess again"):
+        run.load_splits(entries)
+
+
+# ---- data ------------------------------------------------------------------------------------------------------------
+def test_open_data_finds_csv_images_and_boxes(tiny_nih, exported):
+    data = open_data("", tiny_nih.root)
+    assert data.csv_path == tiny_nih.csv_path
+    assert set(data.images) == set(data.entries["image"])
+    assert data.summary == "63 radiographs of 32 patients"
+    assert data.folders == (tiny_nih.root, tiny_nih.root)
+    assert set(data.boxes["image"]) <= set(data.entries["image"])
+    assert len(data.boxes) > 5
+    gone = data.boxes["image"][0]
+    data.images[gone].unlink()
+    less = open_data(tiny_nih.csv_path, tiny_nih.root)
+    assert len(less.entries) == 62
+    assert gone not in set(less.boxes["image"])
+    assert gone in less.summary
+    tiny_nih.boxes_path.unlink()
+    assert less.boxes is None
+
+
+def test_the_fingerprint_changes_with_the_data_only(tiny_nih, tmp_path):
+    first = open_data("", tiny_nih.root)
+    table = pd.read_csv(tiny_nih.csv_path, dtype=str)
+    table.sample(frac=1, random_state=0).to_csv(tmp_path / "shuffled.csv", index=False)
+    assert open_data(tmp_path / "shuffled.csv", tiny_nih.root).fingerprint == first.fingerprint
+    table.loc[0, "Finding Labels"] = "Hernia"
+    table.to_csv(tmp_path / "changed.csv", index=False)
+    assert open_data(tmp_path / "changed.csv", tiny_nih.root).fingerprint != first.fingerprint
+    next(iter(first.images.values())).unlink()
+    assert open_data("", tiny_nih.root).fingerprint != first.fingerprint
+
+
+def test_phantoms_are_drawn_where_they_are_missing_and_nothing_else_is(tmp_path, monkeypatch, exported):
+    import cxrlib.phantom
+
+    drawn = []
+    monkeypatch.setattr(runs, "PHANTOM", tmp_path / "phantom")
+    monkeypatch.setattr(cxrlib.phantom, "make_phantoms", drawn.append)
+    with pytest.raises(InputError, match="is not a folder"):
+        open_data("", tmp_path / "phantom")
+    assert drawn == [tmp_path / "phantom"]
+    with pytest.raises(InputError, match="is not a folder"):
+        open_data("", tmp_path / "other")
+    assert len(drawn) == 1
+
+
+# ---- figures ---------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def figure():
+    figure, _ = plt.subplots(figsize=(1, 1))
+    yield figure
+    plt.close(figure)
+
+
+def saved(run, exported):
+    return {path.name for path in run.figures.glob("*")}, {path.name for path in exported.glob("*")}
+
+
+def test_radiographs_of_patients_stay_in_the_run_folder(run, exported, figure, tiny_nih):
+    open_data("", tiny_nih.root)
+    run.start(data={"img_root": str(tiny_nih.root)})
+    run.save_figure(figure, "01_counts")
+    run.save_figure(figure, "01_examples", radiographs=True)
+    assert saved(run, exported) == ({"01_counts.png", "01_examples.png"}, {"01_counts.png"})
+
+
+def test_radiographs_of_phantoms_are_exported(run, exported, figure, tiny_nih):
+    (tiny_nih.root / "phantom.json").write_text("{}")
+    open_data("", tiny_nih.root)  # a notebook opened alone: run.json says nothing about data
+    run.save_figure(figure, "01_examples", radiographs=True)
+    assert saved(run, exported) == ({"01_examples.png"}, {"01_examples.png"})
+
+
+def test_where_nothing_says_what_the_data_are_they_may_be_patients(run, exported, figure, tmp_path, monkeypatch):
+    (tmp_path / "phantom.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    run.save_figure(figure, "01_examples", radiographs=True)
+    assert saved(run, exported) == ({"01_examples.png"}, set())
+
+
+def test_patients_opened_in_a_run_on_phantoms_stay_in_the_run_folder(run, exported, figure, tiny_nih, tmp_path):
+    phantom = tmp_path / "phantom"
+    phantom.mkdir()
+    (phantom / "phantom.json").write_text("{}")
+    run.start(data={"img_root": str(phantom)})
+    run.save_figure(figure, "before", radiographs=True)
+    open_data("", tiny_nih.root)  # the same run_dir, another img_root
+    run.save_figure(figure, "after", radiographs=True)
+    assert saved(run, exported) == ({"before.png", "after.png"}, {"before.png"})
