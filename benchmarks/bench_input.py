@@ -6,6 +6,7 @@ prints one line a figure. A ratio at or above its goal is reached. Without --dat
 """
 
 import argparse
+import multiprocessing
 import os
 import resource
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +33,7 @@ from cxrlib.training import TrainConfig, fit
 SIDE, BATCH, IMAGES = 224, 32, 192
 STEPS, STEP_BATCH = 12, 16  # training steps that are compared, of either kind, and their images
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-GIGABYTE = 1e9
+GIB = 2**30
 
 
 def benchmark(data: str | Path | None = None) -> dict[str, dict]:
@@ -88,32 +90,39 @@ def epoch_over_the_cache(cache: ImageCache) -> dict:
         f"a step takes {cached:.3f} s from the cache, {memory:.3f} s from memory (medians of {STEPS} in turns), "
         f"{read:.5f} s of it to read; mobilenet_v2, {SIDE} px, batch {STEP_BATCH}"
     )
-    return {"ratio": memory / cached, "goal": 0.95, "detail": detail}
+    return {"ratio": float(memory / cached), "goal": 0.95, "detail": detail}
 
 
 def cache_building(images: dict[str, Path], folder: Path) -> dict:
-    """Building the cache by all cores against as many times one core's decoding and resizing, taken in turns."""
+    """Building the cache against the limit: all cores decoding and resizing, each in a process of its own, in turns.
 
-    def one_core() -> None:
-        for path in images.values():
-            read_image(path, SIDE)
+    The limit is measured on all cores at once, because other work on the machine takes its share of each.
+    """
+    shares = [list(images.values())[core::CORES] for core in range(CORES)]
 
     def build() -> None:
         with tempfile.TemporaryDirectory(dir=folder) as cache_dir:
             build_cache(images, SIDE, cache_dir=cache_dir, progress=False)
 
-    alone, together = np.min([(fastest(one_core, 1), fastest(build, 1)) for _ in range(3)], axis=0)
-    rate, limit = IMAGES / together, CORES * IMAGES / alone
-    detail = f"{rate:.0f} images/s, the limit is {CORES} cores x {IMAGES / alone:.0f} images/s; {SIDE} px"
-    return {"ratio": rate / limit, "goal": 0.85, "detail": detail}
+    with ProcessPoolExecutor(CORES, mp_context=multiprocessing.get_context("spawn")) as pool:
+        drain(pool.map(decode_all, shares))  # so that the processes are there, and the files in memory
+        turns = [(fastest(lambda: drain(pool.map(decode_all, shares)), 1), fastest(build, 1)) for _ in range(5)]
+    limit, taken = np.min(turns, axis=0)
+    detail = f"{IMAGES / taken:.0f} images/s, the limit of {CORES} cores is {IMAGES / limit:.0f} images/s; {SIDE} px"
+    return {"ratio": float(limit / taken), "goal": 0.85, "detail": detail}
+
+
+def decode_all(paths: list[Path]) -> None:
+    for path in paths:
+        read_image(path, SIDE)
 
 
 def memory_of_training(cache: ImageCache) -> dict:
-    """Peak memory of a process of its own that trains for an epoch, against the 4 GB that it may take."""
+    """Peak memory of a process of its own that trains for an epoch, against the 4 GiB that it may take."""
     run = [sys.executable, __file__, "--train-on", str(cache.folder)]
     peak = float(subprocess.run(run, capture_output=True, text=True, check=True).stdout.split()[-1])
-    detail = f"{peak / GIGABYTE:.2f} GB at the peak; efficientnet_b0, {SIDE} px, batch {BATCH}, fp32"
-    return {"ratio": 4 * GIGABYTE / peak, "goal": 1, "detail": detail}
+    detail = f"{peak / GIB:.2f} GiB at the peak; efficientnet_b0, {SIDE} px, batch {BATCH}, fp32"
+    return {"ratio": 4 * GIB / peak, "goal": 1, "detail": detail}
 
 
 def train_once(cache: ImageCache) -> None:
