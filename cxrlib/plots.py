@@ -3,6 +3,7 @@
 Each `plot_*` takes plain data and returns a matplotlib Figure; `save_figure` exports it.
 """
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,9 +46,11 @@ set_style()
 
 def save_figure(figure: Figure, name: str, *folders: str | Path) -> None:
     """Write `name`.png (150 dots an inch, white) into each folder; the same figure gives the same bytes."""
+    picture = io.BytesIO()  # drawn once: the layout is not settled after the first drawing, so a second one differs
+    figure.savefig(picture, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
     for folder in map(Path, folders):
         folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(folder / f"{name}.png", dpi=DPI, facecolor="white", metadata={"Software": None})
+        (folder / f"{name}.png").write_bytes(picture.getvalue())
 
 
 def pretty(finding: str) -> str:

@@ -1,0 +1,227 @@
+"""Figures: each shows the numbers it was given, nothing moves out of place, the same figure gives the same bytes."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from cxrlib import plots
+from cxrlib.findings import FINDINGS
+from cxrlib.metadata import BOX_FRAME, read_boxes, read_entries
+from cxrlib.metrics import evaluate
+from cxrlib.predictions import Predictions
+from cxrlib.splits import leakage, split
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def entries(tiny_nih):
+    return split(read_entries(tiny_nih.csv_path), "patient")
+
+
+@pytest.fixture
+def predictions():
+    rng = np.random.default_rng(0)
+    labels = rng.random((120, 14)) < 0.3
+    labels[:, 6] = False
+    scores = np.clip(0.25 * labels + rng.random((120, 14)) * 0.6, 0, 1)
+    return Predictions(scores, labels, [f"{n:08d}_000.png" for n in range(120)], np.arange(120) // 2)
+
+
+def words(figure):
+    figure.draw_without_rendering()
+    return "\n".join(text.get_text() for text in figure.findobj(plt.Text) if text.get_visible())
+
+
+# ---- saving ----------------------------------------------------------------------------------------------------------
+def test_save_writes_the_same_bytes_everywhere_and_every_time(tmp_path, entries):
+    figure = plots.plot_label_counts(entries)
+    plots.save_figure(figure, "01_counts", tmp_path / "a", tmp_path / "deep" / "b")
+    plots.save_figure(plots.plot_label_counts(entries), "01_counts", tmp_path / "c")
+    first, second, again = (tmp_path / where / "01_counts.png" for where in ("a", "deep/b", "c"))
+    assert first.read_bytes() == second.read_bytes() == again.read_bytes()
+    with Image.open(first) as image:
+        assert image.size == (8 * plots.DPI, 5 * plots.DPI)
+        assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+        assert "Software" not in image.info
+
+
+def test_save_into_no_folder_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plots.save_figure(plt.figure(), "x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_for_readers():
+    assert [plots.pretty(name) for name in ("Pleural_Thickening", "Mass")] == ["Pleural thickening", "Mass"]
+
+
+# ---- what they show --------------------------------------------------------------------------------------------------
+def test_label_counts(entries):
+    figure = plots.plot_label_counts(entries)
+    counts = entries[list(FINDINGS)].sum().sort_values()
+    assert [bar.get_width() for bar in figure.axes[0].patches] == counts.tolist()
+    said = words(figure)
+    assert f"{counts.max()} ({counts.max() / 63:.1%})" in said
+    assert "images of 63" in said
+
+
+def test_cooccurrence_is_a_share_of_the_row(entries):
+    entries = entries.head(3).copy()
+    entries[list(FINDINGS)] = 0
+    entries["Mass"], entries["Edema"] = [1, 1, 0], [1, 0, 0]
+    shown = plots.plot_cooccurrence(entries).axes[0].collections[0].get_array().reshape(14, 14)
+    mass, edema = FINDINGS.index("Mass"), FINDINGS.index("Edema")
+    assert shown[mass, edema] == 50
+    assert shown[edema, mass] == 100
+    assert np.ma.is_masked(shown[mass, mass])
+    assert np.ma.is_masked(shown[0, mass]), "no image with the row's finding: no share"
+
+
+def test_visits_marks_where_half_of_the_images_are():
+    entries = pd.DataFrame({"patient": [1] * 6 + [2] * 2 + [3, 4]})
+    figure = plots.plot_visits(entries)
+    assert "half of the images\ncome from 25 % of the patients" in words(figure)
+    heights = [bar.get_height() for bar in figure.axes[0].patches]
+    assert sum(heights) == 4, "a patient fell between the bins"
+
+
+def test_shift_and_parts_and_leakage(entries):
+    part = entries["part"].replace("val", "train")
+    figure = plots.plot_shift(entries, part, "train", "test")
+    shown = {tuple(np.round(xy, 6)) for dots in figure.axes[0].collections[1:] for xy in dots.get_offsets()}
+    shares = 100 * entries[part == "test"][list(FINDINGS)].mean().sort_values()
+    assert {(round(value, 6), row) for row, value in enumerate(shares)} <= shown
+    counts = entries.groupby("part")[list(FINDINGS)].sum()
+    lines = {line.get_label(): line for line in plots.plot_parts(entries).axes[0].lines}
+    for name, line in lines.items():
+        assert sorted(line.get_xdata()) == sorted(counts.loc[name])
+    leaks = pd.DataFrame({kind: leakage(split(entries, kind)).loc["test"] for kind in ("patient", "image")}).T
+    bars = plots.plot_leakage(leaks).axes[0].patches
+    assert [bar.get_width() for bar in bars] == (100 * leaks["share_leaked"]).tolist()
+
+
+def test_history_circles_the_kept_epoch():
+    history = pd.DataFrame({"epoch": [1, 2, 3], "train_loss": [3.0, 2, 1], "val_loss": [3.0, 2, 2.5],
+                            "val_auroc": [0.5, 0.7, 0.6], "best": [True, True, False]})  # fmt: skip
+    figure = plots.plot_history(history)
+    circle = figure.axes[1].lines[1]
+    assert (list(circle.get_xdata()), list(circle.get_ydata())) == ([2], [0.7])
+    assert "kept: 0.700" in words(figure)
+
+
+def test_intervals_show_every_finding_its_interval_and_its_positives(predictions):
+    table = evaluate(predictions, replicates=30)
+    figure = plots.plot_intervals({"one": table, "two": table})
+    axes = figure.axes[0]
+    labels = [text.get_text() for text in axes.get_yticklabels()]
+    assert labels[0] == "MACRO MEAN"
+    assert labels[1] == "Fibrosis (0)", "undefined stands at the end, and is there"
+    order = [next(name for name in FINDINGS if label.startswith(plots.pretty(name))) for label in labels[1:]]
+    assert labels[1:] == [f"{plots.pretty(name)} ({table.loc[name, 'positives']:.0f})" for name in order]
+    assert len(set(order)) == 14
+    np.testing.assert_array_equal(axes.lines[0].get_xdata(), table.loc[["macro", *order], "auroc"])
+    ends = [segment[:, 0] for segment in axes.collections[0].get_segments() if len(segment)]
+    defined = table.loc[["macro", *order]].dropna(subset="auroc_low")
+    assert len(defined) == 14
+    np.testing.assert_array_equal(ends, defined[["auroc_low", "auroc_high"]])
+    assert {text.get_text() for text in axes.get_legend().get_texts()} == {"one", "two"}
+
+
+def test_comparison_draws_each_interval():
+    table = pd.DataFrame({"auroc": [0.7, 0.6], "auroc_low": [0.65, 0.5], "auroc_high": [0.8, 0.61],
+                          "minutes": [1.0, 10.0], "parameters": [4.0, 100.0]}, index=["small", "large"])  # fmt: skip
+    figure = plots.plot_comparison(table)
+    axes = figure.axes[0]
+    segments = [
+        segment for lines in axes.collections if hasattr(lines, "get_segments") for segment in lines.get_segments()
+    ]
+    assert [segment[:, 1].round(6).tolist() for segment in segments] == [[0.65, 0.8], [0.5, 0.61]]
+    assert "small\n4.0 M" in words(figure)
+
+
+def test_threshold_curves_mark_the_chosen():
+    grid, chosen, tuned = np.array([0.1, 0.2, 0.3]), np.linspace(0.1, 0.3, 14), np.arange(14) != 5
+    figure = plots.plot_threshold_curves(grid, np.tile(np.arange(14) / 14, (3, 1)), chosen, tuned)
+    assert len(figure.axes) == 15
+    marks = [axes.lines[1].get_xdata()[0] for k, axes in enumerate(figure.axes[:14]) if tuned[k]]
+    assert marks == chosen[tuned].tolist()
+    assert len(figure.axes[5].lines) == 1
+    assert f"{plots.pretty(FINDINGS[5])}: not tuned" in words(figure)
+    assert [axes.lines[0].get_ydata()[0] for axes in figure.axes[:14]] == (np.arange(14) / 14).tolist()
+    assert not figure.axes[14].axison
+
+
+def test_pr_curves_put_the_dot_where_the_threshold_is(predictions):
+    thresholds = np.full(14, 0.4)
+    thresholds[3] = 2  # never called
+    figure = plots.plot_pr_curves(predictions.scores, predictions.labels, thresholds)
+    table = evaluate(predictions, thresholds.clip(max=1), replicates=0)
+    for k, (axes, name) in enumerate(zip(figure.axes, FINDINGS, strict=False)):
+        dots = [line for line in axes.lines if line.get_marker() == "o"]
+        if k in (3, 6):
+            assert not dots
+            continue
+        row = table.loc[name]
+        assert dots[0].get_xdata()[0] == pytest.approx(row["sensitivity"])
+        assert dots[0].get_ydata()[0] == pytest.approx(row["ppv"])
+    assert "no positive" in words(figure)
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+def shown(axes):
+    return axes.images[0]
+
+
+def test_radiographs_keep_their_grey_and_their_boxes_their_place(tiny_nih):
+    [first, *_] = read_boxes(tiny_nih.boxes_path).itertuples()
+    image = np.full((64, 64), 90, np.uint8)
+    figure = plots.plot_radiographs([image, image], ["one", "two"], [[(first.x, first.y, first.w, first.h, "box")], []])
+    left, right = figure.axes
+    assert (shown(left).norm.vmin, shown(left).norm.vmax) == (0, 255)
+    scale = 64 / BOX_FRAME
+    box = left.patches[0]
+    np.testing.assert_allclose(
+        [box.get_x() + 0.5, box.get_y() + 0.5, box.get_width(), box.get_height()],
+        np.array([first.x, first.y, first.w, first.h]) * scale,
+    )
+    assert not right.patches
+    assert [axes.get_title() for axes in figure.axes] == ["one", "two"]
+
+
+def test_spare_places_stay_empty():
+    figure = plots.plot_radiographs([np.zeros((8, 8), np.uint8)] * 5, list("abcde"), columns=4)
+    assert len(figure.axes) == 8
+    assert [bool(axes.images) for axes in figure.axes] == [True] * 5 + [False] * 3
+    assert [axes.axison for axes in figure.axes] == [True] * 5 + [False] * 3
+    assert not any(len(axes.get_xticks()) for axes in figure.axes[:5])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+def test_a_hot_corner_is_drawn_in_that_corner(kind):
+    heat = np.zeros((4, 4), np.float32)
+    heat[0, 3] = 1  # top right
+    figure = plots.plot_overlays([kind(np.zeros((64, 64), np.uint8))], [kind(heat)], ["x"])
+    axes = figure.axes[0]
+    over = axes.images[1]
+    assert over.origin == "upper"
+    left, right, bottom, top = over.get_extent()
+    assert (left, right, bottom, top) == (-0.5, 63.5, 63.5, -0.5)
+    assert over.get_array()[0, 3] == 1
+    assert over.get_alpha()[0, 3] == pytest.approx(0.55)
+    assert over.get_alpha()[3, 0] == 0, "where there is no heat the radiograph is seen as it is"
+    figure.canvas.draw()
+    drawn = np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)
+    box = axes.get_window_extent()
+    middle = (int((box.x0 + box.x1) / 2), drawn.shape[0] - int((box.y0 + box.y1) / 2))
+    top_right = drawn[int(drawn.shape[0] - box.y1) : middle[1], middle[0] : int(box.x1)]
+    assert top_right.max() > 100
+    assert drawn[middle[1] + 5 : int(drawn.shape[0] - box.y0) - 5, int(box.x0) + 5 : middle[0] - 5].max() < 20
