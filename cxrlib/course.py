@@ -143,7 +143,7 @@ def _execute(name: str, parameters: dict, run: RunFolder) -> float:
             kernel_name="python3",
             cwd=NOTEBOOKS,
             progress_bar=sys.stderr.isatty(),
-            extra_arguments=["--IPKernelApp.log_level=40"],  # no warning about unencrypted ports on this machine
+            extra_arguments=["--IPKernelApp.log_level=50"],  # no warning about ports of this machine
         )
     except papermill.PapermillExecutionError as error:
         print()
@@ -160,15 +160,16 @@ def _execute(name: str, parameters: dict, run: RunFolder) -> float:
 
 
 def _outcome(run: RunFolder) -> str:
-    macro = pd.read_csv(run.metrics, index_col="finding").loc["macro"]
+    table = pd.read_csv(run.metrics, index_col="finding")
+    macro, defined = table.loc["macro"], table.drop("macro")["auroc"].notna().sum()
     parts = pd.read_csv(run.splits)
     seen = parts.loc[parts["part"] != "test", "patient"]
     leaked = parts.loc[parts["part"] == "test", "patient"].isin(seen).mean()
     patients = f"{leaked:.0%} of them of patients seen in training or tuning" if leaked else "all of unseen patients"
     return (
         f"\nmacro AUROC on test {macro['auroc']:.3f} "
-        f"(95 % interval {macro['auroc_low']:.3f} to {macro['auroc_high']:.3f}; {macro['note']}; "
-        f"{macro['n']:.0f} images, {patients})\n"
+        f"(95 % interval {macro['auroc_low']:.3f} to {macro['auroc_high']:.3f}; "
+        f"over {defined} of {len(FINDINGS)} findings; {macro['n']:.0f} images, {patients})\n"
         f"metrics     {run.metrics}\nnotebooks   {run.notebooks}\nfigures     {run.figures}"
     )
 

@@ -247,12 +247,12 @@ def test_a_failed_notebook_is_one_line_and_an_exit_code(ename, code, two, tiny_n
 def test_the_outcome_says_over_what_and_whether_it_leaks(tmp_path):
     run = runs.RunFolder(tmp_path)
     run.metrics.write_text(
-        "finding,n,auroc,auroc_low,auroc_high,note\nHernia,4,0.6,0.5,0.7,\nmacro,4,0.61,0.5123,0.7,mean over 13 of 14\n"
+        "finding,n,auroc,auroc_low,auroc_high\nMass,4,0.6,0.5,0.7\nHernia,4,,,\nmacro,4,0.61,0.5123,0.7\n"
     )
     rows = ["image,patient,part", "a,1,train", "b,2,val", "c,3,test", "d,3,test", "e,4,test", "f,5,test"]
     run.splits.write_text("\n".join(rows) + "\n")
     text = course._outcome(run)
-    assert "macro AUROC on test 0.610 (95 % interval 0.512 to 0.700; mean over 13 of 14; 4 images, " in text
+    assert "macro AUROC on test 0.610 (95 % interval 0.512 to 0.700; over 1 of 14 findings; 4 images, " in text
     assert "all of unseen patients)" in text
     for folder in (run.metrics, run.notebooks, run.figures):
         assert str(folder) in text
