@@ -1,0 +1,133 @@
+"""Overlays: the right map over the right radiograph, with score, threshold and boxes; one file an image."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from cxrlib import overlays
+from cxrlib.cache import build_cache
+from cxrlib.errors import InputError
+from cxrlib.findings import FINDINGS
+from cxrlib.metadata import read_boxes
+from cxrlib.overlays import overlay_figure, radiographs, strongest, write_overlays
+from cxrlib.predictions import Predictions
+from cxrlib.sources import find_images
+from cxrlib.thresholds import Thresholds
+
+MASS, EDEMA = FINDINGS.index("Mass"), FINDINGS.index("Edema")
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def boxes(tiny_nih):
+    return read_boxes(tiny_nih.boxes_path)
+
+
+@pytest.fixture
+def cache(tiny_nih, tmp_path):
+    return build_cache(find_images(tiny_nih.root), 32, cache_dir=tmp_path / "cache", progress=False)
+
+
+@pytest.fixture
+def predictions(boxes):
+    """Three images: of the first box, another one, and one without a finding."""
+    names = [boxes["image"][0], "00090001_000.png", "00090004_000.png"]
+    labels, scores = np.zeros((3, 14)), np.full((3, 14), 0.1)
+    labels[0, FINDINGS.index(boxes["finding"][0])] = 1
+    labels[1, [MASS, EDEMA]] = 1
+    scores[1, [MASS, EDEMA, 0]] = 0.4, 0.6, 0.9  # 0 is not labelled
+    scores[2, 13] = 0.7
+    return Predictions(scores, labels, names, [1, 2, 3])
+
+
+@pytest.fixture
+def model(monkeypatch):
+    """The map of finding k is k / 14 of the radiograph's grey, and empty for Edema; the model itself is never asked."""
+
+    def grad_cam(model, x):
+        maps = (x / 255) * (torch.arange(14)[None, :, None, None] / 14)
+        maps[:, EDEMA] = 0
+        return maps
+
+    monkeypatch.setattr(overlays, "grad_cam", grad_cam)
+
+
+def titles(figure):
+    return [axes.get_title() for axes in figure.axes if axes.images]
+
+
+def test_radiographs_come_in_the_order_asked_for(cache):
+    names = [cache.names[5], cache.names[0]]
+    batch = radiographs(cache, names)
+    assert batch.shape == (2, 1, 32, 32)
+    assert batch.dtype == torch.uint8
+    assert all((batch[row, 0].numpy() == cache[name]).all() for row, name in enumerate(names))
+    with pytest.raises(InputError, match="does not hold"):
+        radiographs(cache, ["00000001_000.png"])
+
+
+def test_each_panel_is_its_own_image_finding_and_score(model, cache, predictions):
+    figure = overlay_figure(None, cache, predictions, [(1, MASS), (2, 13)], Thresholds(np.linspace(0.1, 0.9, 14)))
+    panels = [axes for axes in figure.axes if axes.images]
+    for axes, (row, k) in zip(panels, [(1, MASS), (2, 13)], strict=True):
+        picture, heat = (image.get_array() for image in axes.images)
+        assert (picture == cache[predictions.image[row]]).all()
+        np.testing.assert_allclose(heat, cache[predictions.image[row]] / 255 * k / 14, atol=1e-6)
+    assert titles(figure) == ["Mass: 0.40\nthreshold 0.59", "Hernia: 0.70\nthreshold 0.90"]
+
+
+def test_a_title_says_what_is_missing(model, cache, predictions):
+    figure = overlay_figure(None, cache, predictions, [(1, EDEMA)])
+    assert titles(figure) == ["Edema: 0.60\nno threshold tuned\n(empty: nothing speaks for it)"]
+
+
+def test_boxes_are_drawn_on_their_image_and_finding_only(model, cache, predictions, boxes):
+    k = FINDINGS.index(boxes["finding"][0])
+    pairs = [(0, k), (0, (k + 1) % 14), (1, k)]
+    figure = overlay_figure(None, cache, predictions, pairs, boxes=boxes)
+    assert [len(axes.patches) for axes in figure.axes[:3]] == [1, 0, 0]
+    box = figure.axes[0].patches[0]
+    scale = 32 / 1024
+    assert box.get_x() == pytest.approx(boxes["x"][0] * scale - 0.5)
+    assert box.get_height() == pytest.approx(boxes["h"][0] * scale)
+
+
+def test_the_plain_radiograph_stands_beside(model, cache, predictions, boxes):
+    k = FINDINGS.index(boxes["finding"][0])
+    figure = overlay_figure(None, cache, predictions, [(0, k)], boxes=boxes, plain=True)
+    plain, over = (axes for axes in figure.axes if axes.images)
+    assert plain.get_title() == predictions.image[0]
+    assert not plain.images[1].get_array().any()
+    assert over.images[1].get_array().any()
+    assert (len(plain.patches), len(over.patches)) == (1, 1)
+
+
+def test_strongest_takes_the_highest_score_within_the_mask():
+    scores = np.zeros((3, 14))
+    scores[:, 2], scores[:, 5] = [0.9, 0.5, 0.6], [0.0, 0.0, 0.0]
+    mask = np.zeros((3, 14), bool)
+    mask[1:, 2] = mask[2, 5] = True
+    assert strongest(scores, mask) == [(2, 2), (2, 5)]
+    assert strongest(scores, np.zeros((3, 14), bool)) == []
+
+
+def test_one_file_an_image_for_its_labelled_finding_with_the_highest_score(model, cache, predictions, boxes, tmp_path):
+    folder = tmp_path / "deep" / "gradcam"
+    paths = write_overlays(folder, None, cache, predictions, boxes=boxes)
+    stems = [name.removesuffix(".png") for name in predictions.image]
+    expected = [f"{stems[0]}_{boxes['finding'][0]}.png", f"{stems[1]}_Edema.png", f"{stems[2]}_Hernia.png"]
+    assert [path.name for path in paths] == expected
+    assert {path.name for path in folder.iterdir()} == {*expected, "scores.csv"}
+    assert len({path.read_bytes() for path in paths}) == 3
+    scores = pd.read_csv(folder / "scores.csv", index_col="image")
+    assert list(scores.columns) == list(FINDINGS)
+    assert list(scores.index) == predictions.image.tolist()
+    np.testing.assert_allclose(scores.to_numpy(), predictions.scores, rtol=1e-6)
+    assert not plt.get_fignums(), "figures are closed, or a large sample fills the memory"
