@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 import torch
 
+import cxrlib.thresholds
 from cxrlib.cache import ImageCache
 from cxrlib.cli import main
 from cxrlib.findings import FINDINGS
+from cxrlib.metrics import evaluate
 from cxrlib.models import load_checkpoint
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import Thresholds
@@ -150,6 +152,10 @@ def test_eval_writes_tables_and_gives_the_checkpoint_its_thresholds(tiny_nih, tr
         ["macro", "AUC", "AUC"], ["macro", "F1", "F1"], ["macro", "AP", "AP"],
     ]  # fmt: skip
     assert f"{table.loc['macro', 'auroc']:.4f}" in lines[14]
+    test = Predictions.load(tables / "predictions_test.npz")
+    again = evaluate(test, thresholds, replicates=30)
+    numbers = ["positives", "n", "auroc", "ap", "f1", "threshold", "auroc_low", "f1_high"]
+    pd.testing.assert_frame_equal(table[numbers], again[numbers], check_dtype=False, check_names=False)
     carried = load_checkpoint("model_best.pth")
     assert carried["thresholds"] == thresholds.to_dict()
     assert load_checkpoint("model_last.pth")["thresholds"] is None
@@ -178,6 +184,16 @@ def test_eval_and_gradcam_follow_the_checkpoint_not_the_lists(trained, tiny_nih)
     assert main(["eval", *data(tiny_nih.root), "--replicates", "0"]) == 0
     test = Predictions.load("results/tables/predictions_test.npz")
     assert not set(test.image) & set(load_checkpoint("model_best.pth")["parts"]["train"])
+
+
+def test_eval_tunes_on_validation_only(trained, tiny_nih, monkeypatch):
+    seen, tune = [], cxrlib.thresholds.tune_thresholds
+    monkeypatch.setattr(cxrlib.thresholds, "tune_thresholds", lambda val: seen.append(val) or tune(val))
+    assert main(["eval", *data(tiny_nih.root), "--replicates", "0"]) == 0
+    patient_of = pd.read_csv(tiny_nih.csv_path, index_col="Image Index")["Patient ID"]
+    parts = load_checkpoint("model_best.pth")["parts"]
+    assert set(seen[0].patient) == set(patient_of[parts["val"]])
+    assert not set(seen[0].patient) & set(patient_of[parts["train"]])
 
 
 def test_eval_of_a_subset_takes_whole_patients(trained, tiny_nih):
@@ -367,6 +383,7 @@ def test_unknown_names_suggest_the_nearest(arguments, message, empty, refused):
         (["--split", "patients"], "did you mean 'patient'?"),
         (["--loss", "bec"], "did you mean 'bce'?"),
         (["--device", "cud"], "did you mean 'cuda'?"),
+        (["--device", "mps"], "device 'mps' was asked for and is not there"),
         (["--weights", "imagnet"], "unknown weights 'imagnet'"),
         (["--weights", "gone.pth"], "gone.pth does not exist"),
         (["--run_dir", "/dev/null/run"], "/dev/null is a file"),
