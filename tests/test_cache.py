@@ -255,11 +255,11 @@ def test_a_corrupt_image_is_named_and_the_others_are_kept(build, images, decoded
 
 
 def test_a_grown_source_takes_over_what_was_decoded(build, images, decoded):
-    first = dict(list(images.items())[:40])
-    build(images=first)
+    names = list(images)
+    build(images={name: images[name] for name in names[:40]}, names=names[:30])
     decoded.clear()
     cache = build()
-    assert sorted(decoded) == sorted(set(images) - set(first))
+    assert sorted(decoded) == names[30:]
     for name, path in images.items():
         np.testing.assert_array_equal(cache[name], read_image(path, 32))
 
