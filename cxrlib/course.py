@@ -24,6 +24,8 @@ COURSE = (
     "05_thresholds",
     "06_gradcam",
 )
+# for the kernels: no bars in executed copies, and no warning about frozen modules
+_QUIET = {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
 def notebook_parameters(name: str) -> dict:
@@ -132,9 +134,8 @@ def _execute(name: str, parameters: dict, run: RunFolder) -> float:
 
     began = time.perf_counter()
     run.notebooks.mkdir(parents=True, exist_ok=True)
-    # no bars in executed copies, and no warning of the kernel about frozen modules
-    before = dict(os.environ)
-    os.environ.update(TQDM_DISABLE="1", PYDEVD_DISABLE_FILE_VALIDATION="1")
+    before = {variable: os.environ.get(variable) for variable in _QUIET}
+    os.environ.update(_QUIET)
     try:
         papermill.execute_notebook(
             NOTEBOOKS / f"{name}.ipynb",
@@ -153,9 +154,10 @@ def _execute(name: str, parameters: dict, run: RunFolder) -> float:
             raise InputError(f"{what} ({where})") from None
         raise RuntimeError(f"{error.ename}: {what} ({where})") from None
     finally:
-        for name in ("TQDM_DISABLE", "PYDEVD_DISABLE_FILE_VALIDATION"):
-            os.environ.pop(name)
-        os.environ.update(before)
+        for variable, value in before.items():
+            os.environ.pop(variable)
+            if value is not None:
+                os.environ[variable] = value
     return time.perf_counter() - began
 
 

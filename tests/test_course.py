@@ -200,6 +200,7 @@ def two(notebook, monkeypatch, tmp_path):
 def test_a_run_records_everything_and_gives_each_notebook_its_own(two, tiny_nih, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(course, "NOTEBOOKS", PROFILES.parent)
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "0")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("epochs: 2\nseed: 7\nweights: none\n")
     run = run_course("mine.yaml", {"seed": "8", "run_dir": "here"}, tiny_nih.root)
@@ -210,6 +211,7 @@ def test_a_run_records_everything_and_gives_each_notebook_its_own(two, tiny_nih,
     assert of["01_eda"] == {"seed": 8, "run_dir": str(tmp_path / "here"), "img_root": str(tiny_nih.root)}
     assert all(disabled == "1" for _, _, disabled in two)
     assert "TQDM_DISABLE" not in os.environ
+    assert os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] == "0"
     recorded = run.read()
     every = {name for notebook in COURSE for name in notebook_parameters(notebook)}
     assert set(recorded["parameters"]) == every
