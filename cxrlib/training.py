@@ -124,9 +124,9 @@ def fit(
     entries: with a column part (`split`); images: an `ImageCache` of config.image_size, or paths by name.
     Writes to `out`: model_best.pth (highest validation macro AUROC), model_last.pth, history.csv, predictions_val.npz
     (of the best epoch). Returns the history, one row an epoch: epoch, lr, train_loss, val_loss, val_auroc (macro),
-    images_per_s, seconds, best. The same seed on the same machine gives the same weights. Where the validation labels
-    define no AUROC, that is said, and the lowest validation loss chooses.
-    Raises InputError where a part is empty.
+    images_per_s, seconds, best. The same seed on the same machine gives the same weights. An image that would be alone
+    in the last batch, which batch normalization cannot take, sits out an epoch, each epoch another one.
+    Raises InputError where a part is empty or the validation labels define no AUROC.
     """
     out = Path(out)
     accelerator = _accelerator(config)
@@ -138,17 +138,18 @@ def fit(
     if config.weights in ("imagenet", "none"):
         start_at_prevalence(model, train.labels)
     criterion = make_loss(config.loss, train.labels, config.pos_weight_cap).to(accelerator.device)
-    optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.lr, fused=False)
+    optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.lr, fused=True)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     averaged = _average_of(accelerator.unwrap_model(model), config.ema_decay)
     generator = torch.Generator().manual_seed(config.seed + accelerator.process_index)
-    steps, step, rows, best_quality = config.epochs * len(loader), 0, [], -math.inf
+    steps, step, rows = config.epochs * len(loader), 0, []
 
     for epoch in range(1, config.epochs + 1):
-        began, seen, total = time.perf_counter(), 0, 0.0
-        model.train()
+        began = time.perf_counter()
         shown = bar(loader, show=progress and accelerator.is_main_process, leave=False,
                     desc=f"epoch {epoch}/{config.epochs}", unit=" batches")  # fmt: skip
+        seen, total = 0, 0.0
+        model.train()
         for x, labels in shown:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, config)
@@ -163,28 +164,20 @@ def fit(
             averaged.update_parameters(accelerator.unwrap_model(model))
             step, seen, total = step + 1, seen + len(x), total + float(loss.detach()) * len(x)
             shown.set_postfix(loss=f"{total / seen:.4f}")
-        seconds = time.perf_counter() - began
+        speed = seen * accelerator.num_processes / (time.perf_counter() - began)
 
         predictions = predict(averaged.module, val, accelerator=accelerator, batch_size=2 * config.batch_size)
-        val_loss = _loss_of(predictions, criterion)
         auroc = evaluate(predictions, replicates=0).loc["macro", "auroc"]
-        quality = -val_loss if math.isnan(auroc) else auroc  # whether it is defined depends on the labels alone
-        if math.isnan(auroc) and epoch == 1 and accelerator.is_main_process:
-            print(
-                f"no finding has positives and negatives among the {len(val)} validation images, so their AUROC is "
-                "undefined: the epoch with the lowest validation loss is kept"
-            )
-        best, best_quality = quality > best_quality, max(quality, best_quality)
         rows.append(
             {
                 "epoch": epoch,
                 "lr": learning_rate(step - 1, steps, config),
                 "train_loss": total / seen,
-                "val_loss": val_loss,
+                "val_loss": _loss_of(predictions, criterion),
                 "val_auroc": auroc,
-                "images_per_s": seen * accelerator.num_processes / seconds,
+                "images_per_s": speed,
                 "seconds": time.perf_counter() - began,
-                "best": best,
+                "best": not rows or auroc > max(row["val_auroc"] for row in rows),
             }
         )
         if accelerator.is_main_process:
@@ -250,13 +243,15 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict]:
 def _average_of(model: nn.Module, decay: float) -> AveragedModel:
     """Exponential moving average of the weights, that follows faster in the first steps; decay 0 copies them."""
 
-    def average(mean: torch.Tensor, current: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-        if not mean.is_floating_point():
-            return current
-        now = min(decay, (1 + float(count)) / (10 + float(count))) if decay else 0.0
-        return mean + (1 - now) * (current - mean)
+    @torch.no_grad()
+    def average(means: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor | int) -> None:
+        share = 1 - min(decay, (1 + int(count)) / (10 + int(count))) if decay else 1.0
+        if means[0].is_floating_point():
+            torch._foreach_lerp_(means, current, share)
+        else:
+            torch._foreach_copy_(means, current)
 
-    return AveragedModel(model, avg_fn=average, use_buffers=True)
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 
 
 def _loss_of(predictions: Predictions, criterion: nn.Module) -> float:
