@@ -87,9 +87,13 @@ def test_says_what_was_measured_on_what(measured):
 def test_a_note_is_said_once_with_all_its_findings(measured):
     table, thresholds, val, test = measured
     table = table.assign(note="")
-    table.loc[["Mass", "Edema"], "note"] = "few"
-    notes = [line for line in metrics_text(table, thresholds, "w", CHECKPOINT, val, test).split("\n") if "few" in line]
-    assert "# Edema, Mass: few" in notes
+    table.loc[["Mass", "Edema"], "note"] = "scarce here"
+    notes = [
+        line
+        for line in metrics_text(table, thresholds, "w", CHECKPOINT, val, test).split("\n")
+        if "scarce here" in line
+    ]
+    assert notes == ["# Edema, Mass: scarce here"]
 
 
 def test_write_text_is_whole_or_not_at_all(tmp_path, monkeypatch):
