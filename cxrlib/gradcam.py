@@ -56,7 +56,7 @@ def head_gradients(
             logits = model(to_unit(images).to(next(model.parameters()).device))
             if not cut:
                 raise InputError(f"{type(layer).__name__} is not part of this {model.arch}; choose one of its layers")
-            _grid(cut[0])
+            as_grid(cut[0])
             with torch.enable_grad():
                 each = [
                     torch.autograd.grad(logits[:, k].sum(), cut[0], retain_graph=True)[0] for k in range(len(FINDINGS))
@@ -65,10 +65,10 @@ def head_gradients(
         hook.remove()
         for module in training:
             module.training = True
-    return _grid(cut[0].detach()), torch.stack([_grid(gradient) for gradient in each], dim=1)
+    return as_grid(cut[0].detach()), torch.stack([as_grid(gradient) for gradient in each], dim=1)
 
 
-def _grid(values: torch.Tensor) -> torch.Tensor:
+def as_grid(values: torch.Tensor) -> torch.Tensor:
     """(b, c, h, w) as it is; tokens (b, 1 + g * g, c) without the class token as (b, c, g, g)."""
     if values.ndim == 4:
         return values

@@ -5,6 +5,7 @@ Each `plot_*` takes plain data and returns a matplotlib Figure; `save_figure` ex
 
 import io
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -155,7 +156,8 @@ def plot_parts(entries: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(8, 5))
     for name, colour, marker in (("train", BLUE, "o"), ("test", ORANGE, "D"), ("val", GREEN, "s")):
         axes.plot(counts[name], counts.index, marker, color=colour, label=name, ms=7)
-    axes.set(xscale="log", xlabel="images with the finding (logarithmic)", title="Positives in each part")
+    axes.set_xscale("symlog", linthresh=1)  # as a logarithm, with room for 0
+    axes.set(xlim=(-0.2, None), xlabel="images with the finding (logarithmic)", title="Positives in each part")
     axes.grid(axis="x")
     axes.legend(loc="lower right")
     return figure
@@ -217,20 +219,22 @@ def plot_intervals(
 
 def plot_comparison(table: pd.DataFrame) -> Figure:
     """Macro AUROC with its interval against training time. table: index arch; auroc*, minutes, parameters (million)."""
-    figure, axes = plt.subplots(figsize=(8, 4.6))
-    for arch, row in table.iterrows():
+    figure, axes = plt.subplots(figsize=(9.5, 4.6))
+    styles = zip(sns.color_palette("colorblind", len(table)), cycle("oDs^vPX"), strict=False)
+    for (arch, row), (colour, marker) in zip(
+        table.sort_values("auroc", ascending=False).iterrows(), styles, strict=False
+    ):
         error = [[row["auroc"] - row["auroc_low"]], [row["auroc_high"] - row["auroc"]]]
-        axes.errorbar(row["minutes"], row["auroc"], yerr=error, fmt="none", ecolor="0.7", capsize=3, zorder=1)
-        axes.scatter(row["minutes"], row["auroc"], s=30 + 4 * row["parameters"], color=BLUE, alpha=0.85, zorder=2)
-        axes.annotate(f"{arch}\n{row['parameters']:.1f} M", (row["minutes"], row["auroc"]), xytext=(9, 4),
-                      textcoords="offset points", fontsize=9)  # fmt: skip
+        axes.errorbar(row["minutes"], row["auroc"], yerr=error, fmt=marker, ms=9, color=colour, capsize=3,
+                      label=f"{arch} ({row['parameters']:.1f} M)")  # fmt: skip
+    axes.legend(title="best first (parameters)", loc="center left", bbox_to_anchor=(1, 0.5), alignment="left")
     axes.axhline(0.5, color=GREY, lw=1, ls=":")
     axes.set(xscale="log")
-    axes.margins(x=0.18)
+    axes.margins(x=0.1)
     for axis_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         axis_formatter(FuncFormatter(lambda x, _: f"{x:g}" if f"{x:.0e}"[0] in "125" else ""))
     axes.set( xlabel="training time (minutes, logarithmic)", ylabel="test macro AUROC, 95 % interval",
-             title="Accuracy against cost; the area of a disc grows with the parameters")  # fmt: skip
+             title="Accuracy against cost")  # fmt: skip
     return figure
 
 

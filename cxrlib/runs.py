@@ -18,7 +18,6 @@ from cxrlib.paths import FIGURES, PHANTOM, from_root
 from cxrlib.plots import save_figure
 from cxrlib.sources import find_images, keep_found
 
-_opened: set[Path] = set()  # the roots whose radiographs this process may draw
 _VERSIONS = ("cxrlib", "torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "papermill")
 
 
@@ -36,6 +35,11 @@ class Data:
     def folders(self) -> tuple[Path, Path]:
         """Where the official lists and the boxes may lie."""
         return self.img_root, self.csv_path.parent
+
+    @property
+    def are_phantoms(self) -> bool:
+        """Whether the radiographs were drawn by `make_phantoms`, so that their pictures may go anywhere."""
+        return (self.img_root / "phantom.json").is_file()
 
     @property
     def boxes(self) -> pd.DataFrame | None:
@@ -69,7 +73,6 @@ def open_data(csv_path: str | Path = "", img_root: str | Path = PHANTOM) -> Data
     entries = read_entries(csv_path)
     images = find_images(img_root)
     entries, summary = keep_found(entries, images)
-    _opened.add(img_root)
     return Data(entries, images, csv_path, img_root, summary)
 
 
@@ -163,16 +166,13 @@ class RunFolder:
         for result in (self.splits, self.thresholds, self.metrics):  # of the run before: not to be taken for this one's
             result.unlink(missing_ok=True)
 
-    def save_figure(self, figure, name: str, radiographs: bool = False) -> None:
+    def save_figure(self, figure, name: str, shows: Data | None = None) -> None:
         """Export a figure for the report, into the run folder and figures/.
 
-        radiographs: it shows images of patients; such a figure stays in the run folder, which git ignores, unless all
-        data that this run or this notebook has opened are phantoms.
+        shows: the data whose radiographs can be seen in it. Unless these are phantoms, the figure stays in the run
+        folder, which git ignores.
         """
-        recorded = self.read().get("data", {}).get("img_root")
-        roots = _opened | ({Path(recorded)} if recorded else set())
-        phantom = bool(roots) and all((root / "phantom.json").is_file() for root in roots)
-        save_figure(figure, name, self.figures, *([FIGURES] if phantom or not radiographs else []))
+        save_figure(figure, name, self.figures, *([FIGURES] if shows is None or shows.are_phantoms else []))
 
     def _write_run(self, run: dict) -> None:
         self._write(self.path / "run.json", json.dumps(run, indent=2, default=_plain))

@@ -248,33 +248,13 @@ def saved(run, exported):
 
 
 def test_radiographs_of_patients_stay_in_the_run_folder(run, exported, figure, tiny_nih):
-    open_data("", tiny_nih.root)
-    run.start(data={"img_root": str(tiny_nih.root)})
+    data = open_data("", tiny_nih.root)
     run.save_figure(figure, "01_counts")
-    run.save_figure(figure, "01_examples", radiographs=True)
+    run.save_figure(figure, "01_examples", shows=data)
     assert saved(run, exported) == ({"01_counts.png", "01_examples.png"}, {"01_counts.png"})
 
 
 def test_radiographs_of_phantoms_are_exported(run, exported, figure, tiny_nih):
     (tiny_nih.root / "phantom.json").write_text("{}")
-    open_data("", tiny_nih.root)  # a notebook opened alone: run.json says nothing about data
-    run.save_figure(figure, "01_examples", radiographs=True)
+    run.save_figure(figure, "01_examples", shows=open_data("", tiny_nih.root))
     assert saved(run, exported) == ({"01_examples.png"}, {"01_examples.png"})
-
-
-def test_where_nothing_says_what_the_data_are_they_may_be_patients(run, exported, figure, tmp_path, monkeypatch):
-    (tmp_path / "phantom.json").write_text("{}")
-    monkeypatch.chdir(tmp_path)
-    run.save_figure(figure, "01_examples", radiographs=True)
-    assert saved(run, exported) == ({"01_examples.png"}, set())
-
-
-def test_patients_opened_in_a_run_on_phantoms_stay_in_the_run_folder(run, exported, figure, tiny_nih, tmp_path):
-    phantom = tmp_path / "phantom"
-    phantom.mkdir()
-    (phantom / "phantom.json").write_text("{}")
-    run.start(data={"img_root": str(phantom)})
-    run.save_figure(figure, "before", radiographs=True)
-    open_data("", tiny_nih.root)  # the same run_dir, another img_root
-    run.save_figure(figure, "after", radiographs=True)
-    assert saved(run, exported) == ({"before.png", "after.png"}, {"before.png"})

@@ -27,7 +27,6 @@ TOY = {
     "archs": "resnet18,mobilenet_v2",
     "compare_image_size": 32,
     "compare_epochs": 1,
-    "objective": "youden",  # of f1, notebook 5 checks a threshold by hand, and no finding has enough positives here
     "replicates": 50,
     "samples": 4,
     "device": "cpu",
@@ -256,8 +255,6 @@ def test_the_executed_copies_have_every_cell_run_and_no_error(run):
         outputs = [output for cell in code(nb) for output in cell.outputs]
         assert not [output for output in outputs if output.output_type == "error"]
         said = "".join(output.text for output in outputs if output.get("name") == "stderr")
-        if name == "06_gradcam":  # after one epoch a map may be empty, which correlates with nothing
-            said = re.sub(r".*RuntimeWarning: invalid value encountered in divide\n.*\n", "", said)
         assert not said, f"{name} warns: {said[:300]}"
         injected = [cell for cell in nb.cells if "injected-parameters" in cell.metadata.get("tags", [])]
         assert len(injected) == 1
