@@ -144,7 +144,7 @@ def test_comparison_draws_each_interval():
         segment for lines in axes.collections if hasattr(lines, "get_segments") for segment in lines.get_segments()
     ]
     assert [segment[:, 1].round(6).tolist() for segment in segments] == [[0.65, 0.8], [0.5, 0.61]]
-    assert "small\n4.0 M" in words(figure)
+    assert "small (4.0 M)" in words(figure)
 
 
 def test_threshold_curves_mark_the_chosen():

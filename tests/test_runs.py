@@ -32,7 +32,6 @@ def entries(tiny_nih) -> pd.DataFrame:
 def exported(tmp_path, monkeypatch):
     """figures/ in a temporary folder, in a process that has opened no data yet."""
     monkeypatch.setattr(runs, "FIGURES", tmp_path / "figures")
-    monkeypatch.setattr(runs, "_opened", set())
     return tmp_path / "figures"
 
 
