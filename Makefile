@@ -4,7 +4,7 @@ PROFILE ?= quick
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lab bench clean
+.PHONY: help setup run test lab notebooks bench clean
 
 help: ## this page
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|'
@@ -26,6 +26,10 @@ test: setup ## ruff, then all tests, the notebooks among them
 lab: setup ## JupyterLab on this machine, at the notebooks
 	$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=. notebooks/01_eda.ipynb
 
+notebooks: setup ## execute the six notebooks in place, on their defaults, as they are committed
+	TQDM_DISABLE=1 PYDEVD_DISABLE_FILE_VALIDATION=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=-1 --log-level=WARN notebooks/*.ipynb
+
 bench: setup ## speed, each figure against the plain way, in one run
 	$(BIN)/python -m benchmarks $(ARGS)
 
@@ -37,5 +41,5 @@ clean: ## remove .venv, caches and runs; phantoms and downloaded data stay
 		{ echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.12 ..."; exit 2; }
 	@echo "installing into .venv (once; PyTorch is large, this takes some minutes)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	$(BIN)/python -m pip install -qq -e '.[dev]'
 	@touch $@

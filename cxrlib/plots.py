@@ -125,7 +125,7 @@ def plot_radiographs(
     images: Sequence, titles: Sequence[str], boxes: Sequence | None = None, columns: int = 4
 ) -> Figure:
     """A grid of radiographs. images: (h, w) uint8; boxes: of each image, (x, y, w, h, text) in BOX_FRAME pixels."""
-    figure, all_axes = _grid(len(images), columns, 2.9)
+    figure, all_axes = _grid(len(images), columns, 2.3)
     for index, (axes, image, title) in enumerate(zip(all_axes, images, titles, strict=False)):
         _show(axes, image, title)
         for x, y, w, h, text in boxes[index] if boxes else ():
@@ -137,7 +137,7 @@ def plot_overlays(
     images: Sequence, maps: Sequence, titles: Sequence[str], boxes: Sequence | None = None, columns: int = 4
 ) -> Figure:
     """Radiographs under their heat maps. maps: (h, w) in [0, 1] each; boxes as in `plot_radiographs`."""
-    figure, all_axes = _grid(len(images), columns, 2.9)
+    figure, all_axes = _grid(len(images), columns, 2.3)
     for index, (axes, image, heat, title) in enumerate(zip(all_axes, images, maps, titles, strict=False)):
         _show(axes, image, title)
         heat = np.asarray(heat)

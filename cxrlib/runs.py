@@ -15,7 +15,6 @@ from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.metadata import find_csv, read_boxes, read_entries
 from cxrlib.paths import FIGURES, PHANTOM, from_root
-from cxrlib.plots import save_figure
 from cxrlib.sources import find_images, keep_found
 
 _VERSIONS = ("cxrlib", "torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "papermill")
@@ -172,6 +171,8 @@ class RunFolder:
         shows: the data whose radiographs can be seen in it. Unless these are phantoms, the figure stays in the run
         folder, which git ignores.
         """
+        from cxrlib.plots import save_figure  # 80 MB of matplotlib, which training can do without
+
         save_figure(figure, name, self.figures, *([FIGURES] if shows is None or shows.are_phantoms else []))
 
     def _write_run(self, run: dict) -> None:

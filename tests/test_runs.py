@@ -30,7 +30,7 @@ def entries(tiny_nih) -> pd.DataFrame:
 
 @pytest.fixture
 def exported(tmp_path, monkeypatch):
-    """figures/ in a temporary folder, in a process that has opened no data yet."""
+    """figures/ in a temporary folder."""
     monkeypatch.setattr(runs, "FIGURES", tmp_path / "figures")
     return tmp_path / "figures"
 
