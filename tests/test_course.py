@@ -185,7 +185,6 @@ def test_defaults_are_what_a_training_run_takes():
 def two(notebook, monkeypatch, tmp_path):
     """A course of two notebooks that papermill pretends to run; returns what it was called with."""
     calls = []
-    monkeypatch.setattr(runs, "_opened", set())
     monkeypatch.setattr(course, "_outcome", lambda run: "the outcome")
 
     def execute(source, target, **options):

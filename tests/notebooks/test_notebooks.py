@@ -296,7 +296,7 @@ def test_thresholds_are_in_the_run_and_in_the_checkpoint(run):
     thresholds = Thresholds.load(run / "thresholds.json")
     carried = load_checkpoint(run / "mobilenet_v2" / "model_best.pth")
     assert carried["thresholds"] == thresholds.to_dict()
-    assert (thresholds.grid, thresholds.objective) == ((0.05, 0.4, 0.05), "youden")
+    assert (thresholds.grid, thresholds.objective) == ((0.05, 0.4, 0.05), "f1")
     table = pd.read_csv(run / "metrics.csv", index_col="finding")
     np.testing.assert_allclose(table.loc[list(FINDINGS), "threshold"], thresholds.values)
     assert carried["config"]["image_size"] == 32
