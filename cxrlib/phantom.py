@@ -13,7 +13,6 @@ from pathlib import Path
 import joblib
 import numpy as np
 from PIL import Image, PngImagePlugin
-from tqdm.auto import tqdm
 
 from cxrlib.errors import InputError, nearest
 from cxrlib.findings import FINDINGS, decode
@@ -22,6 +21,7 @@ from cxrlib.phantom_anatomy import draw_patient
 from cxrlib.phantom_film import render
 from cxrlib.phantom_findings import Lesion
 from cxrlib.phantom_patients import PREVALENCES, plan_visits
+from cxrlib.progress import bar
 
 VERSION = 1  # of the drawing: another version draws other pictures from the same seed
 _MANIFEST = "phantom.json"
@@ -132,12 +132,12 @@ def _draw(visits, size, folder, workers, progress):
     patients = [group.to_dict("records") for _, group in visits.groupby("patient", sort=True)]
     parallel = joblib.Parallel(n_jobs=workers or joblib.cpu_count(), return_as="generator", pre_dispatch="4*n_jobs")
     boxes = []
-    with tqdm(total=len(visits), desc="phantoms", unit="image", disable=not progress) as bar:
+    with bar(total=len(visits), show=progress, desc="phantoms", unit=" images") as shown:
         for group, rows in zip(
             patients, parallel(joblib.delayed(_draw_visits)(group, size, folder) for group in patients), strict=True
         ):
             boxes += rows
-            bar.update(len(group))
+            shown.update(len(group))
     return boxes
 
 

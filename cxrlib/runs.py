@@ -64,7 +64,7 @@ def open_data(csv_path: str | Path = "", img_root: str | Path = PHANTOM) -> Data
     Raises InputError for whatever is missing.
     """
     img_root = from_root(img_root)
-    if img_root == PHANTOM:
+    if img_root == PHANTOM and not (PHANTOM / "phantom.json").is_file():
         from cxrlib.phantom import make_phantoms
 
         make_phantoms(PHANTOM)
