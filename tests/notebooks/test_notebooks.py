@@ -248,6 +248,16 @@ def run(course):
     return course / "run"
 
 
+@pytest.mark.parametrize("name", COURSE)
+def test_it_is_committed_executed_from_top_to_bottom(name):
+    cells = [cell for cell in code(opened(name)) if cell.source]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "make notebooks executes them"
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    assert "widgets" not in opened(name).metadata
+    assert (NOTEBOOKS / f"{name}.ipynb").stat().st_size < 1_500_000
+
+
 def test_the_executed_copies_have_every_cell_run_and_no_error(run):
     for name in COURSE:
         nb = nbformat.read(run / "notebooks" / f"{name}.ipynb", as_version=4)
