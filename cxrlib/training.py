@@ -279,4 +279,6 @@ def _save_epoch(
         save_checkpoint(out / "model_best.pth", model, **content)
         predictions.save(out / "predictions_val.npz")
     save_checkpoint(out / "model_last.pth", model, **content)
-    pd.DataFrame(rows).to_csv(out / "history.csv", index=False)
+    partial = out / "history.csv.partial"
+    pd.DataFrame(rows).to_csv(partial, index=False)
+    os.replace(partial, out / "history.csv")
