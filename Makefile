@@ -24,7 +24,7 @@ test: setup ## ruff, then all tests, the notebooks among them
 	$(BIN)/python -m pytest $(ARGS)
 
 lab: setup ## JupyterLab on this machine, at the notebooks
-	$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=. notebooks/01_eda.ipynb
+	$(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. notebooks/01_eda.ipynb
 
 notebooks: setup ## execute the six notebooks in place, on their defaults, as they are committed
 	TQDM_DISABLE=1 PYDEVD_DISABLE_FILE_VALIDATION=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
