@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from PIL import Image, ImageOps
 
 from cxrlib.errors import InputError, some
-from cxrlib.paths import CACHE
+from cxrlib.paths import CACHE, written_whole
 from cxrlib.progress import bar
 
 _FORMAT = 1  # part of the key: raise it when `read_image` changes what it returns
@@ -189,9 +189,8 @@ def _lay_out(folder: Path, names: list[str], stamps: np.ndarray, image_size: int
     np.save(folder / "stamps.npy", stamps)
     np.save(folder / "done.npy", np.zeros(len(names), dtype=np.uint8))
     (folder / "names.txt").write_text("\n".join(names))
-    partial = folder / "cache.json.partial"
-    partial.write_text(json.dumps({"format": _FORMAT, "image_size": image_size, "images": len(names)}))
-    os.replace(partial, folder / "cache.json")
+    with written_whole(folder / "cache.json") as beside:
+        beside.write_text(json.dumps({"format": _FORMAT, "image_size": image_size, "images": len(names)}))
 
 
 def _stamps(images: dict[str, Path]) -> np.ndarray:

@@ -20,6 +20,7 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 from cxrlib.dataset import to_unit
 from cxrlib.errors import InputError, nearest
 from cxrlib.findings import FINDINGS
+from cxrlib.paths import written_whole
 
 _IMAGENET_NORM = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF_NORM = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # what EfficientNet-Lite was published with
@@ -197,10 +198,8 @@ def save_checkpoint(path: str | Path, model: ChestXrayModel, **fields) -> Path:
 def write_checkpoint(path: str | Path, content: dict) -> Path:
     """Write the dict of a checkpoint atomically: what lies under `path` is always whole."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    torch.save(content, partial)
-    os.replace(partial, path)
+    with written_whole(path) as beside, beside.open("wb") as file:  # by file: a name would end up in the bytes
+        torch.save(content, file)
     return path
 
 

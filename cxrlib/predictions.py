@@ -1,6 +1,5 @@
 """What a model said about each image, beside what is true: scores, labels, images and patients, saved as one file."""
 
-import os
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import numpy as np
 
 from cxrlib.errors import InputError, some
 from cxrlib.findings import FINDINGS
+from cxrlib.paths import written_whole
 
 _ARRAYS = ("scores", "labels", "image", "patient")
 _HOW = "save predictions with Predictions.save"
@@ -71,15 +71,9 @@ class Predictions:
         Returns the path. The findings are stored too, so that `load` notices another order.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with beside.open("wb") as file:
-                arrays = {name: getattr(self, name) for name in _ARRAYS}
-                np.savez_compressed(file, findings=np.array(FINDINGS), **arrays)
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with written_whole(path) as beside, beside.open("wb") as file:
+            arrays = {name: getattr(self, name) for name in _ARRAYS}
+            np.savez_compressed(file, findings=np.array(FINDINGS), **arrays)
         return path
 
     @classmethod

@@ -1,12 +1,12 @@
 """What a measurement says to a reader: the table of metrics as text."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from cxrlib.findings import FINDINGS
+from cxrlib.paths import written_whole
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import Thresholds
 
@@ -50,10 +50,8 @@ def metrics_text(
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with written_whole(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 def _figure(row: pd.Series, metric: str) -> str:

@@ -3,7 +3,6 @@
 import datetime
 import hashlib
 import json
-import os
 import platform
 from dataclasses import dataclass
 from importlib import metadata as installed
@@ -14,7 +13,7 @@ import pandas as pd
 from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.metadata import find_csv, read_boxes, read_entries
-from cxrlib.paths import FIGURES, PHANTOM, from_root
+from cxrlib.paths import FIGURES, PHANTOM, from_root, written_whole
 from cxrlib.sources import find_images, keep_found
 
 _VERSIONS = ("cxrlib", "torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "papermill")
@@ -185,9 +184,8 @@ class RunFolder:
             raise InputError(
                 f"the run cannot be written to {self.path} ({error.strerror}); choose another run_dir"
             ) from None
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        with written_whole(path) as beside:
+            beside.write_text(text, encoding="utf-8")
 
 
 def _plain(value):

@@ -6,7 +6,6 @@ is the score of a positive image (or none is called at all), and only these need
 """
 
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from cxrlib.metrics import (
     label_table,
     patient_sums,
 )
+from cxrlib.paths import written_whole
 from cxrlib.predictions import Predictions
 
 GRID = (0.05, 0.40, 0.05)  # start, stop, step
@@ -117,13 +117,8 @@ class Thresholds:
     def save(self, path: str | Path) -> Path:
         """Write JSON: the old file or the whole new one, never a part. Returns the path."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with written_whole(path) as beside:
             beside.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
         return path
 
     @classmethod

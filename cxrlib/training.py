@@ -23,6 +23,7 @@ from cxrlib.errors import InputError, nearest
 from cxrlib.losses import LOSSES, make_loss
 from cxrlib.metrics import evaluate
 from cxrlib.models import ChestXrayModel, build_model, check_image_size, save_checkpoint
+from cxrlib.paths import written_whole
 from cxrlib.predictions import Predictions, predict
 from cxrlib.progress import bar
 from cxrlib.splits import KINDS, subset
@@ -279,6 +280,5 @@ def _save_epoch(
         save_checkpoint(out / "model_best.pth", model, **content)
         predictions.save(out / "predictions_val.npz")
     save_checkpoint(out / "model_last.pth", model, **content)
-    partial = out / "history.csv.partial"
-    pd.DataFrame(rows).to_csv(partial, index=False)
-    os.replace(partial, out / "history.csv")
+    with written_whole(out / "history.csv") as beside:
+        pd.DataFrame(rows).to_csv(beside, index=False)

@@ -1,9 +1,10 @@
 """The table as text: every figure where it belongs, what is undefined said, files whole or not at all."""
 
+import os
+
 import numpy as np
 import pytest
 
-from cxrlib import report
 from cxrlib.findings import FINDINGS
 from cxrlib.metrics import evaluate
 from cxrlib.predictions import Predictions
@@ -104,7 +105,7 @@ def test_write_text_is_whole_or_not_at_all(tmp_path, monkeypatch):
     def broken(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(report.os, "replace", broken)
+    monkeypatch.setattr(os, "replace", broken)
     with pytest.raises(OSError, match="disk full"):
         write_text(path, "half")
     assert path.read_bytes() == "Überblick\n".encode()

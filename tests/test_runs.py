@@ -110,7 +110,7 @@ def test_a_record_that_fails_leaves_the_old_one_whole(run, monkeypatch):
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.os, "replace", broken)
+        patch.setattr(os, "replace", broken)
         with pytest.raises(OSError, match="disk full"):
             run.record("01_eda", seconds=2)
     assert (run.path / "run.json").read_text() == before
