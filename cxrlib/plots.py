@@ -125,11 +125,11 @@ def plot_radiographs(
     images: Sequence, titles: Sequence[str], boxes: Sequence | None = None, columns: int = 4
 ) -> Figure:
     """A grid of radiographs. images: (h, w) uint8; boxes: of each image, (x, y, w, h, text) in BOX_FRAME pixels."""
-    figure, all_axes = _grid(len(images), columns, 2.3)
+    figure, all_axes = panels(len(images), columns, 2.3)
     for index, (axes, image, title) in enumerate(zip(all_axes, images, titles, strict=False)):
-        _show(axes, image, title)
+        show_image(axes, image, title)
         for x, y, w, h, text in boxes[index] if boxes else ():
-            _draw_box(axes, image, (x, y, w, h), text)
+            draw_box(axes, image, (x, y, w, h), text)
     return figure
 
 
@@ -137,15 +137,15 @@ def plot_overlays(
     images: Sequence, maps: Sequence, titles: Sequence[str], boxes: Sequence | None = None, columns: int = 4
 ) -> Figure:
     """Radiographs under their heat maps. maps: (h, w) in [0, 1] each; boxes as in `plot_radiographs`."""
-    figure, all_axes = _grid(len(images), columns, 2.3)
+    figure, all_axes = panels(len(images), columns, 2.3)
     for index, (axes, image, heat, title) in enumerate(zip(all_axes, images, maps, titles, strict=False)):
-        _show(axes, image, title)
+        show_image(axes, image, title)
         heat = np.asarray(heat)
         axes.imshow(
             heat, cmap="inferno", alpha=0.55 * heat**0.5, vmin=0, vmax=1, extent=(*axes.get_xlim(), *axes.get_ylim())
         )
         for x, y, w, h, text in boxes[index] if boxes else ():
-            _draw_box(axes, image, (x, y, w, h), text)
+            draw_box(axes, image, (x, y, w, h), text)
     return figure
 
 
@@ -240,7 +240,7 @@ def plot_comparison(table: pd.DataFrame) -> Figure:
 
 def plot_threshold_curves(grid: np.ndarray, f1: np.ndarray, chosen: np.ndarray, tuned: np.ndarray) -> Figure:
     """F1 on validation against the threshold, a panel a finding. grid: (g,); f1: (g, 14); chosen, tuned: (14,)."""
-    figure, all_axes = _grid(len(FINDINGS), 5, 2.2, height=1.8, frame=True, sharex=True, sharey=True)
+    figure, all_axes = panels(len(FINDINGS), 5, 2.2, height=1.8, frame=True, sharex=True, sharey=True)
     for k, (axes, name) in enumerate(zip(all_axes, FINDINGS, strict=False)):
         axes.plot(grid, f1[:, k], color=BLUE if tuned[k] else "0.7")
         if tuned[k]:
@@ -255,7 +255,7 @@ def plot_pr_curves(scores: np.ndarray, labels: np.ndarray, thresholds: np.ndarra
     """Precision-recall curves, a panel a finding, with operating point and chance (the prevalence). Arrays (n, 14)."""
     from sklearn.metrics import precision_recall_curve
 
-    figure, all_axes = _grid(len(FINDINGS), 5, 2.2, height=1.9, frame=True, sharex=True, sharey=True)
+    figure, all_axes = panels(len(FINDINGS), 5, 2.2, height=1.9, frame=True, sharex=True, sharey=True)
     for k, (axes, name) in enumerate(zip(all_axes, FINDINGS, strict=False)):
         truth = labels[:, k].astype(bool)
         axes.set_title(pretty(name), fontsize=10)
@@ -274,7 +274,7 @@ def plot_pr_curves(scores: np.ndarray, labels: np.ndarray, thresholds: np.ndarra
     return figure
 
 
-def _grid(n: int, columns: int, width: float, height: float | None = None, frame: bool = False, **options):
+def panels(n: int, columns: int, width: float, height: float | None = None, frame: bool = False, **options):
     """A figure of n panels, the spare ones switched off."""
     columns = max(1, min(columns, n))
     rows = -(-n // columns)
@@ -292,12 +292,12 @@ def _grid(n: int, columns: int, width: float, height: float | None = None, frame
     return figure, list(axes.flat)
 
 
-def _show(axes, image: np.ndarray, title: str) -> None:
+def show_image(axes, image: np.ndarray, title: str) -> None:
     axes.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255)
     axes.set_title(title, fontsize=9, loc="center")
 
 
-def _draw_box(axes, image: np.ndarray, box: tuple, text: str) -> None:
+def draw_box(axes, image: np.ndarray, box: tuple, text: str) -> None:
     scale = np.shape(image)[0] / BOX_FRAME
     x, y, w, h = (value * scale for value in box)
     axes.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, ec="#56b4e9", lw=2))
