@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cxrlib import plots
+from cxrlib import plots, plots_data, plots_training
 from cxrlib.findings import FINDINGS
 from cxrlib.metadata import BOX_FRAME, read_boxes, read_entries
 from cxrlib.metrics import evaluate
@@ -42,9 +42,9 @@ def words(figure):
 
 # ---- saving ----------------------------------------------------------------------------------------------------------
 def test_save_writes_the_same_bytes_everywhere_and_every_time(tmp_path, entries):
-    figure = plots.plot_label_counts(entries)
+    figure = plots_data.plot_label_counts(entries)
     plots.save_figure(figure, "01_counts", tmp_path / "a", tmp_path / "deep" / "b")
-    plots.save_figure(plots.plot_label_counts(entries), "01_counts", tmp_path / "c")
+    plots.save_figure(plots_data.plot_label_counts(entries), "01_counts", tmp_path / "c")
     first, second, again = (tmp_path / where / "01_counts.png" for where in ("a", "deep/b", "c"))
     assert first.read_bytes() == second.read_bytes() == again.read_bytes()
     with Image.open(first) as image:
@@ -65,7 +65,7 @@ def test_names_for_readers():
 
 # ---- what they show --------------------------------------------------------------------------------------------------
 def test_label_counts(entries):
-    figure = plots.plot_label_counts(entries)
+    figure = plots_data.plot_label_counts(entries)
     counts = entries[list(FINDINGS)].sum().sort_values()
     assert [bar.get_width() for bar in figure.axes[0].patches] == counts.tolist()
     said = words(figure)
@@ -77,7 +77,7 @@ def test_cooccurrence_is_a_share_of_the_row(entries):
     entries = entries.head(3).copy()
     entries[list(FINDINGS)] = 0
     entries["Mass"], entries["Edema"] = [1, 1, 0], [1, 0, 0]
-    shown = plots.plot_cooccurrence(entries).axes[0].collections[0].get_array().reshape(14, 14)
+    shown = plots_data.plot_cooccurrence(entries).axes[0].collections[0].get_array().reshape(14, 14)
     mass, edema = FINDINGS.index("Mass"), FINDINGS.index("Edema")
     assert shown[mass, edema] == 50
     assert shown[edema, mass] == 100
@@ -87,7 +87,7 @@ def test_cooccurrence_is_a_share_of_the_row(entries):
 
 def test_visits_marks_where_half_of_the_images_are():
     entries = pd.DataFrame({"patient": [1] * 6 + [2] * 2 + [3, 4]})
-    figure = plots.plot_visits(entries)
+    figure = plots_data.plot_visits(entries)
     assert "half of the images\ncome from 25 % of the patients" in words(figure)
     heights = [bar.get_height() for bar in figure.axes[0].patches]
     assert sum(heights) == 4, "a patient fell between the bins"
@@ -95,23 +95,23 @@ def test_visits_marks_where_half_of_the_images_are():
 
 def test_shift_and_parts_and_leakage(entries):
     part = entries["part"].replace("val", "train")
-    figure = plots.plot_shift(entries, part, "train", "test")
+    figure = plots_data.plot_shift(entries, part, "train", "test")
     shown = {tuple(np.round(xy, 6)) for dots in figure.axes[0].collections[1:] for xy in dots.get_offsets()}
     shares = 100 * entries[part == "test"][list(FINDINGS)].mean().sort_values()
     assert {(round(value, 6), row) for row, value in enumerate(shares)} <= shown
     counts = entries.groupby("part")[list(FINDINGS)].sum()
-    lines = {line.get_label(): line for line in plots.plot_parts(entries).axes[0].lines}
+    lines = {line.get_label(): line for line in plots_data.plot_parts(entries).axes[0].lines}
     for name, line in lines.items():
         assert sorted(line.get_xdata()) == sorted(counts.loc[name])
     leaks = pd.DataFrame({kind: leakage(split(entries, kind)).loc["test"] for kind in ("patient", "image")}).T
-    bars = plots.plot_leakage(leaks).axes[0].patches
+    bars = plots_data.plot_leakage(leaks).axes[0].patches
     assert [bar.get_width() for bar in bars] == (100 * leaks["share_leaked"]).tolist()
 
 
 def test_history_circles_the_kept_epoch():
     history = pd.DataFrame({"epoch": [1, 2, 3], "train_loss": [3.0, 2, 1], "val_loss": [3.0, 2, 2.5],
                             "val_auroc": [0.5, 0.7, 0.6], "best": [True, True, False]})  # fmt: skip
-    figure = plots.plot_history(history)
+    figure = plots_training.plot_history(history)
     circle = figure.axes[1].lines[1]
     assert (list(circle.get_xdata()), list(circle.get_ydata())) == ([2], [0.7])
     assert "kept: 0.700" in words(figure)
@@ -138,7 +138,7 @@ def test_intervals_show_every_finding_its_interval_and_its_positives(predictions
 def test_comparison_draws_each_interval():
     table = pd.DataFrame({"auroc": [0.7, 0.6], "auroc_low": [0.65, 0.5], "auroc_high": [0.8, 0.61],
                           "minutes": [1.0, 10.0], "parameters": [4.0, 100.0]}, index=["small", "large"])  # fmt: skip
-    figure = plots.plot_comparison(table)
+    figure = plots_training.plot_comparison(table)
     axes = figure.axes[0]
     segments = [
         segment for lines in axes.collections if hasattr(lines, "get_segments") for segment in lines.get_segments()
