@@ -41,8 +41,8 @@ def train(given: argparse.Namespace) -> None:
 
 def evaluate(given: argparse.Namespace) -> None:
     """Tune on the validation part of the checkpoint, report on test, which neither training nor tuning saw."""
+    from cxrlib.checkpoints import load_checkpoint, write_checkpoint
     from cxrlib.metrics import evaluate as figures
-    from cxrlib.models import load_checkpoint, write_checkpoint
     from cxrlib.predictions import predict
     from cxrlib.report import metrics_text, write_text
     from cxrlib.thresholds import tune_thresholds
@@ -77,8 +77,8 @@ def evaluate(given: argparse.Namespace) -> None:
 
 def gradcam(given: argparse.Namespace) -> None:
     """Overlays of the heat map of one labelled finding each, on radiographs of the test part."""
+    from cxrlib.checkpoints import load_checkpoint
     from cxrlib.findings import FINDINGS
-    from cxrlib.models import load_checkpoint
     from cxrlib.overlays import write_overlays
     from cxrlib.predictions import predict
     from cxrlib.thresholds import Thresholds

@@ -14,10 +14,10 @@ import torch
 
 import cxrlib.thresholds
 from cxrlib.cache import ImageCache
+from cxrlib.checkpoints import load_checkpoint
 from cxrlib.cli import main
 from cxrlib.findings import FINDINGS
 from cxrlib.metrics import evaluate
-from cxrlib.models import load_checkpoint
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import Thresholds
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torchvision import models as zoo
 
+from cxrlib.checkpoints import load_checkpoint, write_checkpoint
 from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.models import (
@@ -19,10 +20,8 @@ from cxrlib.models import (
     ChestXrayModel,
     build_model,
     check_image_size,
-    load_checkpoint,
     model_from_checkpoint,
     save_checkpoint,
-    write_checkpoint,
 )
 
 FIELDS = {"parts": {"train": ["a.png"], "val": ["b.png"]}, "config": {"arch": "resnet18"}}

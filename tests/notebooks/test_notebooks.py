@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cxrlib.checkpoints import load_checkpoint
 from cxrlib.cli import main
 from cxrlib.course import COURSE, notebook_parameters, read_profile
 from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
-from cxrlib.models import load_checkpoint
 from cxrlib.paths import NOTEBOOKS
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import Thresholds
