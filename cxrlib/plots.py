@@ -1,8 +1,10 @@
-"""Every figure of the course, in one look: one palette (safe for colour-blind readers), one font, labels with units.
+"""The look of every figure: one palette (safe for colour-blind readers), one font, labels with units; and its alt text.
 
-Each `plot_*` takes plain data and returns a matplotlib Figure; `save_figure` exports it.
+Each `plot_*`, here and in the modules `plots_*`, takes plain data and returns a matplotlib Figure. `show` displays it
+in a notebook, `save_figure` exports it; both carry the text for readers who cannot see it (`described`, `alt_text`).
 """
 
+import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from cxrlib.metadata import BOX_FRAME
 BLUE, ORANGE, GREEN, RED = (sns.color_palette("colorblind")[i] for i in (0, 1, 2, 3))
 GREY = "0.45"
 DPI = 150
+SHARPER = 1.5
 
 
 def set_style() -> None:
@@ -43,10 +46,48 @@ def set_style() -> None:
 set_style()
 
 
+def described(figure: Figure, text: str) -> Figure:
+    """The figure with the text that tells readers who cannot see it what it shows, said from the data it was given."""
+    figure.set_label(text)
+    return figure
+
+
+def alt_text(figure: Figure) -> str:
+    """What `described` said; of a figure without a description, its titles and axis labels."""
+    if figure.get_label():
+        return str(figure.get_label())
+    said = [panel.get_title(loc) for panel in figure.axes for loc in ("left", "center", "right")]
+    said += [label for panel in figure.axes[:1] for label in (panel.get_xlabel(), panel.get_ylabel())]
+    return "; ".join(dict.fromkeys(text.replace("\n", " ") for text in said if text)) or "figure"
+
+
+def show(figure: Figure, caption: str = "The figure in words") -> None:
+    """Display a figure in a notebook, once, over its caption, and close it. The caption unfolds to the alt text.
+
+    JupyterLab does not hand an output's alt text to screen readers yet, so it stands in the page as well. As the
+    outputs' text it is also what nbval compares, which compares no picture.
+    """
+    from IPython.display import display  # scripts that only save figures do without it
+
+    words = alt_text(figure)
+    picture = io.BytesIO()  # drawn with more dots than it is shown with: sharp on dense screens too
+    figure.savefig(picture, format="png", dpi=SHARPER * figure.dpi, facecolor="white", metadata={"Software": None})
+    width, height = (round(inches * figure.dpi) for inches in figure.get_size_inches())
+    plt.close(figure)
+    image = {"image/png": {"width": width, "height": height, "alt": words}}
+    display({"image/png": picture.getvalue(), "text/plain": words}, raw=True, metadata=image)
+    folded = f"<details><summary>{html.escape(caption)}</summary>{html.escape(words)}</details>"
+    display({"text/html": folded, "text/plain": caption}, raw=True)
+
+
 def save_figure(figure: Figure, name: str, *folders: str | Path) -> None:
-    """Write `name`.png (150 dots an inch, white) into each folder; the same figure gives the same bytes."""
+    """Write `name`.png (150 dots an inch, white) into each folder; the same figure gives the same bytes.
+
+    The PNG's text chunk "Description" holds the alt text.
+    """
     picture = io.BytesIO()  # drawn once: the layout is not settled after the first drawing, so a second one differs
-    figure.savefig(picture, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    about = {"Software": None, "Description": alt_text(figure)}
+    figure.savefig(picture, format="png", dpi=DPI, facecolor="white", metadata=about)
     for folder in map(Path, folders):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.png").write_bytes(picture.getvalue())

@@ -1,5 +1,7 @@
 """Figures: each shows the numbers it was given, nothing moves out of place, the same figure gives the same bytes."""
 
+import io
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -57,6 +59,35 @@ def test_save_into_no_folder_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plots.save_figure(plt.figure(), "x")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_alt_text_travels_with_the_picture(tmp_path, entries):
+    figure = plots.described(plots_data.plot_label_counts(entries), 'bars, "one" a finding')
+    plots.save_figure(figure, "x", tmp_path)
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.info["Description"] == plots.alt_text(figure) == 'bars, "one" a finding'
+
+
+def test_a_figure_without_description_is_told_by_its_titles():
+    figure, (left, right) = plt.subplots(1, 2)
+    left.set(title="what\nthis is", xlabel="x (mm)")
+    right.set_title("that", loc="center")
+    assert plots.alt_text(figure) == "what this is; that; x (mm)"
+    assert plots.alt_text(plt.figure()) == "figure"
+
+
+def test_show_displays_once_with_caption_and_alt_text(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw, metadata=None: shown.append((data, metadata)))
+    figure = plots.described(plt.figure(figsize=(3, 2)), "a <b>")
+    plots.show(figure, "1 < 2")
+    (picture, about), (caption, _) = shown
+    assert picture["text/plain"] == about["image/png"]["alt"] == "a <b>"
+    with Image.open(io.BytesIO(picture["image/png"])) as image:
+        assert image.width > about["image/png"]["width"] == 3 * 80
+        assert about["image/png"]["height"] == 2 * 80
+    assert caption["text/html"] == "<details><summary>1 &lt; 2</summary>a &lt;b&gt;</details>"
+    assert not plt.get_fignums(), "the notebook would show an open figure a second time"
 
 
 def test_names_for_readers():
