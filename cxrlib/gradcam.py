@@ -1,71 +1,88 @@
-"""Grad-CAM (Selvaraju et al. 2017) for every architecture of the registry, all findings from one forward pass."""
+"""Heat maps for every architecture of the registry, all fourteen findings from one forward pass.
+
+A layer with a grid gives c channels A, small pictures of the radiograph; G is the gradient of a finding's logit there.
+
+    gradcam     sum over channels of mean(G) * A. Selvaraju et al. 2017
+    gradcam++   sum over channels of sum(alpha * relu(G)) * A; alpha = 1 / (2 + sum(A) G). Chattopadhay et al. 2018
+    layercam    sum over channels of relu(G) * A: a weight for each place, not each channel. Jiang et al. 2021
+    activation  mean over channels of |A|: the control, which has no gradient and one map for all findings
+"""
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from cxrlib.dataset import to_unit
-from cxrlib.errors import InputError
+from cxrlib.errors import InputError, nearest
 from cxrlib.findings import FINDINGS
 from cxrlib.models import ChestXrayModel
 
+# of each architecture, from the finest grid (an 8th of the pixels; VGG-16 a 4th, ViT a 16th) to the usual layer
+LAYERS: dict[str, tuple[str, ...]] = {
+    "efficientnet_b0": ("features.3", "features.5", "features.8"),
+    "densenet121": ("features.denseblock2", "features.denseblock3", "features"),
+    "resnet18": ("layer2", "layer3", "layer4"),
+    "vgg16": ("features.15", "features.22", "features.29"),
+    "mobilenet_v2": ("features.6", "features.13", "features.18"),
+    "vit_b_16": tuple(f"encoder.layers.encoder_layer_{n}.ln_1" for n in (7, 9, 11)),
+    "efficientnet_lite0": ("blocks.2", "blocks.4", "bn2"),
+}
+Layer = nn.Module | str | None
 
-def grad_cam(model: ChestXrayModel, images: torch.Tensor, layer: nn.Module | None = None) -> torch.Tensor:
+
+def grad_cam(
+    model: ChestXrayModel,
+    images: torch.Tensor,
+    layer: Layer | Sequence[Layer] = None,
+    method: str = "gradcam",
+    with_range: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Where the model looks for each finding: (b, 14, h, w) float32 in [0, 1], in the coordinates of `images`.
 
-    images: (b, 1, h, w) uint8 or [0, 1]. layer: the module whose output is read, (b, c, h', w') or tokens
-    (b, 1 + g * g, c); default: the architecture's `cam_layer`.
-    A map is the layer's channels, each weighted by the mean gradient of the finding's logit, cut at zero, divided by
-    its highest value (a map without a positive value stays zero) and enlarged bilinearly with half-pixel centres: cell
-    (i, j) of a g x g grid is centred at ((i + 0.5) * h / g - 0.5, (j + 0.5) * w / g - 0.5).
+    images: (b, 1, h, w) uint8 or [0, 1]. layer: the module whose output is read, or its name in the backbone (LAYERS
+    names some): (b, c, h', w') or tokens (b, 1 + g * g, c); default: the architecture's `cam_layer`. Several layers
+    are fused: the mean of their maps, scaled again. method: one of METHODS.
+    A map is the raw one cut at zero, enlarged bilinearly with half-pixel centres and divided by its highest value (a
+    map without a positive value stays zero): cell (i, j) of a g x g grid is centred at
+    ((i + 0.5) * h / g - 0.5, (j + 0.5) * w / g - 0.5).
+    with_range: also return the lowest and the highest raw value, (b, 14, layers, 2), which tell a strong map from a
+    weak one. Raises InputError for an unknown method, and for a layer that is not passed or has no grid.
     """
-    activations, gradients = head_gradients(model, images, layer)
-    weights = gradients.mean(dim=(3, 4))  # (b, 14, c)
-    maps = torch.einsum("bkc,bchw->bkhw", weights, activations).relu()
-    maps = F.interpolate(maps, size=images.shape[-2:], mode="bilinear", align_corners=False)
-    highest = maps.amax(dim=(2, 3), keepdim=True)
-    return torch.where(highest > 0, maps / highest.clamp(min=torch.finfo(maps.dtype).tiny), 0.0).cpu()
+    raw = raw_maps(model, images, layer, method)
+    maps = torch.stack([_enlarged(grid, images.shape[-2:]) for grid in raw]).mean(dim=0)
+    maps = _to_one(maps).cpu()
+    ranges = torch.stack([torch.stack([grid.amin((2, 3)), grid.amax((2, 3))], dim=-1) for grid in raw], dim=2).cpu()
+    return (maps, ranges) if with_range else maps
 
 
-def head_gradients(
-    model: ChestXrayModel, images: torch.Tensor, layer: nn.Module | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A layer's output (b, c, h', w') and the gradients of the fourteen logits there, (b, 14, c, h', w').
+def raw_maps(
+    model: ChestXrayModel,
+    images: torch.Tensor,
+    layer: Layer | Sequence[Layer] = None,
+    method: str = "gradcam",
+) -> list[torch.Tensor]:
+    """The maps on the grid of each layer, (b, 14, h', w') float32, neither cut nor scaled. Arguments as in `grad_cam`.
 
-    One forward pass: up to the layer nothing is recorded, and from there on only the head is differentiated, once a
-    finding. Works under no_grad and inference_mode, and leaves the model as it was. Raises InputError where the layer
-    is not passed, or its output has no grid.
+    One forward pass: up to the first layer nothing is recorded, and from there on only the rest is differentiated, once
+    a finding. Works under no_grad and inference_mode, and leaves the model as it was.
     """
-    layer = model.cam_layer if layer is None else layer
-    cut = []
-
-    def detach(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
-        if not isinstance(output, torch.Tensor):
-            raise InputError(f"{type(module).__name__} gives no tensor; choose a layer with a grid")
-        cut.append(output.detach().requires_grad_())
-        torch.set_grad_enabled(True)  # what follows is the head
-        return cut[0].clone()  # DenseNet's ReLU after its last layer writes in place
-
-    training = [module for module in model.modules() if module.training]  # a frozen layer may not be
-    model.eval()
-    hook = layer.register_forward_hook(detach)
-    try:
-        with torch.inference_mode(False), torch.no_grad():
-            logits = model(to_unit(images).to(next(model.parameters()).device))
-            if not cut:
-                raise InputError(f"{type(layer).__name__} is not part of this {model.arch}; choose one of its layers")
-            as_grid(cut[0])
-            with torch.enable_grad():
-                each = [
-                    torch.autograd.grad(logits[:, k].sum(), cut[0], retain_graph=True)[0] for k in range(len(FINDINGS))
-                ]
-    finally:
-        hook.remove()
-        for module in training:
-            module.training = True
-    return as_grid(cut[0].detach()), torch.stack([as_grid(gradient) for gradient in each], dim=1)
+    if method not in METHODS:
+        raise InputError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}{nearest(method, METHODS)}")
+    layers = [_found(model, one) for one in (layer if isinstance(layer, list | tuple) else [layer])]
+    weigh = METHODS[method]
+    with torch.inference_mode(False):
+        kept, logits = _forward(model, images, layers)
+        grids = [as_grid(one.detach()) for one in kept]
+        if method == "activation":
+            return [weigh(grid, None)[:, None].repeat(1, len(FINDINGS), 1, 1) for grid in grids]
+        maps = []
+        for k in range(len(FINDINGS)):
+            gradients = torch.autograd.grad(logits[:, k].sum(), kept, retain_graph=True)
+            maps.append([weigh(grid, as_grid(gradient)) for grid, gradient in zip(grids, gradients, strict=True)])
+        return [torch.stack(of_layer, dim=1) for of_layer in zip(*maps, strict=True)]
 
 
 def as_grid(values: torch.Tensor) -> torch.Tensor:
@@ -79,3 +96,84 @@ def as_grid(values: torch.Tensor) -> torch.Tensor:
             "and the tokens of a square"
         )
     return values[:, 1:].transpose(1, 2).reshape(len(values), -1, side, side)
+
+
+# ---- the methods: channels (b, c, h, w) and their gradients give a map (b, h, w) -------------------------------------
+def _gradcam(channels: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
+    return torch.einsum("bc,bchw->bhw", gradients.mean(dim=(2, 3)), channels)
+
+
+def _gradcam_plus_plus(channels: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
+    # alpha shortened by G^2, since the squares of small gradients vanish
+    alpha = 1 / (2 + channels.sum(dim=(2, 3), keepdim=True) * gradients)
+    weights = torch.where(gradients > 0, alpha * gradients, 0.0).sum(dim=(2, 3))
+    return torch.einsum("bc,bchw->bhw", weights, channels)
+
+
+def _layercam(channels: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
+    return (gradients.relu() * channels).sum(dim=1)
+
+
+def _activation(channels: torch.Tensor, gradients: None) -> torch.Tensor:
+    return channels.abs().mean(dim=1)
+
+
+METHODS: dict[str, Callable] = {
+    "gradcam": _gradcam,
+    "gradcam++": _gradcam_plus_plus,
+    "layercam": _layercam,
+    "activation": _activation,
+}
+
+
+# ---- the pass --------------------------------------------------------------------------------------------------------
+def _found(model: ChestXrayModel, layer: Layer) -> nn.Module:
+    if layer is None:
+        return model.cam_layer
+    if isinstance(layer, str):
+        names = [name for name, _ in model.backbone.named_modules() if name]
+        if layer not in names:
+            raise InputError(f"{model.arch} has no layer {layer!r}; expected one such as "
+                             f"{', '.join(LAYERS[model.arch])}{nearest(layer, names)}")  # fmt: skip
+        return model.backbone.get_submodule(layer)
+    return layer
+
+
+def _forward(
+    model: ChestXrayModel, images: torch.Tensor, layers: list[nn.Module]
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """The outputs of `layers`, in that order, and the logits (b, 14) as a function of them."""
+    outputs = {}
+
+    def keep(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+        if not isinstance(output, torch.Tensor):
+            raise InputError(f"{type(module).__name__} gives no tensor; choose a layer with a grid")
+        as_grid(output)
+        outputs[module] = output if outputs else output.detach().requires_grad_()
+        torch.set_grad_enabled(True)  # what follows is differentiated
+        return outputs[module].clone()  # DenseNet's ReLU after its last layer writes in place
+
+    training = [module for module in model.modules() if module.training]  # a frozen layer may not be
+    model.eval()
+    hooks = [layer.register_forward_hook(keep) for layer in dict.fromkeys(layers)]
+    try:
+        with torch.no_grad():
+            logits = model(to_unit(images).to(next(model.parameters()).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module in training:
+            module.training = True
+    missed = [type(layer).__name__ for layer in layers if layer not in outputs]
+    if missed:
+        raise InputError(f"{missed[0]} is not part of this {model.arch}; choose one of its layers")
+    return [outputs[layer] for layer in layers], logits
+
+
+def _enlarged(grid: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return _to_one(F.interpolate(grid.relu(), size=size, mode="bilinear", align_corners=False))
+
+
+def _to_one(maps: torch.Tensor) -> torch.Tensor:
+    highest = maps.amax(dim=(2, 3), keepdim=True)
+    return torch.where(highest > 0, maps / highest.clamp(min=torch.finfo(maps.dtype).tiny), 0.0)

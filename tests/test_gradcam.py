@@ -1,13 +1,20 @@
-"""Heat maps: equal to an independent implementation, right by hand, at the right place; the model stays as it was."""
+"""Heat maps: equal to independent implementations, right by hand, at the right place; the model stays as it was."""
+
+from contextlib import contextmanager
 
 import captum.attr
+import numpy as np
 import pytest
+import pytorch_grad_cam
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
 from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
-from cxrlib.gradcam import grad_cam, head_gradients
+from cxrlib.gradcam import LAYERS, METHODS, grad_cam, raw_maps
 from cxrlib.models import ARCHITECTURES, ChestXrayModel, build_model
 
 SIDE = 64
@@ -66,49 +73,90 @@ class Tokens(nn.Module):
         return torch.einsum("btc,ktc->bk", self.cam_layer(self.tokens.expand(len(x), -1, -1)), self.slopes)
 
 
-def densenet_forward(model):
-    """DenseNet without the ReLU in place, which would change what captum has kept."""
-    net = model.backbone
+class Peer(nn.Module):
+    """The same function, and for DenseNet without the ReLU in place, which would change what the peers have kept."""
 
-    def forward(x):
-        grid = net.features(((x - model.mean) / model.std).contiguous(memory_format=torch.channels_last))
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        if self.model.arch != "densenet121":
+            return self.model(x)
+        net = self.model.backbone
+        grid = net.features(((x - self.model.mean) / self.model.std).contiguous(memory_format=torch.channels_last))
         return net.classifier(grid.clone().relu().mean(dim=(2, 3)))
 
-    return forward
+
+@contextmanager
+def steep(model, factor):
+    """The logits `factor` times as steep. A peer adds 1e-6 to a denominator, which must be small beside gradients^2."""
+    with torch.no_grad():
+        model.head.weight.mul_(factor)
+    yield
+    with torch.no_grad():
+        model.head.weight.div_(factor)
 
 
 # ---- the same as elsewhere -------------------------------------------------------------------------------------------
+CHOSEN = [0, 5, 13]
+
+
 @pytest.mark.parametrize("model", CNNS, indirect=True)  # captum's Grad-CAM reads channels, not ViT's tokens
 def test_equal_to_captum_before_normalization(model):
     x = images()
-    activations, gradients = head_gradients(model, x)
-    ours = torch.einsum("bkc,bchw->bkhw", gradients.mean(dim=(3, 4)), activations).relu()
-    forward = densenet_forward(model) if model.arch == "densenet121" else model
-    peer = captum.attr.LayerGradCam(forward, model.cam_layer)
-    chosen = [0, 3, 5, 10, 13]
-    theirs = [peer.attribute(x.float() / 255, target=k, relu_attributions=True)[:, 0].detach() for k in chosen]
+    [ours] = raw_maps(model, x)
+    peer = captum.attr.LayerGradCam(Peer(model), model.cam_layer)
+    theirs = [peer.attribute(x.float() / 255, target=k)[:, 0].detach() for k in CHOSEN]
     assert max(map(torch.max, theirs)) > 1e-3, "maps of zeros would agree with anything"
-    torch.testing.assert_close(ours[:, chosen], torch.stack(theirs, dim=1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours[:, CHOSEN], torch.stack(theirs, dim=1), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("model", CNNS, indirect=True)
+@pytest.mark.parametrize(
+    ("method", "peer"),
+    [
+        ("gradcam", pytorch_grad_cam.GradCAM),
+        ("gradcam++", pytorch_grad_cam.GradCAMPlusPlus),
+        ("layercam", pytorch_grad_cam.LayerCAM),
+    ],
+)
+def test_equal_to_pytorch_grad_cam_on_the_grid(model, method, peer):
+    x = images()
+    with steep(model, 1000):
+        ours = raw_maps(model, x, method=method)[0][:, CHOSEN].relu()
+        with peer(Peer(model), [model.cam_layer]) as cam:
+            cam.get_target_width_height = lambda _: None  # leave the grid as it is: OpenCV would enlarge it
+            theirs = [cam(x.float() / 255, [ClassifierOutputTarget(k)] * len(x)) for k in CHOSEN]
+    theirs = torch.from_numpy(np.stack(theirs, axis=1))  # from 0 to 1
+    low, high = ours.amin(dim=(2, 3), keepdim=True), ours.amax(dim=(2, 3), keepdim=True)
+    assert (theirs.amax(dim=(2, 3)) > 0.99).any(), "maps of zeros would agree with anything"
+    torch.testing.assert_close(theirs * (high - low), ours - low, atol=1e-4 * float(high.max()), rtol=1e-4)
 
 
 def test_maps_are_the_enlarged_and_scaled_grid(model):
     x = images()
-    activations, gradients = head_gradients(model, x)
-    coarse = (gradients.mean(dim=(3, 4), keepdim=True) * activations[:, None]).sum(dim=2).relu()
-    large = nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bilinear")
-    maps = grad_cam(model, x)
+    [raw] = raw_maps(model, x)
+    large = nn.functional.interpolate(raw.relu(), size=(SIDE, SIDE), mode="bilinear")
+    maps, ranges = grad_cam(model, x, with_range=True)
     assert maps.shape == (2, len(FINDINGS), SIDE, SIDE)
     assert maps.dtype == torch.float32
     highest = large.amax(dim=(2, 3), keepdim=True)
     torch.testing.assert_close(maps * highest, large, atol=1e-5 * float(large.max()), rtol=1e-4)
     assert ((maps.amax(dim=(2, 3)) == 1) == (highest[:, :, 0, 0] > 0)).all()
     assert maps.min() >= 0
+    assert ranges.shape == (2, len(FINDINGS), 1, 2)
+    torch.testing.assert_close(ranges[:, :, 0, 0], raw.flatten(2).min(dim=2).values)
+    torch.testing.assert_close(ranges[:, :, 0, 1], raw.flatten(2).max(dim=2).values)
 
 
-def test_the_layer_of_the_registry_has_the_last_grid(model):
-    activations, _ = head_gradients(model, images(1))
-    grid = {"vgg16": 4, "vit_b_16": 4}.get(model.arch, 2)  # of 64 pixels: a 16th, or a 32nd
-    assert activations.shape[-2:] == (grid, grid)
+def test_the_layers_of_the_registry_have_finer_and_finer_grids(model):
+    last = {"vgg16": 4, "vit_b_16": 4}.get(model.arch, 2)  # of 64 pixels: a 16th, or a 32nd
+    expected = [4, 4, 4] if model.arch == "vit_b_16" else [4 * last, 2 * last, last]
+    grids = raw_maps(model, images(1), LAYERS[model.arch])
+    assert [grid.shape for grid in grids] == [(1, 14, side, side) for side in expected]
+    assert LAYERS[model.arch][-1] == ARCHITECTURES[model.arch].cam_layer
+    torch.testing.assert_close(grids[-1], raw_maps(model, images(1))[0])
 
 
 def test_one_image_alone_gives_the_map_it_has_in_a_batch(resnet):
@@ -130,16 +178,50 @@ def test_tokens_by_hand():
     slopes[2, 1:] = -1  # finding 2: everything speaks against it
     slopes[3, 1:, 0], slopes[3, 1:, 1] = 2, -1  # finding 3: both channels
     model = Tokens(tokens, slopes)
-    maps = grad_cam(model, torch.zeros(1, 1, 3, 3))[0]
+    image = torch.zeros(1, 1, 3, 3)
+    maps = grad_cam(model, image)[0]
     first = torch.tensor([[1.0, 0, 3], [0, 5, 0], [7, 0, 9]])
     second = torch.tensor([[0.0, 2, 0], [4, 0, 6], [0, 8, 0]])
     torch.testing.assert_close(maps[0], first / 9)
     torch.testing.assert_close(maps[1], second / 8)
     assert not maps[2].any()
     torch.testing.assert_close(maps[3], first / 9)
-    activations, gradients = head_gradients(model, torch.zeros(1, 1, 3, 3))
-    assert activations.shape == (1, 2, 3, 3)
-    assert gradients.shape == (1, 14, 2, 3, 3)
+    assert torch.equal(raw_maps(model, image)[0][0, 3], 2 * first - second)
+
+
+def test_the_other_methods_by_hand():
+    """Two channels, [[1, 3], [0, 0]] and [[0, 0], [2, 4]]; their gradients differ from place to place."""
+    tokens = torch.tensor([[[50.0, 50], [1, 0], [3, 0], [0, 2], [0, 4]]])
+    slopes = torch.zeros(14, 5, 2)
+    slopes[:, 0] = 1000
+    slopes[0, 1:] = torch.tensor([[2.0, 0], [-5, 0], [0, 1], [0, 0]])
+    model, image = Tokens(tokens, slopes), torch.zeros(1, 1, 2, 2)
+    assert torch.equal(raw_maps(model, image, method="layercam")[0][0, 0], torch.tensor([[2.0, 0], [2, 0]]))
+    first = 2**2 / (2 * 2**2 + (1 + 3) * 2**3) * 2  # alpha * relu(gradient), at the one place with a positive gradient
+    second = 1**2 / (2 * 1**2 + (2 + 4) * 1**3) * 1
+    expected = torch.tensor([[first * 1, first * 3], [second * 2, second * 4]])
+    torch.testing.assert_close(raw_maps(model, image, method="gradcam++")[0][0, 0], expected)
+    assert not raw_maps(model, image, method="gradcam++")[0][0, 1:].any()
+    everything = raw_maps(model, image, method="activation")[0][0]
+    assert torch.equal(everything, torch.tensor([[0.5, 1.5], [1, 2]]).expand(14, 2, 2))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_order_of_layers_is_that_asked_for(resnet, method):
+    fine, coarse = resnet.backbone.layer2, resnet.backbone.layer4
+    both = raw_maps(resnet, images(1), [coarse, "layer2"], method)
+    torch.testing.assert_close(both[0], raw_maps(resnet, images(1), coarse, method)[0])
+    torch.testing.assert_close(both[1], raw_maps(resnet, images(1), fine, method)[0], atol=1e-6, rtol=1e-3)
+
+
+def test_fused_layers_are_averaged_after_scaling(resnet):
+    x, layers = images(2), ["layer2", "layer4"]
+    fused, ranges = grad_cam(resnet, x, layers, with_range=True)
+    mean = (grad_cam(resnet, x, "layer2") + grad_cam(resnet, x, "layer4")) / 2
+    highest = mean.amax(dim=(2, 3), keepdim=True)
+    torch.testing.assert_close(fused * highest, mean, atol=1e-5, rtol=1e-3)
+    assert (fused.amax(dim=(2, 3)) == 1)[highest[:, :, 0, 0] > 0].all()
+    assert ranges.shape == (2, 14, 2, 2)
 
 
 # ---- range -----------------------------------------------------------------------------------------------------------
@@ -161,25 +243,20 @@ def test_very_small_activations_still_reach_one():
 
 
 # ---- geometry --------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("height", "width"), [(35, 35), (56, 56), (63, 28), (224, 224), (28, 105)])
-@pytest.mark.parametrize("cell", [(1, 5), (3, 3), (5, 2)])
-def test_the_peak_is_at_the_centre_of_the_cell(height, width, cell):
-    grid, (i, j) = 7, cell
-    high, wide = height // grid, width // grid
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), grid=st.integers(3, 9), high=st.integers(1, 12), wide=st.integers(1, 12),
+       method=st.sampled_from([*METHODS]))  # fmt: skip
+def test_the_peak_is_at_the_centre_of_the_cell(data, grid, high, wide, method):
+    """Inner cells; at the image's edge a map is flat from the outer cells' centres outwards."""
+    i, j = data.draw(st.tuples(*[st.integers(1, grid - 2)] * 2))
+    height, width = grid * high, grid * wide
     x = torch.zeros(1, 1, height, width)
     x[0, 0, i * high : (i + 1) * high, j * wide : (j + 1) * wide] = 1
-    heat = grad_cam(Tiny(grid), x)[0, 0]
+    heat = grad_cam(Tiny(grid), x, method=method)[0, 0]
     assert heat.shape == (height, width)
-    rows, columns = torch.nonzero(heat > heat.max() - 1e-5).float().mean(dim=0)
-    assert float(rows) == pytest.approx((i + 0.5) * height / grid - 0.5, abs=1e-3)
-    assert float(columns) == pytest.approx((j + 0.5) * width / grid - 0.5, abs=1e-3)
-
-
-def test_another_layer_gives_its_own_grid(resnet):
-    activations, _ = head_gradients(resnet, images(1), resnet.backbone.layer2)
-    assert activations.shape == (1, 128, 8, 8)
-    fine, coarse = grad_cam(resnet, images(1), resnet.backbone.layer2), grad_cam(resnet, images(1))
-    assert not torch.allclose(fine, coarse)
+    row, column = torch.nonzero(heat > heat.max() - 1e-5).float().mean(dim=0)
+    assert float(row) == pytest.approx((i + 0.5) * height / grid - 0.5, abs=1e-3)
+    assert float(column) == pytest.approx((j + 0.5) * width / grid - 0.5, abs=1e-3)
 
 
 # ---- nothing is left behind ------------------------------------------------------------------------------------------
@@ -229,11 +306,13 @@ def test_an_error_on_the_way_leaves_nothing_behind(resnet):
         resnet.eval()
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_works_where_gradients_are_switched_off(resnet, mode):
-    expected = grad_cam(resnet, images(1))
+def test_works_where_gradients_are_switched_off(resnet, mode, method):
+    layers = LAYERS["resnet18"]
+    expected = grad_cam(resnet, images(1), layers, method)
     with mode():
-        maps = grad_cam(resnet, images(1))
+        maps = grad_cam(resnet, images(1), layers, method)
         assert not torch.is_grad_enabled()
     torch.testing.assert_close(maps, expected)
     assert not maps.requires_grad
@@ -271,3 +350,10 @@ def test_a_layer_without_a_grid_is_refused(resnet):
     vit = build_model("vit_b_16", "none", 32)
     with pytest.raises(InputError, match="gives no tensor"):
         grad_cam(vit, images(1, 32), vit.backbone.encoder.layers[0].self_attention)
+
+
+def test_unknown_names_are_refused_with_the_nearest(resnet):
+    with pytest.raises(InputError, match=r"unknown method 'grad_cam\+\+'.*did you mean 'gradcam\+\+'"):
+        grad_cam(resnet, images(1), method="grad_cam++")
+    with pytest.raises(InputError, match="resnet18 has no layer 'layer5'; expected one such as layer2"):
+        grad_cam(resnet, images(1), "layer5")
