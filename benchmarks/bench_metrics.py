@@ -11,8 +11,9 @@ import numpy as np
 from scipy.special import ndtr
 from sklearn.metrics import roc_auc_score
 
-from cxrlib.metrics import draw_patients, evaluate, label_table
+from cxrlib.metrics import evaluate
 from cxrlib.predictions import Predictions
+from cxrlib.resampling import draw_patients, label_table
 from cxrlib.thresholds import tune_thresholds
 
 IMAGES, PATIENTS, REPLICATES = 25_596, 2_797, 1_000

@@ -14,20 +14,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cxrlib.differences import difference_table
 from cxrlib.errors import InputError, nearest, some
 from cxrlib.findings import FINDINGS
-from cxrlib.metrics import (
-    at_or_above,
-    chunks,
-    count_patients,
-    difference_table,
-    draw_patients,
-    interval,
-    label_table,
-    patient_sums,
-)
+from cxrlib.metrics import at_or_above
 from cxrlib.paths import written_whole
 from cxrlib.predictions import Predictions
+from cxrlib.resampling import chunks, count_patients, draw_patients, interval, label_table, patient_sums
 
 GRID = (0.05, 0.40, 0.05)  # start, stop, step
 NEVER = float(np.nextafter(np.float32(1), np.float32(2)))  # above every score: never positive
@@ -200,7 +193,7 @@ def optimism(
     frozen = tune_thresholds(val, replicates=0, **how)
     tuned = own.tuned & frozen.tuned
     table = difference_table(test, test, metric, (own, frozen), replicates, seed, include=tuned)
-    table = table.rename(columns={"a": "own", "b": "frozen", "difference": "optimism"}).drop(columns="p_value")
+    table = table.rename(columns={"a": "own", "b": "frozen", "difference": "optimism"}).drop(columns=["p", "p_holm"])
     table.insert(0, "own_threshold", np.append(own.values, np.nan))
     table.insert(1, "frozen_threshold", np.append(frozen.values, np.nan))
     table.loc[[*~tuned, False], "note"] = "not tuned on both: too few images"

@@ -11,11 +11,12 @@ from scipy.special import ndtr, ndtri
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
-from cxrlib import metrics
+from cxrlib import metrics, resampling
 from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
-from cxrlib.metrics import bootstrap, evaluate, figures, group_difference, interval, paired_difference, with_macro
+from cxrlib.metrics import bootstrap, evaluate, figures
 from cxrlib.predictions import Predictions
+from cxrlib.resampling import interval, with_macro
 from cxrlib.thresholds import Thresholds
 
 EXACT = {"rtol": 0, "atol": 1e-9, "equal_nan": True}
@@ -91,7 +92,7 @@ def test_every_replicate_is_scikit_learns_with_patients_as_weights(predictions, 
     thresholds = np.full(14, 0.5)
     [drawn] = bootstrap(predictions, thresholds=thresholds, replicates=3, seed=seed)
     patients, patient = np.unique(predictions.patient, return_inverse=True)
-    times = metrics.draw_patients(metrics.label_table(patients, predictions), 3, seed)
+    times = resampling.draw_patients(resampling.label_table(patients, predictions), 3, seed)
     for r in range(3):
         weight = times[r, patient].astype(float)
         for j in range(0, 14, 5):
@@ -104,13 +105,14 @@ def test_a_replicate_is_the_figure_of_the_drawn_images_written_out():
     predictions = random_predictions(3, n=80, patients=25, levels=10)
     [drawn] = bootstrap(predictions, replicates=4, seed=5)
     patients, patient = np.unique(predictions.patient, return_inverse=True)
-    times = metrics.draw_patients(metrics.label_table(patients, predictions), 4, 5)
+    times = resampling.draw_patients(resampling.label_table(patients, predictions), 4, 5)
     assert (times.sum(axis=1) == len(patients)).all()
     for r in range(4):
         rows = np.repeat(np.arange(80), times[r, patient])
         copies = make(predictions.scores[rows], predictions.labels[rows], np.arange(len(rows)))
         for name, value in figures(copies).items():
-            np.testing.assert_allclose(drawn[name][r], value, **EXACT)
+            if name != "ece_mass":  # its bins are those of the data
+                np.testing.assert_allclose(drawn[name][r], value, **EXACT)
 
 
 def test_calibration_error_is_the_gap_of_scikit_learns_calibration_curve():
@@ -132,10 +134,21 @@ def test_calibration_error_by_hand():
     np.testing.assert_allclose(figures(make(scores, labels))["ece"], (abs(1 - 1.8) + 0 + 1) / 4, atol=1e-7)
 
 
+def test_calibration_error_over_bins_of_equally_many_images_by_hand():
+    scores = np.zeros((30, 14))
+    scores[:, 0] = np.arange(30) / 100  # two images a bin
+    scores[:, 1] = np.repeat([0.1, 0.2], 15)  # ties share a bin: two bins
+    labels = np.zeros((30, 14))
+    labels[-3:, :2] = 1
+    gaps = np.abs((labels - scores)[:, 0].reshape(15, 2).sum(axis=1)).sum(), 15 * 0.1 + abs(3 - 15 * 0.2)
+    found = figures(make(scores, labels))["ece_mass"]
+    np.testing.assert_allclose(found[:3], [gaps[0] / 30, gaps[1] / 30, 0], atol=1e-7)
+
+
 def test_chunks_do_not_change_the_replicates(monkeypatch):
     predictions = random_predictions(1)
     [whole] = bootstrap(predictions, replicates=20, seed=3)
-    monkeypatch.setattr(metrics, "_CHUNK", 1000)
+    monkeypatch.setattr(resampling, "_CHUNK", 1000)
     [pieces] = bootstrap(predictions, replicates=20, seed=3)
     for name, value in whole.items():
         np.testing.assert_array_equal(value, pieces[name])
@@ -158,13 +171,13 @@ def test_table_has_a_row_a_finding_and_the_macro():
     predictions = random_predictions(2)
     table = evaluate(predictions, np.full(14, 0.4), replicates=200)
     assert table.index.tolist() == [*FINDINGS, "macro"]
-    named = ["auroc", "ap", "ap_lift", "brier", "ece", "f1", "sensitivity", "specificity", "ppv", "npv"]
+    named = ["auroc", "ap", "ap_lift", "brier", "ece", "ece_mass", "f1", "sensitivity", "specificity", "ppv", "npv"]
     for name in named:
         assert (table[f"{name}_low"] <= table[name]).all()
         assert (table[name] <= table[f"{name}_high"]).all()
         assert table[name].iloc[-1] == pytest.approx(table[name].iloc[:-1].mean())
     spread = [name for name in table if name.removesuffix("_low").removesuffix("_high") in named]
-    assert list(table) == ["positives", "patients", "n", "prevalence", *spread[:15], "threshold", *spread[15:], "note"]
+    assert list(table) == ["positives", "patients", "n", "prevalence", *spread[:18], "threshold", *spread[18:], "note"]
     assert table["positives"].tolist() == [*predictions.labels.sum(axis=0), predictions.labels.sum()]
     patients = [len(np.unique(predictions.patient[predictions.labels[:, j] == 1])) for j in range(14)]
     assert table["patients"].tolist()[:-1] == patients
@@ -217,7 +230,7 @@ def test_undefined_is_shown_with_its_reason_and_enters_no_mean():
     assert macro["auroc_low"] < macro["auroc"] < macro["auroc_high"]
     assert macro["note"] == (
         "macro over 12 of 14 findings (auroc, ppv), 13 of 14 findings (ap, ap_lift, f1, sensitivity, specificity, npv)"
-        ", 14 of 14 findings (brier, ece)"
+        ", 14 of 14 findings (brier, ece, ece_mass)"
     )
 
 
@@ -248,7 +261,7 @@ def test_replicates_without_a_positive_are_counted_in_the_note(monkeypatch):
 
 
 def test_draws_are_even_over_patients():
-    times = metrics.draw_patients(np.ones((50, 1), dtype=bool), 4000, seed=0)
+    times = resampling.draw_patients(np.ones((50, 1), dtype=bool), 4000, seed=0)
     assert times.mean(axis=0) == pytest.approx(np.ones(50), abs=0.08)
     assert times.var(axis=0).mean() == pytest.approx(0.98, abs=0.03)
 
@@ -317,110 +330,7 @@ def test_the_macro_interval_covers():
     assert 0.91 <= np.mean(covered) <= 0.99
 
 
-# --- comparisons -----------------------------------------------------------------------------------------------------
-
-
-def test_a_model_does_not_differ_from_itself():
-    a = random_predictions(5)
-    table = paired_difference(a, a, replicates=50)
-    assert (table[["difference", "low", "high"]] == 0).all(axis=None)
-    assert (table["p_value"] == 1).all()
-
-
-def test_images_are_matched_by_name_not_by_row():
-    a = random_predictions(5)
-    shuffled = a.take(np.random.default_rng(0).permutation(len(a)))
-    assert (paired_difference(a, shuffled, replicates=10)["difference"] == 0).all()
-
-
-def noisy(a, amount, seed=0):
-    """The same model with worse scores."""
-    rng = np.random.default_rng(seed)
-    scores = ndtr(ndtri(np.clip(a.scores, 1e-6, 1 - 1e-6)) + amount * rng.normal(size=a.scores.shape))
-    return Predictions(scores, a.labels, a.image, a.patient)
-
-
-def test_pairing_narrows_the_interval_and_finds_the_worse_model():
-    a = random_predictions(6, n=600, patients=200)
-    b = noisy(a, 0.6)
-    paired = paired_difference(a, b, replicates=400)
-    alone = evaluate(a, replicates=400)
-    np.testing.assert_allclose(paired["a"], alone["auroc"])
-    np.testing.assert_allclose(paired["difference"], paired["a"] - paired["b"])
-    width = paired["high"] - paired["low"]
-    assert (width.iloc[:14] < 0.95 * (alone["auroc_high"] - alone["auroc_low"]).iloc[:14]).mean() > 0.8
-    assert paired.loc["macro", "low"] > 0
-    assert paired.loc["macro", "p_value"] == pytest.approx(2 / 401)
-
-
-def test_p_values_are_even_where_there_is_no_difference():
-    p_values = []
-    for seed in range(15):
-        a = random_predictions(seed, n=300, patients=300)
-        p_values.append(paired_difference(noisy(a, 1, 1), noisy(a, 1, 2), replicates=200)["p_value"].iloc[:14])
-    p_values = np.concatenate(p_values)  # 210 of them
-    assert 0.01 <= np.mean(p_values <= 0.05) <= 0.10
-    assert 0.40 <= np.mean(p_values <= 0.50) <= 0.60
-
-
-def test_each_model_has_its_own_thresholds():
-    a = random_predictions(5)
-    low, high = Thresholds(np.full(14, 0.2)), Thresholds(np.full(14, 0.7))
-    table = paired_difference(a, a, "sensitivity", (low, high), replicates=20)
-    np.testing.assert_allclose(table["a"][:14], figures(a, low)["sensitivity"])
-    np.testing.assert_allclose(table["b"][:14], figures(a, high)["sensitivity"])
-    assert (paired_difference(a, a, "sensitivity", low, replicates=20)["difference"] == 0).all()
-
-
-def test_what_is_undefined_in_one_is_left_out_of_both():
-    a = undefined_predictions()
-    table = paired_difference(a, noisy(a, 0.5), replicates=50)
-    assert table.loc[["Hernia", "Edema"], ["a", "b", "difference", "low", "high", "p_value"]].isna().all(axis=None)
-    assert table.loc["Hernia", "note"] == "auroc is undefined in a or in b"
-    assert table.loc["macro", "note"] == "macro over 12 of 14 findings"
-    assert table.loc["macro", "a"] == pytest.approx(table["a"].iloc[:14].mean())
-
-
-def test_groups_of_images_are_compared_over_shared_patients():
-    a = random_predictions(9, n=400, patients=100)
-    first = np.arange(400) % 2 == 0
-    table = group_difference(a.take(first), a.take(~first), replicates=100)
-    np.testing.assert_allclose(table["a"][:14], figures(a.take(first))["auroc"])
-    assert (table["low"] <= table["difference"]).all()
-    drawn = bootstrap(a.take(first), a.take(~first), a, replicates=5, metrics=["brier"])
-    assert [list(one) for one in drawn] == [["brier"]] * 3
-    assert [one["brier"].shape for one in drawn] == [(5, 14)] * 3
-    halves, whole = (drawn[0]["brier"] + drawn[1]["brier"]) / 2, drawn[2]["brier"]
-    np.testing.assert_allclose(halves, whole, atol=0.02)  # the same draws; the halves are about as large
-
-
-def test_the_scarcer_group_decides_how_wide_the_interval_is():
-    a = random_predictions(9, n=400, patients=100)
-    labels = a.labels.copy()
-    labels[200:, 0] = a.patient[200:] == a.patient[200]  # in the second group one patient has the first finding
-    a = make(a.scores, labels, a.patient)
-    first, second = a.take(np.arange(200)), a.take(np.arange(200, 400))
-    for pair in [(first, second), (second, first)]:
-        table = group_difference(*pair, replicates=50)
-        assert np.isfinite(table["difference"].iloc[0])
-        assert table.iloc[0][["low", "high"]].isna().all()
-        assert table.iloc[1:][["low", "high"]].notna().all(axis=None)
-
-
-def test_comparisons_refuse_what_cannot_be_compared():
-    a = random_predictions(5)
-    with pytest.raises(InputError, match=r"1 images are in one of the two only, such as 00000.png"):
-        paired_difference(a, a.take(np.arange(1, len(a))))
-    with pytest.raises(InputError, match="different labels or patients"):
-        paired_difference(a, Predictions(a.scores, 1 - a.labels, a.image, a.patient))
-    with pytest.raises(InputError, match="different labels or patients"):
-        paired_difference(a, Predictions(a.scores, a.labels, a.image, a.patient + 1))
-    with pytest.raises(InputError, match="f1 needs thresholds"):
-        paired_difference(a, a, "f1")
-    with pytest.raises(InputError, match=r"'auc' is not a metric; did you mean 'auroc'"):
-        paired_difference(a, a, "auc")
-    with pytest.raises(InputError, match="patients by number and some by text"):
-        bootstrap(a, Predictions(a.scores, a.labels, a.image, a.patient.astype(str)))
+# --- what is refused, and the parts -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("thresholds", [0.5, [0.5] * 13, [np.nan] * 14, ["high"] * 14, [[0.5] * 14] * 2])

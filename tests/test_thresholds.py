@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.special import ndtr
 from sklearn.metrics import f1_score
 
-from cxrlib import metrics, thresholds
+from cxrlib import resampling, thresholds
 from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.metrics import figures
@@ -222,7 +222,7 @@ def test_the_interval_of_a_threshold_is_that_of_drawn_images_tuned_again():
     """Replicates are what tuning gives on the drawn images written out."""
     val = random_predictions(1, n=150, patients=40, prevalence=0.4)
     patients, patient = np.unique(val.patient, return_inverse=True)
-    times = metrics.draw_patients(metrics.label_table(patients, val), 6, 0)
+    times = resampling.draw_patients(resampling.label_table(patients, val), 6, 0)
     rows = [np.repeat(np.arange(150), row[patient]) for row in times]
     for grid, objective in itertools.product([None, (0.05, 0.6, 0.05)], ["f1", "youden", "specificity>=0.8"]):
         search = thresholds._Search(
