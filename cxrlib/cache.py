@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import struct
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cxrlib.errors import InputError, some
 from cxrlib.paths import CACHE, written_whole
@@ -25,22 +26,45 @@ from cxrlib.progress import bar
 
 _FORMAT = 1  # part of the key: raise it when `read_image` changes what it returns
 _BATCH = 512  # images between two marks of what is done
+_MOST_PIXELS = 1 << 26  # 8,192 x 8,192; a small file may claim to hold any number of them
+_UNREADABLE = (  # what Pillow raises for a file that is not a whole image
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    MemoryError,
+    struct.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
 
 
 def read_image(path: str | Path, image_size: int) -> np.ndarray:
     """One radiograph as (image_size, image_size) uint8 grey.
 
-    RGB, RGBA and palette images become their grey value (alpha is ignored), 16-bit images are scaled to 8. The whole
-    image is kept: resized with an antialiasing filter, and padded with black where it is not square.
-    Raises InputError for a file that is not a whole image.
+    The whole image is kept: resized with an antialiasing filter, and padded with black where it is not square.
+    Raises InputError for a file that is not a whole PNG.
+    """
+    return np.asarray(ImageOps.pad(decode(path), (image_size, image_size), Image.Resampling.BILINEAR))
+
+
+def decode(path: str | Path) -> Image.Image:
+    """One radiograph as it is, in 8-bit grey (mode L).
+
+    RGB, RGBA and palette images become their grey value (alpha is ignored), 16-bit images are scaled to 8. Raises
+    InputError for a file that is not a whole PNG, or of more pixels than any radiograph has.
     """
     try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.pad(_grey(image), (image_size, image_size), Image.Resampling.BILINEAR))
+        with Image.open(path, formats=("PNG",)) as image:
+            if image.width * image.height > _MOST_PIXELS:  # known before a pixel is unpacked
+                raise ValueError(f"{image.width} x {image.height} pixels, more than any radiograph has")
+            image.load()
+            return _grey(image)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; expected a radiograph") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be decoded ({error}); replace it by the published file") from None
+    except _UNREADABLE as error:
+        reason = "it is not a PNG" if isinstance(error, UnidentifiedImageError) else error
+        raise InputError(f"{path} cannot be decoded ({reason}); replace it by the published file") from None
 
 
 class ImageCache:
@@ -166,7 +190,7 @@ def _fill(folder: Path, work: list[tuple[int, Path]], workers: int | None, progr
 
     errors = []
     with (
-        ThreadPoolExecutor(workers or _cores()) as pool,
+        ThreadPoolExecutor(workers or cores()) as pool,
         bar(total=len(work), show=progress, desc="decode and resize", unit=" images") as shown,
     ):
         for start in range(0, len(work), _BATCH):
@@ -230,5 +254,6 @@ def _grey(image: Image.Image) -> Image.Image:
     return image if image.mode == "L" else image.convert("L")
 
 
-def _cores() -> int:
+def cores() -> int:
+    """The processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -47,11 +47,11 @@ _TRAIN = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 (a notebook failed), 2 (bad input), 130 (interrupted)."""
+    """Run one command; returns 0, 1 (a notebook failed, the doctor found something), 2 (bad input) or 130."""
     parser = _parser()
     given = parser.parse_args(arguments)
     try:
-        given.command(given)
+        code = given.command(given)
     except InputError as error:
         print(f"cxr {given.name}: {error}", file=sys.stderr)
         return 2
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\ncxr {given.name}: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return code or 0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -133,6 +133,11 @@ def _parser() -> _Parser:
         _DATA,
         {"image_size": _TRAIN["image_size"], "cache_dir": _LOADER["cache_dir"]},
     )
+    sub = command("doctor", commands.doctor)
+    sub.add_argument("img_root", help="folder of the radiographs, in any layout")
+    sub.add_argument("--csv_path", default="", help=_DATA["csv_path"][2])
+    sub.add_argument("--deep", action="store_true", help="decode every pixel, on all cores, not only the headers")
+    sub.add_argument("--json", metavar="FILE", help="write everything that was found, with all names")
     sub = command("download", commands.fetch)
     sub.add_argument(
         "dataset", nargs="?", default="sample", help="data (112,120 images, 42 GB) or sample (5,606, 4 GB)"

@@ -111,6 +111,18 @@ def preprocess(given: argparse.Namespace) -> None:
     print(f"{len(cache):,} radiographs at {cache.image_size} pixels in {cache.folder}")
 
 
+def doctor(given: argparse.Namespace) -> int:
+    """What is wrong with a data set, counted and named; exit code 1 where something would change a result."""
+    from cxrlib.doctor import check_dataset
+
+    report = check_dataset(given.img_root, given.csv_path, given.deep)
+    print(report)
+    if given.json:
+        _can_write(Path(given.json).parent)
+        print(f"wrote {report.save(given.json)}")
+    return 0 if report.ok else 1
+
+
 def fetch(given: argparse.Namespace) -> None:
     """Download a data set through kagglehub and say where it lies."""
     from cxrlib.sources import download

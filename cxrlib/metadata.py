@@ -20,7 +20,7 @@ from cxrlib.sources import newest_version
 BOX_FRAME = 1024  # the boxes are drawn in the coordinates of the published 1024 x 1024 pixel images
 
 # column of ours -> its names in the 2017 release, the v2020 release and Kaggle's sample
-_COLUMNS = {
+COLUMNS = {
     "image": ("Image Index",),
     "labels": ("Finding Labels",),
     "patient": ("Patient ID",),
@@ -33,7 +33,8 @@ _COLUMNS = {
     "spacing_x": ("OriginalImagePixelSpacing[x", "OriginalImagePixelSpacing_x"),
     "spacing_y": ("y]", "OriginalImagePixelSpacing_y"),
 }
-_NEEDED = ("image", "labels", "patient")
+NEEDED = ("image", "labels", "patient")
+UNSAFE_NAME = r"[/\\\x00-\x1f\x7f]"  # would leave its folder, or speak to the terminal that prints it
 _AGE_IN_YEARS = {"Y": 1.0, "M": 1 / 12, "D": 1 / 365.25}  # Kaggle's sample writes 060Y, 007M, 012D
 
 
@@ -47,8 +48,8 @@ def read_entries(csv_path: str | Path) -> pd.DataFrame:
     """
     csv_path = Path(csv_path)
     table = _read_csv(csv_path)
-    found = {ours: next((c for c in theirs if c in table.columns), None) for ours, theirs in _COLUMNS.items()}
-    missing = [_COLUMNS[ours][0] for ours in _NEEDED if found[ours] is None]
+    found = {ours: next((c for c in theirs if c in table.columns), None) for ours, theirs in COLUMNS.items()}
+    missing = [COLUMNS[ours][0] for ours in NEEDED if found[ours] is None]
     if missing:
         raise InputError(
             f"{csv_path} lacks the column {some(missing)} (it has {some(table.columns, 12)}); "
@@ -67,7 +68,7 @@ def read_entries(csv_path: str | Path) -> pd.DataFrame:
         raise InputError(f"{csv_path} names no patient in row {some(rows)}; every image needs its Patient ID")
     entries["patient"] = _numbers_or_text(entries["patient"])
     if "age" in entries:
-        entries["age"] = _age(entries["age"])
+        entries["age"] = age_in_years(entries["age"])
     for name in {"follow_up", "width", "height", "spacing_x", "spacing_y"} & set(entries):
         entries[name] = pd.to_numeric(entries[name], errors="coerce")
     return entries.join(pd.DataFrame(hot, columns=list(FINDINGS), index=entries.index))
@@ -210,6 +211,11 @@ def reference_boxes() -> pd.DataFrame:
     return read_boxes(_reference_file("BBox_List_2017.csv.gz"))
 
 
+def reference_expert_labels() -> pd.DataFrame:
+    """Four findings of 4,376 images as three radiologists read them (Majkowska et al. 2019), from the same package."""
+    return read_expert_labels(_reference_file("google2019_nih-chest-xray-labels.csv.gz"))
+
+
 def _read_csv(path: Path) -> pd.DataFrame:
     """All columns as text, nothing guessed; empty, unnamed columns dropped."""
     if not path.is_file():
@@ -227,7 +233,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 
 def _check_images(images: pd.Series, csv_path: Path) -> None:
-    unsafe = images[images.str.contains(r"[/\\\0]") | images.isin(["", ".", ".."])]
+    unsafe = images[images.str.contains(UNSAFE_NAME) | images.isin(["", ".", ".."])]
     if len(unsafe):
         raise InputError(f"{csv_path} names images {some(map(repr, unsafe))}; expected plain file names without a path")
     repeated = images[images.duplicated()]
@@ -239,6 +245,7 @@ def _numbers_or_text(column: pd.Series) -> pd.Series:
     return column.astype(np.int64) if column.str.fullmatch(r"\d{1,18}").all() else column
 
 
-def _age(column: pd.Series) -> pd.Series:
+def age_in_years(column: pd.Series) -> pd.Series:
+    """Ages as NIH (58) and Kaggle's sample (058Y, 007M, 012D) write them, in years; NaN for anything else."""
     parts = column.str.extract(r"^(?P<number>\d+)(?P<unit>[YMD]?)$")
     return pd.to_numeric(parts["number"]) * parts["unit"].replace("", "Y").map(_AGE_IN_YEARS)

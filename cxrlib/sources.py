@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -34,16 +35,10 @@ def find_images(img_root: str | Path) -> dict[str, Path]:
         raise InputError(f"{root} is not a folder; expected the root of the radiographs (img_root)")
     root = newest_version(root)
     images: dict[str, Path] = {}
-    for layout in LAYOUTS:
-        for folder in sorted(root.glob(layout)) if layout != "." else [root]:
-            if not folder.is_dir():
-                continue
-            for entry in os.scandir(folder):
-                if not entry.name.lower().endswith(".png") or not entry.is_file():
-                    continue
-                first = images.setdefault(entry.name, Path(entry.path))
-                if first != Path(entry.path) and first.stat().st_size != entry.stat().st_size:
-                    raise InputError(f"{first} and {entry.path} bear one name but differ; keep one of them")
+    for entry in scan_images(root):
+        first = images.setdefault(entry.name, Path(entry.path))
+        if first != Path(entry.path) and first.stat().st_size != entry.stat().st_size:
+            raise InputError(f"{first} and {entry.path} bear one name but differ; keep one of them")
     if not images:
         inside = sorted(path.name + ("/" if path.is_dir() else "") for path in root.iterdir())
         raise InputError(
@@ -51,6 +46,18 @@ def find_images(img_root: str | Path) -> dict[str, Path]:
             f"there was {some(inside, 8) or 'nothing'}; point img_root at the folder that holds them"
         )
     return dict(sorted(images.items()))
+
+
+def scan_images(root: Path) -> Iterator[os.DirEntry]:
+    """Every PNG in a known layout of a root, each file once, as the folders give them; a name may come twice."""
+    seen = set()
+    for layout in LAYOUTS:
+        for folder in sorted(root.glob(layout)) if layout != "." else [root]:
+            if folder in seen or not folder.is_dir():
+                continue
+            seen.add(folder)
+            with os.scandir(folder) as entries:
+                yield from (entry for entry in entries if entry.name.lower().endswith(".png") and entry.is_file())
 
 
 def keep_found(entries: pd.DataFrame, images: dict[str, Path]) -> tuple[pd.DataFrame, str]:
