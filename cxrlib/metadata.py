@@ -247,5 +247,7 @@ def _numbers_or_text(column: pd.Series) -> pd.Series:
 
 def age_in_years(column: pd.Series) -> pd.Series:
     """Ages as NIH (58) and Kaggle's sample (058Y, 007M, 012D) write them, in years; NaN for anything else."""
-    parts = column.str.extract(r"^(?P<number>\d+)(?P<unit>[YMD]?)$")
-    return pd.to_numeric(parts["number"]) * parts["unit"].replace("", "Y").map(_AGE_IN_YEARS)
+    distinct = pd.Series(column.unique(), dtype=str)
+    parts = distinct.str.extract(r"^(?P<number>\d{1,9})(?P<unit>[YMD]?)$")
+    years = pd.to_numeric(parts["number"]) * parts["unit"].replace("", "Y").map(_AGE_IN_YEARS)
+    return column.map(dict(zip(distinct, years, strict=True))).astype(float)

@@ -107,7 +107,8 @@ def plot_radiographs(
         show_image(axes, image, title)
         for x, y, w, h, text in boxes[index] if boxes else ():
             draw_box(axes, image, (x, y, w, h), text)
-    return figure
+    named = "; ".join(title.replace("\n", ", ") for title in titles)
+    return described(figure, f"{len(images)} radiographs{', with boxes' if boxes else ''}: {named}.")
 
 
 def plot_overlays(

@@ -1,4 +1,4 @@
-"""Figures of the data: labels, patients, parts, what a split leaks. Each takes plain data and returns a Figure."""
+"""Figures of the data: labels, patients, views, parts, agreement, leaks. Each takes plain data and returns a Figure."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from cxrlib.findings import FINDINGS
-from cxrlib.plots import BLUE, GREEN, GREY, ORANGE, pretty
+from cxrlib.plots import BLUE, GREEN, GREY, ORANGE, described, pretty
 
 
 def plot_label_counts(entries: pd.DataFrame) -> Figure:
@@ -19,23 +19,32 @@ def plot_label_counts(entries: pd.DataFrame) -> Figure:
     axes.bar_label(bars, shares, padding=4, fontsize=9, color="0.25")
     axes.set(xlabel=f"images of {len(entries):,}", title="Few findings are common, most are rare")
     axes.margins(x=0.2)
-    return figure
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    said = ", ".join(f"{pretty(name)} {count:,}" for name, count in counts[::-1].items())
+    return described(figure, f"Bar chart, images of {len(entries):,} that bear each finding: {said}.")
 
 
 def plot_cooccurrence(entries: pd.DataFrame) -> Figure:
-    """Of the images with the row's finding, the share that also bears the column's."""
+    """Of the images with the row's finding, the share (%) that also bears the column's; coloured by the lift.
+
+    The lift says how many times as often that is as among all images: 1 where one finding tells nothing of the other.
+    """
     labels = entries[list(FINDINGS)].to_numpy(float)
     together = labels.T @ labels
-    with np.errstate(invalid="ignore"):
-        share = 100 * together / np.diag(together)[:, None]
-    np.fill_diagonal(share, np.nan)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = together / np.diag(together)[:, None]
+        lift = share / labels.mean(axis=0)
+    np.fill_diagonal(lift, np.nan)
     names = [pretty(name) for name in FINDINGS]
-    figure, axes = plt.subplots(figsize=(9, 7.5))
-    sns.heatmap(share, ax=axes, annot=True, fmt=".0f", cmap="Blues", square=True, linewidths=0.5, annot_kws={"size": 8},
-                xticklabels=names, yticklabels=names, cbar_kws={"label": "per cent", "shrink": 0.6})  # fmt: skip
+    figure, axes = plt.subplots(figsize=(9.5, 7.8))
+    sns.heatmap(lift, ax=axes, annot=100 * share, fmt=".0f", cmap="Blues", vmin=1, vmax=5, square=True, linewidths=0.5,
+                annot_kws={"size": 9}, xticklabels=names, yticklabels=names,
+                cbar_kws={"label": "times as often as among all images", "shrink": 0.6, "extend": "both"})  # fmt: skip
     axes.tick_params(left=False, bottom=False)
-    axes.set(title="Of the images with the row's finding, how many (%) also bear the column's")
-    return figure
+    axes.set_title("Of the images with the row's finding, how many (%) also bear the column's")
+    pairs = [(lift[i, j], names[i], names[j]) for i, j in zip(*np.triu_indices(14, 1), strict=True) if lift[i, j] > 0]
+    said = ", ".join(f"{one} and {other} {times:.1f} times" for times, one, other in sorted(pairs, reverse=True)[:5])
+    return described(figure, f"Table of the fourteen findings by each other. Together most above chance: {said}.")
 
 
 def plot_visits(entries: pd.DataFrame) -> Figure:
@@ -45,6 +54,9 @@ def plot_visits(entries: pd.DataFrame) -> Figure:
     edges = np.unique(np.geomspace(1, max(visits.max(), 2) + 1, 20).round()) - 0.5  # between whole numbers
     left.hist(visits, bins=edges, color=BLUE)
     left.set(xscale="log", yscale="log", xlabel="images of one patient", ylabel="patients", title="Images a patient")
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200) if tick <= max(visits.max(), 2)]
+    left.set_xticks(ticks, [str(tick) for tick in ticks])
+    left.set_xticks([], minor=True)
     patients = 100 * np.arange(1, len(visits) + 1) / len(visits)
     images = 100 * visits.cumsum() / visits.sum()
     right.plot(patients, images, color=BLUE, lw=2)
@@ -54,7 +66,30 @@ def plot_visits(entries: pd.DataFrame) -> Figure:
     right.annotate(f"half of the images\ncome from {patients[half]:.0f} % of the patients", (patients[half], 50),
                    xytext=(45, 18), fontsize=10, arrowprops={"arrowstyle": "-", "color": GREY})  # fmt: skip
     right.set(xlabel="patients, most images first (%)", ylabel="images (%)", title="A few patients hold most images")
-    return figure
+    return described(figure, f"Two panels. Histogram of images a patient, from {visits.min()} to {visits.max()}: "
+                     f"{(visits == 1).mean():.0%} of {len(visits):,} patients have one. Curve of the share of images "
+                     f"held by the patients with most: half of the images come from {patients[half]:.0f} % of the "
+                     "patients.")  # fmt: skip
+
+
+def plot_views(entries: pd.DataFrame) -> Figure:
+    """Ages of the images by view, and how often each finding is seen in AP and in PA."""
+    views = {name: entries[entries["view"] == name] for name in ("PA", "AP")}
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8), width_ratios=(1, 1.15))
+    for (name, rows), colour, style in zip(views.items(), (BLUE, ORANGE), ("-", "--"), strict=True):
+        left.hist(rows["age"].dropna(), bins=np.arange(0, 101, 5), histtype="step", lw=2, color=colour, ls=style,
+                  label=f"{name}: {len(rows):,} images, median age {rows['age'].median():.0f}")  # fmt: skip
+    left.set(xlabel="age (years)", ylabel="images", title="Ages", xlim=(0, 100))
+    left.yaxis.set_major_formatter("{x:,.0f}")
+    left.margins(y=0.3)
+    left.legend(loc="upper left", fontsize=10)
+    share = pd.DataFrame({name: 100 * rows[list(FINDINGS)].mean() for name, rows in views.items()})
+    _dumbbells(right, share.loc[(share["AP"] / share["PA"]).sort_values().index])
+    right.set_title("Who cannot stand is sicker (ordered by AP / PA)")
+    said = ", ".join(f"{pretty(name)} {row['PA']:.1f} and {row['AP']:.1f} %" for name, row in share.iterrows())
+    return described(
+        figure, f"Two panels: ages by view, and the share of images with each finding in PA and AP: {said}."
+    )
 
 
 def plot_shift(entries: pd.DataFrame, part: pd.Series, first: str = "train_val", second: str = "test") -> Figure:
@@ -62,14 +97,26 @@ def plot_shift(entries: pd.DataFrame, part: pd.Series, first: str = "train_val",
     labels = entries[list(FINDINGS)]
     share = pd.DataFrame({name: 100 * labels[part == name].mean() for name in (first, second)}).sort_values(second)
     figure, axes = plt.subplots(figsize=(8, 5))
-    rows = np.arange(len(share))
-    axes.hlines(rows, share[first], share[second], color="0.75", lw=2, zorder=1)
-    axes.scatter(share[first], rows, color=BLUE, label=first, zorder=2)
-    axes.scatter(share[second], rows, color=ORANGE, marker="D", label=second, zorder=2)
-    axes.set_yticks(rows, [pretty(name) for name in share.index])
-    axes.set(xlabel="images with the finding (%)", title="The official test part is not like the training part")
-    axes.legend(loc="lower right")
-    return figure
+    _dumbbells(axes, share)
+    axes.set_title("The official test part is not like the training part")
+    said = ", ".join(f"{pretty(name)} {one:.1f} and {two:.1f} %" for name, (one, two) in share[::-1].T.items())
+    return described(figure, f"Share of images with each finding in {first} and in {second}: {said}.")
+
+
+def plot_agreement(table: pd.DataFrame) -> Figure:
+    """Cohen's kappa of mined labels against readers, by finding, with intervals. table: of `agreement`."""
+    table = table.sort_values("kappa", na_position="first")
+    figure, axes = plt.subplots(figsize=(8, 1.4 + 0.27 * len(table)))
+    rows = np.arange(len(table))
+    axes.hlines(rows, table["kappa_low"], table["kappa_high"], color=BLUE, lw=2, alpha=0.6)
+    axes.plot(table["kappa"], rows, "o", color=BLUE)
+    axes.set_yticks(rows, [f"{pretty(name)} ({positives})" for name, positives in table["expert"].items()])
+    axes.axvline(0, color=GREY, lw=1, ls=":")
+    axes.set(xlabel="Cohen's kappa, 95 % interval over patients", ylim=(-0.6, len(table) - 0.4))
+    axes.set_title("Do mined labels and readers agree? (positive by the readers)")
+    axes.set_xlim(min(-0.1, table["kappa_low"].min() - 0.05), 1.02)
+    said = ", ".join(f"{pretty(name)} {row['kappa']:.2f}" for name, row in table[::-1].iterrows())
+    return described(figure, f"Cohen's kappa of the mined labels on {table['images'].iloc[0]:,} images: {said}.")
 
 
 def plot_parts(entries: pd.DataFrame) -> Figure:
@@ -79,18 +126,44 @@ def plot_parts(entries: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(8, 5))
     for name, colour, marker in (("train", BLUE, "o"), ("test", ORANGE, "D"), ("val", GREEN, "s")):
         axes.plot(counts[name], counts.index, marker, color=colour, label=name, ms=7)
-    axes.set_xscale("symlog", linthresh=1)  # as a logarithm, with room for 0
+    axes.set_xscale("symlog", linthresh=1, linscale=0.3)  # as a logarithm, with room for 0
     axes.set(xlim=(-0.2, None), xlabel="images with the finding (logarithmic)", title="Positives in each part")
-    axes.grid(axis="x")
-    axes.legend(loc="lower right")
-    return figure
+    ticks = [
+        tick
+        for tick in (0, 1, 2, 5, *np.outer(10 ** np.arange(1, 6), (1, 2, 5)).ravel())
+        if tick <= counts.to_numpy().max()
+    ]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.grid(axis="both")
+    axes.legend(loc="upper left")
+    said = "; ".join(
+        f"{name} {', '.join(map(str, row))}"
+        for name, row in zip(counts.index[::-1], counts.to_numpy()[::-1], strict=True)
+    )
+    return described(figure, f"Positive images in train, val and test: {said}.")
 
 
 def plot_leakage(leaks: pd.DataFrame) -> Figure:
     """Test images whose patient is also in train (%), by split. leaks: the rows "test" of `leakage`, index the kind."""
-    figure, axes = plt.subplots(figsize=(7, 2.4))
+    figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.5 * len(leaks)))
     share = 100 * leaks["share_leaked"]
     bars = axes.barh(leaks.index, share, color=[ORANGE if value else BLUE for value in share])
     axes.bar_label(bars, [f"{value:.0f} %" for value in share], padding=4)
+    axes.invert_yaxis()
     axes.set(xlabel="test images whose patient is in train (%)", xlim=(0, 105), title="What a split by image leaks")
-    return figure
+    said = ", ".join(f"{name} {value:.0f} %" for name, value in share.items())
+    return described(figure, f"Test images whose patient is also in train: {said}.")
+
+
+def _dumbbells(axes, share: pd.DataFrame) -> None:
+    """Two shares (%) a finding, joined by a line. share: index the findings from the bottom up, two columns."""
+    rows = np.arange(len(share))
+    first, second = share.columns
+    axes.hlines(rows, share[first], share[second], color="0.75", lw=2, zorder=1)
+    axes.scatter(share[first], rows, color=BLUE, label=first, zorder=2)
+    axes.scatter(share[second], rows, color=ORANGE, marker="D", label=second, zorder=2)
+    axes.set_yticks(rows, [pretty(name) for name in share.index])
+    axes.set_xlim(0, None)
+    axes.set_xlabel("images with the finding (%)")
+    axes.legend(loc="lower right")

@@ -104,16 +104,43 @@ def test_label_counts(entries):
     assert "images of 63" in said
 
 
-def test_cooccurrence_is_a_share_of_the_row(entries):
-    entries = entries.head(3).copy()
+def test_cooccurrence_writes_the_share_of_the_row_and_colours_the_lift(entries):
+    entries = entries.head(4).copy()
     entries[list(FINDINGS)] = 0
-    entries["Mass"], entries["Edema"] = [1, 1, 0], [1, 0, 0]
-    shown = plots_data.plot_cooccurrence(entries).axes[0].collections[0].get_array().reshape(14, 14)
+    entries["Mass"], entries["Edema"] = [1, 1, 0, 0], [1, 0, 0, 0]
+    figure = plots_data.plot_cooccurrence(entries)
+    mesh = figure.axes[0].collections[0]
+    colours = mesh.get_array().reshape(14, 14)
     mass, edema = FINDINGS.index("Mass"), FINDINGS.index("Edema")
-    assert shown[mass, edema] == 50
-    assert shown[edema, mass] == 100
-    assert np.ma.is_masked(shown[mass, mass])
-    assert np.ma.is_masked(shown[0, mass]), "no image with the row's finding: no share"
+    assert colours[mass, edema] == 2, "half of the images with Mass, a quarter of all"
+    assert colours[edema, mass] == 2, "all of the images with Edema, half of all"
+    assert np.ma.is_masked(colours[mass, mass])
+    assert np.ma.is_masked(colours[0, mass]), "no image with the row's finding: no share"
+    written = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
+    assert written[(edema + 0.5, mass + 0.5)] == "50"
+    assert written[(mass + 0.5, edema + 0.5)] == "100"
+    assert "Edema and Mass 2.0 times" in plots.alt_text(figure)
+
+
+def test_views_compare_the_shares_of_pa_and_ap(entries):
+    entries = entries.assign(view=["AP", "PA"] * (len(entries) // 2) + ["PA"] * (len(entries) % 2))
+    figure = plots_data.plot_views(entries)
+    pa, ap = (100 * entries.loc[entries["view"] == view, "Mass"].mean() for view in ("PA", "AP"))
+    labels = [text.get_text() for text in figure.axes[1].get_yticklabels()]
+    dots = [tuple(dots.get_offsets()[labels.index("Mass")]) for dots in figure.axes[1].collections[1:]]
+    assert dots == [(pytest.approx(pa), labels.index("Mass")), (pytest.approx(ap), labels.index("Mass"))]
+    assert f"Mass {pa:.1f} and {ap:.1f} %" in plots.alt_text(figure)
+
+
+def test_agreement_draws_each_kappa_and_its_interval():
+    low, high = [0.1, np.nan, 0.4], [0.3, np.nan, 0.7]
+    table = pd.DataFrame({"kappa": [0.2, np.nan, 0.5], "kappa_low": low, "kappa_high": high, "expert": [9, 0, 12],
+                          "images": 40}, index=["Mass", "Hernia", "Edema"])  # fmt: skip
+    axes = plots_data.plot_agreement(table).axes[0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["Hernia (0)", "Mass (9)", "Edema (12)"]
+    np.testing.assert_array_equal(axes.lines[0].get_xdata(), [np.nan, 0.2, 0.5])
+    ends = [segment[:, 0].tolist() for segment in axes.collections[0].get_segments() if len(segment)]
+    assert ends[-2:] == [[0.1, 0.3], [0.4, 0.7]]
 
 
 def test_visits_marks_where_half_of_the_images_are():

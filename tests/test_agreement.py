@@ -1,0 +1,112 @@
+"""Mined labels against readers: kappa as scikit-learn counts it, on the images both know, undefined where it is."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import cohen_kappa_score
+
+from cxrlib.agreement import FOUR_FINDINGS, agreement, cohen_kappa, find_expert_labels
+from cxrlib.errors import InputError
+from cxrlib.findings import FINDINGS
+from cxrlib.metadata import reference_entries, reference_expert_labels
+
+
+def tables(mined, read, patient=None):
+    image = [f"{n}.png" for n in range(len(mined))]
+    entries = pd.DataFrame(
+        {"image": image, "patient": range(len(mined)) if patient is None else patient, "Mass": mined}
+    )
+    return entries, pd.DataFrame({"image": image, "Mass": read})
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=60))
+def test_kappa_is_scikit_learns(answers):
+    mined, read = np.array(answers).T
+    row = agreement(*tables(mined, read), ["Mass"], replicates=0).loc["Mass"]
+    assert (row["mined"], row["expert"], row["both"]) == (mined.sum(), read.sum(), (mined & read).sum())
+    if len({*mined, *read}) == 1:
+        assert np.isnan(row["kappa"]), "both say the same of every image: chance agrees as well"
+    else:
+        assert row["kappa"] == pytest.approx(cohen_kappa_score(mined, read))
+    assert np.isnan(row["ppv"]) == (not mined.any())
+    assert np.isnan(row["sensitivity"]) == (not read.any())
+
+
+def test_kappa_of_a_table_worked_by_hand():
+    # Cohen's own arithmetic: 35 of 50 agree, chance agrees in (25 x 30 + 25 x 20) / 2500 = 0.5
+    assert cohen_kappa(20.0, 5.0, 10.0, 15.0) == pytest.approx(0.4)
+
+
+def test_ppv_and_sensitivity_have_their_own_denominators():
+    row = agreement(*tables([1, 1, 1, 1, 0, 0], [1, 0, 0, 0, 1, 0]), ["Mass"], replicates=0).loc["Mass"]
+    assert (row["ppv"], row["sensitivity"]) == (1 / 4, 1 / 2)
+
+
+def test_images_of_one_side_alone_do_not_count_and_the_order_does_not_matter():
+    entries, expert = tables([1, 0, 1, 0, 1], [1, 0, 0, 1, 1])
+    whole = agreement(entries, expert.iloc[::-1], ["Mass"], replicates=20)
+    pd.testing.assert_frame_equal(whole, agreement(entries, expert, ["Mass"], replicates=20))
+    some = agreement(entries.head(4), expert.tail(3), ["Mass"], replicates=0)
+    assert some.loc["Mass", "images"] == 2
+
+
+def test_a_mapping_joins_several_mined_labels():
+    entries, expert = tables([1, 0, 0, 0], [1, 1, 0, 0])
+    entries["Nodule"] = [0, 1, 0, 1]
+    row = agreement(entries, expert.rename(columns={"Mass": "either"}), {"either": ["Mass", "Nodule"]}, 0).loc["either"]
+    assert (row["mined"], row["both"]) == (3, 2)
+
+
+def test_the_interval_counts_patients_not_images():
+    rng = np.random.default_rng(0)
+    mined = rng.random(60) < 0.4
+    read = mined ^ (rng.random(60) < 0.2)
+    once = agreement(*tables(mined, read), ["Mass"]).loc["Mass"]
+    repeated = agreement(*tables(np.repeat(mined, 5), np.repeat(read, 5), np.repeat(range(60), 5)), ["Mass"]).loc[
+        "Mass"
+    ]
+    assert once["kappa_low"] < once["kappa"] < once["kappa_high"]
+    assert repeated["kappa_low"] == pytest.approx(once["kappa_low"], abs=0.05)
+    assert repeated["kappa_high"] == pytest.approx(once["kappa_high"], abs=0.05)
+
+
+def test_no_interval_where_no_draw_can_show_another_value():
+    row = agreement(*tables([1, 1, 0, 0, 0], [0, 0, 1, 1, 0]), ["Mass"]).loc["Mass"]
+    assert row["both"] == 0
+    assert np.isnan(row["kappa_low"])
+    assert np.isnan(row["kappa_high"])
+
+
+@pytest.mark.parametrize("change", [{"image": ["a", "b"]}, {"Mass": None}])
+def test_refuses_what_cannot_be_compared(change):
+    entries, expert = tables([1, 0], [1, 0])
+    expert = expert.drop(columns="Mass") if change.get("Mass", 1) is None else expert.assign(**change)
+    with pytest.raises(InputError, match=r"share no image|lack Mass"):
+        agreement(entries, expert, ["Mass"])
+
+
+def test_nihs_four_findings_as_counted():
+    table = agreement(reference_entries(), reference_expert_labels(), FOUR_FINDINGS, replicates=50)
+    assert table["images"].tolist() == [4376] * 3
+    assert table["expert"].tolist() == [238, 605, 2166]
+    assert table["kappa"].round(2).tolist() == [0.43, 0.41, 0.32]
+
+
+def test_phantoms_bring_their_truth(tmp_path):
+    assert find_expert_labels(tmp_path) is None
+    (tmp_path / "true_labels.csv").write_text("Image Index,Patient ID,Mass\n90001.png,90001,YES\n90002.png,90002,NO\n")
+    expert, path = find_expert_labels(tmp_path / "nowhere", tmp_path)
+    assert path.name == "true_labels.csv"
+    assert expert["Mass"].tolist() == [1, 0]
+
+
+@pytest.mark.real
+def test_nihs_fourteen_findings_agree_as_the_datasheet_says(real):
+    expert, _ = find_expert_labels(real / "nih-lists")
+    table = agreement(reference_entries(), expert, replicates=0)
+    assert table["images"].unique().tolist() == [810]
+    assert set(table.index) == set(FINDINGS)
+    assert table["kappa"].mean() == pytest.approx(0.21, abs=0.005)
+    assert table.loc["Pneumothorax", "kappa"] == pytest.approx(0.54, abs=0.005)
