@@ -1,0 +1,53 @@
+"""The checks of the exercises: silent about the answer, tolerant of its form, never an exception."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxrlib.exercises import NOT_YET, check, check_function, check_that, seal
+
+
+@pytest.mark.parametrize(
+    ("answer", "same"),
+    [(3, np.int64(3)), (0.5, np.float32(0.50004)), ("Edema", " edema "), (["a", "b"], {"b", "a"}),
+     ([1, 2], np.array([2, 1])), (["a", "b"], pd.Index(["b", "a"]))],
+)  # fmt: skip
+def test_one_answer_in_two_forms_has_one_seal(answer, same, capsys):
+    check(same, seal(answer))
+    assert capsys.readouterr().out == "right\n"
+
+
+@pytest.mark.parametrize(("answer", "other"), [(3, 4), (0.5, 0.502), ("Edema", "Mass"), (["a"], ["a", "b"])])
+def test_another_answer_is_told_so_with_the_hint(answer, other, capsys):
+    check(other, seal(answer), hint="count patients")
+    said = capsys.readouterr().out
+    assert said.startswith("not quite: ")
+    assert said.endswith("; count patients\n")
+
+
+def test_the_digits_are_as_wide_as_asked():
+    assert seal(0.12, 1) == seal(0.149, 1) != seal(0.151, 1)
+
+
+def test_no_answer_is_not_a_wrong_one(capsys):
+    check(None, seal(1))
+    check_function(None, len, [])
+    check_that(None)
+    assert capsys.readouterr().out == f"{NOT_YET}\n" * 3
+
+
+@pytest.mark.parametrize(
+    ("mine", "said"),
+    [(lambda a, b: a + b, "right, on 2 cases"), (lambda a, b: a * b, "not quite: of (1, 2) it makes 2, expected 3"),
+     (lambda a, b: [a, b], "not quite: of (2, 2) it makes [2 2], expected 4"),
+     (lambda a: a, "not quite: it raised TypeError")],
+)  # fmt: skip
+def test_a_function_is_compared_with_the_librarys(mine, said, capsys):
+    check_function(mine, lambda a, b: a + b, [(2, 2), (1, 2)])
+    assert capsys.readouterr().out.startswith(said)
+
+
+def test_a_statement(capsys):
+    check_that(True)
+    check_that(False, "the parts overlap")
+    assert capsys.readouterr().out == "right\nnot quite: the parts overlap\n"
