@@ -1,0 +1,213 @@
+"""The linear probe: features of a frozen network computed once, a head trained on them in seconds.
+
+How far does a network come that has never been trained on a radiograph? The features are the input of the model's head;
+on them a logistic regression is fitted, and folded back into the head, so that its checkpoint is an ordinary model.
+"""
+
+import copy
+import hashlib
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate.utils import set_seed
+from filelock import FileLock
+from torch import nn
+
+from cxrlib.cache import ImageCache
+from cxrlib.dataset import make_loader
+from cxrlib.losses import make_loss
+from cxrlib.metrics import evaluate
+from cxrlib.models import ChestXrayModel, build_model, save_checkpoint
+from cxrlib.paths import written_whole
+from cxrlib.predictions import Predictions, predict
+from cxrlib.progress import bar
+from cxrlib.recipe import TrainConfig
+
+# Ridge penalties on the weights of standardized features, strongest first; validation chooses one for all findings
+# (each finding its own would be chosen by a handful of positives).
+PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+_PATIENCE = 2  # penalties that bring nothing better before the weaker ones are left out
+_ITERATIONS = 200  # of L-BFGS, at most, for each penalty
+_CONSTANT = 1e-6  # a feature that varies less than this tells nothing: dead units of a random network
+
+
+def fit_probe(
+    config: TrainConfig,
+    entries: pd.DataFrame,
+    images: ImageCache | dict[str, Path],
+    out: str | Path,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train only the head, on part "train", choose its penalty on part "val", never look at "test".
+
+    Arguments, files and columns are those of `training.fit`, with one row a penalty tried instead of an epoch (column
+    penalty; lr is NaN): model_best.pth holds the penalty with the highest validation macro AUROC, model_last.pth the
+    last one tried. Of the recipe only loss and
+    pos_weight_cap count: nothing is augmented, every image is seen as it is.
+    """
+    from cxrlib.training import datasets, pick_device  # which imports this module
+
+    set_seed(config.seed)
+    model = build_model(config.arch, config.weights, config.image_size).to(pick_device(config.device))
+    train, val = datasets(config, entries, images)
+    began = time.perf_counter()
+    x, y = (features(model, part, 2 * config.batch_size, progress) for part in (train, val))
+    speed = (len(x) + len(y)) / (time.perf_counter() - began)
+    scale = _Scale(x)
+    criterion = make_loss(config.loss, train.labels, config.pos_weight_cap).to(x.device)
+    tried = list(_tried(scale(x), scale(y), train.labels.to(x.device), val, criterion))
+    history = pd.DataFrame([row for row, _, _ in tried]).assign(images_per_s=speed)
+    best = int(np.flatnonzero(history["best"])[-1])
+    model.tta, out = config.tta, Path(out)
+    for name, (row, head, _) in (("last", tried[-1]), ("best", tried[best])):
+        fold(model, head, scale)
+        _save(out / f"model_{name}.pth", model, config, entries, row)
+    (predict(model, val, 2 * config.batch_size) if config.tta else tried[best][2]).save(out / "predictions_val.npz")
+    with written_whole(out / "history.csv") as beside:
+        history.to_csv(beside, index=False)
+    return history
+
+
+def features(model: ChestXrayModel, dataset, batch_size: int = 64, progress: bool = False) -> torch.Tensor:
+    """The input of the model's head for every row of a dataset, (n, features) float32 on the model's device.
+
+    Over an `ImageCache` they are kept beside it, under a key of the weights below the head, so that another head, split
+    or subset on the same images needs no forward pass; only rows never asked for before are computed.
+    """
+    device = next(model.parameters()).device
+    cache = getattr(dataset, "cache", None)
+    if cache is None:
+        return torch.cat(list(_batches(model, dataset, range(len(dataset)), batch_size, progress))).to(device)
+    rows = cache.rows(dataset.entries["image"])
+    folder = cache.folder / f"features-{model.arch}-{_fingerprint(model)}"
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "lock"):
+        stored, done = _stored(folder, len(cache.names), model.head.in_features)
+        missing = np.flatnonzero(done[rows] == 0)
+        first = 0
+        for batch in _batches(model, dataset, missing, batch_size, progress):
+            places = rows[missing[first : first + len(batch)]]
+            stored[places] = batch.numpy()
+            stored.flush()  # first the features, then the mark that they are there
+            done[places] = 1
+            first += len(batch)
+        done.flush()
+        return torch.from_numpy(stored[rows]).to(device)
+
+
+def fold(model: ChestXrayModel, head: nn.Linear, scale: "_Scale") -> None:
+    """Write a head on standardized features into the model, which standardizes nothing: the same logits from both."""
+    weight = head.weight.detach().double() / scale.std.double()
+    bias = head.bias.detach().double() - weight @ scale.mean.double()
+    with torch.no_grad():
+        model.head.weight.copy_(weight)
+        model.head.bias.copy_(bias)
+
+
+class _Scale:
+    """Standardizes features by mean and deviation (features,) of those it was made from; constant ones become 0."""
+
+    def __init__(self, x: torch.Tensor):
+        self.mean, std = x.mean(dim=0), x.std(dim=0, correction=0)
+        self.std = torch.where(std > _CONSTANT, std, torch.inf)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - self.mean) / self.std
+
+
+def _start(x: torch.Tensor, labels: torch.Tensor) -> nn.Linear:
+    """A head that says the prevalence of each finding, whatever the features."""
+    head = nn.Linear(x.shape[1], labels.shape[1]).to(x.device)
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.copy_(torch.logit(labels.mean(dim=0).clamp(1e-3, 1 - 1e-3)))
+    return head
+
+
+def _tried(x, y, labels: torch.Tensor, val, criterion: nn.Module):
+    """For each penalty, until weaker ones bring nothing: its row of the history, the head, its predictions on val.
+
+    x, y: standardized features of train and val; labels: of train.
+    """
+    head, best = _start(x, labels), (-np.inf, 0)
+    for number, penalty in enumerate(PENALTIES, start=1):
+        began = time.perf_counter()
+        train_loss = _minimize(head, x, labels, criterion, penalty)
+        with torch.inference_mode():
+            logits = head(y)
+            val_loss = float(criterion(logits, val.labels.to(y.device)))
+        names, patients = (val.entries[column].to_numpy() for column in ("image", "patient"))
+        predictions = Predictions(logits.sigmoid().cpu().numpy(), val.labels.numpy(), names, patients)
+        auroc = float(evaluate(predictions, replicates=0).loc["macro", "auroc"])
+        row = {"epoch": number, "penalty": penalty, "lr": np.nan, "train_loss": train_loss, "val_loss": val_loss}
+        row |= {"val_auroc": auroc, "seconds": time.perf_counter() - began, "best": auroc > best[0]}
+        best = max(best, (auroc, number), key=lambda one: one[0])
+        yield row, copy.deepcopy(head), predictions
+        if number - best[1] == _PATIENCE:
+            return
+
+
+def _minimize(head: nn.Linear, x: torch.Tensor, labels: torch.Tensor, criterion: nn.Module, penalty: float) -> float:
+    """Fit the head by L-BFGS from where it stands; returns the loss without the penalty."""
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=_ITERATIONS, tolerance_grad=1e-6,
+                                  tolerance_change=1e-8, line_search_fn="strong_wolfe")  # fmt: skip
+
+    def objective() -> torch.Tensor:
+        optimizer.zero_grad()
+        # the criterion averages over the findings, so the penalty does, too
+        loss = criterion(head(x), labels) + penalty / 2 * head.weight.square().sum() / len(head.weight)
+        loss.backward()
+        return loss
+
+    optimizer.step(objective)
+    with torch.inference_mode():
+        return float(criterion(head(x), labels))
+
+
+def _batches(model: ChestXrayModel, dataset, rows, batch_size: int, progress: bool):
+    """Features of rows of a dataset, batch by batch, on the CPU, with the model in evaluation mode."""
+    caught, device = [], next(model.parameters()).device
+    hook = model.head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+    loader = make_loader(torch.utils.data.Subset(dataset, list(rows)), batch_size)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for images, _ in bar(loader, show=progress and len(rows) > 0, desc="features", unit=" batches",
+                                 leave=False):  # fmt: skip
+                model(images.to(device))
+                yield caught.pop().flatten(1).float().cpu()
+    finally:
+        hook.remove()
+        model.train(was_training)
+
+
+def _stored(folder: Path, rows: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The memory maps features (rows, width) float32 and done (rows,) uint8, made where they are not there yet."""
+    paths = folder / "features.npy", folder / "done.npy"
+    if not all(path.is_file() for path in paths):
+        shapes = ((rows, width), np.float32), ((rows,), np.uint8)
+        for path, (shape, dtype) in zip(paths, shapes, strict=True):
+            np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape).flush()  # sparse
+    return tuple(np.load(path, mmap_mode="r+") for path in paths)
+
+
+def _fingerprint(model: ChestXrayModel) -> str:
+    """16 hex digits that change with any weight or buffer below the head."""
+    digest = hashlib.blake2b(digest_size=8)
+    of_head = {id(value) for value in model.head.state_dict(keep_vars=True).values()}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if id(value) not in of_head:
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _save(path: Path, model: ChestXrayModel, config: TrainConfig, entries: pd.DataFrame, row: dict) -> None:
+    parts = {part: sorted(entries.loc[entries["part"] == part, "image"]) for part in ("train", "val")}
+    about = {"config": asdict(config), "epoch": row["epoch"], "val_auroc": row["val_auroc"]}
+    save_checkpoint(path, model, parts=parts, **about)
