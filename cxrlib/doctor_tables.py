@@ -30,14 +30,14 @@ def check_csv(path: Path) -> tuple[Found, pd.DataFrame]:
     found: Found = defaultdict(list)
     header, rows = _rows(path, found)
     names = {theirs: ours for ours, known in COLUMNS.items() for theirs in known}
-    entries = pd.DataFrame(rows, columns=range(len(header)), dtype=str)
-    entries = entries[[place for place, name in enumerate(header) if name in names]]
-    entries.columns = [names[header[place]] for place in entries.columns]
-    entries = entries.loc[:, ~entries.columns.duplicated()].apply(lambda column: column.str.strip())
+    known = dict.fromkeys(names[name] for name in header if name in names)
+    places = {ours: next(place for place, name in enumerate(header) if names.get(name) == ours) for ours in known}
+    values = {ours: [row[place].strip() for row in rows] for ours, place in places.items()}
+    entries = pd.DataFrame(values, dtype=str)
     found["column missing"] = [COLUMNS[name][0] for name in NEEDED if name not in entries]
     if not rows:
         found["no row"] = [path.name]
-    entries = entries.reindex(columns=[*dict.fromkeys([*NEEDED, *entries.columns])], fill_value="")
+    entries = entries.reindex(columns=[*dict.fromkeys([*NEEDED, *entries])], fill_value="")
     if rows and not found["column missing"]:
         _check_values(entries, found)
     return found, entries
@@ -72,14 +72,16 @@ def _rows(path: Path, found: Found) -> tuple[list[str], list[list[str]]]:
         return [], []
     rows = [row for row in rows if row]
     named = max((place + 1 for place, name in enumerate(header) if name.strip()), default=0)
+    quotes = '"' in text
     for number, row in enumerate(rows):
         if len(row) > len(header):
             found["row too long"].append(f"row {number}")
         elif len(row) < named:
             found["row too short"].append(f"row {number}")
-        if '"' in text and any("," in value for value in row):
+        if quotes and any("," in value for value in row):
             found["quoted comma"].append(f"row {number}")
-    return [name.strip() for name in header], [[*row, *[""] * (len(header) - len(row))][: len(header)] for row in rows]
+    missing = [""] * len(header)
+    return [name.strip() for name in header], [[*row, *missing][: len(header)] for row in rows]
 
 
 def _check_values(entries: pd.DataFrame, found: Found) -> None:

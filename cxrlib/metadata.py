@@ -131,7 +131,12 @@ def read_lists(*folders: str | Path) -> dict[str, frozenset[str]] | None:
         paths = {part: folder / f"{part}_list.txt" for part in ("train_val", "test")}
         if not all(path.is_file() for path in paths.values()):
             continue
-        lists = {part: frozenset(path.read_text(encoding="utf-8-sig").split()) for part, path in paths.items()}
+        try:
+            lists = {part: frozenset(path.read_text(encoding="utf-8-sig").split()) for part, path in paths.items()}
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"the lists in {folder} cannot be read ({error}); expected one image name a line"
+            ) from None
         both = lists["train_val"] & lists["test"]
         if both:
             raise InputError(f"the lists in {folder} both name {some(sorted(both))}; expected disjoint lists")
