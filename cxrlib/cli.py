@@ -111,7 +111,13 @@ def _parser() -> _Parser:
     sub.add_argument("--profile", default="quick", help="a name from notebooks/profiles, or a YAML file")
     sub.add_argument("--data", help="a folder of radiographs with its CSV; default: phantoms, drawn when needed")
     sub.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
-                     help="override a parameter of the notebooks; may be repeated")  # fmt: skip
+                     help="override a parameter of the notebooks; one that is repeated (-p arch resnet18 -p arch "
+                     "vgg16) makes a run of each value, several such all combinations")  # fmt: skip
+    sub.add_argument("--force", action="store_true", help="run again what has finished with the same parameters, too")
+    sub.add_argument("--dry-run", action="store_true", help="check every name and type, run nothing")
+
+    sub = command("report", commands.report)
+    sub.add_argument("run_dir", nargs="?", default="runs/quick", help="the folder of the run")
 
     sub = command("train", commands.train, _DATA, _TRAIN, _LOADER)
     sub.add_argument("--no_augment", action="store_true", help="no small rotations, shifts, scalings, contrast changes")

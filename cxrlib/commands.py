@@ -12,10 +12,24 @@ from cxrlib.errors import InputError
 
 
 def run(given: argparse.Namespace) -> None:
-    """The six notebooks, headless, into one run folder."""
-    from cxrlib.course import run_course
+    """The six notebooks, headless, into one run folder; what has finished is not run again."""
+    from cxrlib.course import describe, plan_runs, run_course
 
-    run_course(given.profile, dict(given.parameter), given.data)
+    if given.dry_run:
+        plans = plan_runs(given.profile, given.parameter, given.data)
+        print("\n".join(map(describe, plans)))
+        print("every name and type fits the notebooks; data, device and weights were not looked at")
+    else:
+        run_course(given.profile, given.parameter, given.data, given.force)
+
+
+def report(given: argparse.Namespace) -> None:
+    """The report of a run as one HTML file that opens offline, and as PDF where a browser is installed."""
+    from cxrlib.report import write_report
+    from cxrlib.runs import RunFolder
+
+    for path in write_report(RunFolder(Path(given.run_dir).absolute())):
+        print(f"wrote {path}")
 
 
 def train(given: argparse.Namespace) -> None:

@@ -4,11 +4,14 @@ import datetime
 import hashlib
 import json
 import platform
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata as installed
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
@@ -128,9 +131,7 @@ class RunFolder:
     def record(self, stage: str, **values) -> None:
         """Write plain values under the name of a stage into run.json, beside the versions of what ran."""
         run = self.read()
-        run.setdefault(
-            "versions", {name: installed.version(name) for name in _VERSIONS} | {"python": platform.python_version()}
-        )
+        run.setdefault("versions", versions())
         run.setdefault("stages", {}).setdefault(stage, {}).update(values)
         self._write_run(run)
 
@@ -152,17 +153,36 @@ class RunFolder:
             raise InputError(f"{self.path} has no record of {name} yet; run notebook {name} first")
         return stages[name]
 
-    def start(self, **about) -> None:
-        """Begin run.json with what the run is asked to do. A run on other data in this folder is moved aside."""
+    def start(self, keep: Collection[str] = (), **about) -> None:
+        """Begin run.json with what the run is asked to do. A run on other data in this folder is moved aside.
+
+        keep: the stages whose records stay, because their notebooks need not run again.
+        """
         old = self.read()
         if old and old.get("data") != about.get("data"):
             stamp = datetime.datetime.fromtimestamp((self.path / "run.json").stat().st_mtime)
             aside = self.path.with_name(f"{self.path.name}-{stamp:%Y%m%d-%H%M%S}")
             self.path.rename(aside)
             print(f"{self.path} held a run on other data; moved to {aside}")
-        self._write_run(about | {"started": datetime.datetime.now().isoformat(timespec="seconds")})
-        for result in (self.splits, self.thresholds, self.metrics):  # of the run before: not to be taken for this one's
-            result.unlink(missing_ok=True)
+        stages = {name: values for name, values in old.get("stages", {}).items() if name in keep}
+        started = datetime.datetime.now().isoformat(timespec="seconds")
+        self._write_run(about | {"started": started, "versions": versions(), "stages": stages})
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run folder for one process. Raises InputError where another one is at work in it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))  # beside: `start` may move the folder aside
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"another process is at work in {self.path}; wait until it has finished, or choose another run_dir"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def save_figure(self, figure, name: str, shows: Data | None = None) -> None:
         """Export a figure for the report, into the run folder and figures/.
@@ -186,6 +206,11 @@ class RunFolder:
             ) from None
         with written_whole(path) as beside:
             beside.write_text(text, encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """What a run is made with: the versions of the libraries and of Python."""
+    return {name: installed.version(name) for name in _VERSIONS} | {"python": platform.python_version()}
 
 
 def _plain(value):

@@ -1,214 +1,81 @@
-"""Profiles and parameters are checked before anything runs; what fails on the way is said in one sentence."""
+"""A run: what each notebook gets, what is not run again, what fails and is said in one sentence."""
 
+import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
+import nbclient
 import nbformat
 import papermill
 import pytest
+from filelock import FileLock
 
-from cxrlib import course, runs
+from cxrlib import course, parameters, runs, stages
 from cxrlib.cli import main
-from cxrlib.course import COURSE, check_parameters, notebook_parameters, read_profile, run_course
+from cxrlib.course import run_course
 from cxrlib.errors import InputError
-from cxrlib.paths import PROFILES
-from cxrlib.training import TrainConfig
+from cxrlib.parameters import COURSE, notebook_parameters
+from cxrlib.runs import RunFolder
 
-OURS = sorted(path.stem for path in PROFILES.glob("*.yaml"))
+LEAVES = {"02_preprocess": "splits.csv", "03_train_efficientnet": "resnet18/model_best.pth"}
 
 
 @pytest.fixture
-def notebook(tmp_path, monkeypatch):
-    """Write a notebook of code cells, (source, tags), and make it the course's."""
-    monkeypatch.setattr(course, "NOTEBOOKS", tmp_path)
+def pretend(monkeypatch):
+    """A course that papermill pretends to run; returns [(notebook, parameters, TQDM_DISABLE)] of what it ran.
 
-    def write(*cells, name="one"):
-        nb = nbformat.v4.new_notebook()
-        nb.cells = [nbformat.v4.new_code_cell(source, metadata={"tags": tags}) for source, tags in cells]
-        nbformat.write(nb, tmp_path / f"{name}.ipynb")
-        return name
-
-    return write
-
-
-# ---- parameters of a notebook ----------------------------------------------------------------------------------------
-def test_notebook_parameters_are_the_literals_of_the_tagged_cell(notebook):
-    name = notebook(
-        ("before = 1", []),
-        (
-            'a: int = 3  # comment\nb: str = "x"\nc: float = -1e-3\nd: list = []\ne: bool = True\nf = 2',
-            ["x", "parameters"],
-        ),
-        ("after: int = 1", []),
-    )
-    assert notebook_parameters(name) == {"a": 3, "b": "x", "c": -1e-3, "d": [], "e": True, "f": 2}
-
-
-def test_a_notebook_without_parameters_is_named(notebook):
-    with pytest.raises(InputError, match="notebook one has no cell tagged parameters"):
-        notebook_parameters(notebook(("a: int = 1", ["other"])))
-
-
-# ---- profiles --------------------------------------------------------------------------------------------------------
-def test_there_are_three_profiles():
-    assert OURS == ["cpu_10k", "gpu_full", "quick"]
-
-
-@pytest.mark.parametrize("profile", OURS)
-def test_our_profiles_can_be_run(profile):
-    values = read_profile(profile)
-    each = check_parameters(values)
-    assert set(each) == set(COURSE)
-    reached = {name for parameters in each.values() for name in parameters}
-    assert reached == set(values), "a value of the profile reaches no notebook"
-    assert "img_root" not in values, "the data are given with DATA="
-
-
-def test_a_profile_may_be_a_file_of_its_own(tmp_path):
-    (tmp_path / "mine.yaml").write_text("epochs: 2\nlr: 0.5\narchs: [resnet18]\n")
-    assert read_profile(tmp_path / "mine.yaml") == {"epochs": 2, "lr": 0.5, "archs": ["resnet18"]}
-    (tmp_path / "empty.yaml").write_text("# all defaults\n")
-    assert read_profile(tmp_path / "empty.yaml") == {}
-
-
-def test_an_unknown_profile_suggests_the_nearest():
-    with pytest.raises(InputError, match=r"no profile 'quik'; expected cpu_10k, gpu_full, quick.*did you mean 'quick'"):
-        read_profile("quik")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"a: [1,\nb", "is not a YAML file"),
-        (b"a: !!python/object/apply:os.system ['touch pwned']", "is not a YAML file"),
-        (b"a: !!python/name:os.system", "is not a YAML file"),
-        (b"- epochs\n- 3", "holds no parameters"),
-        (b"epochs", "holds no parameters"),
-        (b"0", "holds no parameters"),
-        (b"[]", "holds no parameters"),
-        (b"\xff\xfe\x00e", "is not a YAML file"),
-    ],
-)
-def test_a_profile_that_is_none_is_refused(content, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "bad.yaml").write_bytes(content)
-    with pytest.raises(InputError, match=message) as refused:
-        read_profile("bad.yaml")
-    assert "\n" not in str(refused.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"], "nothing in it was run"
-
-
-# ---- checked before anything runs ------------------------------------------------------------------------------------
-def test_text_of_the_command_line_becomes_what_the_default_is():
-    each = check_parameters({"epochs": "3", "lr": "1e-4", "archs": "resnet18, vgg16", "split": "patient", "seed": 5})
-    assert each["03_train_efficientnet"] == {"epochs": 3, "lr": 1e-4, "seed": 5}
-    assert each["02_preprocess"] == {"split": "patient", "seed": 5}
-    assert each["04_compare_architectures"] == {"archs": ["resnet18", "vgg16"], "seed": 5}
-    assert check_parameters({"lr": 1})["03_train_efficientnet"] == {"lr": 1.0}
-    assert type(check_parameters({"lr": 1})["03_train_efficientnet"]["lr"]) is float
-
-
-BAD = [
-    ({"epocs": 3}, "unknown parameter 'epocs'.*did you mean 'epochs'"),
-    ({3: 1}, "unknown parameter 3"),
-    ({"epochs": "many"}, "epochs is 'many'; expected int, such as"),
-    ({"epochs": 2.5}, "epochs is 2.5; expected int"),
-    ({"epochs": True}, "epochs is True; expected int"),
-    ({"seed": None}, "seed is None"),
-    ({"arch": 3}, "arch is 3; expected str"),
-    ({"archs": [1]}, r"archs is \[1\]; expected list"),
-    ({"lr": "1e-4x"}, "lr is '1e-4x'; expected float"),
-    ({"epochs": 0}, "epochs 0"),
-    ({"lr": float("nan")}, "lr nan"),
-    ({"arch": "resnet81"}, "did you mean 'resnet18'"),
-    ({"image_size": 8}, "image_size 8"),
-    ({"split": "patients"}, "did you mean 'patient'"),
-    ({"loss": "bec"}, "did you mean 'bce'"),
-    ({"device": "gpu"}, "device 'gpu' is unknown"),
-    ({"precision": "fp16"}, "did you mean"),
-    ({"archs": "resnet18,resnet81"}, r"in the comparison .*did you mean 'resnet18'"),
-    ({"compare_image_size": 60}, "in the comparison .*image_size 60 does not fit vit_b_16"),
-    ({"compare_epochs": 0}, "in the comparison .*epochs 0"),
-    ({"compare_lr": -1.0}, "in the comparison .*lr -1"),
-    ({"compare_train_subset": -1}, "in the comparison .*train_subset -1"),
-    ({"objective": "accuracy"}, "objective 'accuracy' is unknown"),
-    ({"threshold_min": 0.9}, "the grid is"),
-    ({"threshold_step": 0.0}, "the grid is"),
-    ({"samples": 0}, "samples 0 is too small"),
-    ({"test_subset": -1}, "test_subset -1"),
-    ({"replicates": -1}, "replicates -1"),
-]
-
-
-@pytest.mark.parametrize(("values", "message"), BAD, ids=lambda value: str(value)[:40])
-def test_what_a_run_would_refuse_is_refused_at_once(values, message, tmp_path, monkeypatch):
-    with pytest.raises(InputError, match=message) as refused:
-        check_parameters(values)
-    assert "\n" not in str(refused.value)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=message):
-        run_course("quick", values | {"run_dir": str(tmp_path / "run")}, tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_size_that_the_comparison_needs_depends_on_who_takes_part():
-    check_parameters({"compare_image_size": 60, "archs": ["resnet18", "mobilenet_v2"]})
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"weights": "gone.pth"}, r"gone.pth does not exist"),
-        ({"weights": "imagnet"}, "unknown weights 'imagnet'"),
-        ({"archs": ["resnet18"], "compare_weights": "gone.pth"}, r"gone.pth does not exist"),
-        ({"device": "mps"}, "device 'mps' was asked for and is not there"),
-        ({"run_dir": True}, "run_dir is True; expected str"),
-        ({"csv_path": "gone.csv"}, r"gone.csv"),
-    ],
-)
-def test_what_this_machine_lacks_is_said_before_anything_is_written(values, message, tiny_nih, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    before = sorted(tmp_path.rglob("*"))
-    toy = {"run_dir": "run", "image_size": 32, "compare_image_size": 32, "weights": "none"}
-    with pytest.raises(InputError, match=message):
-        run_course("quick", toy | values, tiny_nih.root)
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_defaults_are_what_a_training_run_takes():
-    names = {name for notebook in COURSE for name in notebook_parameters(notebook)}
-    trained = set(TrainConfig.__dataclass_fields__)
-    assert {"arch", "weights", "image_size", "epochs", "batch_size", "lr", "loss", "seed", "device"} <= names & trained
-
-
-# ---- running ---------------------------------------------------------------------------------------------------------
-@pytest.fixture
-def two(notebook, monkeypatch, tmp_path):
-    """A course of two notebooks that papermill pretends to run; returns what it was called with."""
-    calls = []
+    Each notebook leaves a file of its own. `fails`: {notebook: exception} that it meets.
+    """
+    calls, fails = [], {}
     monkeypatch.setattr(course, "_outcome", lambda run: "the outcome")
 
     def execute(source, target, **options):
         calls.append((source.stem, options["parameters"], os.environ.get("TQDM_DISABLE")))
-        if error := options["parameters"].get("objective"):
-            raise papermill.PapermillExecutionError(1, 4, "", error, "two\nlines", [])
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")]), target)
+        if source.stem in fails:
+            raise fails[source.stem]
+        leaves = Path(options["parameters"]["run_dir"]) / LEAVES.get(source.stem, f"{source.stem}.csv")
+        leaves.parent.mkdir(exist_ok=True)
+        leaves.write_text(f"{len(calls)}")
 
     monkeypatch.setattr(papermill, "execute_notebook", execute)
-    return calls
+    execute.calls, execute.fails = calls, fails
+    return execute
 
 
-def test_a_run_records_everything_and_gives_each_notebook_its_own(two, tiny_nih, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(course, "NOTEBOOKS", PROFILES.parent)
+@pytest.fixture
+def run(pretend, tiny_nih, tmp_path):
+    """Run the pretended course on the tiny data with some parameters; returns the names of the notebooks that ran."""
+
+    def run(*pairs, force=False, data=tiny_nih.root):
+        pretend.calls.clear()
+        given = [("weights", "none"), ("run_dir", str(tmp_path / "runs" / "one")), *pairs]
+        run_course("quick", given, data, force)
+        return [name for name, _, _ in pretend.calls]
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(tmp_path / "runs" / "one")
+
+
+# ---- what a run is given and leaves ----------------------------------------------------------------------------------
+def test_a_run_records_everything_and_gives_each_notebook_its_own(pretend, tiny_nih, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "0")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("epochs: 2\nseed: 7\nweights: none\n")
-    run = run_course("mine.yaml", {"seed": "8", "run_dir": "here"}, tiny_nih.root)
-    assert [name for name, _, _ in two] == list(COURSE)
-    of = {name: parameters for name, parameters, _ in two}
+    [run] = run_course("mine.yaml", [("seed", "8"), ("run_dir", "runs/here")], tiny_nih.root)
+    assert [name for name, _, _ in pretend.calls] == list(COURSE)
+    of = {name: given for name, given, _ in pretend.calls}
     assert of["03_train_efficientnet"]["epochs"] == 2
-    assert all(parameters["run_dir"] == str(tmp_path / "here") for parameters in of.values())
-    assert of["01_eda"] == {"seed": 8, "run_dir": str(tmp_path / "here"), "img_root": str(tiny_nih.root)}
-    assert all(disabled == "1" for _, _, disabled in two)
+    assert all(given["run_dir"] == str(tmp_path / "runs" / "here") for given in of.values())
+    assert of["01_eda"] == {"seed": 8, "run_dir": str(tmp_path / "runs" / "here"), "img_root": str(tiny_nih.root)}
+    assert all(disabled == "1" for _, _, disabled in pretend.calls)
     assert "TQDM_DISABLE" not in os.environ
     assert os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] == "0"
     recorded = run.read()
@@ -216,6 +83,7 @@ def test_a_run_records_everything_and_gives_each_notebook_its_own(two, tiny_nih,
     assert set(recorded["parameters"]) == every
     assert recorded["parameters"]["seed"] == 8
     assert recorded["data"]["images"] == 63
+    assert recorded["data"]["phantoms"] is False
     assert len(recorded["data"]["fingerprint"]) == 16
     assert set(recorded["stages"]) == set(COURSE)
     lines = capsys.readouterr().out.splitlines()
@@ -223,30 +91,215 @@ def test_a_run_records_everything_and_gives_each_notebook_its_own(two, tiny_nih,
     assert lines[2].startswith("[1/6] 01_eda ")
     assert lines[2].endswith(" s")
     assert lines[-1] == "the outcome"
+    assert "here" in (tmp_path / "runs" / "index.html").read_text()
 
 
-def test_without_a_run_dir_the_profile_names_it(two, tiny_nih, tmp_path, monkeypatch):
-    monkeypatch.setattr(course, "NOTEBOOKS", PROFILES.parent)
+def test_without_a_run_dir_the_profile_names_it(pretend, tiny_nih, tmp_path, monkeypatch):
     monkeypatch.setattr(course, "RUNS", tmp_path / "runs")
     (tmp_path / "mine.yaml").write_text("weights: none\n")
-    assert run_course(tmp_path / "mine.yaml", data=tiny_nih.root).path == tmp_path / "runs" / "mine"
+    assert run_course(tmp_path / "mine.yaml", data=tiny_nih.root)[0].path == tmp_path / "runs" / "mine"
 
 
+# ---- what is not run again -------------------------------------------------------------------------------------------
+def test_what_has_finished_is_not_run_again_unless_asked(run, folder, capsys):
+    assert run() == list(COURSE)
+    before = folder.read()
+    assert run() == []
+    assert folder.read() == before
+    assert "[3/6] 03_train_efficientnet has finished before" in capsys.readouterr().out
+    assert run(force=True) == list(COURSE)
+
+
+def test_another_parameter_runs_the_notebooks_that_take_it_and_those_that_read_them(run, capsys):
+    run()
+    assert run(("samples", 16)) == ["06_gradcam"]
+    assert run(("samples", 16), ("objective", "youden")) == ["05_thresholds", "06_gradcam"]
+    assert "05_thresholds runs again: objective 'f1' -> 'youden'" in capsys.readouterr().out
+    assert run(("samples", 16), ("objective", "youden"), ("compare_epochs", 1)) == ["04_compare_architectures"]
+    assert run(("lr", 3e-4)) == ["03_train_efficientnet", "04_compare_architectures", "05_thresholds", "06_gradcam"]
+    assert "06_gradcam runs again: samples 16 -> 8" in capsys.readouterr().out
+    assert "02_preprocess" in run(("lr", 3e-4), ("split", "patient"))
+
+
+def test_other_data_other_code_and_a_lost_file_run_again(run, folder, tiny_nih, tmp_path, monkeypatch, capsys):
+    run()
+    (folder.path / "splits.csv").unlink()
+    assert run() == list(COURSE[1:])
+    assert "02_preprocess runs again: splits.csv is gone" in capsys.readouterr().out
+
+    whole = stages._digest
+    plots = (Path(stages.__file__).parent / "gradcam.py").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "_digest", lambda content: "other" if content == plots else whole(content))
+        assert run() == ["06_gradcam"]
+        assert "06_gradcam runs again: cxrlib changed (gradcam)" in capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "versions", lambda: {})
+        patch.setattr(stages, "versions", lambda: {"torch": "9"})
+        assert run() == list(COURSE)
+    run()
+    table = tiny_nih.csv_path.read_text().splitlines()
+    tiny_nih.csv_path.write_text("\n".join(table[:-1]) + "\n")
+    assert run() == list(COURSE)
+    assert len([path for path in folder.path.parent.iterdir() if path.name.startswith("one-")]) == 1, "moved aside"
+
+
+def test_prose_and_outputs_of_a_notebook_may_change(run, tmp_path, monkeypatch):
+    run()
+    copies = tmp_path / "notebooks"
+    copies.mkdir()
+    for name in COURSE:
+        nb = nbformat.read(parameters.NOTEBOOKS / f"{name}.ipynb", as_version=4)
+        nb.cells[0].source += "\nA typo mended."
+        for cell in nb.cells:
+            if name == "06_gradcam" and cell.cell_type == "code":
+                cell.outputs = []
+        nbformat.write(nb, copies / f"{name}.ipynb")
+    for module in (course, parameters):
+        monkeypatch.setattr(module, "NOTEBOOKS", copies)
+    assert run() == []
+    nb.cells.append(nbformat.v4.new_code_cell("1 + 1"))
+    nbformat.write(nb, copies / "06_gradcam.ipynb")
+    assert run() == ["06_gradcam"]
+
+
+def test_the_tables_of_what_runs_again_are_gone_while_it_runs(run, pretend, folder):
+    run()
+    folder.figures.mkdir()
+    for name in ("05_f1.png", "03_auroc.png"):
+        (folder.figures / name).write_text("")
+    (folder.path / "my notes.txt").write_text("mine")
+    pretend.fails["05_thresholds"] = papermill.PapermillExecutionError(1, 4, "", "ValueError", "no", [])
+    with pytest.raises(RuntimeError):
+        run(("objective", "youden"))
+    left = {path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*") if path.is_file()}
+    assert not {"05_thresholds.csv", "06_gradcam.csv", "figures/05_f1.png"} & left
+    assert {"splits.csv", "resnet18/model_best.pth", "figures/03_auroc.png", "my notes.txt"} <= left
+
+
+def test_results_of_a_run_by_hand_are_not_taken_for_the_new_ones(run, pretend, folder):
+    folder.path.mkdir(parents=True)
+    folder.metrics.write_text("by hand")
+    pretend.fails["01_eda"] = papermill.PapermillExecutionError(1, 4, "", "ValueError", "no", [])
+    with pytest.raises(RuntimeError):
+        run()
+    assert not folder.metrics.exists()
+
+
+def test_a_stopped_run_goes_on_at_the_notebook_where_it_stopped(run, pretend):
+    pretend.fails["04_compare_architectures"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    pretend.fails.clear()
+    assert run() == ["04_compare_architectures", "05_thresholds", "06_gradcam"]
+
+
+def test_a_record_that_cannot_be_read_is_no_record(run, folder, capsys):
+    run()
+    for name, text in {"01_eda": "{", "04_compare_architectures": '{"data": 1}', "06_gradcam": "[]"}.items():
+        (folder.notebooks / f"{name}.json").write_text(text)
+    assert run() == ["01_eda", "04_compare_architectures", "06_gradcam"]
+    assert "01_eda runs again: 01_eda.json cannot be read" in capsys.readouterr().out
+
+
+def test_a_notebook_names_in_quotes_what_it_reads():
+    assert stages.reads_from("01_eda") == []
+    for name in COURSE[2:]:
+        assert stages.reads_from(name), name
+    assert stages.reads_from("05_thresholds") == ["03_train_efficientnet"]
+    assert stages.reads_from("06_gradcam") == ["03_train_efficientnet", "05_thresholds"]
+
+
+def test_the_modules_of_a_notebook_are_those_it_imports_and_those_they_import():
+    assert stages.modules("from cxrlib.findings import FINDINGS") == {"findings", "errors"}
+    assert {"models", "losses", "errors"} <= stages.modules("import cxrlib.training")
+    assert "plots" in stages.modules("from cxrlib import plots")
+    assert "report" not in stages.modules("from cxrlib import plots")
+
+
+# ---- several runs ----------------------------------------------------------------------------------------------------
+def test_several_runs_with_one_command(run, pretend, folder):
+    run(("arch", "resnet18"), ("arch", "vgg16"), ("lr", "3e-4"))
+    made = {path.name for path in folder.path.parent.iterdir() if path.is_dir()}
+    assert made == {"one-arch=resnet18", "one-arch=vgg16"}
+    for name in made:
+        given = RunFolder(folder.path.with_name(name)).read()["parameters"]
+        assert name.endswith(given["arch"])
+        assert given["lr"] == 3e-4
+    index = (folder.path.parent / "index.html").read_text()
+    assert all(name in index for name in made)
+
+
+def test_the_others_run_when_one_fails(run, pretend, folder, monkeypatch, capsys):
+    whole = course._execute
+
+    def execute(name, given, folder):
+        if given.get("arch") == "resnet18":
+            raise RuntimeError("out of luck")
+        whole(name, given, folder)
+
+    monkeypatch.setattr(course, "_execute", execute)
+    with pytest.raises(RuntimeError, match=r"^1 of 2 runs failed: one-arch=resnet18$"):
+        run(("arch", "resnet18"), ("arch", "vgg16"))
+    assert "failed: out of luck" in capsys.readouterr().out
+    assert set(RunFolder(folder.path.with_name("one-arch=vgg16")).read()["stages"]) == set(COURSE)
+    assert "failed in 03_train_efficientnet" in (folder.path.parent / "index.html").read_text()
+
+
+# ---- what fails ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("ename", "code"), [("InputError", 2), ("ZeroDivisionError", 1)])
-def test_a_failed_notebook_is_one_line_and_an_exit_code(ename, code, two, tiny_nih, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(course, "NOTEBOOKS", PROFILES.parent)
-    monkeypatch.setattr(course, "_check_thresholds", lambda values: None)
-    (tmp_path / "mine.yaml").write_text(f"weights: none\nobjective: {ename}\nrun_dir: {tmp_path / 'here'}\n")
+def test_a_failed_notebook_is_one_line_and_an_exit_code(ename, code, pretend, tiny_nih, tmp_path, capsys):
+    pretend.fails["05_thresholds"] = papermill.PapermillExecutionError(1, 4, "", ename, "two\nlines", [])
+    (tmp_path / "mine.yaml").write_text(f"weights: none\nrun_dir: {tmp_path / 'here'}\n")
     assert main(["run", "--profile", str(tmp_path / "mine.yaml"), "--data", str(tiny_nih.root)]) == code
-    assert [name for name, _, _ in two][-1] == "05_thresholds"
+    assert [name for name, _, _ in pretend.calls][-1] == "05_thresholds"
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert error.startswith("cxr run: " + ("" if code == 2 else "ZeroDivisionError: ") + "two lines (notebook 05_thr")
+    start = "cxr run: " + ("" if code == 2 else "ZeroDivisionError: ")
+    assert error.startswith(f"{start}two lines (notebook 05_thresholds, cell 4; its executed copy: ")
     assert str(tmp_path / "here" / "notebooks" / "05_thresholds.ipynb") in error
+    assert "05_thresholds, cell 4" in RunFolder(tmp_path / "here").stage("05_thresholds")["error"]
 
 
+def test_a_kernel_that_dies_is_said_with_the_cell(run, pretend, folder):
+    pretend.fails["02_preprocess"] = nbclient.exceptions.DeadKernelError("Kernel died")
+    with pytest.raises(RuntimeError, match=r"^the kernel died.*\(notebook 02_preprocess, cell 1; its executed copy"):
+        run()
+
+
+def test_two_processes_on_one_run_folder(run, pretend, folder):
+    code = "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(1, flush=True); input()"
+    lock = folder.path.with_name(".one.lock")
+    lock.parent.mkdir()
+    with subprocess.Popen([sys.executable, "-c", code, str(lock)], stdin=-1, stdout=-1, text=True) as other:
+        other.stdout.readline()
+        with pytest.raises(InputError, match=r"another process is at work in .*one; wait until it has finished, or"):
+            run()
+        assert pretend.calls == []
+        other.kill()  # a killed process holds nothing
+        other.wait()
+        assert run() == list(COURSE)
+    with FileLock(lock, timeout=0):
+        pass
+
+
+def test_dry_run_says_what_each_notebook_gets_and_touches_nothing(pretend, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    given = ["run", "--dry-run", "--profile", "gpu_full", "-p", "run_dir", "r", "-p", "seed", "1", "-p", "seed", "2"]
+    assert main([*given, "--data", "nowhere"]) == 0
+    said = capsys.readouterr().out
+    assert f"run {tmp_path / 'r'}-seed=1, profile gpu_full" in said
+    assert "seed=2" in said
+    assert "device='cuda'" in said
+    assert pretend.calls == []
+    assert not list(tmp_path.iterdir())
+    assert main([*given, "-p", "epocs", "3"]) == 2
+    assert "did you mean 'epochs'" in capsys.readouterr().err
+
+
+# ---- what a run says in the end --------------------------------------------------------------------------------------
 def test_the_outcome_says_over_what_and_whether_it_leaks(tmp_path):
-    run = runs.RunFolder(tmp_path)
+    run = RunFolder(tmp_path)
     run.metrics.write_text(
         "finding,n,auroc,auroc_low,auroc_high\nMass,4,0.6,0.5,0.7\nHernia,4,,,\nmacro,4,0.61,0.5123,0.7\n"
     )
@@ -259,3 +312,10 @@ def test_the_outcome_says_over_what_and_whether_it_leaks(tmp_path):
         assert str(folder) in text
     run.splits.write_text("\n".join(rows).replace("d,3,test", "d,2,test") + "\n")
     assert "25% of them of patients seen in training or tuning" in course._outcome(run)
+
+
+def test_records_are_whole_json(run, folder):
+    run()
+    for name in COURSE:
+        record = json.loads((folder.notebooks / f"{name}.json").read_text())
+        assert record["files"] == [LEAVES.get(name, f"{name}.csv")]

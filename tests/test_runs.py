@@ -145,20 +145,19 @@ def test_start_moves_a_run_on_other_data_aside(run, capsys):
     assert (aside / "resnet18").is_dir()
     assert [path.name for path in run.path.iterdir()] == ["run.json"]
     assert run.read()["data"] == {"img_root": "b"}
-    assert "stages" not in run.read()
+    assert run.read()["stages"] == {}
 
 
-def test_start_on_the_same_data_keeps_models_and_drops_results(run):
+def test_start_on_the_same_data_keeps_the_folder_and_the_stages_asked_for(run):
     run.start(data={"img_root": "a"})
-    run.record("02_preprocess", seconds=1)
+    run.record("01_eda", seconds=1)
+    run.record("02_preprocess", seconds=2)
     run.arch("resnet18").mkdir()
-    for path in (run.splits, run.thresholds, run.metrics):
-        path.write_text("of the run before")
-    run.start(data={"img_root": "a"}, profile="quick")
+    run.start({"01_eda"}, data={"img_root": "a"}, profile="quick")
     assert [path.name for path in run.path.parent.iterdir()] == ["one"]
     assert {path.name for path in run.path.iterdir()} == {"run.json", "resnet18"}
     assert run.read()["profile"] == "quick"
-    assert "stages" not in run.read()
+    assert run.read()["stages"] == {"01_eda": {"seconds": 1}}
 
 
 # ---- splits ----------------------------------------------------------------------------------------------------------

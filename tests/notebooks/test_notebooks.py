@@ -11,7 +11,7 @@ import pytest
 
 from cxrlib.checkpoints import load_checkpoint
 from cxrlib.cli import main
-from cxrlib.course import COURSE, notebook_parameters, read_profile
+from cxrlib.parameters import COURSE, notebook_parameters, read_profile
 from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.paths import NOTEBOOKS

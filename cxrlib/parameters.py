@@ -1,0 +1,173 @@
+"""The parameters of the course: what the notebooks' `parameters` cells, the profiles and `-p` say, checked together.
+
+No list of names stands here: the notebooks and `TrainConfig` are asked.
+"""
+
+import ast
+import functools
+import itertools
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import yaml
+
+from cxrlib.errors import InputError, nearest, some
+from cxrlib.findings import FINDINGS
+from cxrlib.paths import NOTEBOOKS, PROFILES
+
+COURSE = (
+    "01_eda",
+    "02_preprocess",
+    "03_train_efficientnet",
+    "04_compare_architectures",
+    "05_thresholds",
+    "06_gradcam",
+)
+
+
+def code_cells(name: str) -> list[tuple[str, list[str]]]:
+    """(source, tags) of each code cell of a notebook."""
+    path = NOTEBOOKS / f"{name}.ipynb"
+    return _code_cells(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _code_cells(path: Path, stamp: int) -> list[tuple[str, list[str]]]:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [
+        ("".join(cell["source"]), cell["metadata"].get("tags", [])) for cell in cells if cell["cell_type"] == "code"
+    ]
+
+
+def notebook_parameters(name: str) -> dict:
+    """Names and defaults of a notebook's `parameters` cell."""
+    for source, tags in code_cells(name):
+        if "parameters" in tags:
+            lines = ast.parse(source).body
+            return {
+                (line.target if isinstance(line, ast.AnnAssign) else line.targets[0]).id: ast.literal_eval(line.value)
+                for line in lines
+            }
+    raise InputError(f"notebook {name} has no cell tagged parameters")
+
+
+def read_profile(profile: str | Path) -> dict:
+    """The parameters of a profile: a name from notebooks/profiles, or the path of a YAML file."""
+    path = PROFILES / f"{profile}.yaml" if (PROFILES / f"{profile}.yaml").is_file() else Path(profile)
+    known = sorted(path.stem for path in PROFILES.glob("*.yaml"))
+    if not path.is_file():
+        raise InputError(
+            f"no profile {str(profile)!r}; expected {', '.join(known)} or a YAML file{nearest(profile, known)}"
+        )
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} is not a YAML file ({' '.join(str(error).split())[:120]}); expected name: value"
+        ) from None
+    if values is not None and not isinstance(values, dict):
+        raise InputError(f"{path} holds no parameters; expected lines of name: value")
+    return values or {}
+
+
+def check_parameters(values: dict) -> dict[str, dict]:
+    """The parameters each notebook gets beside its defaults: {notebook: {name: value}}. All is checked before any runs.
+
+    Text is converted to the type of the default. Raises InputError for a name that no notebook knows (with the nearest
+    one), for another type, and for values that a training run would refuse.
+    """
+    from cxrlib.training import TrainConfig
+
+    defaults = {name: notebook_parameters(name) for name in COURSE}
+    known = merged(defaults)
+    values = {name: _converted(name, value, known) for name, value in values.items()}
+    every = known | values
+    trained = {field.name for field in fields(TrainConfig)}
+    TrainConfig.of(**{name: value for name, value in every.items() if name in trained})
+    try:
+        for own in compared(every):
+            TrainConfig.of(**{name: value for name, value in (every | own).items() if name in trained})
+    except InputError as error:
+        raise InputError(f"in the comparison (archs, compare_...): {error}") from None
+    _check_thresholds(every)
+    for name, least in {"samples": 1, "test_subset": 0, "replicates": 0}.items():
+        if every[name] < least:
+            raise InputError(f"{name} {every[name]} is too small; expected at least {least}")
+    return {
+        name: {parameter: value for parameter, value in values.items() if parameter in parameters}
+        for name, parameters in defaults.items()
+    }
+
+
+def merged(parameters: dict[str, dict]) -> dict:
+    """The parameters of all notebooks in one; a name means the same in each."""
+    return {name: value for each in parameters.values() for name, value in each.items()}
+
+
+def compared(values: dict) -> list[dict]:
+    """What the comparison trains: for each architecture the parameters that differ from the main training's."""
+    from cxrlib.models import ARCHITECTURES
+
+    own = {name.removeprefix("compare_"): value for name, value in values.items() if name.startswith("compare_")}
+    return [own | {"arch": arch} for arch in values["archs"] or ARCHITECTURES]
+
+
+def each_run(pairs: list[tuple[str, str]]) -> dict[str, dict]:
+    """What to run for repeated parameters: {suffix of the run's name: {parameter: value}}, every combination once.
+
+    [("arch", "resnet18"), ("arch", "vgg16"), ("lr", "3e-4")] is two runs, "-arch=resnet18" and "-arch=vgg16", both
+    with that lr; two values each of two parameters are four runs. Without repetition it is one run without a suffix.
+    Raises InputError for the same value twice, and for a repeated run_dir: several runs name their folders themselves.
+    """
+    known = merged({name: notebook_parameters(name) for name in COURSE})
+    values = {}
+    for name, value in pairs:
+        value = _converted(name, value, known)
+        if value in values.setdefault(name, []):
+            raise InputError(f"{name} {value!r} is given twice; expected another value each time")
+        values[name].append(value)
+    if len(values.get("run_dir", ())) > 1:
+        raise InputError("run_dir is given twice; several runs take one run_dir and add their names to it")
+    varied = [name for name in values if len(values[name]) > 1]
+    every = [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+    runs = {"".join(f"-{name}={_in_a_name(each[name])}" for name in varied): each for each in every}
+    if len(runs) < len(every):
+        raise InputError(f"two values of {' or '.join(varied)} look alike in the name of a folder; run them one by one")
+    return runs
+
+
+def _in_a_name(value) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return re.sub(r"[^\w.,+-]+", "_", text).strip("_") or "none"
+
+
+def _check_thresholds(values: dict) -> None:
+    """InputError for a grid or an objective that notebook 5 would refuse."""
+    from cxrlib.predictions import Predictions
+    from cxrlib.thresholds import grid_values, tune_thresholds
+
+    grid_values(tuple(values[f"threshold_{end}"] for end in ("min", "max", "step")))
+    one = Predictions([[0.5] * len(FINDINGS)], [[1] * len(FINDINGS)], ["one"], [1])
+    tune_thresholds(one, objective=values["objective"], replicates=0)
+
+
+def _converted(name: str, value, known: dict):
+    if name not in known:
+        raise InputError(f"unknown parameter {name!r}; expected one of {some(sorted(known), 60)}{nearest(name, known)}")
+    wanted = type(known[name])
+    try:
+        if isinstance(value, str) and wanted is bool:
+            value = {"true": True, "false": False}[value.lower()]
+        elif isinstance(value, str) and wanted is list:
+            value = [item.strip() for item in value.split(",") if item.strip()]
+        elif isinstance(value, str) and wanted in (int, float):
+            value = wanted(value)
+        elif wanted is float and type(value) is int:
+            value = float(value)
+    except (ValueError, KeyError):
+        pass
+    if type(value) is not wanted or (wanted is list and not all(isinstance(item, str) for item in value)):
+        raise InputError(f"parameter {name} is {value!r}; expected {wanted.__name__}, such as {known[name]!r}")
+    return value

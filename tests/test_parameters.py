@@ -1,0 +1,232 @@
+"""Profiles and parameters are checked before anything runs, name by name and type by type."""
+
+import nbformat
+import pytest
+
+from cxrlib import parameters
+from cxrlib.cli import main
+from cxrlib.course import plan_runs, run_course
+from cxrlib.errors import InputError
+from cxrlib.parameters import COURSE, check_parameters, each_run, notebook_parameters, read_profile
+from cxrlib.paths import PROFILES
+from cxrlib.training import TrainConfig
+
+OURS = sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
+@pytest.fixture
+def notebook(tmp_path, monkeypatch):
+    """Write a notebook of code cells, (source, tags), and make it the course's."""
+    monkeypatch.setattr(parameters, "NOTEBOOKS", tmp_path)
+
+    def write(*cells, name="one"):
+        nb = nbformat.v4.new_notebook()
+        nb.cells = [nbformat.v4.new_code_cell(source, metadata={"tags": tags}) for source, tags in cells]
+        nbformat.write(nb, tmp_path / f"{name}.ipynb")
+        return name
+
+    return write
+
+
+# ---- parameters of a notebook ----------------------------------------------------------------------------------------
+def test_notebook_parameters_are_the_literals_of_the_tagged_cell(notebook):
+    name = notebook(
+        ("before = 1", []),
+        (
+            'a: int = 3  # comment\nb: str = "x"\nc: float = -1e-3\nd: list = []\ne: bool = True\nf = 2',
+            ["x", "parameters"],
+        ),
+        ("after: int = 1", []),
+    )
+    assert notebook_parameters(name) == {"a": 3, "b": "x", "c": -1e-3, "d": [], "e": True, "f": 2}
+
+
+def test_a_notebook_without_parameters_is_named(notebook):
+    with pytest.raises(InputError, match="notebook one has no cell tagged parameters"):
+        notebook_parameters(notebook(("a: int = 1", ["other"])))
+
+
+# ---- profiles --------------------------------------------------------------------------------------------------------
+def test_there_are_three_profiles():
+    assert OURS == ["cpu_10k", "gpu_full", "quick"]
+
+
+@pytest.mark.parametrize("profile", OURS)
+def test_our_profiles_can_be_run(profile):
+    values = read_profile(profile)
+    each = check_parameters(values)
+    assert set(each) == set(COURSE)
+    reached = {name for parameters in each.values() for name in parameters}
+    assert reached == set(values), "a value of the profile reaches no notebook"
+    assert "img_root" not in values, "the data are given with DATA="
+
+
+def test_a_profile_may_be_a_file_of_its_own(tmp_path):
+    (tmp_path / "mine.yaml").write_text("epochs: 2\nlr: 0.5\narchs: [resnet18]\n")
+    assert read_profile(tmp_path / "mine.yaml") == {"epochs": 2, "lr": 0.5, "archs": ["resnet18"]}
+    (tmp_path / "empty.yaml").write_text("# all defaults\n")
+    assert read_profile(tmp_path / "empty.yaml") == {}
+
+
+def test_an_unknown_profile_suggests_the_nearest():
+    with pytest.raises(InputError, match=r"no profile 'quik'; expected cpu_10k, gpu_full, quick.*did you mean 'quick'"):
+        read_profile("quik")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [1,\nb", "is not a YAML file"),
+        (b"a: !!python/object/apply:os.system ['touch pwned']", "is not a YAML file"),
+        (b"a: !!python/name:os.system", "is not a YAML file"),
+        (b"- epochs\n- 3", "holds no parameters"),
+        (b"epochs", "holds no parameters"),
+        (b"0", "holds no parameters"),
+        (b"[]", "holds no parameters"),
+        (b"\xff\xfe\x00e", "is not a YAML file"),
+    ],
+)
+def test_a_profile_that_is_none_is_refused(content, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.yaml").write_bytes(content)
+    with pytest.raises(InputError, match=message) as refused:
+        read_profile("bad.yaml")
+    assert "\n" not in str(refused.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"], "nothing in it was run"
+
+
+# ---- checked before anything runs ------------------------------------------------------------------------------------
+def test_text_of_the_command_line_becomes_what_the_default_is():
+    each = check_parameters({"epochs": "3", "lr": "1e-4", "archs": "resnet18, vgg16", "split": "patient", "seed": 5})
+    assert each["03_train_efficientnet"] == {"epochs": 3, "lr": 1e-4, "seed": 5}
+    assert each["02_preprocess"] == {"split": "patient", "seed": 5}
+    assert each["04_compare_architectures"] == {"archs": ["resnet18", "vgg16"], "seed": 5}
+    assert check_parameters({"lr": 1})["03_train_efficientnet"] == {"lr": 1.0}
+    assert type(check_parameters({"lr": 1})["03_train_efficientnet"]["lr"]) is float
+
+
+BAD = [
+    ({"epocs": 3}, "unknown parameter 'epocs'.*did you mean 'epochs'"),
+    ({3: 1}, "unknown parameter 3"),
+    ({"epochs": "many"}, "epochs is 'many'; expected int, such as"),
+    ({"epochs": 2.5}, "epochs is 2.5; expected int"),
+    ({"epochs": True}, "epochs is True; expected int"),
+    ({"seed": None}, "seed is None"),
+    ({"arch": 3}, "arch is 3; expected str"),
+    ({"archs": [1]}, r"archs is \[1\]; expected list"),
+    ({"lr": "1e-4x"}, "lr is '1e-4x'; expected float"),
+    ({"epochs": 0}, "epochs 0"),
+    ({"lr": float("nan")}, "lr nan"),
+    ({"arch": "resnet81"}, "did you mean 'resnet18'"),
+    ({"image_size": 8}, "image_size 8"),
+    ({"split": "patients"}, "did you mean 'patient'"),
+    ({"loss": "bec"}, "did you mean 'bce'"),
+    ({"device": "gpu"}, "device 'gpu' is unknown"),
+    ({"precision": "fp16"}, "did you mean"),
+    ({"archs": "resnet18,resnet81"}, r"in the comparison .*did you mean 'resnet18'"),
+    ({"compare_image_size": 60}, "in the comparison .*image_size 60 does not fit vit_b_16"),
+    ({"compare_epochs": 0}, "in the comparison .*epochs 0"),
+    ({"compare_lr": -1.0}, "in the comparison .*lr -1"),
+    ({"compare_train_subset": -1}, "in the comparison .*train_subset -1"),
+    ({"objective": "accuracy"}, "objective 'accuracy' is unknown"),
+    ({"threshold_min": 0.9}, "the grid is"),
+    ({"threshold_step": 0.0}, "the grid is"),
+    ({"samples": 0}, "samples 0 is too small"),
+    ({"test_subset": -1}, "test_subset -1"),
+    ({"replicates": -1}, "replicates -1"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), BAD, ids=lambda value: str(value)[:40])
+def test_what_a_run_would_refuse_is_refused_at_once(values, message, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=message) as refused:
+        check_parameters(values)
+    assert "\n" not in str(refused.value)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        run_course(
+            "quick", [*((name, value) for name, value in values.items()), ("run_dir", str(tmp_path / "run"))], tmp_path
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_size_that_the_comparison_needs_depends_on_who_takes_part():
+    check_parameters({"compare_image_size": 60, "archs": ["resnet18", "mobilenet_v2"]})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"weights": "gone.pth"}, r"gone.pth does not exist"),
+        ({"weights": "imagnet"}, "unknown weights 'imagnet'"),
+        ({"archs": ["resnet18"], "compare_weights": "gone.pth"}, r"gone.pth does not exist"),
+        ({"device": "mps"}, "device 'mps' was asked for and is not there"),
+        ({"run_dir": True}, "run_dir is True; expected str"),
+        ({"csv_path": "gone.csv"}, r"gone.csv"),
+    ],
+)
+def test_what_this_machine_lacks_is_said_before_anything_is_written(values, message, tiny_nih, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    toy = {"run_dir": "run", "image_size": 32, "compare_image_size": 32, "weights": "none"}
+    with pytest.raises(InputError, match=message):
+        run_course("quick", list((toy | values).items()), tiny_nih.root)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_defaults_are_what_a_training_run_takes():
+    names = {name for notebook in COURSE for name in notebook_parameters(notebook)}
+    trained = set(TrainConfig.__dataclass_fields__)
+    assert {"arch", "weights", "image_size", "epochs", "batch_size", "lr", "loss", "seed", "device"} <= names & trained
+
+
+# ---- several runs ----------------------------------------------------------------------------------------------------
+def test_repeated_parameters_make_a_run_of_each_combination():
+    assert each_run([]) == {"": {}}
+    assert each_run([("lr", "3e-4")]) == {"": {"lr": 3e-4}}
+    assert each_run([("arch", "resnet18"), ("seed", "1"), ("arch", "vgg16")]) == {
+        "-arch=resnet18": {"arch": "resnet18", "seed": 1},
+        "-arch=vgg16": {"arch": "vgg16", "seed": 1},
+    }
+    four = each_run([("seed", "1"), ("lr", "1e-3"), ("seed", "2"), ("lr", "0.0003")])
+    assert list(four) == ["-seed=1-lr=0.001", "-seed=1-lr=0.0003", "-seed=2-lr=0.001", "-seed=2-lr=0.0003"]
+    assert four["-seed=2-lr=0.001"] == {"seed": 2, "lr": 1e-3}
+
+
+def test_a_name_of_a_run_is_a_name_of_a_folder():
+    names = each_run([("weights", "../a b/x.pth"), ("weights", "none"), ("archs", "resnet18,vgg16"), ("archs", "")])
+    assert "-weights=.._a_b_x.pth-archs=resnet18,vgg16" in names
+    assert "-weights=none-archs=none" in names
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ([("lr", "1e-3"), ("lr", "0.001")], "lr 0.001 is given twice"),
+        ([("run_dir", "a"), ("run_dir", "b")], "run_dir is given twice"),
+        ([("arch", "resnet18"), ("epocs", "2")], "did you mean 'epochs'"),
+        ([("weights", "a/b.pth"), ("weights", "a b.pth")], "two values of weights look alike"),
+    ],
+)
+def test_repetition_that_makes_no_sense_is_refused(pairs, message):
+    with pytest.raises(InputError, match=message):
+        each_run(pairs)
+
+
+@pytest.mark.parametrize("profile", OURS)
+def test_a_dry_run_of_our_profiles_passes(profile, capsys):
+    assert main(["run", "--dry-run", "--profile", profile]) == 0
+    assert "every name and type fits" in capsys.readouterr().out
+
+
+def test_a_wrong_type_in_any_run_stops_all_before_the_first(tmp_path):
+    with pytest.raises(InputError, match="unknown architecture 'resnet81'"):
+        plan_runs("quick", [("arch", "resnet18"), ("arch", "resnet81")])
+
+
+def test_a_parameter_of_the_notebooks_has_the_type_that_training_takes():
+    kinds = {name: field.type for name, field in TrainConfig.__dataclass_fields__.items()}
+    for notebook in COURSE:
+        for name, value in notebook_parameters(notebook).items():
+            own = name.removeprefix("compare_")
+            assert own not in kinds or type(value) is kinds[own], f"{name} in {notebook}"
