@@ -10,21 +10,21 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cxrlib.errors import InputError, some
-from cxrlib.paths import CACHE, written_whole
+from cxrlib.paths import CACHE, one_process, written_whole
 from cxrlib.progress import bar
 
 _FORMAT = 1  # part of the key: raise it when `read_image` changes what it returns
+ON_BAD_IMAGE = ("error", "skip")
+_DONE, _BAD = 1, 2  # in done.npy; 0 is not looked at yet
 _BATCH = 512  # images between two marks of what is done
 _MOST_PIXELS = 1 << 26  # 8,192 x 8,192; a small file may claim to hold any number of them
 _UNREADABLE = (  # what Pillow raises for a file that is not a whole image
@@ -45,14 +45,19 @@ def read_image(path: str | Path, image_size: int) -> np.ndarray:
     The whole image is kept: resized with an antialiasing filter, and padded with black where it is not square.
     Raises InputError for a file that is not a whole PNG.
     """
-    return np.asarray(ImageOps.pad(decode(path), (image_size, image_size), Image.Resampling.BILINEAR))
+    image = decode(path)
+    try:
+        return np.asarray(ImageOps.pad(image, (image_size, image_size), Image.Resampling.BILINEAR))
+    except ValueError:  # a side of a thin strip would become nothing
+        raise BadImage(f"{path} cannot be resized: {image.width} x {image.height} pixels are no radiograph") from None
 
 
 def decode(path: str | Path) -> Image.Image:
     """One radiograph as it is, in 8-bit grey (mode L).
 
     RGB, RGBA and palette images become their grey value (alpha is ignored), 16-bit images are scaled to 8. Raises
-    InputError for a file that is not a whole PNG, or of more pixels than any radiograph has.
+    BadImage for a file that is not a whole PNG or has more pixels than any radiograph, InputError for one that cannot
+    be read at all.
     """
     try:
         with Image.open(path, formats=("PNG",)) as image:
@@ -63,28 +68,37 @@ def decode(path: str | Path) -> Image.Image:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; expected a radiograph") from None
     except _UNREADABLE as error:
+        if getattr(error, "errno", None):  # the disk or the network, not the file: it may be whole tomorrow
+            raise InputError(f"{path} cannot be read ({error.strerror}); expected a radiograph") from None
         reason = "it is not a PNG" if isinstance(error, UnidentifiedImageError) else error
-        raise InputError(f"{path} cannot be decoded ({reason}); replace it by the published file") from None
+        raise BadImage(f"{path} cannot be decoded ({reason}); replace it by the published file") from None
+
+
+class BadImage(InputError):
+    """A file that is there and can be read, and is not a whole PNG."""
 
 
 class ImageCache:
     """Radiographs ready for a model: `images` (n, image_size, image_size) uint8, memory-mapped and read-only.
 
-    Only the rows that `build_cache` was asked for are filled; `rows` finds them and refuses the others.
+    Only the rows that `build_cache` was asked for are filled; `rows` finds them and refuses the others. bad: images
+    that cannot be decoded, name -> why.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         meta = json.loads((self.folder / "cache.json").read_text())
         self.image_size: int = meta["image_size"]
-        self.names: list[str] = (self.folder / "names.txt").read_text().split("\n")
+        self.names: list[str] = (self.folder / "names.txt").read_text(encoding="utf-8").split("\n")
         self.images = np.load(self.folder / "images.npy", mmap_mode="r")
+        path = self.folder / "bad.json"
+        self.bad: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
         self._done = np.load(self.folder / "done.npy", mmap_mode="r")
         self._index = pd.Index(self.names)
 
     def __len__(self) -> int:
         """How many radiographs are filled in."""
-        return int(np.count_nonzero(self._done))
+        return int(np.count_nonzero(self._done == _DONE))
 
     def __getitem__(self, name: str) -> np.ndarray:
         """One radiograph by its file name, (image_size, image_size) uint8."""
@@ -94,12 +108,21 @@ class ImageCache:
         """Row numbers of image names, (n,) int64. Raises InputError for a name that is not cached."""
         names = list(names)
         rows = self._index.get_indexer(names)
-        missing = [name for name, row in zip(names, rows, strict=True) if row < 0 or not self._done[row]]
+        missing = [name for name, row in zip(names, rows, strict=True) if row < 0 or self._done[row] != _DONE]
         if missing:
             raise InputError(
                 f"the cache {self.folder} does not hold {some(missing)}; call build_cache with these names"
             )
         return rows
+
+    def keep_good(self, entries: pd.DataFrame) -> pd.DataFrame:
+        """The entries (with a column image) without those whose image cannot be decoded (`bad`)."""
+        return entries[~entries["image"].isin(self.bad)] if self.bad else entries
+
+    def _missing(self, names: list[str]) -> np.ndarray:
+        """Rows of names that have not been decoded yet, nor found to be undecodable; each once, in order."""
+        rows = np.unique(self._index.get_indexer(names))
+        return rows[self._done[rows] == 0]
 
 
 def build_cache(
@@ -109,11 +132,14 @@ def build_cache(
     cache_dir: str | Path = CACHE,
     workers: int | None = None,
     progress: bool = True,
+    on_bad_image: str = "error",
 ) -> ImageCache:
     """Fill the cache of a source with the radiographs `names` (default: all of `images`), and open it.
 
     images: file name -> path, as `find_images` returns them: the source. image_size: pixels a side, at least 16.
     workers: threads that decode (Pillow releases the interpreter while it works); default: one a core.
+    on_bad_image: "error", or "skip": images that cannot be decoded are counted, named, kept in `ImageCache.bad`, and
+    left out of every dataset over this cache.
     What is filled already is not decoded again, nor what another cache in `cache_dir` holds of the same files.
     Raises InputError for a name that is not in `images`, for too little space or a place that cannot be written, and,
     after all others are done, for images that cannot be decoded.
@@ -123,28 +149,52 @@ def build_cache(
     if unknown or image_size < 16 or not images:
         what = f"{some(unknown)} not among the images found" if unknown else f"image_size {image_size} is below 16"
         raise InputError(f"the cache cannot be built: {what if images else 'there is no image'}")
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise InputError(f"on_bad_image is {on_bad_image!r}; expected {' or '.join(ON_BAD_IMAGE)}")
     stamps = _stamps(images)
     folder = Path(cache_dir) / f"{_fingerprint(images, stamps)}-{image_size}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"the cache cannot be written to {folder} ({error}); choose another cache_dir") from None
-    with _one_process(folder / "lock"):
-        if not (folder / "cache.json").is_file():
-            _lay_out(folder, sorted(images), stamps, image_size)
-        cache = ImageCache(folder)
-        rows = np.unique(cache._index.get_indexer(names))
-        missing = rows[cache._done[rows] == 0]
-        if len(missing):
-            _check_space(folder, len(missing) * cache.images[0].nbytes)
-            missing = _take_over(cache, missing, stamps)
-            _fill(folder, [(int(row), images[cache.names[row]]) for row in missing], workers, progress)
+    cache = ImageCache(folder) if (folder / "cache.json").is_file() else None
+    if cache is None or len(cache._missing(names)):  # a whole cache may lie where nothing can be written
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with one_process(folder / "lock", f"filling {folder}"):
+                cache = _fill_up(folder, images, names, stamps, image_size, workers, progress)
+        except OSError as error:
+            raise InputError(f"the cache cannot be written to {folder} ({error.strerror or error}); what is done is "
+                             "kept: make room, or choose another cache_dir") from None  # fmt: skip
+    bad = {name: cache.bad[name] for name in names if name in cache.bad}
+    if bad and on_bad_image == "error":
+        reasons = "; ".join(list(bad.values())[:3])
+        raise InputError(
+            f"{len(bad)} of {len(names):,} images cannot be used: {reasons} (or leave them out: on_bad_image=skip)"
+        )
+    if bad:
+        print(f"{len(bad)} of {len(names):,} images cannot be decoded and are left out: {some(bad)}")
+    return cache
+
+
+def _fill_up(folder, images, names, stamps, image_size, workers, progress) -> ImageCache:
+    """The cache in `folder`, with everything of `names` in it that can be decoded. One process at a time."""
+    if not (folder / "cache.json").is_file():
+        _lay_out(folder, sorted(images), stamps, image_size)
+    cache = ImageCache(folder)
+    missing = cache._missing(names)
+    if len(missing):
+        _check_space(folder, len(missing) * cache.images[0].nbytes)
+        missing = _take_over(cache, missing, stamps)
+        bad = _fill(cache, [(int(row), images[cache.names[row]]) for row in missing], workers, progress)
+        if bad:
+            with written_whole(folder / "bad.json") as beside:
+                beside.write_text(json.dumps(cache.bad | bad, indent=1))
+            done = np.load(folder / "done.npy", mmap_mode="r+")
+            done[cache._index.get_indexer(list(bad))] = _BAD
+            done.flush()
     return ImageCache(folder)
 
 
 def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
-    if needed > free:  # a memory map that outgrows its disk ends the process without a word
+    if needed > free:
         raise InputError(
             f"the cache needs {needed / 1e9:.1f} GB in {folder} and {free / 1e9:.1f} GB are free; make room, "
             "choose a smaller image_size, or another cache_dir"
@@ -156,8 +206,6 @@ def _take_over(cache: ImageCache, rows: np.ndarray, stamps: np.ndarray) -> np.nd
 
     An image replaced or one more archive unpacked makes another source, most of which has been decoded before.
     """
-    array = np.load(cache.folder / "images.npy", mmap_mode="r+")
-    done = np.load(cache.folder / "done.npy", mmap_mode="r+")
     for folder in sorted(cache.folder.parent.glob(f"*-{cache.image_size}")):
         if folder == cache.folder or not all((folder / name).is_file() for name in ("cache.json", "stamps.npy")):
             continue
@@ -165,45 +213,55 @@ def _take_over(cache: ImageCache, rows: np.ndarray, stamps: np.ndarray) -> np.nd
             continue
         other, other_stamps = ImageCache(folder), np.load(folder / "stamps.npy")
         theirs = other._index.get_indexer([cache.names[row] for row in rows])
-        same = (theirs >= 0) & (other_stamps[theirs] == stamps[rows]).all(axis=1) & (other._done[theirs] == 1)
+        same = (theirs >= 0) & (other_stamps[theirs] == stamps[rows]).all(axis=1) & (other._done[theirs] == _DONE)
         mine, theirs = rows[same], theirs[same]
         for start in range(0, len(mine), _BATCH):
-            array[mine[start : start + _BATCH]] = other.images[theirs[start : start + _BATCH]]
-        array.flush()
-        done[mine] = 1
-        done.flush()
+            part = slice(start, start + _BATCH)
+            _write(cache, dict(zip(mine[part].tolist(), other.images[theirs[part]], strict=True)))
         rows = rows[~same]
     return rows
 
 
-def _fill(folder: Path, work: list[tuple[int, Path]], workers: int | None, progress: bool) -> None:
-    array = np.load(folder / "images.npy", mmap_mode="r+")
-    done = np.load(folder / "done.npy", mmap_mode="r+")
+def _fill(cache: ImageCache, work: list[tuple[int, Path]], workers: int | None, progress: bool) -> dict[str, str]:
+    """Decode the images of some rows into the cache; returns those that cannot be: name -> why."""
+    bad = {}
 
-    def decode(item: tuple[int, Path]) -> str | None:
-        row, path = item
+    def read(item: tuple[int, Path]) -> np.ndarray | str:
         try:
-            array[row] = read_image(path, array.shape[1])
-        except InputError as error:
+            return read_image(item[1], cache.image_size)
+        except BadImage as error:
             return str(error)
-        return None
 
-    errors = []
     with (
         ThreadPoolExecutor(workers or cores()) as pool,
         bar(total=len(work), show=progress, desc="decode and resize", unit=" images") as shown,
     ):
         for start in range(0, len(work), _BATCH):
-            batch = work[start : start + _BATCH]
-            good = []
-            for (row, _), error in zip(batch, pool.map(decode, batch), strict=True):
+            good = {}
+            for (row, _), pixels in zip(part := work[start : start + _BATCH], pool.map(read, part), strict=True):
                 shown.update()
-                errors.append(error) if error else good.append(row)
-            array.flush()  # first the images, then the mark that they are there
-            done[good] = 1
-            done.flush()
-    if errors:
-        raise InputError(f"{len(errors)} of {len(work):,} images cannot be used: {'; '.join(errors[:3])}")
+                if isinstance(pixels, str):
+                    bad[cache.names[row]] = pixels
+                else:
+                    good[row] = pixels
+            _write(cache, good)
+    return bad
+
+
+def _write(cache: ImageCache, rows: dict[int, np.ndarray]) -> None:
+    """Write some rows, then the mark that they are there, each on the disk before the next.
+
+    By file: on a full disk this is an error, where writing to the memory map would end the process without a word.
+    """
+    with (cache.folder / "images.npy").open("r+b") as file:
+        for row, pixels in rows.items():
+            file.seek(cache.images.offset + row * pixels.nbytes)
+            file.write(pixels.tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+    done = np.load(cache.folder / "done.npy", mmap_mode="r+")
+    done[list(rows)] = _DONE
+    done.flush()
 
 
 def _lay_out(folder: Path, names: list[str], stamps: np.ndarray, image_size: int) -> None:
@@ -212,7 +270,7 @@ def _lay_out(folder: Path, names: list[str], stamps: np.ndarray, image_size: int
     np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape).flush()  # sparse
     np.save(folder / "stamps.npy", stamps)
     np.save(folder / "done.npy", np.zeros(len(names), dtype=np.uint8))
-    (folder / "names.txt").write_text("\n".join(names))
+    (folder / "names.txt").write_text("\n".join(names), encoding="utf-8")
     with written_whole(folder / "cache.json") as beside:
         beside.write_text(json.dumps({"format": _FORMAT, "image_size": image_size, "images": len(names)}))
 
@@ -232,20 +290,6 @@ def _fingerprint(images: dict[str, Path], stamps: np.ndarray) -> str:
     for name, (size, time) in zip(sorted(images), stamps.tolist(), strict=True):
         digest.update(f"{name}\0{size}\0{time}\n".encode())
     return digest.hexdigest()
-
-
-@contextmanager
-def _one_process(path: Path) -> Iterator[None]:
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"another process is filling {path.parent}; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _grey(image: Image.Image) -> Image.Image:

@@ -15,7 +15,12 @@ def write_checkpoint(path: str | Path, content: dict) -> Path:
     """Write the dict of a checkpoint atomically: what lies under `path` is always whole."""
     path = Path(path)
     with written_whole(path) as beside, beside.open("wb") as file:  # by file: a name would end up in the bytes
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # torch hides that the disk is full
+                raise error.__context__ from None
+            raise
     return path
 
 

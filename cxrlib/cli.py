@@ -19,6 +19,7 @@ _LOADER = {
     "num_workers": (int, 0, "processes that read ahead; 0 is right with the cache"),
     "device": (str, "auto", "auto, cpu, cuda or mps"),
     "cache_dir": (str, None, "where decoded images are kept; default: data/cache of the project"),
+    "on_bad_image": (str, "error", "error, or skip: leave out, count and name what cannot be decoded"),
 }
 _TRAIN = {
     "arch": (
@@ -137,7 +138,7 @@ def _parser() -> _Parser:
         "preprocess",
         commands.preprocess,
         _DATA,
-        {"image_size": _TRAIN["image_size"], "cache_dir": _LOADER["cache_dir"]},
+        {"image_size": _TRAIN["image_size"]} | {name: _LOADER[name] for name in ("cache_dir", "on_bad_image")},
     )
     sub = command("doctor", commands.doctor)
     sub.add_argument("img_root", help="folder of the radiographs, in any layout")

@@ -71,6 +71,7 @@ def evaluate(given: argparse.Namespace) -> None:
     val, test = _held_out(given, checkpoint, data)
     size = checkpoint["image_size"]
     images = _images(given, data, size, [*val["image"], *test["image"]])
+    val, test = images.keep_good(val), images.keep_good(test)
     of = {
         part: predict(model, make_dataset(entries, images, size), given.batch_size,
                       num_workers=given.num_workers, progress=True)
@@ -179,10 +180,16 @@ def _open(given: argparse.Namespace):
 
 
 def _images(given: argparse.Namespace, data, image_size: int, names: list[str]):
+    """The cache with these images; what on_bad_image=skip leaves out is recorded in run.json of the output folder."""
     from cxrlib.cache import build_cache
     from cxrlib.paths import CACHE
+    from cxrlib.runs import RunFolder
 
-    return build_cache(data.images, image_size, names, given.cache_dir or CACHE)
+    cache = build_cache(data.images, image_size, names, given.cache_dir or CACHE, on_bad_image=given.on_bad_image)
+    folder = getattr(given, "run_dir", getattr(given, "out", None))
+    if cache.bad and folder:
+        RunFolder(Path(folder).absolute()).record(given.name, on_bad_image="skip", left_out=cache.bad)
+    return cache
 
 
 def _held_out(given: argparse.Namespace, checkpoint: dict, data):

@@ -45,10 +45,13 @@ class _LabelledDataset(Dataset):
 
 
 class CachedDataset(_LabelledDataset):
-    """Radiographs from an `ImageCache`: the fast way. Raises InputError where the cache lacks one of the entries."""
+    """Radiographs from an `ImageCache`: the fast way. Raises InputError where the cache lacks one of the entries.
+
+    Images that cannot be decoded (`ImageCache.bad`) are left out of `entries`, here and so everywhere.
+    """
 
     def __init__(self, entries: pd.DataFrame, cache: ImageCache):
-        super().__init__(entries)
+        super().__init__(cache.keep_good(entries))
         self.cache = cache
         self.image_size = cache.image_size
         self._rows = cache.rows(self.entries["image"])

@@ -1,9 +1,16 @@
 """Where the project keeps things. All paths come from here, and none depends on the working directory."""
 
+import errno
+import glob
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from cxrlib.errors import InputError
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 # Installed without its checkout, the package keeps its cache in the user's home.
@@ -17,6 +24,18 @@ RUNS = ROOT / "runs"
 CACHE = ROOT / "data" / "cache"
 PHANTOM = ROOT / "data" / "phantom"
 
+# of a disk that is full, a quota, a limit, a folder that may not be written, or is none
+_NO_PLACE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EEXIST,
+}
+
 
 def from_root(path: str | Path) -> Path:
     """A path as the notebooks write it: absolute, or relative to the project's root."""
@@ -25,12 +44,59 @@ def from_root(path: str | Path) -> Path:
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """A path beside `path` to write to, which takes its name at the end: the old file or the whole new one, no part."""
+    """A path beside `path` to write to, which takes its name at the end: the old file or the whole new one, no part.
+
+    What was written is on the disk before it takes the name. What a killed process left beside is removed. Raises
+    InputError where the place is full, read-only or no folder.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_remains(path)
         yield beside
+        with beside.open("r+b") as file:
+            os.fsync(file.fileno())
         os.replace(beside, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno not in _NO_PLACE:
+            raise
+        raise InputError(f"{path} cannot be written ({error.strerror}); what was there before is unchanged: "
+                         "make room, or choose another folder") from None  # fmt: skip
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def one_process(path: str | Path, doing: str) -> Iterator[None]:
+    """Hold the lock file `path`, so that one process works and the others wait; those print what they wait for."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another process is {doing}; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _remove_remains(path: Path) -> None:
+    """Remove what a process that is gone left beside `path`: an hour old, which nothing that is being written gets."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(OSError):
+            if left.stat().st_mtime < time.time() - 3600:
+                left.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a new name to the disk; where folders cannot be synced, the system does it in its own time."""
+    with suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
