@@ -15,6 +15,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL import Image
 
 from cxrlib.findings import FINDINGS
 from cxrlib.metadata import BOX_FRAME
@@ -70,14 +71,28 @@ def show(figure: Figure, caption: str = "The figure in words") -> None:
     from IPython.display import display  # scripts that only save figures do without it
 
     words = alt_text(figure)
-    picture = io.BytesIO()  # drawn with more dots than it is shown with: sharp on dense screens too
-    figure.savefig(picture, format="png", dpi=SHARPER * figure.dpi, facecolor="white", metadata={"Software": None})
+    kind, picture = _small_picture(figure)
     width, height = (round(inches * figure.dpi) for inches in figure.get_size_inches())
     plt.close(figure)
-    image = {"image/png": {"width": width, "height": height, "alt": words}}
-    display({"image/png": picture.getvalue(), "text/plain": words}, raw=True, metadata=image)
+    about = {kind: {"width": width, "height": height, "alt": words}}
+    display({kind: picture, "text/plain": words}, raw=True, metadata=about)
     folded = f"<details><summary>{html.escape(caption)}</summary>{html.escape(words)}</details>"
     display({"text/html": folded, "text/plain": caption}, raw=True)
+
+
+def _small_picture(figure: Figure) -> tuple[str, bytes]:
+    """MIME type and bytes of a figure, with more dots than it is shown with: sharp on dense screens, and small.
+
+    A notebook holds a dozen: drawings take a palette of 256 colours, radiographs, which no palette makes small, JPEG.
+    """
+    drawn, picture = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=SHARPER * figure.dpi, facecolor="white")
+    with Image.open(drawn) as image:
+        if any(panel.images for panel in figure.axes):
+            image.convert("RGB").save(picture, "jpeg", quality=90, subsampling=0, optimize=True)
+            return "image/jpeg", picture.getvalue()
+        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(picture, "png", optimize=True)
+        return "image/png", picture.getvalue()
 
 
 def save_figure(figure: Figure, name: str, *folders: str | Path) -> None:

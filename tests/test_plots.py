@@ -76,18 +76,36 @@ def test_a_figure_without_description_is_told_by_its_titles():
     assert plots.alt_text(plt.figure()) == "figure"
 
 
-def test_show_displays_once_with_caption_and_alt_text(monkeypatch):
+@pytest.fixture
+def displayed(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda data, raw, metadata=None: shown.append((data, metadata)))
-    figure = plots.described(plt.figure(figsize=(3, 2)), "a <b>")
-    plots.show(figure, "1 < 2")
-    (picture, about), (caption, _) = shown
+    return shown
+
+
+def test_show_displays_once_with_caption_and_alt_text(displayed):
+    plots.show(plots.described(plt.figure(figsize=(3, 2)), "a <b>"), "1 < 2")
+    (picture, about), (caption, _) = displayed
     assert picture["text/plain"] == about["image/png"]["alt"] == "a <b>"
     with Image.open(io.BytesIO(picture["image/png"])) as image:
         assert image.width > about["image/png"]["width"] == 3 * 80
         assert about["image/png"]["height"] == 2 * 80
     assert caption["text/html"] == "<details><summary>1 &lt; 2</summary>a &lt;b&gt;</details>"
     assert not plt.get_fignums(), "the notebook would show an open figure a second time"
+
+
+def test_shown_pictures_are_small_and_keep_their_colours(displayed, entries):
+    plots.show(plots_data.plot_label_counts(entries))
+    noise = np.random.default_rng(0).integers(0, 255, (10, 128, 128), dtype=np.uint8)
+    radiographs, png = plots.plot_radiographs(noise, "abcdefghij"), io.BytesIO()
+    radiographs.savefig(png, dpi=plots.SHARPER * radiographs.dpi)
+    plots.show(radiographs)
+    (bars, _), _, (grid, _), _ = displayed
+    assert len(bars["image/png"]) < 40_000
+    assert len(grid["image/jpeg"]) < 0.6 * len(png.getvalue())
+    with Image.open(io.BytesIO(bars["image/png"])) as image:
+        seen = {colour for _, colour in image.convert("RGB").getcolors(10_000)}
+    assert any(np.allclose(colour, np.array(plots.BLUE) * 255, atol=3) for colour in seen)
 
 
 def test_names_for_readers():
