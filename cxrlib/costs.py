@@ -1,0 +1,100 @@
+"""What an architecture costs: parameters, arithmetic, images a second, memory; each in a process of its own."""
+
+import multiprocessing
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+
+import pandas as pd
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from cxrlib.models import ChestXrayModel, build_model
+from cxrlib.progress import bar
+from cxrlib.recipe import Average, TrainConfig
+from cxrlib.speed import choose, images_per_second
+
+COLUMNS = ("parameters", "gflop", "train_images_per_s", "images_per_s", "memory")
+_WARM_UP, _TIMED = 1, 3
+
+
+def measure_costs(configs: dict[str, TrainConfig], progress: bool = True) -> pd.DataFrame:
+    """One row a config, by its name:
+
+    parameters          millions
+    gflop               10^9 floating-point operations of one image forward; a multiply-add counts two
+    train_images_per_s  forward, backward and step, in the precision and layout of the config, on its device
+    images_per_s        forward alone, in evaluation mode, in full precision, as predictions are made
+    memory              GiB at the peak of training: of the GPU, or, on a CPU, of the whole process with its libraries
+
+    Each is measured in a fresh process, because the memory of a process that has trained another model tells nothing.
+    """
+    rows = {}
+    for name, config in bar(configs.items(), show=progress, desc="costs", unit=" models", leave=False):
+        model = build_model(config.arch, "none", config.image_size)
+        choice = choose(config, model, torch.device(_device(config)), show=False)
+        config = replace(config, **choice, weights="none")
+        with ProcessPoolExecutor(1, mp_context=_context()) as fresh:
+            rows[name] = fresh.submit(_measure, config).result()
+    return pd.DataFrame(rows, index=list(COLUMNS)).T
+
+
+def gflop(model: ChestXrayModel) -> float:
+    """10^9 floating-point operations of one image forward, by torch's counter: a multiply-add counts two."""
+    image = torch.zeros(1, 1, model.image_size, model.image_size, device=next(model.parameters()).device)
+    was_training = model.training
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model.eval()(image)
+    model.train(was_training)
+    return counter.get_total_flops() / 1e9
+
+
+def _measure(config: TrainConfig) -> list[float]:
+    """The columns of `measure_costs`, in a process that has done nothing else."""
+    device = torch.device(_device(config))
+    model = build_model(config.arch, "none", config.image_size).to(device)
+    average = Average(model, config.ema_decay)  # it takes its memory, too
+    training = images_per_second(model, config.batch_size, config.precision, config.layout, device)
+    memory = _peak_gib(device)
+    millions = sum(parameter.numel() for parameter in average.model.parameters()) / 1e6
+    return [millions, gflop(model), training, _forward(model.lay_out("channels_last"), config.batch_size), memory]
+
+
+def _context():
+    """How to start a fresh process: where it can be, from one that has only loaded the libraries."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["cxrlib.costs"])
+    return context
+
+
+def _forward(model: ChestXrayModel, batch_size: int) -> float:
+    """Images a second of predictions; the fastest of a few timed batches."""
+    device = next(model.parameters()).device
+    x = torch.rand(batch_size, 1, model.image_size, model.image_size, device=device)
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(_WARM_UP + _TIMED):
+            began = time.perf_counter()
+            model.eval()(x).cpu()  # which waits for a GPU
+            seconds.append(time.perf_counter() - began)
+    return batch_size / min(seconds[_WARM_UP:])
+
+
+def _peak_gib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    if sys.platform == "win32":
+        return float("nan")  # Windows has no getrusage
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def _device(config: TrainConfig) -> str:
+    from cxrlib.training import pick_device
+
+    return pick_device(config.device)

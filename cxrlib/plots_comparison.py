@@ -1,0 +1,104 @@
+"""Figures of comparisons: accuracy against cost, differences in pairs, how many images a model needs."""
+
+from itertools import cycle
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from cxrlib.comparison import on_front
+from cxrlib.plots import BLUE, GREY, ORANGE, described
+
+# column of the table -> its label
+COSTS = {
+    "parameters": "parameters (millions, logarithmic)",
+    "gflop": "10⁹ operations an image (logarithmic)",
+    "minutes": "training (minutes, logarithmic)",
+    "memory": "memory at the peak of training (GiB, logarithmic)",
+}
+
+
+def plot_costs(table: pd.DataFrame, costs: tuple[str, ...] = ("parameters", "gflop", "minutes")) -> Figure:
+    """Macro AUROC with its interval against each of some costs; a grey line joins those that nobody beats on both.
+
+    table: index the entrant; auroc, auroc_low, auroc_high and the columns `costs`.
+    """
+    figure, panels = plt.subplots(1, len(costs), figsize=(3.7 * len(costs) + 2, 4.6), sharey=True, squeeze=False)
+    table = table.sort_values("auroc", ascending=False)
+    colours = sns.color_palette("colorblind", len(table))
+    for axes, cost in zip(panels.flat, costs, strict=True):
+        front = table[on_front(table, cost)].sort_values(cost)
+        axes.plot(front[cost], front["auroc"], color="0.75", lw=4, zorder=0)
+        for (name, row), colour, marker in zip(table.iterrows(), colours, cycle("oDs^vPX*"), strict=False):
+            error = [[row["auroc"] - row["auroc_low"]], [row["auroc_high"] - row["auroc"]]]
+            axes.errorbar(row[cost], row["auroc"], yerr=error, fmt=marker, ms=9, color=colour, capsize=3, label=name)
+        axes.axhline(0.5, color=GREY, lw=1, ls=":")
+        axes.set(xscale="log", xlabel=COSTS[cost])
+        axes.margins(x=0.12)
+        for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            set_formatter(FuncFormatter(_sparse))
+    panels[0, 0].set(ylabel="test macro AUROC, 95 % interval")
+    panels[0, 0].set_title("Accuracy against cost (grey line: best for its cost)")
+    panels[0, -1].legend(title="best first", loc="center left", bbox_to_anchor=(1, 0.5), alignment="left")
+    said = [f"{name} {row['auroc']:.3f} ({row['auroc_low']:.3f} to {row['auroc_high']:.3f})"
+            for name, row in table.iterrows()]  # fmt: skip
+    fronts = [f"by {cost}: {', '.join(table.index[on_front(table, cost)])}" for cost in costs]
+    return described(figure, f"Test macro AUROC with 95 % intervals: {'; '.join(said)}. Best for their cost, "
+                             f"{'; '.join(fronts)}.")  # fmt: skip
+
+
+def plot_differences(differences: pd.DataFrame, level: float = 0.05) -> Figure:
+    """Every pair's difference with its interval; filled where it stands up to Holm's correction at `level`.
+
+    differences: the table of `all_differences`.
+    """
+    rows = differences.iloc[::-1].reset_index(drop=True)
+    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.27 * len(rows)))
+    clear = (rows["p_holm"] < level).to_numpy()
+    for chosen, colour, marker, fill, label in (
+        (clear, BLUE, "o", BLUE, f"Holm's p below {level:g}"),
+        (~clear, ORANGE, "D", "white", "cannot be told apart"),
+    ):
+        some = rows[chosen]
+        axes.hlines(some.index, some["low"], some["high"], color=colour, lw=2, alpha=0.6)
+        axes.plot(some["difference"], some.index, marker, color=colour, mfc=fill, label=label)
+    axes.axvline(0, color=GREY, lw=1, ls=":")
+    axes.set_yticks(rows.index, [f"{a} − {b}" for a, b in zip(rows["a"], rows["b"], strict=True)], fontsize=9)
+    axes.set(xlabel="difference of test macro AUROC, 95 % interval", title="Who is better than whom")
+    axes.set_ylim(-0.7, len(rows) - 0.3)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    said = [f"{row['a']} minus {row['b']} {row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}), "
+            f"Holm's p {row['p_holm']:.3f}" for _, row in differences.iterrows()]  # fmt: skip
+    return described(figure, f"Differences of test macro AUROC in pairs: {'; '.join(said)}.")
+
+
+def plot_learning_curves(curves: dict[str, pd.DataFrame]) -> Figure:
+    """Macro AUROC with its interval against the number of training images (logarithmic), a line a model.
+
+    curves: name -> the table of `learning_curve`.
+    """
+    figure, axes = plt.subplots(figsize=(8, 4.2))
+    said = []
+    for (name, curve), colour, marker in zip(curves.items(), sns.color_palette("colorblind"), "oDs^vPX", strict=False):
+        curve = curve.sort_values("images")
+        axes.fill_between(curve["images"], curve["auroc_low"], curve["auroc_high"], color=colour, alpha=0.15, lw=0)
+        axes.plot(curve["images"], curve["auroc"], f"-{marker}", color=colour, label=name)
+        points = [f"{row['auroc']:.3f} with {row['images']:.0f}" for _, row in curve.iterrows()]
+        said.append(f"{name}: {', '.join(points)}")
+    ticks = np.unique(np.concatenate([curve["images"].round() for curve in curves.values()]))
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+    axes.minorticks_off()
+    axes.axhline(0.5, color=GREY, lw=1, ls=":")
+    axes.set(xlabel="training images (logarithmic)", ylabel="test macro AUROC, 95 % interval",
+             title="How many images does a model need?")  # fmt: skip
+    axes.legend(loc="lower right")
+    return described(figure, f"Test macro AUROC by the number of training images. {'; '.join(said)}.")
+
+
+def _sparse(value: float, _) -> str:
+    """A tick's label at 1, 2 and 5 times a power of ten, else none."""
+    return f"{value:g}" if f"{value:.0e}"[0] in "125" else ""

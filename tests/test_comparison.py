@@ -1,0 +1,251 @@
+"""One protocol for several architectures: budgets, members that are not trained twice, intervals, Holm, the front."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxrlib import comparison
+from cxrlib.cache import build_cache
+from cxrlib.comparison import (
+    all_differences,
+    compare,
+    comparison_table,
+    entrants,
+    learning_curve,
+    member_folder,
+    minutes,
+    on_front,
+    parse_budget,
+    with_budget,
+)
+from cxrlib.differences import holm, paired_difference
+from cxrlib.errors import InputError
+from cxrlib.metadata import read_entries
+from cxrlib.metrics import evaluate
+from cxrlib.models import ARCHITECTURES
+from cxrlib.plots import alt_text
+from cxrlib.plots_comparison import plot_costs, plot_differences, plot_learning_curves
+from cxrlib.predictions import Predictions
+from cxrlib.recipe import TrainConfig
+from cxrlib.sources import find_images
+from cxrlib.splits import split
+
+SIDE = 32
+QUICK = TrainConfig(arch="mobilenet_v2", weights="none", image_size=SIDE, epochs=1, batch_size=8, split="patient",
+                    device="cpu", precision="fp32", layout="channels_last")  # fmt: skip
+
+
+@pytest.fixture
+def entries(tiny_nih):
+    return split(read_entries(tiny_nih.csv_path), "patient", fractions=(0.5, 0.25, 0.25))
+
+
+@pytest.fixture
+def cache(tiny_nih, tmp_path):
+    return build_cache(find_images(tiny_nih.root), SIDE, cache_dir=tmp_path / "cache", progress=False)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The folders that were trained in."""
+    folders = []
+    original = comparison.fit
+    monkeypatch.setattr(
+        comparison, "fit", lambda *args: (folders.append(f"{args[3].parent.name}/{args[3].name}"), original(*args))[1]
+    )
+    return folders
+
+
+def random_predictions(signal, seed=0, patients=60, noise=0):
+    """Two images a patient; scores that lean towards the labels by `signal`; the labels do not depend on `noise`."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((2 * patients, 14)) < 0.3).astype(np.uint8)
+    drawn = np.random.default_rng((seed, noise)).normal(size=labels.shape) + signal * labels
+    names = [f"{i:03d}.png" for i in range(2 * patients)]
+    return Predictions(1 / (1 + np.exp(-drawn)), labels, names, np.repeat(np.arange(patients), 2))
+
+
+def field(signals, seeds=3):
+    return {name: [random_predictions(signal, noise=10 * place + seed) for seed in range(seeds)]
+            for place, (name, signal) in enumerate(signals.items())}  # fmt: skip
+
+
+# ---- who, and how long -----------------------------------------------------------------------------------------------
+def test_all_seven_take_part_unless_named():
+    assert list(entrants([], QUICK)) == list(ARCHITECTURES)
+    each = entrants(["resnet18", "efficientnet_lite0:imagenet"], QUICK)
+    assert [(name, one.arch, one.weights) for name, one in each.items()] == [
+        ("resnet18", "resnet18", "none"),
+        ("efficientnet_lite0:imagenet", "efficientnet_lite0", "imagenet"),
+    ]
+    assert each["resnet18"] == replace(QUICK, arch="resnet18")
+    with pytest.raises(InputError, match="did you mean 'resnet18'"):
+        entrants(["resnet81"], QUICK)
+
+
+@pytest.mark.parametrize(
+    "budget",
+    ["steps=0", "steps=2.5", "minutes=-1", "minutes=nan", "minutes=inf", "epochs=", "hours=3", "200", "steps 5"],
+)
+def test_a_budget_that_is_none_is_refused(budget):
+    with pytest.raises(InputError, match="cannot be read; expected"):
+        parse_budget(budget)
+
+
+def test_budgets_are_read():
+    assert parse_budget("steps = 200") == ("steps", 200)
+    assert parse_budget("minutes=0.5") == ("minutes", 0.5)
+    with pytest.raises(InputError, match="did you mean 'steps'"):
+        parse_budget("step=3")
+
+
+def test_the_same_steps_are_the_same_epochs_for_all():
+    each = entrants(["resnet18", "mobilenet_v2"], QUICK)
+    planned = with_budget(each, "steps=26", train=100, val=20)  # 13 steps an epoch of 100 images, 8 at a time
+    assert {one.epochs for one in planned.values()} == {2}
+    assert {one.train_subset for one in planned.values()} == {0}
+    short = with_budget(each, "steps=5", train=100, val=20)
+    assert {(one.epochs, one.train_subset) for one in short.values()} == {(1, 40)}
+    assert {one.epochs for one in with_budget(each, "epochs=7", 100, 20).values()} == {7}
+    cut = with_budget({"a": replace(QUICK, train_subset=40)}, "steps=20", train=100, val=20)
+    assert (cut["a"].epochs, cut["a"].train_subset) == (4, 40)
+
+
+def test_the_same_minutes_are_more_epochs_for_the_fast():
+    costs = pd.DataFrame({"train_images_per_s": [100, 10, 1], "images_per_s": [300, 30, 3]}, index=["a", "b", "c"])
+    each = dict.fromkeys(costs.index, QUICK)
+    planned = with_budget(each, "minutes=1", train=500, val=90, costs=costs)
+    # 60 s: an epoch and its validation take 5.3 s, 53 s, 530 s
+    assert [(one.epochs, one.train_subset) for one in planned.values()] == [(11, 0), (1, 0), (1, 30)]
+
+
+# ---- members ---------------------------------------------------------------------------------------------------------
+def test_a_finished_member_is_not_trained_again(entries, cache, tmp_path, trained):
+    each = entrants(["mobilenet_v2", "efficientnet_lite0:none"], QUICK)
+    test = entries[entries["part"] == "test"]
+    given = {"entries": entries, "images": cache, "test": test, "out": tmp_path / "out", "progress": False}
+    first = compare(each, [0, 1], **given)
+    assert trained == ["mobilenet_v2/seed0", "mobilenet_v2/seed1",
+                       "efficientnet_lite0-none/seed0", "efficientnet_lite0-none/seed1"]  # fmt: skip
+    assert all(one.image.tolist() == test["image"].tolist() for results in first.values() for one in results)
+    assert not np.array_equal(first["mobilenet_v2"][0].scores, first["mobilenet_v2"][1].scores)
+    assert all(value > 0 for value in minutes(tmp_path / "out", each, [0, 1]).values())
+
+    trained.clear()
+    (member_folder(tmp_path / "out", "mobilenet_v2", 1) / "predictions_test.npz").unlink()  # as if stopped there
+    again = compare(each, [0, 1, 2], **given)
+    assert trained == ["mobilenet_v2/seed1", "mobilenet_v2/seed2", "efficientnet_lite0-none/seed2"]
+    for name in each:
+        for one, two in zip(first[name], again[name][:2], strict=True):
+            np.testing.assert_array_equal(one.scores, two.scores)
+
+    trained.clear()
+    compare({"mobilenet_v2": replace(QUICK, lr=1e-2)}, [0], **given)
+    assert trained == ["mobilenet_v2/seed0"], "another learning rate is another question"
+    trained.clear()
+    compare({"mobilenet_v2": replace(QUICK, lr=1e-2)}, [0], **given | {"test": test.head(5)})
+    assert trained == ["mobilenet_v2/seed0"], "other test images, too"
+    with pytest.raises(InputError, match="nobody takes part"):
+        compare(each, [], **given)
+
+
+def test_a_larger_subset_only_adds(entries, cache, tmp_path):
+    config = replace(QUICK, mode="probe")
+    test = entries[entries["part"] == "test"]
+    curve = learning_curve(config, [12, 0], [0, 1], entries, cache, test, tmp_path, progress=False, replicates=50)
+    assert curve["images"].iloc[0] <= 12 < curve["images"].iloc[1] == (entries["part"] == "train").sum()
+    assert curve["seeds"].tolist() == [2, 2]
+    assert json.loads((tmp_path / "12" / "seed1" / "member.json").read_text())["train_subset"] == 12
+    assert "12" in alt_text(plot_learning_curves({"probe": curve}))
+
+
+# ---- what is said of them --------------------------------------------------------------------------------------------
+def test_the_mean_over_seeds_and_their_spread():
+    results = field({"good": 1.5, "poor": 0.3})
+    table = comparison_table(results, replicates=300)
+    each = [evaluate(one, replicates=0).loc["macro", "auroc"] for one in results["good"]]
+    assert table.loc["good", "auroc"] == pytest.approx(np.mean(each))
+    assert table.loc["good", "seed_sd"] == pytest.approx(np.std(each, ddof=1))
+    assert (table["auroc_low"] < table["auroc"]).all()
+    assert (table["auroc"] < table["auroc_high"]).all()
+    assert table["seeds"].tolist() == [3, 3]
+    assert np.isnan(comparison_table(field({"one": 1.0}, seeds=1), 50).loc["one", "seed_sd"])
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    steady = {"a": [random_predictions(1.0, noise=seed) for seed in range(4)]}
+    wild = {"a": [random_predictions(signal, noise=seed) for seed, signal in enumerate((0.2, 0.8, 1.2, 1.8))]}
+    width = [float((table["auroc_high"] - table["auroc_low"]).iloc[0])
+             for table in (comparison_table(results, 500) for results in (steady, wild))]  # fmt: skip
+    assert width[1] > 2 * width[0]
+
+
+def test_the_variance_over_seeds_is_not_too_small(monkeypatch):
+    """With images that leave no doubt, what is left is the standard error of the mean over the seeds."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(0.7, 0.05, 3)
+    results = field({"a": 1.0})
+    macros = iter(values)
+    monkeypatch.setattr(comparison, "figures", lambda one: {"auroc": np.ones(14)})
+    monkeypatch.setattr(comparison, "_macro", lambda each: values)
+    monkeypatch.setattr(comparison, "bootstrap",
+                        lambda *flat, **_: [{"auroc": np.full((4000, 14), next(macros))} for _ in flat])  # fmt: skip
+    drawn, point, _ = comparison._drawn(results, 4000, 0)
+    assert point[0] == pytest.approx(values.mean())
+    assert drawn.std() == pytest.approx(values.std(ddof=1) / np.sqrt(3), rel=0.05)
+
+
+def test_differences_are_paired_and_corrected():
+    results = field({"middle": 0.8, "best": 2.0, "worst": 0.1}, seeds=1)
+    table = all_differences(results, replicates=500)
+    assert [(row.a, row.b) for row in table.itertuples()] == [
+        ("best", "middle"),
+        ("best", "worst"),
+        ("middle", "worst"),
+    ]
+    np.testing.assert_allclose(table["p_holm"], holm(table["p"].to_numpy()))
+    assert (table["difference"] > 0).all()
+    one = paired_difference(results["best"][0], results["middle"][0], replicates=500).loc["macro"]
+    for column in ("difference", "low", "high", "p"):
+        assert table.loc[0, column] == pytest.approx(one[column], abs=2e-3), column
+
+
+def test_the_same_model_cannot_be_told_from_itself():
+    same = random_predictions(1.0)
+    table = all_differences({"a": [same], "b": [same]}, replicates=100)
+    assert table.loc[0, ["difference", "low", "high"]].tolist() == [0, 0, 0]
+    assert table.loc[0, "p_holm"] == 1
+
+
+def test_what_cannot_be_paired_is_refused():
+    one, two = random_predictions(1.0), random_predictions(0.5)
+    with pytest.raises(InputError, match="same seeds for all"):
+        comparison_table({"a": [one, two], "b": [two]})
+    with pytest.raises(InputError, match="different images"):
+        comparison_table({"a": [one], "b": [two.take(np.arange(50))]})
+
+
+def test_the_front_is_who_is_beaten_by_nobody():
+    table = pd.DataFrame({"auroc": [0.6, 0.7, 0.65, 0.7, 0.6], "cost": [1, 2, 3, 4, 1]}, index=list("abcde"))
+    assert on_front(table, "cost").to_dict() == {"a": True, "b": True, "c": False, "d": False, "e": True}
+
+
+def test_figures_show_every_entrant_and_say_it_in_words():
+    results = field({"resnet18": 1.2, "vgg16": 0.6, "lite0:imagenet": 1.3})
+    table = comparison_table(results, 100).assign(parameters=[11.2, 134, 3.4], gflop=[3.6, 31, 0.8], minutes=[1, 9, 1])
+    figure = plot_costs(table)
+    assert [axes.get_xlabel().split(" (")[0] for axes in figure.axes] == [
+        "parameters",
+        "10⁹ operations an image",
+        "training",
+    ]
+    assert len(figure.axes[0].containers) == 3
+    front = figure.axes[0].lines[0].get_xdata()
+    assert front.tolist() == [3.4], "nobody is better or smaller"
+    assert "vgg16 0." in alt_text(figure)
+    pairs = plot_differences(all_differences(results, 100))
+    assert [label.get_text() for label in pairs.axes[0].get_yticklabels()][-1] == "lite0:imagenet − resnet18"
+    assert "Holm's p" in alt_text(pairs)
