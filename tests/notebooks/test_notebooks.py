@@ -146,9 +146,9 @@ def test_sections_are_numbered(notebook):
 
 def test_closes_with_what_we_saw_exercises_and_references(notebook):
     _, nb = notebook
-    last = nb.cells[-1].source
     assert nb.cells[-1].cell_type == "markdown"
-    saw, exercises, references = re.split(r"^## (?:Exercises|References)$", last, flags=re.MULTILINE)
+    _, closing = markdown(nb).split("\n## What we saw\n")
+    saw, exercises, references = re.split(r"^## (?:Exercises|References)$", closing, flags=re.MULTILINE)
     assert "In this notebook" in saw
     numbers = re.findall(r"^\*\*(\d+)\.\*\* ", exercises, re.MULTILINE)
     assert numbers == [str(number) for number in range(1, len(numbers) + 1)]
