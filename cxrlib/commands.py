@@ -54,16 +54,16 @@ def train(given: argparse.Namespace) -> None:
 
 
 def evaluate(given: argparse.Namespace) -> None:
-    """Tune on the validation part of the checkpoint, report on test, which neither training nor tuning saw."""
+    """Calibrate and tune on the validation part of the checkpoint, report on test, which neither of them saw."""
     from cxrlib.checkpoints import load_checkpoint, write_checkpoint
-    from cxrlib.metrics import evaluate as figures
+    from cxrlib.evaluation import check_how, evaluate_at_tuned, write_audits
     from cxrlib.predictions import predict
-    from cxrlib.report import metrics_text, write_text
-    from cxrlib.thresholds import tune_thresholds
+    from cxrlib.report import metrics_text
     from cxrlib.training import make_dataset
 
     _at_least(given, batch_size=1, num_workers=0, replicates=0, subset=0)
     _can_write(given.out)
+    how = check_how(given.calibrate, given.grid, given.objective)
     checkpoint = load_checkpoint(given.weights)
     _can_write(Path(given.weights).parent)  # the checkpoint gets the thresholds
     model = _model(given, checkpoint)
@@ -77,32 +77,31 @@ def evaluate(given: argparse.Namespace) -> None:
                       num_workers=given.num_workers, progress=True)
         for part, entries in (("val", val), ("test", test))
     }  # fmt: skip
-    thresholds = tune_thresholds(of["val"])
-    table = figures(of["test"], thresholds, replicates=given.replicates)
+    done = evaluate_at_tuned(of["val"], of["test"], **how, replicates=given.replicates)
     tables = Path(given.out) / "tables"
-    text = metrics_text(table, thresholds, given.weights, checkpoint, of["val"], of["test"])
-    write_text(tables / "metrics.txt", text)
-    write_text(tables / "metrics.csv", table.to_csv())
-    thresholds.save(tables / "thresholds.json")
-    of["test"].save(tables / "predictions_test.npz")
-    write_checkpoint(given.weights, checkpoint | {"thresholds": thresholds.to_dict()})
+    text = metrics_text(done.table, done.thresholds, given.weights, checkpoint, of["val"], done.test, done.calibrator)
+    done.write(tables, of["test"], text)
+    write_checkpoint(given.weights, checkpoint | done.for_checkpoint)
     print(text, end="")
-    print(f"wrote {tables / 'metrics.txt'}; the thresholds are now also in {given.weights}")
+    print(f"wrote {tables / 'metrics.txt'}; thresholds and calibration are now also in {given.weights}")
+    if given.audit:
+        for path in write_audits(tables, done, test, data, given.replicates):
+            print(f"wrote {path}")
 
 
 def gradcam(given: argparse.Namespace) -> None:
     """Overlays of the heat map of one labelled finding each, on radiographs of the test part."""
+    from cxrlib.calibration import operating_point
     from cxrlib.checkpoints import load_checkpoint
     from cxrlib.findings import FINDINGS
     from cxrlib.overlays import write_overlays
     from cxrlib.predictions import predict
-    from cxrlib.thresholds import Thresholds
     from cxrlib.training import make_dataset
 
     _at_least(given, samples=1, batch_size=1, num_workers=0, subset=0)
     _can_write(given.out)
     checkpoint = load_checkpoint(given.weights)
-    thresholds = checkpoint.get("thresholds") and Thresholds.from_dict(checkpoint["thresholds"])
+    calibrator, thresholds = operating_point(checkpoint)
     model = _model(given, checkpoint)
     data = _open(given)
     _, test = _held_out(given, checkpoint, data)
@@ -115,6 +114,7 @@ def gradcam(given: argparse.Namespace) -> None:
     predictions = predict(
         model, make_dataset(chosen, images, images.image_size), given.batch_size, num_workers=given.num_workers
     )
+    predictions = calibrator.apply(predictions)
     paths = write_overlays(Path(given.out) / "gradcam", model, images, predictions, thresholds, data.boxes)
     print(f"wrote {len(paths)} overlays to {Path(given.out) / 'gradcam'}")
 

@@ -158,6 +158,7 @@ class _Figures:
     """All figures of one set of predictions, as a function of how often each patient counts."""
 
     def __init__(self, predictions, patients, thresholds=None, metrics=None):
+        _check_calibration(predictions, thresholds)
         thresholds = threshold_values(thresholds)
         self.metrics = [known_metric(name, thresholds) for name in metrics or _possible(thresholds)]
         patient = np.searchsorted(patients, predictions.patient)
@@ -247,11 +248,21 @@ def known_metric(metric: str, thresholds) -> str:
     raise InputError(f"{metric!r} is not a metric{nearest(metric, everything)}; expected one of {some(everything, 10)}")
 
 
+def _check_calibration(predictions: Predictions, thresholds) -> None:
+    """InputError where thresholds meet other scores than those they were tuned on."""
+    tuned_on = getattr(thresholds, "calibration", None)
+    if tuned_on not in (None, predictions.calibration):
+        raise InputError(
+            f"the thresholds were tuned on scores of calibration {tuned_on}, these scores have calibration "
+            f"{predictions.calibration}; expected the same: apply the calibrator first, or tune again"
+        )
+
+
 def one_each(thresholds, count: int) -> list:
     """Thresholds for each of `count` predictions: the same for all, or one of a list each."""
     if isinstance(thresholds, list | tuple) and len(thresholds) == count and not np.isscalar(thresholds[0]):
-        return [threshold_values(one) for one in thresholds]
-    return [threshold_values(thresholds)] * count
+        return list(thresholds)
+    return [thresholds] * count
 
 
 def _notes(labels: np.ndarray, patients: np.ndarray, point: dict, drawn: dict) -> list[str]:

@@ -2,7 +2,7 @@
 
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,8 @@ class Predictions:
     scores: (n, 14) float32 in [0, 1], after the sigmoid; no NaN.
     labels: (n, 14) uint8, 1 where the finding is labelled, 0 where it is not; no third value.
     image: (n,) str, each name once. patient: (n,) int64 or str; images of one patient share it.
+    calibration: "none" for scores as the model gives them, else what they went through, such as "platt"; thresholds
+    remember on which they were tuned, and are refused on others.
     Lists, DataFrames and other dtypes are converted. Raises InputError for what does not fit.
     """
 
@@ -29,6 +31,7 @@ class Predictions:
     labels: np.ndarray
     image: np.ndarray
     patient: np.ndarray
+    calibration: str = "none"
 
     def __post_init__(self) -> None:
         scores, labels = _numbers("scores", self.scores), _numbers("labels", self.labels)
@@ -63,7 +66,7 @@ class Predictions:
         rows = rows if rows.size or rows.dtype == bool else rows.astype(np.int64)  # np.asarray([]) is float
         if rows.dtype != bool and rows.size and not -len(self) <= rows.min() <= rows.max() < len(self):
             raise InputError(f"there is no row {rows.max()} (or {rows.min()}) among {len(self)} images")
-        return Predictions(*(getattr(self, name)[rows] for name in _ARRAYS))
+        return replace(self, **{name: getattr(self, name)[rows] for name in _ARRAYS})
 
     def save(self, path: str | Path) -> Path:
         """Write an ``.npz`` without pickles; a reader sees the old file or the whole new one, never a part.
@@ -73,7 +76,7 @@ class Predictions:
         path = Path(path)
         with written_whole(path) as beside, beside.open("wb") as file:
             arrays = {name: getattr(self, name) for name in _ARRAYS}
-            np.savez_compressed(file, findings=np.array(FINDINGS), **arrays)
+            np.savez_compressed(file, findings=np.array(FINDINGS), calibration=np.array(self.calibration), **arrays)
         return path
 
     @classmethod
@@ -86,6 +89,7 @@ class Predictions:
             with np.load(path, allow_pickle=False) as file:  # pickles can run code, so none are read
                 missing = [name for name in (*_ARRAYS, "findings") if name not in file.files]
                 arrays = {} if missing else {name: file[name] for name in (*_ARRAYS, "findings")}
+                calibration = str(file["calibration"]) if "calibration" in file.files else "none"
         except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"{path} cannot be read as predictions ({reason}); {_HOW}") from None
@@ -97,7 +101,7 @@ class Predictions:
                 f"{path} was saved for the findings {some(findings, 14)}; expected {some(FINDINGS, 14)}; predict again"
             )
         try:
-            return cls(**arrays)
+            return cls(**arrays, calibration=calibration)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
 
@@ -140,11 +144,12 @@ def predict(model, dataset, batch_size: int = 64, accelerator=None, num_workers:
 
     model: as `build_model` or `model_from_checkpoint` make it; dataset: `CachedDataset` or `ChestXrayDataset`, whose
     `entries` give images and patients. The model is put into evaluation mode for it and back after. Full precision.
+    A model with `tta` set scores each image in five places and averages (`dataset.shifted`).
     accelerator: of a run with several processes, among which the batches are shared; every process gets all scores.
     """
     import torch
 
-    from cxrlib.dataset import make_loader
+    from cxrlib.dataset import make_loader, shifted
     from cxrlib.progress import bar
 
     loader = make_loader(dataset, batch_size, num_workers=num_workers)
@@ -155,7 +160,9 @@ def predict(model, dataset, batch_size: int = 64, accelerator=None, num_workers:
     model.eval()
     with torch.inference_mode():
         for images, _ in bar(loader, show=progress, desc="predict", unit=" batches", leave=False):
-            batch = model(images.to(device)).sigmoid()
+            images = images.to(device, non_blocking=True)
+            views = shifted(images) if getattr(model, "tta", False) else [images]
+            batch = torch.stack([model(view).sigmoid() for view in views]).mean(dim=0)
             scores.append((accelerator.gather_for_metrics(batch) if accelerator is not None else batch).cpu())
     model.train(was_training)
     return Predictions(

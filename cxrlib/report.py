@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cxrlib.calibration import Calibrator
 from cxrlib.findings import FINDINGS
 from cxrlib.paths import written_whole
 from cxrlib.predictions import Predictions
@@ -18,13 +19,14 @@ def metrics_text(
     checkpoint: dict,
     val: Predictions,
     test: Predictions,
+    calibrator: Calibrator | None = None,
 ) -> str:
     """One line a finding: AUC, F1, threshold; then the macros; then what was measured on what, and each note."""
     lines = []
-    for finding in FINDINGS:
+    for finding, threshold in zip(FINDINGS, thresholds.texts, strict=True):
         row = table.loc[finding]
         lines.append(
-            f"{finding:<19} AUC {_figure(row, 'auroc')}  F1 {_figure(row, 'f1')}  threshold {row['threshold']:.2f}  "
+            f"{finding:<19} AUC {_figure(row, 'auroc')}  F1 {_figure(row, 'f1')}  threshold {threshold:<6}  "
             f"positives {row['positives']:.0f} of {row['n']:.0f}"
         )
     for name, metric in (("AUC", "auroc"), ("F1", "f1"), ("AP", "ap")):
@@ -42,7 +44,11 @@ def metrics_text(
     ]
     if split == "image":
         lines.append("# this split puts images of one patient on both sides: the figures are too good to be true")
-    notes = [*zip(thresholds.notes, FINDINGS, strict=True), *zip(table["note"], FINDINGS, strict=False)]
+    if calibrator is not None and calibrator.method != "none":
+        lines.append(f"# thresholds are on scores calibrated on validation ({calibrator.method})")
+    fitted = [] if calibrator is None else calibrator.notes
+    notes = [*zip(fitted, FINDINGS, strict=False), *zip(thresholds.notes, FINDINGS, strict=True)]
+    notes += [*zip(table["note"], FINDINGS, strict=False)]
     for note in dict.fromkeys(note for note, _ in notes if note):  # one line a note, with the findings it speaks of
         lines.append(f"# {', '.join(finding for text, finding in notes if text == note)}: {note}")
     return "\n".join(lines) + "\n"

@@ -98,7 +98,7 @@ def label_table(patients: np.ndarray, predictions: Predictions) -> np.ndarray:
     for k, rows in enumerate((predictions.labels == 1, predictions.labels == 0)):
         image, finding = np.nonzero(rows)
         has[patient[image], k, finding] = True
-    return has.reshape(len(patients), -1)
+    return has.reshape(len(patients), 2 * len(FINDINGS))
 
 
 def count_patients(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:

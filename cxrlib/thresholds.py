@@ -6,7 +6,6 @@ is the score of a positive image (or none is called at all), and only these need
 """
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from cxrlib.differences import difference_table
-from cxrlib.errors import InputError, nearest, some
+from cxrlib.errors import InputError, some
 from cxrlib.findings import FINDINGS
 from cxrlib.metrics import at_or_above
+from cxrlib.objectives import parse_objective
 from cxrlib.paths import written_whole
 from cxrlib.predictions import Predictions
 from cxrlib.resampling import chunks, count_patients, draw_patients, interval, label_table, patient_sums
@@ -37,6 +37,7 @@ class Thresholds:
     grid: (start, stop, step), or None where all score values were candidates.
     low, high: (14,) ends of the bootstrap interval of the threshold itself, NaN where there is none.
     notes: 14 texts; empty where the threshold was tuned, else why it was not, or what could not be reached.
+    calibration: of the scores that they were tuned on, as in Predictions; None, such as by hand, fits any scores.
     Raises InputError for what does not fit.
     """
 
@@ -47,6 +48,7 @@ class Thresholds:
     high: np.ndarray | None = None
     confidence: float = 0.95
     notes: tuple[str, ...] = field(default=("",) * len(FINDINGS))
+    calibration: str | None = None
 
     def __post_init__(self) -> None:
         missing = np.full(len(FINDINGS), np.nan)
@@ -63,11 +65,23 @@ class Thresholds:
         object.__setattr__(self, "notes", tuple(map(str, self.notes)))
         if len(self.notes) != len(FINDINGS):
             raise InputError(f"thresholds come with {len(self.notes)} notes; expected {len(FINDINGS)}, one a finding")
+        if not isinstance(self.calibration, str | None):
+            raise InputError(
+                f"calibration of thresholds is {self.calibration!r}; expected a text such as 'platt', or None"
+            )
 
     @property
     def tuned(self) -> np.ndarray:
         """(14,) bool: False where a finding had too few images to tune on and keeps a default."""
         return np.array([not note.startswith(_NOT_TUNED) for note in self.notes])
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The fourteen as a reader wants them: "0.35", "0.0042" where two decimals say nothing, "never" above 1."""
+        return tuple(
+            "never" if value > 1 else f"{value:.2f}" if value >= 0.1 or value == round(value, 2) else f"{value:.2g}"
+            for value in self.values
+        )
 
     def apply(self, scores: np.ndarray) -> np.ndarray:
         """(n, 14) scores to (n, 14) uint8: 1 where score >= threshold, both as float32."""
@@ -87,6 +101,7 @@ class Thresholds:
         }
         grid = None if self.grid is None else list(self.grid)
         how = {"objective": self.objective, "grid": grid, "confidence": self.confidence}
+        how["calibration"] = self.calibration
         return {"format": _FORMAT, **how, "findings": rows}
 
     @classmethod
@@ -103,6 +118,7 @@ class Thresholds:
                 name: [rows[finding][name] for finding in FINDINGS] for name in ("threshold", "low", "high", "note")
             }
             how = {name: saved[name] for name in ("objective", "grid", "confidence")}
+            how["calibration"] = saved.get("calibration")  # files from before there was one
         except (KeyError, TypeError) as error:
             raise InputError(f"thresholds lack {error}; save them again with Thresholds.save") from None
         return cls(columns["threshold"], low=columns["low"], high=columns["high"], notes=columns["note"], **how)
@@ -148,7 +164,7 @@ def tune_thresholds(
     min_positives: a finding with fewer positive images (or negative ones) is not tuned: it keeps `default`, and its
     note says so. replicates: 0 leaves the interval NaN.
     """
-    value_of = _objective(objective)
+    value_of = parse_objective(objective)
     patients, patient = np.unique(val.patient, return_inverse=True)
     scarcest = count_patients(val)[1]
     drawn = draw_patients(label_table(patients, val), replicates, seed)
@@ -165,7 +181,7 @@ def tune_thresholds(
         values[j] = best[0]
         ends[:, j] = interval(best[1:, None], best[:1], scarcest[j : j + 1], confidence)[:, 0]
         notes.append("" if reached[0] else f"no threshold of the grid reaches {objective}; the nearest is kept")
-    return Thresholds(values, objective, grid, *ends, confidence, tuple(notes))
+    return Thresholds(values, objective, grid, *ends, confidence, tuple(notes), val.calibration)
 
 
 def grid_values(grid: tuple[float, float, float]) -> np.ndarray:
@@ -233,59 +249,6 @@ class _Search:
         last = len(self.cuts) - 1 - value[::-1].argmax(axis=0)  # the last of equals is the lowest threshold
         best = np.where(positives * negatives > 0, self.cuts[::-1][last], np.nan)
         return best, np.take_along_axis(reached, last[None], axis=0)[0]
-
-
-def _objective(text: str) -> Callable:
-    """The function (tp, fp, positives, negatives) -> (value to maximize, condition fulfilled) that `text` names."""
-    match = re.fullmatch(
-        r"\s*(?:(f)([\d.]+)|(youden)|(sensitivity|specificity)\s*>=\s*([\d.]+)|(cost)\s*=\s*([\d.]+))\s*", str(text)
-    )
-    try:
-        kind, number = (next(filter(None, match.group(1, 3, 4, 6))), next(filter(None, match.group(2, 5, 7)), None))
-        number = None if number is None else float(number)
-    except (AttributeError, ValueError):
-        hint = nearest(text, ["f1", "f2", "f0.5", "youden", "sensitivity>=0.9", "specificity>=0.9", "cost=10"])
-        raise InputError(
-            f"the objective {text!r} is unknown{hint}; expected f1 (or another beta: f2), youden, sensitivity>=0.9, "
-            "specificity>=0.9 or cost=10"
-        ) from None
-    if kind in ("sensitivity", "specificity") and not 0 < number <= 1:
-        raise InputError(f"the objective {text!r} asks for a {kind} of {number}; expected more than 0 and at most 1")
-    if kind in ("f", "cost") and number <= 0:
-        raise InputError(f"the objective {text!r} has the number {number}; expected one above 0")
-    return lambda *counts: _OBJECTIVES[kind](number, *counts)
-
-
-# An objective takes the number in its name, then tp and fp (candidates, replicates) and all positives and negatives
-# (replicates,). For whole and half betas and costs it is a whole number, or one division of such: equals are equal to
-# the last bit.
-
-
-def _f_beta(beta, tp, fp, positives, negatives):
-    return (1 + beta**2) * tp / np.maximum(beta**2 * positives + tp + fp, 1), np.ones_like(tp, dtype=bool)
-
-
-def _youden(_, tp, fp, positives, negatives):
-    return tp * negatives - fp * positives, np.ones_like(tp, dtype=bool)
-
-
-def _sensitivity(least, tp, fp, positives, negatives):
-    """Fewest false positives, then most true ones; below these, where the condition fails: most true positives."""
-    reached = tp >= least * positives * (1 - 1e-12)
-    return np.where(reached, tp - fp * (positives + 1), tp - (negatives + 1) * (positives + 1)), reached
-
-
-def _specificity(least, tp, fp, positives, negatives):
-    """Most true positives, then fewest false ones; below these, where the condition fails: fewest false positives."""
-    reached = negatives - fp >= least * negatives * (1 - 1e-12)
-    return np.where(reached, tp * (negatives + 1) - fp, -fp - (negatives + 1)), reached
-
-
-def _cost(of_a_miss, tp, fp, positives, negatives):
-    return -(of_a_miss * (positives - tp) + fp), np.ones_like(tp, dtype=bool)
-
-
-_OBJECTIVES = {"f": _f_beta, "youden": _youden, "sensitivity": _sensitivity, "specificity": _specificity, "cost": _cost}
 
 
 def _fourteen(name: str, values: Sequence[float]) -> np.ndarray:

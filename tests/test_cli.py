@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 import torch
 
-import cxrlib.thresholds
+import cxrlib.evaluation
+import cxrlib.overlays
 from cxrlib.cache import ImageCache
-from cxrlib.checkpoints import load_checkpoint
+from cxrlib.calibration import Calibrator
+from cxrlib.checkpoints import load_checkpoint, write_checkpoint
 from cxrlib.cli import main
 from cxrlib.findings import FINDINGS
 from cxrlib.metrics import evaluate
@@ -131,7 +133,7 @@ def test_eval_writes_tables_and_gives_the_checkpoint_its_thresholds(tiny_nih, tr
     assert main(["eval", *data(tiny_nih.root), "--replicates", "30"]) == 0
     tables = trained / "results" / "tables"
     assert {path.name for path in tables.iterdir()} == {
-        "metrics.txt", "metrics.csv", "thresholds.json", "predictions_test.npz",
+        "metrics.txt", "metrics.csv", "thresholds.json", "calibration.json", "predictions_test.npz",
     }  # fmt: skip
     text = (tables / "metrics.txt").read_text()
     assert text in capsys.readouterr().out
@@ -140,12 +142,10 @@ def test_eval_writes_tables_and_gives_the_checkpoint_its_thresholds(tiny_nih, tr
     thresholds = Thresholds.load(tables / "thresholds.json")
     figure = r"(\d\.\d{4} \[(?:\d\.\d{3}, \d\.\d{3}|no interval)\] ?|undefined +)"
     for finding, threshold, line in zip(FINDINGS, thresholds.values, lines, strict=False):
-        found = re.fullmatch(
-            rf"{finding} +AUC {figure}  F1 {figure}  threshold ([\d.]+)  positives (\d+) of (\d+)", line
-        )
+        found = re.fullmatch(rf"{finding} +AUC {figure}  F1 {figure}  threshold (\S+) +positives (\d+) of (\d+)", line)
         assert found, line
         row = table.loc[finding]
-        assert float(found[3]) == round(threshold, 2) == round(row["threshold"], 2)
+        assert found[3] == "never" if threshold > 1 else float(found[3]) == pytest.approx(row["threshold"], rel=0.06)
         assert (int(found[4]), int(found[5])) == (row["positives"], row["n"])
         assert found[1].startswith("undefined" if np.isnan(row["auroc"]) else f"{row['auroc']:.4f} ")
     assert [line.split()[:3] for line in lines[14:17]] == [
@@ -153,11 +153,13 @@ def test_eval_writes_tables_and_gives_the_checkpoint_its_thresholds(tiny_nih, tr
     ]  # fmt: skip
     assert f"{table.loc['macro', 'auroc']:.4f}" in lines[14]
     test = Predictions.load(tables / "predictions_test.npz")
-    again = evaluate(test, thresholds, replicates=30)
+    calibrator = Calibrator.load(tables / "calibration.json")
+    again = evaluate(calibrator.apply(test), thresholds, replicates=30)
     numbers = ["positives", "n", "auroc", "ap", "f1", "threshold", "auroc_low", "f1_high"]
     pd.testing.assert_frame_equal(table[numbers], again[numbers], check_dtype=False, check_names=False)
     carried = load_checkpoint("model_best.pth")
     assert carried["thresholds"] == thresholds.to_dict()
+    assert carried["calibration"] == calibrator.to_dict()
     assert load_checkpoint("model_last.pth")["thresholds"] is None
     before = {name: value for name, value in load_checkpoint("model_last.pth").items() if name == "config"}
     assert carried["config"] == before["config"]
@@ -187,13 +189,47 @@ def test_eval_and_gradcam_follow_the_checkpoint_not_the_lists(trained, tiny_nih)
 
 
 def test_eval_tunes_on_validation_only(trained, tiny_nih, monkeypatch):
-    seen, tune = [], cxrlib.thresholds.tune_thresholds
-    monkeypatch.setattr(cxrlib.thresholds, "tune_thresholds", lambda val: seen.append(val) or tune(val))
+    seen, tune = [], cxrlib.evaluation.tune_thresholds
+    monkeypatch.setattr(cxrlib.evaluation, "tune_thresholds", lambda val, *how: seen.append(val) or tune(val, *how))
     assert main(["eval", *data(tiny_nih.root), "--replicates", "0"]) == 0
     patient_of = pd.read_csv(tiny_nih.csv_path, index_col="Image Index")["Patient ID"]
     parts = load_checkpoint("model_best.pth")["parts"]
     assert set(seen[0].patient) == set(patient_of[parts["val"]])
     assert not set(seen[0].patient) & set(patient_of[parts["train"]])
+
+
+def test_gradcam_compares_calibrated_scores_with_calibrated_thresholds(trained, tiny_nih, monkeypatch):
+    maps = (dict.fromkeys(("slope", "intercept"), 0.5),) * 14
+    calibrator = Calibrator("platt", maps)
+    thresholds = Thresholds([0.5] * 14, calibration="platt")
+    fields = {"thresholds": thresholds.to_dict(), "calibration": calibrator.to_dict()}
+    write_checkpoint("model_best.pth", load_checkpoint("model_best.pth") | fields)
+    drawn = []
+    monkeypatch.setattr(cxrlib.overlays, "write_overlays", lambda *given: drawn.append(given[3:5]) or [])
+    assert main(["gradcam", *data(tiny_nih.root), "--samples", "3"]) == 0
+    [(predictions, cuts)] = drawn
+    assert predictions.calibration == cuts.calibration == "platt"
+    assert main(["eval", *data(tiny_nih.root), "--replicates", "0"]) == 0
+    raw = Predictions.load("results/tables/predictions_test.npz")
+    raw = raw.take([raw.image.tolist().index(name) for name in predictions.image])
+    np.testing.assert_allclose(predictions.scores, calibrator.calibrate(raw.scores), atol=1e-5)
+
+
+def test_eval_as_asked_calibrates_tunes_and_audits(trained, tiny_nih, refused):
+    rows = [
+        f"{name},1,{'YES' if k % 2 else 'NO'}" for k, name in enumerate(pd.read_csv(tiny_nih.csv_path)["Image Index"])
+    ]
+    (tiny_nih.root / "true_labels.csv").write_text("\n".join(["Image ID,Patient ID,Mass", *rows]) + "\n")
+    how = ["--calibrate", "platt", "--grid", "exact", "--objective", "youden", "--audit", "--replicates", "0"]
+    assert main(["eval", *data(tiny_nih.root), *how]) == 0
+    thresholds = Thresholds.load("results/tables/thresholds.json")
+    assert (thresholds.grid, thresholds.objective, thresholds.calibration) == (None, "youden", "platt")
+    audit = pd.read_csv("results/tables/audit.csv")
+    assert set(audit["by"]) == {"sex", "age", "view"}
+    assert set(audit["metric"]) == {"auroc", "miss_rate"}
+    assert pd.read_csv("results/tables/experts.csv")["finding"].tolist() == ["Mass"]
+    for flag, value in (("--calibrate", "plat"), ("--grid", "fine"), ("--objective", "f")):
+        assert repr(value) in refused("eval", *data(tiny_nih.root), flag, value)
 
 
 def test_eval_of_a_subset_takes_whole_patients(trained, tiny_nih):

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 
+from cxrlib.calibration import Calibrator
 from cxrlib.findings import FINDINGS
 from cxrlib.metrics import evaluate
 from cxrlib.predictions import Predictions
@@ -46,7 +47,7 @@ def test_one_line_a_finding_in_order_then_the_macros(measured):
         if FINDINGS[k] not in ("Fibrosis", "Hernia"):
             assert f"AUC {row['auroc']:.4f} [{row['auroc_low']:.3f}, {row['auroc_high']:.3f}]" in line
             assert f"F1 {row['f1']:.4f} [{row['f1_low']:.3f}, {row['f1_high']:.3f}]" in line
-        assert f"threshold {thresholds.values[k]:.2f}" in line
+        assert f"threshold {thresholds.texts[k]} " in line
         assert line.endswith(f"positives {row['positives']:.0f} of 120")
     for line, name, metric in zip(lines[14:17], ("AUC", "F1", "AP"), ("auroc", "f1", "ap"), strict=True):
         assert line.startswith(f"macro {name}")
@@ -83,6 +84,18 @@ def test_says_what_was_measured_on_what(measured):
     )
     assert "too good to be true" not in text
     assert "too good to be true" in text_of(measured, split="image")
+
+
+def test_says_what_the_scores_went_through(measured):
+    table, thresholds, val, test = measured
+    notes = ("not calibrated: 1 positive of 120 images",) + ("",) * 13
+    text = metrics_text(table, thresholds, "w", CHECKPOINT, val, test, Calibrator("platt", notes=notes))
+    assert "\n# thresholds are on scores calibrated on validation (platt)\n" in text
+    assert "\n# Atelectasis: not calibrated: 1 positive of 120 images\n" in text
+    assert "calibrated" not in text_of(measured)
+    assert "are on scores calibrated" not in metrics_text(
+        table, thresholds, "w", CHECKPOINT, val, test, Calibrator("none")
+    )
 
 
 def test_a_note_is_said_once_with_all_its_findings(measured):

@@ -18,6 +18,7 @@ from cxrlib import resampling, thresholds
 from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.metrics import figures
+from cxrlib.objectives import parse_objective
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import NEVER, Thresholds, grid_values, optimism, tune_thresholds
 
@@ -226,7 +227,7 @@ def test_the_interval_of_a_threshold_is_that_of_drawn_images_tuned_again():
     rows = [np.repeat(np.arange(150), row[patient]) for row in times]
     for grid, objective in itertools.product([None, (0.05, 0.6, 0.05)], ["f1", "youden", "specificity>=0.8"]):
         search = thresholds._Search(
-            val.scores[:, 0], val.labels[:, 0] == 1, patient, len(patients), grid, thresholds._objective(objective)
+            val.scores[:, 0], val.labels[:, 0] == 1, patient, len(patients), grid, parse_objective(objective)
         )
         found, _ = search(times.T.astype(float))
         again = [
@@ -313,6 +314,20 @@ def test_thresholds_can_be_set_by_hand():
     assert Thresholds([0.2] * 14).tuned.all()
     with pytest.raises(dataclasses.FrozenInstanceError):
         by_hand.values = tuned.values
+
+
+def test_texts_are_what_a_reader_can_read():
+    values = [0.35, 0.05, 0.0042, NEVER, 1.0, 0.0, 0.123, 0.3] + [0.5] * 6
+    assert Thresholds(values).texts[:8] == ("0.35", "0.05", "0.0042", "never", "1.00", "0.00", "0.12", "0.30")
+
+
+def test_files_from_before_there_was_a_calibration_fit_any_scores():
+    saved = Thresholds([0.5] * 14, calibration="platt").to_dict()
+    assert Thresholds.from_dict(saved).calibration == "platt"
+    del saved["calibration"]
+    assert Thresholds.from_dict(saved).calibration is None
+    with pytest.raises(InputError, match="calibration of thresholds is 3"):
+        Thresholds([0.5] * 14, calibration=3)
 
 
 @pytest.mark.parametrize("grid", [None, (0.05, 0.40, 0.05)])

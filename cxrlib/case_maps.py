@@ -1,0 +1,81 @@
+"""The maps that are scored against boxes: those of a model, and of the controls that it has to beat.
+
+A map for each row of `localization.box_cases`: (n, h, w) float32 in [0, 1].
+"""
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn.functional import interpolate
+
+from cxrlib.cache import ImageCache
+from cxrlib.findings import FINDINGS
+from cxrlib.gradcam import LAYERS, grad_cam
+from cxrlib.models import ChestXrayModel, build_model
+from cxrlib.progress import bar
+
+METHOD = "layercam"  # with all of LAYERS: what points best on the validation part of the phantoms
+
+
+def case_maps(
+    model: ChestXrayModel,
+    images: ImageCache,
+    cases: pd.DataFrame,
+    layer=LAYERS,
+    method: str = METHOD,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> np.ndarray:
+    """The model's map of each case. cases: rows with image and finding. layer, method: as in `grad_cam`.
+
+    layer: default, all of the architecture's LAYERS, fused.
+    """
+    layer = list(LAYERS[model.arch]) if layer is LAYERS else layer
+    names, of = np.unique(cases["image"].to_numpy(), return_inverse=True)
+    finding = cases["finding"].map(FINDINGS.index).to_numpy()
+    maps = np.empty((len(cases), images.image_size, images.image_size), dtype=np.float32)
+    for start in bar(range(0, len(names), batch_size), show=progress, desc="heat maps", unit=" batches", leave=False):
+        batch = torch.from_numpy(images.images[images.rows(names[start : start + batch_size])])[:, None]
+        heat = grad_cam(model, batch, layer, method).numpy()
+        rows = np.flatnonzero((of >= start) & (of < start + batch_size))
+        maps[rows] = heat[of[rows] - start, finding[rows]]
+    return maps
+
+
+def control_maps(
+    model: ChestXrayModel, images: ImageCache, cases: pd.DataFrame, maps: np.ndarray, seed: int = 0, **options
+) -> dict[str, np.ndarray]:
+    """What the model's maps have to beat, each (n, h, w): random, average, untrained.
+
+    random: smooth noise. average: the mean of the finding's maps on the other patients, so where it is looked for
+    anywhere. untrained: the same architecture with random weights. options: layer, method, ... of `case_maps`.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        untrained = build_model(model.arch, "none", model.image_size).to(next(model.parameters()).device)
+    return {
+        "random": random_maps(len(cases), images.image_size, seed),
+        "average": average_maps(maps, cases),
+        "untrained": case_maps(untrained, images, cases, **options),
+    }
+
+
+def random_maps(n: int, size: int, seed: int = 0, grid: int = 10) -> np.ndarray:
+    """Uniform noise on a grid of `grid` x `grid` cells, enlarged as the maps are and scaled to 1: (n, size, size)."""
+    noise = torch.from_numpy(np.random.default_rng(seed).random((n, 1, grid, grid), dtype=np.float32))
+    maps = interpolate(noise, size=(size, size), mode="bilinear", align_corners=False)[:, 0]
+    return (maps / maps.amax(dim=(1, 2), keepdim=True)).numpy()
+
+
+def average_maps(maps: np.ndarray, cases: pd.DataFrame) -> np.ndarray:
+    """For each case the mean map of its finding over the other patients; empty where there is no other patient."""
+    finding, patient = cases["finding"].to_numpy(), cases["patient"].to_numpy()
+    average = np.zeros_like(maps)
+    for name in np.unique(finding):
+        rows = np.flatnonzero(finding == name)
+        total = maps[rows].sum(axis=0, dtype=np.float64)
+        for row in rows:
+            own = rows[patient[rows] == patient[row]]
+            others = len(rows) - len(own)
+            average[row] = (total - maps[own].sum(axis=0, dtype=np.float64)) / others if others else 0
+    return average

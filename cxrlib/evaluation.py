@@ -1,0 +1,107 @@
+"""One evaluation: calibrate and tune on validation, freeze, read test; what `cxr eval` writes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from cxrlib.agreement import find_expert_labels
+from cxrlib.audits import GROUPS, against_experts, audit
+from cxrlib.calibration import METHODS, Calibrator
+from cxrlib.errors import InputError, nearest
+from cxrlib.metrics import evaluate
+from cxrlib.objectives import parse_objective
+from cxrlib.paths import written_whole
+from cxrlib.predictions import Predictions
+from cxrlib.reliability import choose_method
+from cxrlib.runs import Data
+from cxrlib.thresholds import GRID, Thresholds, grid_values, tune_thresholds
+
+CALIBRATE = ("auto", *METHODS)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The operating point, and the table of `evaluate` on test at it. test: with calibrated scores."""
+
+    calibrator: Calibrator
+    thresholds: Thresholds
+    table: pd.DataFrame
+    test: Predictions
+
+    def write(self, folder: str | Path, raw: Predictions, text: str) -> None:
+        """metrics.txt (`text`), metrics.csv, thresholds.json, calibration.json, and predictions_test.npz (`raw`)."""
+        folder = Path(folder)
+        write_table(folder / "metrics.csv", self.table)
+        with written_whole(folder / "metrics.txt") as beside:
+            beside.write_text(text, encoding="utf-8")
+        self.thresholds.save(folder / "thresholds.json")
+        self.calibrator.save(folder / "calibration.json")
+        raw.save(folder / "predictions_test.npz")
+
+    @property
+    def for_checkpoint(self) -> dict:
+        """The two fields of a checkpoint that `operating_point` reads."""
+        return {"thresholds": self.thresholds.to_dict(), "calibration": self.calibrator.to_dict()}
+
+
+def check_how(calibrate: str, grid: str, objective: str) -> dict:
+    """What a command line asks for as `evaluate_at_tuned` takes it; InputError before any work.
+
+    grid: "first:last:step", such as "0.05:0.4:0.05", or "exact" for all score values.
+    """
+    if calibrate not in CALIBRATE:
+        expected = ", ".join(CALIBRATE)
+        raise InputError(
+            f"calibrate {calibrate!r} is unknown; expected one of {expected}{nearest(calibrate, CALIBRATE)}"
+        )
+    parsed = None if grid == "exact" else tuple(grid.split(":"))
+    if parsed is not None:
+        try:
+            parsed = tuple(map(float, parsed))
+            grid_values(parsed)
+        except ValueError:  # an InputError is one
+            raise InputError(f"the grid {grid!r} cannot be used; expected exact, or such as 0.05:0.4:0.05") from None
+    parse_objective(objective)
+    return {"calibrate": calibrate, "grid": parsed, "objective": objective}
+
+
+def evaluate_at_tuned(
+    val: Predictions,
+    test: Predictions,
+    calibrate: str = "auto",
+    grid: tuple[float, float, float] | None = GRID,
+    objective: str = "f1",
+    replicates: int = 1000,
+) -> Evaluation:
+    """Fit the calibrator and the thresholds on `val`, freeze both, and measure on `test`.
+
+    calibrate: "auto" for what serves patients of validation best that it was not fitted to (`choose_method`), or one of
+    METHODS. grid, objective: as `tune_thresholds` takes them, on the calibrated scores.
+    """
+    calibrator = Calibrator.fit(val, choose_method(val) if calibrate == "auto" else calibrate)
+    thresholds = tune_thresholds(calibrator.apply(val), grid, objective)
+    test = calibrator.apply(test)
+    return Evaluation(calibrator, thresholds, evaluate(test, thresholds, replicates), test)
+
+
+def write_audits(
+    folder: str | Path, done: Evaluation, entries: pd.DataFrame, data: Data, replicates: int = 1000
+) -> list[Path]:
+    """audit.csv, the gaps between the groups that `entries` tell apart; experts.csv where there are expert labels.
+
+    These (or the truth of phantoms) are looked for beside the radiographs and beside the CSV. Returns the paths.
+    """
+    present = [name for name in GROUPS if name in entries]
+    tables = {"audit.csv": audit(done.test, entries, done.thresholds, present, replicates=replicates)}
+    found = find_expert_labels(*data.folders)
+    if found is not None:
+        tables["experts.csv"] = against_experts(done.test, found[0], replicates=replicates).reset_index()
+    return [write_table(Path(folder) / name, table, index=False) for name, table in tables.items()]
+
+
+def write_table(path: Path, table: pd.DataFrame, index: bool = True) -> Path:
+    """Write a CSV whole or not at all; returns the path."""
+    with written_whole(path) as beside:
+        table.to_csv(beside, index=index)
+    return path

@@ -1,0 +1,209 @@
+"""Heat maps against boxes: does the peak lie in the box, how much of the heat, how much of the region; beside controls.
+
+A case is a finding on an image, with all its boxes. A map of it is measured by
+
+    pointing   1 where its peak lies in a box, or within `tolerance` of it (Zhang et al. 2018, the pointing game)
+    energy     share of the map's sum inside the boxes (Wang H. et al. 2020)
+    iou        of the detected box with the box it fits best: intersection / union
+    iobb       intersection / detected box (Wang X. et al. 2017)
+    iou_region, ior   the same two of the region itself, pixel by pixel, with all boxes (Li et al. 2018)
+
+The region is where the map reaches `level` times its highest value, connected to the peak; the detected box is drawn
+around it. Of iou, iobb, iou_region and ior, the share of the cases above .1, .3, .5 and .7 is reported. An empty map
+(nothing speaks for the finding) points nowhere: it scores 0 and is counted.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from cxrlib.errors import InputError
+from cxrlib.findings import FINDINGS
+from cxrlib.metadata import BOX_FRAME
+from cxrlib.resampling import draw_patients, interval, ratio
+
+OVERLAPS = ("iou", "iobb", "iou_region", "ior")
+ABOVE = (0.1, 0.3, 0.5, 0.7)
+METRICS = ("pointing", "energy", *(f"{name}>{above}" for name in OVERLAPS for above in ABOVE))
+
+
+def box_cases(boxes: pd.DataFrame, entries: pd.DataFrame) -> pd.DataFrame:
+    """The findings with a box: one row for each image and finding, with columns image, patient, finding, boxes.
+
+    boxes: as `read_boxes` gives them, 1024-pixel frame. entries: rows with image and patient; boxes on other images are
+    left out. The column boxes holds an array (m, 4) of x, y, w, h. Raises InputError where none is left.
+    """
+    patient = dict(zip(entries["image"], entries["patient"], strict=True))
+    here = boxes[boxes["image"].isin(patient.keys())]
+    if here.empty:
+        raise InputError(f"none of the {len(boxes)} boxes is on one of these {len(entries)} images; expected the "
+                         "images of BBox_List_2017.csv, which are in NIH's official test part")  # fmt: skip
+    rows = [
+        {"image": image, "patient": patient[image], "finding": finding, "boxes": group[["x", "y", "w", "h"]].to_numpy()}
+        for (image, finding), group in here.groupby(["image", "finding"], sort=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def coverage(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """How much of each pixel a box covers, (h, w) in [0, 1]: pixel (i, j) spans [j, j + 1) x [i, i + 1) / size."""
+    spans = []
+    for start, length, pixels in ((box[1], box[3], size[0]), (box[0], box[2], size[1])):
+        edges = np.arange(pixels + 1) * BOX_FRAME / pixels
+        inside = np.clip(edges, start, start + length)
+        spans.append(np.diff(inside) * pixels / BOX_FRAME)
+    return np.outer(*spans)
+
+
+def peak(heat: np.ndarray) -> tuple[float, float]:
+    """The place (x, y) of a map's highest value in the 1024-pixel frame: the middle, where several pixels have it."""
+    rows, columns = np.nonzero(heat == heat.max())
+    return tuple(
+        (float(at.mean()) + 0.5) * BOX_FRAME / n for at, n in ((columns, heat.shape[1]), (rows, heat.shape[0]))
+    )
+
+
+def measure(heat: np.ndarray, boxes: np.ndarray, level: float = 0.5, tolerance: float = 0) -> dict[str, float]:
+    """One map (h, w) >= 0 against the boxes (m, 4) of its case: pointing, energy, and the four overlaps in [0, 1].
+
+    level: share of the highest value where the region ends; tolerance: pixels of the 1024-pixel frame.
+    """
+    if not heat.max() > 0:
+        return dict.fromkeys(("pointing", "energy", *OVERLAPS), 0.0)
+    x, y = peak(heat)
+    covered = [coverage(box, heat.shape) for box in boxes]
+    truth = np.max(covered, axis=0)
+    region = _region(heat, level)
+    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    detected = np.zeros(heat.shape)
+    detected[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = 1
+    away = np.abs(np.array([x, y]) - boxes[:, :2] - boxes[:, 2:] / 2) - boxes[:, 2:] / 2  # (m, 2), below 0 inside
+    return {
+        "pointing": float((away <= tolerance).all(axis=1).any()),
+        "energy": float((heat * truth).sum() / heat.sum()),
+        "iou": max(_iou(detected, one) for one in covered),
+        "iobb": float((detected * truth).sum() / detected.sum()),
+        "iou_region": _iou(region, truth),
+        "ior": float((region * truth).sum() / region.sum()),
+    }
+
+
+def _region(heat: np.ndarray, level: float) -> np.ndarray:
+    """The pixels that reach level * the highest value and are connected to the highest."""
+    parts, _ = ndimage.label(heat >= level * heat.max())
+    return parts == parts[np.unravel_index(heat.argmax(), heat.shape)]
+
+
+def _iou(detected: np.ndarray, truth: np.ndarray) -> float:
+    both = (detected * truth).sum()
+    return float(both / (detected.sum() + truth.sum() - both))
+
+
+def measure_all(maps: np.ndarray, cases: pd.DataFrame, level: float = 0.5, tolerance: float = 0) -> pd.DataFrame:
+    """One row a case: image, patient, finding and METRICS, the shares above a threshold as 0 or 1. maps: (n, h, w)."""
+    if len(maps) != len(cases):
+        raise InputError(f"{len(maps)} maps cannot be scored on {len(cases)} cases; expected one map a case")
+    pairs = zip(maps, cases["boxes"], strict=True)
+    return _thresholded([measure(np.asarray(heat, float), boxes, level, tolerance) for heat, boxes in pairs], cases)
+
+
+def chance(cases: pd.DataFrame, tolerance: float = 0) -> pd.DataFrame:
+    """What a map without any information scores: a point anywhere, or a flat map, whose region is the whole image.
+
+    Every figure is the share of the image that the boxes cover (for pointing with `tolerance` around them); rows as
+    `measure_all` gives them.
+    """
+    rows = []
+    for boxes in cases["boxes"]:
+        area, largest = _share(boxes), max(_share(box[None]) for box in boxes)
+        point = _share(boxes + np.array([-tolerance, -tolerance, 2 * tolerance, 2 * tolerance]))
+        rows.append({"pointing": point, "energy": area, "iou": largest, "iobb": area, "iou_region": area, "ior": area})
+    return _thresholded(rows, cases)
+
+
+def _share(boxes: np.ndarray, size: tuple[int, int] = (256, 256)) -> float:
+    """The share of the image that boxes (m, 4) cover together."""
+    return float(np.max([coverage(box, size) for box in boxes], axis=0).mean())
+
+
+def _thresholded(rows: list[dict], cases: pd.DataFrame) -> pd.DataFrame:
+    table = pd.DataFrame(rows, index=cases.index)
+    shares = {f"{name}>{above}": (table[name] > above).astype(float) for name in OVERLAPS for above in ABOVE}
+    return cases[["image", "patient", "finding"]].assign(**table[["pointing", "energy"]], **shares)
+
+
+def score_boxes(
+    maps: np.ndarray,
+    cases: pd.DataFrame,
+    controls: Mapping[str, np.ndarray] | None = None,
+    level: float = 0.5,
+    tolerance: float = 0,
+    replicates: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How well maps find the boxes, beside controls: one row for each kind of map, finding (last: macro) and metric.
+
+    maps: (n, h, w), one for each row of `cases`, which `box_cases` makes. controls: name -> maps of the same cases;
+    "chance" is added. Columns: maps ("model" or a control), finding, metric (METRICS), cases, patients, value, low,
+    high (95 % interval over patients, drawn with replacement, the same draws for all), and, for a control, ahead,
+    ahead_low, ahead_high: the model's value minus this one's, paired. macro: the mean over the findings with a case.
+    """
+    rows = {"model": measure_all(maps, cases, level, tolerance), "chance": chance(cases, tolerance)}
+    for name, others in (controls or {}).items():
+        if name in rows:
+            raise InputError(f"a control cannot be called {name}; choose another name")
+        rows[name] = measure_all(others, cases, level, tolerance)
+    return summarize(rows, replicates, seed)
+
+
+def summarize(rows: Mapping[str, pd.DataFrame], replicates: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """The table of `score_boxes` from `measure_all`'s rows of each kind of map, the model's first."""
+    model, first = next(iter(rows.items()))
+    findings = [name for name in FINDINGS if name in set(first["finding"])]
+    finding = first["finding"].map(findings.index).to_numpy()
+    names, patient = np.unique(first["patient"].to_numpy(), return_inverse=True)
+    has = np.zeros((len(names), len(findings)), dtype=bool)
+    has[patient, finding] = True
+    times = draw_patients(has, replicates, seed)
+    patients = np.append(has.sum(axis=0), len(names))
+    values = {name: table[[*METRICS]].to_numpy() for name, table in rows.items()}
+    point = {name: _means(value, finding, patient, np.ones((1, len(names))))[0] for name, value in values.items()}
+    drawn = {name: _means(value, finding, patient, times) for name, value in values.items()}
+
+    index = pd.MultiIndex.from_product([[*findings, "macro"], METRICS], names=["finding", "metric"])
+    counts = {"cases": np.append(np.bincount(finding), len(first)), "patients": patients}
+    counts = {name: np.repeat(count, len(METRICS)) for name, count in counts.items()}
+    parts = []
+    for name in rows:
+        columns = counts | _ends(point[name], drawn[name], patients, ("value", "low", "high"))
+        if name != model:
+            ahead = point[model] - point[name], drawn[model] - drawn[name]
+            columns |= _ends(*ahead, patients, ("ahead", "ahead_low", "ahead_high"))
+        parts.append(pd.DataFrame(columns, index=index).reset_index().assign(maps=name))
+    table = pd.concat(parts, ignore_index=True)
+    return table[["maps", *table.columns.drop("maps")]]
+
+
+def _means(values: np.ndarray, finding: np.ndarray, patient: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Means (r, findings + 1, metrics) of values (n, metrics), a row as often as its patient is drawn; last: macro."""
+    of_findings = []
+    for k in range(finding.max() + 1):
+        weights = times[:, patient[finding == k]].astype(float)
+        of_findings.append(ratio(weights @ values[finding == k], weights.sum(axis=1, keepdims=True) + 0 * values[:1]))
+    means = np.stack(of_findings, axis=1)
+    return np.concatenate([means, np.nanmean(means, axis=1, keepdims=True)], axis=1)
+
+
+def _ends(point: np.ndarray, drawn: np.ndarray, patients: np.ndarray, names: tuple[str, str, str]) -> dict:
+    low, high = interval(drawn.reshape(len(drawn), -1), point.ravel(), np.repeat(patients, point.shape[1]))
+    return dict(zip(names, (point.ravel(), low, high), strict=True))
+
+
+def wide(table: pd.DataFrame, metric: str = "pointing") -> pd.DataFrame:
+    """One metric of `score_boxes`' table for people: a row a finding, a column a kind of map, "0.62 [0.55, 0.69]"."""
+    rows = table[table["metric"] == metric]
+    text = [f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in rows[["value", "low", "high"]].to_numpy()]
+    shown = rows.assign(text=text).set_index(["finding", "cases", "maps"])["text"].unstack(sort=False)
+    return shown.rename_axis(columns=None)

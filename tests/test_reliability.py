@@ -1,0 +1,150 @@
+"""Reliability by bins, out-of-fold calibration, the noise in a calibration error; another prevalence."""
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from cxrlib.calibration import Calibrator
+from cxrlib.errors import InputError
+from cxrlib.findings import FINDINGS
+from cxrlib.metrics import figures
+from cxrlib.predictions import Predictions
+from cxrlib.prevalence import estimate_prevalence, with_prevalence
+from cxrlib.reliability import ece_floor, out_of_fold, reliability
+
+
+def make(scores, labels, patient=None):
+    n = len(scores)
+    return Predictions(scores, labels, [f"{i:05d}.png" for i in range(n)], np.arange(n) if patient is None else patient)
+
+
+def calibrated_predictions(seed, n=2000, patients=None, mean=-2.0):
+    """Scores that are the very chance of each label."""
+    rng = np.random.default_rng(seed)
+    chance = expit(rng.normal(mean, 1.5, (n, 14)))
+    return make(chance, rng.random((n, 14)) < chance, None if patients is None else rng.integers(0, patients, n))
+
+
+# --- reliability -----------------------------------------------------------------------------------------------------
+
+
+def test_bins_hold_equally_many_images_and_say_what_is_in_them():
+    predictions = calibrated_predictions(0, 500, patients=100)
+    table = reliability(predictions, "Edema", bins=10)
+    k = FINDINGS.index("Edema")
+    assert table["images"].tolist() == [50] * 10
+    assert table["score"].is_monotonic_increasing
+    assert table["positives"].sum() == predictions.labels[:, k].sum()
+    first = np.argsort(predictions.scores[:, k], kind="stable")[:50]
+    assert table["score"][0] == pytest.approx(predictions.scores[first, k].mean())
+    assert table["share"][0] == predictions.labels[first, k].mean()
+    assert table["patients"][0] == len(np.unique(predictions.patient[first]))
+    assert ((table["low"] <= table["share"]) & (table["share"] <= table["high"])).all()
+    by_hand = make(np.full((4, 14), 0.25), np.eye(4, 14))  # Wilson's interval of 1 in 4
+    assert reliability(by_hand, "Atelectasis").loc[0, ["low", "high"]].tolist() == pytest.approx(
+        [0.0456, 0.6994], abs=1e-4
+    )
+    with pytest.raises(InputError, match="did you mean 'Edema'"):
+        reliability(predictions, "Edma")
+
+
+def test_the_interval_of_a_bin_covers_though_images_of_a_patient_say_the_same():
+    rng, covered, ignoring = np.random.default_rng(0), [], []
+    for _ in range(100):
+        patient = np.repeat(np.arange(150), 4)
+        chance = rng.choice([0.1, 0.3], 150)[patient]
+        labels = np.where(rng.random(600) < 0.8, rng.random(150)[patient], rng.random(600)) < chance
+        scores, truth = np.tile(chance[:, None], (1, 14)), np.tile(labels[:, None], (1, 14))
+        for patients, into in ((patient, covered), (None, ignoring)):
+            table = reliability(make(scores, truth, patients), "Mass")
+            expected = table["score"].round(3)
+            into += ((table["low"] <= expected) & (expected <= table["high"])).tolist()
+    assert np.mean(covered) > 0.92
+    assert np.mean(ignoring) < 0.88
+
+
+def test_out_of_fold_no_patient_helps_to_calibrate_himself():
+    val = calibrated_predictions(1, 300, patients=60)
+    found = out_of_fold(val, "platt", folds=5, seed=2)
+    assert found.calibration == "platt"
+    fold = np.random.default_rng(2).permutation(60)[val.patient] % 5
+    for number in range(5):
+        fitted = Calibrator.fit(val.take(fold != number), "platt")
+        np.testing.assert_array_equal(found.scores[fold == number], fitted.calibrate(val.scores[fold == number]))
+
+
+def test_isotonic_looks_best_on_what_it_was_fitted_to_and_is_not():
+    val = calibrated_predictions(1, 200)
+    own = {m: figures(Calibrator.fit(val, m).apply(val))["brier"].mean() for m in ("isotonic", "platt")}
+    left_out = {m: figures(out_of_fold(val, m))["brier"].mean() for m in ("isotonic", "platt")}
+    assert own["isotonic"] < own["platt"]
+    assert left_out["isotonic"] > left_out["platt"]
+
+
+@pytest.mark.parametrize("metric", ["ece", "ece_mass"])
+def test_calibrated_scores_stand_at_the_floor_and_it_falls_with_images(metric):
+    small, large = calibrated_predictions(0, 150), calibrated_predictions(0, 5000)
+    floors = ece_floor(small, metric), ece_floor(large, metric)
+    assert floors[0].mean() > 4 * floors[1].mean()
+    for predictions, floor in zip((small, large), floors, strict=True):
+        assert figures(predictions)[metric].mean() == pytest.approx(floor.mean(), rel=0.15)
+    with pytest.raises(InputError, match="'brier' has no floor"):
+        ece_floor(small, "brier")
+
+
+# --- another prevalence ----------------------------------------------------------------------------------------------
+
+
+def label_shift(seed, n, prevalence):
+    """A binormal finding in 14 columns: the calibrated scores for prevalence 0.1, labels that come at `prevalence`."""
+    rng = np.random.default_rng(seed)
+    labels = rng.random((n, 14)) < prevalence
+    x = rng.normal(size=(n, 14)) + 2.0 * labels
+    return make(expit(2 * x - 2 + np.log(0.1 / 0.9)), labels)  # the log-odds of x are 2x - 2, and those of 0.1
+
+
+def test_scores_are_calibrated_again_after_the_correction():
+    there = label_shift(0, 6000, 0.4)
+    before, after = np.full(14, 0.1), np.full(14, 0.4)
+    corrected = with_prevalence(there, before, after)
+    assert figures(there)["ece_mass"].min() > 0.1
+    assert figures(corrected)["ece_mass"].max() < 0.03
+    np.testing.assert_allclose(corrected.scores.mean(axis=0), 0.4, atol=0.03)
+    np.testing.assert_allclose(figures(corrected)["auroc"], figures(there)["auroc"], atol=1e-6)
+    back = with_prevalence(corrected, after, before)
+    np.testing.assert_allclose(back.scores, there.scores, atol=1e-6)
+    assert corrected.calibration == "none, for another prevalence"
+
+
+@pytest.mark.parametrize("prevalence", [0.02, 0.1, 0.4])
+def test_em_finds_the_prevalence_from_scores_alone(prevalence):
+    there = label_shift(1, 6000, prevalence)
+    np.testing.assert_allclose(estimate_prevalence(there, np.full(14, 0.1)), prevalence, atol=0.03)
+    assert abs(there.scores.mean() - prevalence) > 0.03 or prevalence == 0.1  # the mean score does not
+
+
+def test_each_step_of_em_makes_the_scores_likelier():
+    there = label_shift(2, 300, 0.3)
+    scores, last = there.scores.astype(np.float64), -np.inf
+    for steps in (0, 1, 2, 5, 30):
+        found = estimate_prevalence(there, np.full(14, 0.1), steps=steps)
+        likelihood = np.log(scores * found / 0.1 + (1 - scores) * (1 - found) / 0.9).sum()
+        assert likelihood >= last
+        last = likelihood
+
+
+def test_what_cannot_be_corrected_is_kept():
+    there = label_shift(3, 200, 0.3)
+    before, after = np.full(14, 0.1), np.full(14, 0.3)
+    before[0], before[1], before[2], after[3] = 0, 1, np.nan, np.nan
+    corrected = with_prevalence(there, before, after)
+    np.testing.assert_array_equal(corrected.scores[:, :4], there.scores[:, :4])
+    assert (corrected.scores[:, 4:] != there.scores[:, 4:]).mean() > 0.99
+    found = estimate_prevalence(there, before)
+    assert np.isnan(found).tolist() == [True] * 3 + [False] * 11
+    assert np.isnan(estimate_prevalence(there.take([]), np.full(14, 0.1))).all()
+    sure = make(np.tile([[0.0], [1.0]], (1, 14)), np.zeros((2, 14)))
+    np.testing.assert_array_equal(with_prevalence(sure, np.full(14, 0.1), np.full(14, 0.0)).scores[:, 0], [0, 0])
+    for bad in ([0.1] * 13, [1.5] * 14, [-0.1] * 14):
+        with pytest.raises(InputError, match=r"prevalence before is .*; expected 14 numbers in \[0, 1\]"):
+            with_prevalence(there, bad, after)
