@@ -57,9 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"cxr {given.name}: {error}", file=sys.stderr)
         return 2
     except RuntimeError as error:
-        if given.name != "run":
+        if given.name not in ("run", "report"):
             raise
-        print(f"cxr run: {error}", file=sys.stderr)
+        print(f"cxr {given.name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\ncxr {given.name}: interrupted", file=sys.stderr)

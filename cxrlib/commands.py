@@ -25,7 +25,7 @@ def run(given: argparse.Namespace) -> None:
 
 def report(given: argparse.Namespace) -> None:
     """The report of a run as one HTML file that opens offline, and as PDF where a browser is installed."""
-    from cxrlib.report import write_report
+    from cxrlib.report_page import write_report
     from cxrlib.runs import RunFolder
 
     for path in write_report(RunFolder(Path(given.run_dir).absolute())):

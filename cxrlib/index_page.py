@@ -21,7 +21,8 @@ def write_index(folder: Path) -> Path:
 
 
 def _row(path: Path) -> dict:
-    row = {"name": path.name, "started": "", "state": "cannot be read", "links": _links(path), "macro": None}
+    row = dict.fromkeys(("started", "profile", "arch", "split", "data"), "")
+    row |= {"name": path.name, "links": _links(path), "phantoms": None, "seconds": 0, "macro": None}
     try:
         run = json.loads((path / "run.json").read_text(encoding="utf-8"))
         parameters, data, stages = (run.get(name) or {} for name in ("parameters", "data", "stages"))

@@ -22,7 +22,8 @@ from cxrlib.metadata import BOX_FRAME
 
 BLUE, ORANGE, GREEN, RED = (sns.color_palette("colorblind")[i] for i in (0, 1, 2, 3))
 GREY = "0.45"
-DPI = 150
+DPI = 150  # of pictures on pages
+PRINT = 300  # of pictures on paper
 SHARPER = 1.5
 
 
@@ -95,17 +96,26 @@ def _small_picture(figure: Figure) -> tuple[str, bytes]:
         return "image/png", picture.getvalue()
 
 
-def save_figure(figure: Figure, name: str, *folders: str | Path) -> None:
+def save_figure(figure: Figure, name: str, *folders: str | Path, dpi: int = DPI, pdf: bool = False) -> None:
     """Write `name`.png (150 dots an inch, white) into each folder; the same figure gives the same bytes.
 
-    The PNG's text chunk "Description" holds the alt text.
+    pdf: also `name`.pdf, whose lines and letters stay sharp at any size. The PNG's text chunk "Description" holds the
+    alt text.
     """
-    picture = io.BytesIO()  # drawn once: the layout is not settled after the first drawing, so a second one differs
-    about = {"Software": None, "Description": alt_text(figure)}
-    figure.savefig(picture, format="png", dpi=DPI, facecolor="white", metadata=about)
+    # each drawn once: the layout is not settled after the first drawing, so a second one differs
+    written = {"png": _drawn(figure, "png", {"Software": None, "Description": alt_text(figure)}, dpi)}
+    if pdf:
+        written["pdf"] = _drawn(figure, "pdf", {"CreationDate": None}, dpi)
     for folder in map(Path, folders):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.png").write_bytes(picture.getvalue())
+        for kind, content in written.items():
+            (folder / f"{name}.{kind}").write_bytes(content)
+
+
+def _drawn(figure: Figure, kind: str, about: dict, dpi: int) -> bytes:
+    picture = io.BytesIO()
+    figure.savefig(picture, format=kind, dpi=dpi, facecolor="white", metadata=about)
+    return picture.getvalue()
 
 
 def pretty(finding: str) -> str:

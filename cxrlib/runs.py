@@ -185,14 +185,16 @@ class RunFolder:
             lock.release()
 
     def save_figure(self, figure, name: str, shows: Data | None = None) -> None:
-        """Export a figure for the report, into the run folder and figures/.
+        """Export a figure: for print into the run folder (PNG of 300 dots an inch, PDF), for pages into figures/.
 
         shows: the data whose radiographs can be seen in it. Unless these are phantoms, the figure stays in the run
         folder, which git ignores.
         """
-        from cxrlib.plots import save_figure  # 80 MB of matplotlib, which training can do without
+        from cxrlib.plots import PRINT, save_figure  # 80 MB of matplotlib, which training can do without
 
-        save_figure(figure, name, self.figures, *([FIGURES] if shows is None or shows.are_phantoms else []))
+        if shows is None or shows.are_phantoms:
+            save_figure(figure, name, FIGURES)
+        save_figure(figure, name, self.figures, dpi=PRINT, pdf=True)
 
     def _write_run(self, run: dict) -> None:
         self._write(self.path / "run.json", json.dumps(run, indent=2, default=_plain))

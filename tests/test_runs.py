@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from cxrlib import paths, runs
 from cxrlib.errors import InputError
@@ -249,10 +250,20 @@ def test_radiographs_of_patients_stay_in_the_run_folder(run, exported, figure, t
     data = open_data("", tiny_nih.root)
     run.save_figure(figure, "01_counts")
     run.save_figure(figure, "01_examples", shows=data)
-    assert saved(run, exported) == ({"01_counts.png", "01_examples.png"}, {"01_counts.png"})
+    in_run = {f"01_{name}.{kind}" for name in ("counts", "examples") for kind in ("png", "pdf")}
+    assert saved(run, exported) == (in_run, {"01_counts.png"})
 
 
 def test_radiographs_of_phantoms_are_exported(run, exported, figure, tiny_nih):
     (tiny_nih.root / "phantom.json").write_text("{}")
     run.save_figure(figure, "01_examples", shows=open_data("", tiny_nih.root))
-    assert saved(run, exported) == ({"01_examples.png"}, {"01_examples.png"})
+    assert saved(run, exported) == ({"01_examples.png", "01_examples.pdf"}, {"01_examples.png"})
+
+
+def test_figures_are_for_print_in_the_run_folder_and_for_pages_beside_it(run, exported, figure):
+    run.save_figure(figure, "01_counts")
+    sizes = {folder: Image.open(folder / "01_counts.png").size for folder in (run.figures, exported)}
+    assert sizes == {run.figures: (300, 300), exported: (150, 150)}
+    pdf = (run.figures / "01_counts.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF")
+    assert b"CreationDate" not in pdf
