@@ -59,10 +59,9 @@ def coverage(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def peak(heat: np.ndarray) -> tuple[float, float]:
     """The place (x, y) of a map's highest value in the 1024-pixel frame: the middle, where several pixels have it."""
-    rows, columns = np.nonzero(heat == heat.max())
-    return tuple(
-        (float(at.mean()) + 0.5) * BOX_FRAME / n for at, n in ((columns, heat.shape[1]), (rows, heat.shape[0]))
-    )
+    rows, columns = np.nonzero(heat >= heat.max() * (1 - 1e-5))  # four pixels share the centre of an even cell
+    places = ((columns, heat.shape[1]), (rows, heat.shape[0]))
+    return tuple(float(at.mean() + 0.5) * BOX_FRAME / pixels for at, pixels in places)
 
 
 def measure(heat: np.ndarray, boxes: np.ndarray, level: float = 0.5, tolerance: float = 0) -> dict[str, float]:
@@ -205,5 +204,5 @@ def wide(table: pd.DataFrame, metric: str = "pointing") -> pd.DataFrame:
     """One metric of `score_boxes`' table for people: a row a finding, a column a kind of map, "0.62 [0.55, 0.69]"."""
     rows = table[table["metric"] == metric]
     text = [f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in rows[["value", "low", "high"]].to_numpy()]
-    shown = rows.assign(text=text).set_index(["finding", "cases", "maps"])["text"].unstack(sort=False)
-    return shown.rename_axis(columns=None)
+    kinds = rows.assign(text=text).groupby("maps", sort=False)
+    return pd.DataFrame({name: kind.set_index(["finding", "cases"])["text"] for name, kind in kinds})
