@@ -58,7 +58,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         with beside.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
-        _sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         if error.errno not in _NO_PLACE:
             raise
@@ -92,10 +92,10 @@ def _remove_remains(path: Path) -> None:
                 left.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
-    """Bring a new name to the disk; where folders cannot be synced, the system does it in its own time."""
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk; where folders cannot be synced, the system does it later."""
     with suppress(OSError):
-        opened = os.open(folder, os.O_RDONLY)
+        opened = os.open(path, os.O_RDONLY)
         try:
             os.fsync(opened)
         finally:

@@ -4,10 +4,12 @@ Who comes (age, sex, views, number of visits, findings and their company) is dra
 patients; the pictures are drawn by `phantom_film`. No pixel comes from a patient.
 """
 
+import glob
 import json
 import math
 import shutil
 import tempfile
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import joblib
@@ -17,6 +19,7 @@ from PIL import Image, PngImagePlugin
 from cxrlib.errors import InputError, nearest
 from cxrlib.findings import FINDINGS, decode
 from cxrlib.metadata import BOX_FRAME
+from cxrlib.paths import one_process, sync, written_whole
 from cxrlib.phantom_anatomy import draw_patient
 from cxrlib.phantom_film import render
 from cxrlib.phantom_findings import Lesion
@@ -55,24 +58,40 @@ def make_phantoms(
     wanted = _parameters(n_patients, size, seed, prevalence, label_noise, workers)
     if _is_complete(root, wanted):
         return root
-    root.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with one_process(root.with_name(f".{root.name}.lock"), f"drawing {root}"):
+            if not _is_complete(root, wanted):
+                _make(root, wanted, workers, progress)
+    except BrokenProcessPool:
+        raise InputError(f"a process that drew phantoms for {root} was ended from outside, often for want of memory; "
+                         "draw with fewer workers") from None  # fmt: skip
+    except OSError as error:
+        raise InputError(f"the phantoms cannot be written to {root} ({error.strerror or error}); make room, "
+                         "or name another folder") from None  # fmt: skip
+    return root
+
+
+def _make(root, wanted, workers, progress):
+    """Draws into a folder beside, which takes its name in the end. One process at a time."""
+    for left in root.parent.glob(f".{glob.escape(root.name)}.partial-*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     visits = plan_visits(wanted["n_patients"], wanted["seed"], wanted["prevalence"], wanted["label_noise"])
     folder = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
     try:
-        boxes = _draw(visits, size, folder, workers, progress)
+        boxes = _draw(visits, wanted["size"], folder, workers, progress)
         _write_tables(visits, boxes, folder)
         (folder / "README.md").write_text(_README, encoding="utf-8")
         manifest = {"PHANTOM": "drawn by cxrlib; no patient", **wanted, "images": len(visits)}
-        (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        with written_whole(folder / _MANIFEST) as beside:
+            beside.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         folder.chmod(0o755)
-        try:
-            folder.rename(root)
-        except OSError:  # another process was faster
-            if not _is_complete(root, wanted):
-                raise
+        for path in folder.rglob("*.*"):
+            sync(path)
+        folder.rename(root)
+        sync(root.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return root
 
 
 def _parameters(n_patients, size, seed, prevalence, label_noise, workers):

@@ -1,0 +1,304 @@
+"""Killed, interrupted, a full disk, a folder that cannot be written: what is left is whole, or known to be partial."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cxrlib import cache as cache_module
+from cxrlib import phantom as phantom_module
+from cxrlib.cache import ImageCache, build_cache, read_image
+from cxrlib.checkpoints import write_checkpoint
+from cxrlib.errors import InputError
+from cxrlib.paths import written_whole
+from cxrlib.phantom import make_phantoms
+from cxrlib.predictions import Predictions
+from cxrlib.runs import RunFolder
+from cxrlib.sources import find_images
+
+PHANTOMS = {"n_patients": 12, "size": 64, "seed": 3, "progress": False}
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """The bytes of every file below a folder that is no lock and nobody's remains."""
+    files = (path for path in folder.rglob("*") if path.is_file() and "lock" not in path.name)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files if ".partial-" not in str(path)}
+
+
+@contextmanager
+def small_disk(folder: Path, size: int):
+    """A disk of `size` bytes; without the right to mount one, no test of it."""
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small disk cannot be mounted here; the tests with a limit on file sizes say the same")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)  # lazy: a memory map may still be open
+
+
+@contextmanager
+def read_only(folder: Path):
+    """Make a folder read-only: for root, for whom no permission counts, by mounting it so upon itself."""
+    if os.geteuid():
+        folder.chmod(0o555)
+        yield
+        folder.chmod(0o755)
+        return
+    if subprocess.run(["mount", "--bind", folder, folder], capture_output=True).returncode:
+        pytest.skip("root writes everywhere, and nothing can be mounted here")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def in_a_process(code: str, *arguments, limit: int | None = None) -> subprocess.CompletedProcess:
+    """Run code in a Python of its own; limit: bytes that its largest file may have, as on a disk that is full."""
+    start = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n" if limit else ""
+    return subprocess.run(
+        [sys.executable, "-c", start + textwrap.dedent(code), *map(str, arguments)], capture_output=True, text=True
+    )
+
+
+# ---- one file ----------------------------------------------------------------------------------------------------
+def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def interrupted():
+        with written_whole(path) as beside:
+            beside.write_text("ha")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    assert path.read_text() == "old"
+
+
+def test_what_is_written_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    order = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (order.append("sync"), sync(file)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (order.append("rename"), replace(*paths)))
+    with written_whole(tmp_path / "a.txt") as beside:
+        beside.write_text("whole")
+    assert order == ["sync", "rename", "sync"], "the file, its name, the folder that holds the name"
+
+
+def test_remains_of_the_killed_go_and_those_of_the_living_stay(tmp_path):
+    old, young, other = (tmp_path / name for name in (".a.txt.17.tmp", ".a.txt.18.tmp", ".b.txt.17.tmp"))
+    for path in (old, young, other):
+        path.write_text("half")
+    for path in (old, other):
+        os.utime(path, (time.time() - 4000,) * 2)
+    with written_whole(tmp_path / "a.txt") as beside:
+        beside.write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.txt.18.tmp", ".b.txt.17.tmp", "a.txt"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_a_sentence(tmp_path):
+    with small_disk(tmp_path / "disk", 64 << 10) as disk:
+        (disk / "a.txt").write_text("old")
+        with (
+            pytest.raises(InputError, match=r"No space left .*what was there before is unchanged: make room"),
+            written_whole(disk / "a.txt") as beside,
+        ):
+            beside.write_bytes(b"x" * (1 << 20))
+        assert {path.name: path.read_bytes() for path in disk.iterdir()} == {"a.txt": b"old"}
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "from cxrlib.checkpoints import write_checkpoint; import torch\n"
+        "write_checkpoint(path, {'a': torch.zeros(10**6)})",
+        "from cxrlib.predictions import Predictions; import numpy as np; r = np.random.default_rng(0)\n"
+        "Predictions(r.random((9000, 14)), np.zeros((9000, 14)), range(9000), range(9000)).save(path)",
+        "from cxrlib.runs import RunFolder\nRunFolder(path).record('stage', long='x' * 10**6)",
+        "from cxrlib.paths import written_whole\nwith written_whole(path) as beside: beside.write_bytes(b'x' * 10**6)",
+    ],
+)
+def test_no_writer_leaves_half_a_file(tmp_path, write):
+    code = "import sys; path = sys.argv[1]\nfrom cxrlib.errors import InputError\ntry:\n"
+    code += textwrap.indent(write, "    ") + "\nexcept InputError as error:\n    print(error)\n"
+    done = in_a_process(code, tmp_path / "file", limit=20_000)
+    assert "cannot be written (File too large); what was there before is unchanged" in done.stdout, done.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_read_only_folder_is_a_sentence(tmp_path):
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    with read_only(folder):
+        for write in (
+            lambda: write_checkpoint(folder / "model.pth", {"a": torch.zeros(2)}),
+            lambda: Predictions(np.zeros((1, 14)), np.zeros((1, 14)), ["a"], [1]).save(folder / "p.npz"),
+            lambda: RunFolder(folder / "run").record("stage", value=1),
+            lambda: make_phantoms(folder / "phantom", **PHANTOMS),
+        ):
+            with pytest.raises(InputError, match=r"cannot be written.*(Permission denied|Read-only file system)"):
+                write()
+    assert not list(folder.iterdir())
+
+
+# ---- the cache ---------------------------------------------------------------------------------------------------
+def test_a_disk_that_fills_while_caching_stops_it_and_what_is_done_stays(tiny_nih, tmp_path, monkeypatch):
+    images = find_images(tiny_nih.root)
+    monkeypatch.setattr(cache_module, "_BATCH", 8)
+    with small_disk(tmp_path / "disk", 256 << 10) as disk:
+        monkeypatch.setattr(cache_module, "_check_space", lambda *_: None)  # another process takes the space
+        with pytest.raises(InputError, match=r"cannot be written .*No space left.*what is done is kept: make room"):
+            build_cache(images, 64, cache_dir=disk, workers=1, progress=False)
+        cache = ImageCache(next(disk.glob("*-64")))
+        assert 8 <= len(cache) < 63
+        for name in cache.names:
+            if cache._done[cache._index.get_loc(name)]:
+                np.testing.assert_array_equal(cache[name], read_image(images[name], 64))
+        subprocess.run(["mount", "-o", "remount,size=2m", disk], check=True)
+        whole = build_cache(images, 64, cache_dir=disk, workers=1, progress=False)
+        assert all(np.array_equal(whole[name], read_image(path, 64)) for name, path in images.items())
+        del cache, whole
+
+
+def test_a_write_that_fails_at_any_batch_marks_nothing_that_is_not_there(tiny_nih, tmp_path, monkeypatch):
+    images = find_images(tiny_nih.root)
+    monkeypatch.setattr(cache_module, "_BATCH", 10)
+    for failing in range(7):
+        calls = []
+
+        def sync(file, failing=failing, calls=calls):
+            calls.append(file)
+            if len(calls) == failing + 3:  # two are of cache.json and its folder
+                raise OSError(errno.EIO, "Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", sync)
+            with pytest.raises(InputError, match="Input/output error"):
+                build_cache(images, 32, cache_dir=tmp_path / str(failing), workers=2, progress=False)
+        cache = ImageCache(next((tmp_path / str(failing)).glob("*-32")))
+        assert len(cache) == 10 * failing
+        cache = build_cache(images, 32, cache_dir=tmp_path / str(failing), progress=False)
+        assert all(np.array_equal(cache[name], read_image(path, 32)) for name, path in images.items())
+
+
+def test_a_whole_cache_is_read_where_nothing_can_be_written(tiny_nih, tmp_path):
+    images = find_images(tiny_nih.root)
+    folder = build_cache(images, 32, cache_dir=tmp_path / "cache", progress=False).folder
+    with read_only(folder):
+        assert len(build_cache(images, 32, cache_dir=tmp_path / "cache", progress=False)) == 63
+
+
+def test_an_interrupt_while_caching_keeps_what_is_done(tiny_nih, tmp_path, monkeypatch):
+    images, seen = find_images(tiny_nih.root), []
+    monkeypatch.setattr(cache_module, "_BATCH", 4)
+    read = cache_module.read_image
+
+    def reading(path, size):
+        seen.append(path)
+        if len(seen) == 30:
+            raise KeyboardInterrupt
+        return read(path, size)
+
+    monkeypatch.setattr(cache_module, "read_image", reading)
+    with pytest.raises(KeyboardInterrupt):
+        build_cache(images, 32, cache_dir=tmp_path, workers=1, progress=False)
+    assert len(ImageCache(next(tmp_path.glob("*-32")))) == 28
+    build_cache(images, 32, cache_dir=tmp_path, workers=1, progress=False)
+    assert len(seen) <= 28 + 4 + 35, "only the broken batch is decoded again"
+
+
+# ---- phantoms ----------------------------------------------------------------------------------------------------
+DRAWER = "import sys\nfrom cxrlib.phantom import make_phantoms\nmake_phantoms(sys.argv[1], 12, 64, 3, workers=2)"
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    return content(make_phantoms(tmp_path_factory.mktemp("drawn") / "set", **PHANTOMS))
+
+
+@contextmanager
+def drawing(root: Path, least: int):
+    """A process that draws, once it has drawn so many; it and its workers end with the test."""
+    process = subprocess.Popen([sys.executable, "-c", DRAWER, root], start_new_session=True)
+    try:
+        until = time.monotonic() + 60
+        while len(list(root.parent.glob(f".{root.name}.partial-*/images_*/images/*.png"))) < least:
+            assert time.monotonic() < until
+            assert process.poll() is None
+            time.sleep(0.005)
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_phantoms_of_a_killed_process_are_drawn_anew_and_its_remains_go(drawn, tmp_path):
+    root = tmp_path / "set"
+    with drawing(root, 3) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not root.exists(), "nothing half has the final name"
+        assert list(tmp_path.glob(".set.partial-*"))
+        assert content(make_phantoms(root, **PHANTOMS)) == drawn, "also while orphaned workers still draw"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".set.lock", "set"]
+
+
+def test_two_that_draw_the_same_wait_for_each_other(drawn, tmp_path, capsys):
+    root = tmp_path / "set"
+    with drawing(root, 1) as process:
+        assert content(make_phantoms(root, **PHANTOMS)) == drawn
+        assert "another process is drawing" in capsys.readouterr().out
+        assert process.wait(timeout=60) == 0
+    assert content(root) == drawn
+
+
+def test_a_lost_worker_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(phantom_module, "_draw_visits", die)
+    with pytest.raises(InputError, match="was ended from outside, often for want of memory; draw with fewer workers"):
+        make_phantoms(tmp_path / "set", workers=2, **PHANTOMS)
+    assert [path.name for path in tmp_path.iterdir()] == [".set.lock"]
+
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_disk_too_small_for_the_phantoms_is_a_sentence(tmp_path):
+    with small_disk(tmp_path / "disk", 64 << 10) as disk:
+        with pytest.raises(InputError, match=r"phantoms cannot be written to .*No space left"):
+            make_phantoms(disk / "set", workers=1, **PHANTOMS)
+        assert not (disk / "set").exists()
+
+
+# ---- a run folder ------------------------------------------------------------------------------------------------
+def test_run_json_is_whole_whenever_its_writer_is_killed(tmp_path):
+    code = "import sys\nfrom cxrlib.runs import RunFolder\nrun = RunFolder(sys.argv[1])\nfor number in range(10**6):\n"
+    code += "    run.record('stage', number=number, long='x' * 20_000)"
+    process = subprocess.Popen([sys.executable, "-c", code, tmp_path / "run"])
+    path = tmp_path / "run" / "run.json"
+    until = time.monotonic() + 60
+    while not path.is_file():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    for _ in range(50):
+        assert json.loads(path.read_text())["stages"]["stage"]["long"] == "x" * 20_000
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    number = RunFolder(tmp_path / "run").stage("stage")["number"]
+    RunFolder(tmp_path / "run").record("stage", number=number + 1)
+    assert RunFolder(tmp_path / "run").stage("stage")["number"] == number + 1
