@@ -4,31 +4,39 @@ PROFILE ?= quick
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lab notebooks bench clean
+.PHONY: help setup run report test lab notebooks hooks bench clean
 
 help: ## this page
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|'
 	@echo
 	@echo 'make run DATA=path                 your folder of radiographs, with its CSV, instead of phantoms'
 	@echo 'make run PROFILE=cpu_10k           other parameters: a name from notebooks/profiles, or a YAML file'
-	@echo 'make run ARGS="-p epochs 3"        override a parameter; several -p may follow one another'
+	@echo 'make run ARGS="-p epochs 3"        override a parameter; -p arch resnet18 -p arch vgg16 makes two runs'
 
 setup: .venv/installed ## install into .venv (the other targets do it themselves)
 
 run: setup ## the six notebooks, headless, into runs/
 	$(BIN)/cxr run --profile $(PROFILE) $(if $(DATA),--data "$(DATA)") $(ARGS)
 
+report: setup ## the report of a run, HTML and PDF: RUN=runs/quick
+	$(BIN)/cxr report $(or $(RUN),runs/$(PROFILE))
+
 test: setup ## ruff, then all tests, the notebooks among them
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest $(ARGS)
 
-lab: setup ## JupyterLab on this machine, at the notebooks
-	$(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. notebooks/01_eda.ipynb
+lab: setup ## JupyterLab on this machine, at its start page
+	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) \
+		--notebook-dir=. --LabApp.default_url='/lab/tree/notebooks/START.md?factory=Markdown%20Preview' $(ARGS)
 
 notebooks: setup ## execute the six notebooks in place, on their defaults, as they are committed
-	TQDM_DISABLE=1 PYDEVD_DISABLE_FILE_VALIDATION=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	TQDM_DISABLE=1 PYDEVD_DISABLE_FILE_VALIDATION=1 JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=-1 --log-level=WARN notebooks/*.ipynb
+	$(BIN)/python tests/notebooks/compared.py --write
+
+hooks: ## let git check notebooks before each commit
+	git config core.hooksPath .githooks
 
 bench: setup ## speed, each figure against the plain way, in one run
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -3,7 +3,9 @@
 import ast
 import json
 import re
+from itertools import pairwise
 
+import check
 import nbformat
 import numpy as np
 import pandas as pd
@@ -64,8 +66,6 @@ def test_is_a_valid_notebook_for_any_machine(notebook):
     nbformat.validate(nb)
     assert nb.nbformat == 4
     assert nb.nbformat_minor >= 5
-    assert nb.metadata.kernelspec.name == "python3"
-    assert "widgets" not in nb.metadata
     ids = [cell.id for cell in nb.cells]
     assert len(set(ids)) == len(ids)
 
@@ -176,22 +176,18 @@ def test_prose_and_code_keep_step(notebook):
     assert "cccc" not in kinds[4:], "four code cells in a row without a word"
 
 
-def test_tells_no_path_of_this_machine(notebook):
-    _, nb = notebook
-    text = json.dumps(nb)
-    assert str(NOTEBOOKS.parent) not in text
-    assert not re.search(r"/(?:home|root|Users|tmp|work)/", text)
+def test_is_fit_to_be_committed(notebook):
+    name, _ = notebook
+    assert not check.faults((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8")), "make notebooks executes them"
 
 
-def test_outputs_are_of_one_run_from_top_to_bottom(notebook):
+def test_headings_make_a_table_of_contents(notebook):
     _, nb = notebook
-    counts = [cell.execution_count for cell in code(nb)]
-    assert counts in ([None] * len(counts), list(range(1, len(counts) + 1)))
-    if counts[0] is None:
-        assert not any(cell.outputs for cell in code(nb))
-    errors = [output for cell in code(nb) for output in cell.outputs
-              if output.output_type == "error" or output.get("name") == "stderr"]  # fmt: skip
-    assert not errors
+    prose = re.sub(r"^```.*?^```", "", markdown(nb), flags=re.MULTILINE | re.DOTALL)
+    levels = [len(marks) for marks in re.findall(r"^(#+) ", prose, re.MULTILINE)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(below - above <= 1 for above, below in pairwise(levels)), "no level is left out"
 
 
 # ---- one vocabulary --------------------------------------------------------------------------------------------------
@@ -246,16 +242,6 @@ def course(_tiny_original, tmp_path_factory):
 @pytest.fixture
 def run(course):
     return course / "run"
-
-
-@pytest.mark.parametrize("name", COURSE)
-def test_it_is_committed_executed_from_top_to_bottom(name):
-    cells = [cell for cell in code(opened(name)) if cell.source]
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "make notebooks executes them"
-    outputs = [output for cell in cells for output in cell.outputs]
-    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
-    assert "widgets" not in opened(name).metadata
-    assert (NOTEBOOKS / f"{name}.ipynb").stat().st_size < 1_500_000
 
 
 def test_the_executed_copies_have_every_cell_run_and_no_error(run):
