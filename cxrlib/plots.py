@@ -132,7 +132,7 @@ def plot_radiographs(
         show_image(axes, image, title)
         for x, y, w, h, text in boxes[index] if boxes else ():
             draw_box(axes, image, (x, y, w, h), text)
-    named = "; ".join(title.replace("\n", ", ") for title in titles)
+    named = "; ".join(title.replace(":\n", ": ").replace("\n", ", ") for title in titles)
     return described(figure, f"{len(images)} radiographs{', with boxes' if boxes else ''}: {named}.")
 
 
@@ -175,42 +175,6 @@ def plot_intervals(
     axes.set(xlabel=f"{label}, 95 % interval over patients", title=f"{label} on test, by finding (positive images)")
     if len(tables) > 1:
         axes.legend(loc="lower right")
-    return figure
-
-
-def plot_threshold_curves(grid: np.ndarray, f1: np.ndarray, chosen: np.ndarray, tuned: np.ndarray) -> Figure:
-    """F1 on validation against the threshold, a panel a finding. grid: (g,); f1: (g, 14); chosen, tuned: (14,)."""
-    figure, all_axes = panels(len(FINDINGS), 5, 2.2, height=1.8, frame=True, sharex=True, sharey=True)
-    for k, (axes, name) in enumerate(zip(all_axes, FINDINGS, strict=False)):
-        axes.plot(grid, f1[:, k], color=BLUE if tuned[k] else "0.7")
-        if tuned[k]:
-            axes.axvline(chosen[k], color=ORANGE, lw=2)
-        axes.set_title(f"{pretty(name)}: {f'{chosen[k]:.2f}' if tuned[k] else 'not tuned'}", fontsize=10)
-    figure.supxlabel("threshold (orange: chosen on validation)", fontsize=11)
-    figure.supylabel("F1 on validation", fontsize=11)
-    return figure
-
-
-def plot_pr_curves(scores: np.ndarray, labels: np.ndarray, thresholds: np.ndarray) -> Figure:
-    """Precision-recall curves, a panel a finding, with operating point and chance (the prevalence). Arrays (n, 14)."""
-    from sklearn.metrics import precision_recall_curve
-
-    figure, all_axes = panels(len(FINDINGS), 5, 2.2, height=1.9, frame=True, sharex=True, sharey=True)
-    for k, (axes, name) in enumerate(zip(all_axes, FINDINGS, strict=False)):
-        truth = labels[:, k].astype(bool)
-        axes.set_title(pretty(name), fontsize=10)
-        if not truth.any():
-            axes.text(0.5, 0.5, "no positive", ha="center", va="center", color=GREY)
-            continue
-        precision, recall, _ = precision_recall_curve(truth, scores[:, k])
-        axes.step(recall, precision, where="post", color=BLUE)
-        axes.axhline(truth.mean(), color=GREY, lw=1, ls=":")
-        called = scores[:, k] >= thresholds[k]
-        if called.any():
-            axes.plot((called & truth).sum() / truth.sum(), truth[called].mean(), "o", color=ORANGE)
-        axes.set(xlim=(0, 1), ylim=(0, 1))
-    figure.supxlabel("recall (sensitivity)", fontsize=11)
-    figure.supylabel("precision (PPV)", fontsize=11)
     return figure
 
 
