@@ -1,20 +1,35 @@
-"""The file of a trained model: a dict of plain data and weights, written whole, read so that nothing in it can run."""
+"""The file of a trained model: plain data and weights, written whole, read so that nothing in it can run.
 
+Two forms hold the same: .pth, which torch reads, and .safetensors, whose header carries the plain data as JSON.
+What is read is checked field by field: a checkpoint from elsewhere is a stranger's file.
+"""
+
+import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from cxrlib.errors import InputError
+from cxrlib.errors import InputError, some
 from cxrlib.findings import FINDINGS
 from cxrlib.paths import written_whole
+from cxrlib.splits import KINDS
 
 CHECKPOINT_FORMAT = 1
+SUFFIXES = (".pth", ".pt", ".safetensors")
+_HEADER = "cxrlib"  # the entry of a safetensors header that holds all but the weights
+_LARGEST_SIDE = 4096  # pixels; a vision transformer allocates by it
+_EXPECTED = "expected a checkpoint by scripts/train.py"
 
 
 def write_checkpoint(path: str | Path, content: dict) -> Path:
-    """Write the dict of a checkpoint atomically: what lies under `path` is always whole."""
+    """Write the dict of a checkpoint atomically, in the form of its suffix: what lies under `path` is always whole."""
     path = Path(path)
     with written_whole(path) as beside, beside.open("wb") as file:  # by file: a name would end up in the bytes
+        if path.suffix == ".safetensors":
+            file.write(_as_safetensors(content))
+            return path
         try:
             torch.save(content, file)
         except RuntimeError as error:
@@ -25,9 +40,10 @@ def write_checkpoint(path: str | Path, content: dict) -> Path:
 
 
 def load_checkpoint(path: str | Path) -> dict:
-    """The dict of a checkpoint of ours, on the CPU, read with weights_only=True so that nothing in it can run.
+    """The dict of a checkpoint of ours (.pth or .safetensors), on the CPU, read so that nothing in it can run.
 
-    Raises InputError for a missing file, one that is not a checkpoint of ours, or other findings than FINDINGS.
+    Raises InputError for a missing file, one that is not a checkpoint of ours, or a field that cannot be: another type,
+    a number out of range or not finite, weights that are not.
     """
     path = Path(path)
     if not path.is_file():
@@ -35,25 +51,121 @@ def load_checkpoint(path: str | Path) -> dict:
             f"{path} does not exist; expected a checkpoint (model_best.pth), which scripts/train.py writes"
         )
     try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        if path.suffix == ".safetensors":
+            checkpoint = _from_safetensors(path)
+        else:
+            checkpoint = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises pickle, zip, runtime and key errors for what is not a checkpoint
         reason = str(error).strip().split("\n")[0][:150]
         raise InputError(
             f"{path} cannot be read as a checkpoint ({reason}); expected one by scripts/train.py"
         ) from None
-    needed = {"format", "arch", "findings", "image_size", "state_dict", "parts", "config"}
-    missing = sorted(needed - set(checkpoint)) if isinstance(checkpoint, dict) else sorted(needed)
+    _check(path, checkpoint)
+    return checkpoint
+
+
+def _as_safetensors(content: dict) -> bytes:
+    from safetensors.torch import save
+
+    plain = json.dumps({name: value for name, value in content.items() if name != "state_dict"}, allow_nan=False)
+    return save({name: value.contiguous() for name, value in content["state_dict"].items()}, {_HEADER: plain})
+
+
+def _from_safetensors(path: Path) -> dict:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt", device="cpu") as file:
+        content = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    return content | {"state_dict": weights} if isinstance(content, dict) else content
+
+
+def _check(path: Path, checkpoint: dict) -> None:
+    """InputError for whatever is not as `save_checkpoint` and a training write it."""
+    missing = sorted(_NEEDED - set(checkpoint)) if isinstance(checkpoint, dict) else sorted(_NEEDED)
     if missing:
-        raise InputError(f"{path} lacks {', '.join(missing)}; expected a checkpoint by scripts/train.py")
+        raise InputError(f"{path} lacks {', '.join(missing)}; {_EXPECTED}")
     if checkpoint["format"] != CHECKPOINT_FORMAT or checkpoint["findings"] != list(FINDINGS):
         raise InputError(
-            f"{path} has format {checkpoint['format']} and findings {checkpoint['findings']}; expected format "
-            f"{CHECKPOINT_FORMAT} and the fourteen of this version"
+            f"{path} has format {str(checkpoint['format'])[:50]} and findings {str(checkpoint['findings'])[:400]}; "
+            f"expected format {CHECKPOINT_FORMAT} and the fourteen of this version"
         )
-    kinds = {"arch": str, "image_size": int, "state_dict": dict, "parts": dict, "config": dict}
-    wrong = [name for name, kind in kinds.items() if not isinstance(checkpoint[name], kind)]
-    if wrong or not {"train", "val"} <= set(checkpoint["parts"]):
+    wrong = [name for name, fits in _FIELDS.items() if name in checkpoint and not fits(checkpoint[name])]
+    wrong += [name for name, value in checkpoint.items() if name not in _FIELDS and not _plain(value)]
+    if not wrong:
+        wrong = [f"config {name}" for name, fits in _CONFIG.items() if not fits(checkpoint["config"].get(name))]
+    if wrong:
+        raise InputError(f"{path} holds unusable {some(map(_printable, wrong))}; {_EXPECTED}")
+    weights = [name for name, value in checkpoint["state_dict"].items() if not _numbers(value)]
+    if weights:
         raise InputError(
-            f"{path} holds unusable {', '.join(wrong) or 'parts'}; expected a checkpoint by scripts/train.py"
+            f"{path} holds weights that are no finite numbers ({some(map(_printable, weights), 3)}); {_EXPECTED}"
         )
-    return checkpoint
+
+
+def _printable(name: object) -> str:
+    """A field's name for a message; one that is no plain word cannot speak to the terminal."""
+    return name if isinstance(name, str) and name.isprintable() else repr(name)[:50]
+
+
+def _whole(least: int, most: float = math.inf) -> Callable:
+    return lambda value: type(value) is int and least <= value <= most
+
+
+def _three(value: object) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 3
+        and all(type(each) is float for each in value)
+        and _plain(value)
+    )
+
+
+def _named_weights(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        type(name) is str and isinstance(each, torch.Tensor) for name, each in value.items()
+    )
+
+
+def _numbers(weight: torch.Tensor) -> bool:
+    """Whether a tensor holds as many numbers as it says, and each is finite."""
+    if weight.layout != torch.strided or weight.device.type != "cpu" or weight.is_quantized or weight.is_complex():
+        return False
+    if weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():  # a small file that unfolds
+        return False
+    return bool(weight.isfinite().all())
+
+
+def _parts(value: object) -> bool:
+    names = [value.get(part) for part in ("train", "val")] if isinstance(value, dict) else [None]
+    return all(isinstance(each, list) and all(type(name) is str for name in each) for each in names) and _plain(value)
+
+
+def _plain(value: object, depth: int = 6) -> bool:
+    """Whether a value is text, a truth, a finite number, None, or lists and dicts (named by text) of such."""
+    if isinstance(value, dict):
+        return depth > 0 and all(type(key) is str and _plain(each, depth - 1) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return depth > 0 and all(_plain(each, depth - 1) for each in value)
+    return value is None or type(value) in (str, bool, int) or (type(value) is float and math.isfinite(value))
+
+
+_NEEDED = {"format", "arch", "findings", "image_size", "state_dict", "parts", "config", "epoch"}
+_FIELDS: dict[str, Callable] = {
+    "arch": lambda value: type(value) is str,
+    "image_size": _whole(1, _LARGEST_SIDE),
+    "mean": _three,
+    "std": lambda value: _three(value) and min(value) > 0,
+    "state_dict": _named_weights,
+    "parts": _parts,
+    "config": lambda value: isinstance(value, dict) and _plain(value),
+    "epoch": _whole(0),
+    "val_auroc": lambda value: type(value) is float and 0 <= value <= 1,
+    "thresholds": lambda value: value is None or (isinstance(value, dict) and _plain(value)),
+    "calibration": lambda value: value is None or (isinstance(value, dict) and _plain(value)),
+}
+_CONFIG: dict[str, Callable] = {  # what an evaluation reads of it, to find the same validation images again
+    "split": lambda value: value in KINDS,
+    "seed": _whole(0, 2**32 - 1),
+    "val_subset": _whole(0),
+}

@@ -17,7 +17,7 @@ from torch import nn
 from torchvision import models as zoo
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from cxrlib.checkpoints import CHECKPOINT_FORMAT, load_checkpoint, write_checkpoint
+from cxrlib.checkpoints import CHECKPOINT_FORMAT, SUFFIXES, load_checkpoint, write_checkpoint
 from cxrlib.dataset import to_unit
 from cxrlib.errors import InputError, nearest
 from cxrlib.findings import FINDINGS
@@ -162,9 +162,10 @@ def build_model(arch: str, weights: str = "imagenet", image_size: int = 224) -> 
     if weights == "imagenet":
         _load_backbone(model, architecture(arch).imagenet())
     elif weights != "none":
-        if not str(weights).endswith((".pth", ".pt")):
+        if not str(weights).endswith(SUFFIXES):
+            known = ", ".join(SUFFIXES)
             raise InputError(
-                f"unknown weights {weights!r}; expected imagenet, none, or the path of a checkpoint (.pth)"
+                f"unknown weights {weights!r}; expected imagenet, none, or the path of a checkpoint ({known})"
             )
         checkpoint = load_checkpoint(weights)
         if checkpoint["arch"] != arch:

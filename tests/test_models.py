@@ -9,6 +9,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torchvision import models as zoo
 
@@ -24,7 +25,8 @@ from cxrlib.models import (
     save_checkpoint,
 )
 
-FIELDS = {"parts": {"train": ["a.png"], "val": ["b.png"]}, "config": {"arch": "resnet18"}}
+CONFIG = {"arch": "resnet18", "split": "patient", "seed": 0, "val_subset": 0}
+FIELDS = {"parts": {"train": ["a.png"], "val": ["b.png"]}, "config": CONFIG, "epoch": 1}
 SMALL = "mobilenet_v2"
 DOWNLOADED = [arch for arch in ARCHITECTURES if arch != "efficientnet_lite0"]
 
@@ -207,13 +209,13 @@ def test_the_positions_of_a_vit_are_stretched_to_another_size(monkeypatch, tmp_p
 
 
 def test_a_checkpoint_gives_the_same_scores_back(small, tmp_path):
-    path = save_checkpoint(tmp_path / "deep" / "model.pth", small, **FIELDS, thresholds=[0.1] * 14, epoch=3)
+    path = save_checkpoint(tmp_path / "deep" / "model.pth", small, **FIELDS | {"epoch": 3}, thresholds={"a": 0.1})
     content = torch.load(path, weights_only=True)
     assert content == load_checkpoint(path) | {"state_dict": content["state_dict"]}
     assert content["findings"] == list(FINDINGS)
     assert (content["arch"], content["image_size"], content["epoch"]) == (SMALL, 64, 3)
     assert content["mean"] == [0.485, 0.456, 0.406]
-    assert (content["thresholds"], content["parts"]) == ([0.1] * 14, FIELDS["parts"])
+    assert (content["thresholds"], content["parts"]) == ({"a": 0.1}, FIELDS["parts"])
     again = model_from_checkpoint(load_checkpoint(path))
     assert not again.training
     with torch.inference_mode():
@@ -254,6 +256,22 @@ def test_a_checkpoint_of_another_architecture_is_refused(small, tmp_path):
         ({"state_dict": [1]}, "unusable state_dict"),
         ({"parts": None}, "unusable parts"),
         ({"parts": {"train": []}}, "unusable parts"),
+        ({"parts": {"train": ["a.png"], "val": [3]}}, "unusable parts"),
+        ({"image_size": 10**9}, "unusable image_size"),
+        ({"image_size": True}, "unusable image_size"),
+        ({"epoch": -1}, "unusable epoch"),
+        ({"epoch": 1.5}, "unusable epoch"),
+        ({"val_auroc": float("nan")}, "unusable val_auroc"),
+        ({"mean": [0.5, 0.5, float("inf")]}, "unusable mean"),
+        ({"std": [0.5, 0.5, 0.0]}, "unusable std"),
+        ({"thresholds": [0.5] * 14}, "unusable thresholds"),
+        ({"calibration": {"slope": float("nan")}}, "unusable calibration"),
+        ({"config": CONFIG | {"split": "by moon"}}, "unusable config split"),
+        ({"config": CONFIG | {"seed": -1}}, "unusable config seed"),
+        ({"config": CONFIG | {"val_subset": "all"}}, "unusable config val_subset"),
+        ({"config": {"arch": "resnet18"}}, "unusable config split, config seed, config val_subset"),
+        ({"extra": torch.zeros(3)}, "unusable extra"),
+        ({"\x1b[31mred": {1: 2}}, "unusable '.x1b.31mred'"),
     ],
 )
 def test_a_checkpoint_with_other_contents_is_refused(small, tmp_path, change, message):
@@ -263,7 +281,7 @@ def test_a_checkpoint_with_other_contents_is_refused(small, tmp_path, change, me
         model_from_checkpoint(load_checkpoint(path))
 
 
-@pytest.mark.parametrize("lost", ["format", "arch", "findings", "image_size", "state_dict", "parts", "config"])
+@pytest.mark.parametrize("lost", ["format", "arch", "findings", "image_size", "state_dict", "parts", "config", "epoch"])
 def test_a_checkpoint_that_lacks_something_says_what(small, tmp_path, lost):
     content = load_checkpoint(save_checkpoint(tmp_path / "good.pth", small, **FIELDS))
     del content[lost]
@@ -275,6 +293,48 @@ def test_a_checkpoint_that_lacks_something_says_what(small, tmp_path, lost):
 def test_unknown_weights_are_refused(weights):
     with pytest.raises(InputError, match="expected imagenet, none, or the path of a checkpoint"):
         build_model(SMALL, weights, 64)
+
+
+@pytest.mark.parametrize(
+    ("weight", "why"),
+    [
+        (torch.tensor([1.0, float("nan")]), "a NaN"),
+        (torch.tensor([float("inf")]), "an infinity"),
+        (torch.zeros(1).expand(10**12), "one number that says to be a million million"),
+        (torch.zeros(2, dtype=torch.complex64), "complex numbers"),
+        (torch.zeros(2, 2).to_sparse(), "a sparse tensor"),
+    ],
+)
+def test_weights_that_are_no_finite_numbers_are_refused(small, tmp_path, weight, why):
+    content = load_checkpoint(save_checkpoint(tmp_path / "good.pth", small, **FIELDS))
+    content["state_dict"]["mean"] = weight
+    with pytest.raises(InputError, match=r"weights that are no finite numbers \(mean\)"):
+        load_checkpoint(write_checkpoint(tmp_path / "model.pth", content))
+
+
+def test_safetensors_hold_the_same_and_go_everywhere_a_pth_goes(small, tmp_path):
+    content = load_checkpoint(save_checkpoint(tmp_path / "model.pth", small, val_auroc=0.7, **FIELDS))
+    path = write_checkpoint(tmp_path / "model.safetensors", content)
+    again = load_checkpoint(path)
+    assert {name: value for name, value in again.items() if name != "state_dict"} == {
+        name: value for name, value in content.items() if name != "state_dict"
+    }
+    assert list(again["state_dict"]) == sorted(content["state_dict"])
+    assert all(torch.equal(again["state_dict"][name], value) for name, value in content["state_dict"].items())
+    with torch.inference_mode():
+        assert torch.equal(model_from_checkpoint(again)(images(64)), small(images(64)))
+        assert build_model(SMALL, str(path), 64).image_size == 64
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"a": torch.zeros(2)}, foreign)
+    with pytest.raises(InputError, match="lacks arch, config, epoch"):
+        load_checkpoint(foreign)
+    save_file({"a": torch.zeros(2)}, foreign, {"cxrlib": "[" * 10**5})
+    with pytest.raises(InputError, match="cannot be read as a checkpoint"):
+        load_checkpoint(foreign)
+    for cut in (0, 7, 100, 5000, path.stat().st_size - 1):
+        foreign.write_bytes(path.read_bytes()[:cut])
+        with pytest.raises(InputError, match="cannot be read as a checkpoint"):
+            load_checkpoint(foreign)
 
 
 class Bomb:
@@ -327,8 +387,8 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(small, tmp_path):
 
 
 def test_a_checkpoint_can_be_read_back_whatever_plain_data_it_carries(small, tmp_path):
-    fields = {"val_auroc": float(np.float64(0.5)), "epoch": 1, "calibration": {"a": [1.0, None]}}
-    content = load_checkpoint(save_checkpoint(tmp_path / "model.pth", small, **FIELDS, **fields))
+    fields = {"val_auroc": float(np.float64(0.5)), "epoch": 2, "calibration": {"a": [1.0, None]}}
+    content = load_checkpoint(save_checkpoint(tmp_path / "model.pth", small, **FIELDS | fields))
     assert {name: content[name] for name in fields} == fields
 
 

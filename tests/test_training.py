@@ -229,8 +229,9 @@ def test_the_same_training_goes_on_from_a_checkpoint(train, tmp_path):
 
 def test_a_checkpoint_may_be_named_by_a_path(train, tmp_path):
     path = save_checkpoint(
-        tmp_path / "m.pth", build_model("mobilenet_v2", "none", SIDE), parts={"train": [], "val": []}, config={}
-    )
+        tmp_path / "m.pth", build_model("mobilenet_v2", "none", SIDE), parts={"train": [], "val": []}, epoch=1,
+        config={"split": "patient", "seed": 0, "val_subset": 0},
+    )  # fmt: skip
     train(epochs=1, weights=path)
     assert load_checkpoint(tmp_path / "run" / "model_best.pth")["config"]["weights"] == str(path)
 
