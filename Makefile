@@ -28,7 +28,7 @@ test: setup ## ruff, then all tests, the notebooks among them
 
 lab: setup ## JupyterLab on this machine, at its start page
 	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) \
-		--notebook-dir=. --LabApp.default_url='/lab/tree/notebooks/START.md?factory=Markdown%20Preview' $(ARGS)
+		--notebook-dir=. --LabApp.app_settings_dir=notebooks/lab --LabApp.default_url=/lab/tree/notebooks/START.md $(ARGS)
 
 notebooks: setup ## execute the six notebooks in place, on their defaults, as they are committed
 	TQDM_DISABLE=1 PYDEVD_DISABLE_FILE_VALIDATION=1 JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace \

@@ -297,6 +297,16 @@ def test_dry_run_says_what_each_notebook_gets_and_touches_nothing(pretend, tmp_p
     assert "did you mean 'epochs'" in capsys.readouterr().err
 
 
+def test_a_kernel_of_the_same_name_elsewhere_is_not_taken(tmp_path):
+    spec = tmp_path / ".local" / "share" / "jupyter" / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps({"argv": ["/bin/false"], "display_name": "of the user", "language": "python"}))
+    environment = os.environ | course._QUIET | {"HOME": str(tmp_path), "JUPYTER_DATA_DIR": str(spec.parents[2])}
+    command = [sys.executable, "-m", "jupyter", "kernelspec", "list", "--json"]
+    found = json.loads(subprocess.run(command, env=environment, capture_output=True, check=True, text=True).stdout)
+    assert found["kernelspecs"]["python3"]["resource_dir"].startswith(sys.prefix)
+
+
 # ---- what a run says in the end --------------------------------------------------------------------------------------
 def test_the_outcome_says_over_what_and_whether_it_leaks(tmp_path):
     run = RunFolder(tmp_path)
