@@ -156,6 +156,10 @@ def _parser() -> _Parser:
     sub.add_argument(
         "dataset", nargs="?", default="sample", help="data (112,120 images, 42 GB) or sample (5,606, 4 GB)"
     )
+    sub = command("gather", commands.gather)
+    sub.add_argument("img_root", help="the whole download, in any layout")
+    sub.add_argument("names", help="file of image names, one a line, such as data/subsets/nih-mini.txt")
+    sub.add_argument("out", help="folder to make")
     sub = command("phantom", commands.phantom)
     sub.add_argument("root", nargs="?", default="data/phantom", help="folder to make")
     sub.add_argument("--n_patients", type=int, default=500, help="500 patients have about 1,600 images")

@@ -145,6 +145,14 @@ def fetch(given: argparse.Namespace) -> None:
     print(download(given.dataset))
 
 
+def gather(given: argparse.Namespace) -> None:
+    """A named subset of a data set, as a data set of its own."""
+    from cxrlib.gather import gather, read_names
+
+    names = read_names(given.names)
+    print(f"{len(names):,} images in {gather(given.img_root, names, given.out)}")
+
+
 def phantom(given: argparse.Namespace) -> None:
     """Draw a data set of phantom radiographs in the NIH layout."""
     from cxrlib.phantom import make_phantoms

@@ -1,0 +1,69 @@
+"""A named subset of a data set, gathered into a folder of its own, so that others can repeat what was measured."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from cxrlib.errors import InputError, some
+from cxrlib.metadata import find_csv
+from cxrlib.paths import written_whole
+from cxrlib.progress import bar
+from cxrlib.sources import find_images
+
+_TABLES = ("BBox_List_2017.csv", "train_val_list.txt", "test_list.txt")
+_NAME = re.compile(r"\d{8}_\d{3}\.png")
+
+
+def read_names(path: str | Path) -> list[str]:
+    """The names of images in a text file, one a line. Raises InputError for a line that is no name such as NIH's."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}); expected a text file of image names, one a line") from None
+    names = [line.strip() for line in lines if line.strip()]
+    if wrong := [name for name in names if not _NAME.fullmatch(name)]:
+        raise InputError(
+            f"{path} holds {some(map(repr, wrong), 3)}; expected names such as 00000013_005.png, one a line"
+        )
+    return names
+
+
+def gather(img_root: str | Path, names: list[str], out: str | Path) -> Path:
+    """Make `out` a data set of the named images of `img_root`: images/, its CSV, the official lists and the boxes.
+
+    Files are linked where the disk allows, else copied; rows are taken as they are. Raises InputError where an image
+    is not there: a part of a subset is another subset.
+    """
+    images, csv_path, out = find_images(img_root), find_csv(img_root), Path(out)
+    if missing := [name for name in names if name not in images]:
+        raise InputError(
+            f"{len(missing):,} of {len(names):,} images are not in {img_root} ({some(missing)}); "
+            "the subset needs the whole download: cxr download data"
+        )
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    for name in bar(names, desc="gather", unit=" images"):
+        if not (out / "images" / name).exists():
+            with written_whole(out / "images" / name) as beside:
+                _link(images[name], beside)
+    wanted = set(names)
+    for table in (csv_path, *(csv_path.parent / table for table in _TABLES)):
+        if table.is_file():
+            _rows(table, wanted, out / table.name)
+    return out
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(source, target)
+
+
+def _rows(table: Path, names: set[str], target: Path) -> None:
+    """The header, if there is one, and the rows whose first column is one of the names, as they are."""
+    lines = table.read_text(encoding="utf-8-sig").splitlines()
+    kept = [line for line in lines if line.split(",")[0].strip('"') in names]
+    header = lines[:1] if table.suffix == ".csv" else []
+    with written_whole(target) as beside:
+        beside.write_text("\n".join(header + kept) + "\n", encoding="utf-8")
