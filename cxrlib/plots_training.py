@@ -1,5 +1,6 @@
-"""Figures of training runs: the course of one, the comparison of several."""
+"""Figures of training runs: losses, learning rates, the course of one run, the comparison of several."""
 
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 
 import matplotlib.pyplot as plt
@@ -8,7 +9,34 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from cxrlib.plots import BLUE, GREY, ORANGE
+from cxrlib.plots import BLUE, GREEN, GREY, ORANGE, RED, described
+
+_LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, ":"), (RED, "-."))
+
+
+def plot_losses(scores: Sequence[float], curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
+    """What one answer costs, by its score (0-1). curves: name -> (loss of a positive, loss of a negative) a score."""
+    figure, both = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
+    for axes, side, title in zip(both, (0, 1), ("the finding is there", "the finding is not there"), strict=True):
+        for (name, losses), (colour, line) in zip(curves.items(), _LINES, strict=False):
+            axes.plot(scores, losses[side], color=colour, ls=line, lw=2, label=name)
+        axes.set(xlabel="score", title=title, xlim=(0, 1), ylim=(0, 4))
+    both[0].set_ylabel("loss")
+    both[1].legend(loc="upper left")
+    return described(
+        figure, f"Two panels, of a positive and of a negative: the loss against the score for {', '.join(curves)}."
+    )
+
+
+def plot_schedule(rates: pd.DataFrame) -> Figure:
+    """Learning rates over a run. rates: index the epoch (a fraction), a column a kind of layer."""
+    figure, axes = plt.subplots(figsize=(8, 2.8))
+    for name, (colour, line) in zip(rates, _LINES, strict=False):
+        axes.plot(rates.index, rates[name], color=colour, ls=line, lw=2, label=name)
+    axes.set(xlabel="epoch", ylabel="learning rate", title="Up, then slowly down", ylim=(0, None), xlim=(0, None))
+    axes.legend(loc="upper right")
+    said = ", ".join(f"{name} up to {rates[name].max():.1e}" for name in rates)
+    return described(figure, f"Learning rate against the epoch: {said}; each rises briefly and falls to nearly 0.")
 
 
 def plot_history(history: pd.DataFrame) -> Figure:
@@ -21,12 +49,17 @@ def plot_history(history: pd.DataFrame) -> Figure:
     right.plot(history["epoch"], history["val_auroc"], "-D", color=ORANGE)
     kept = history.loc[history["best"]].iloc[-1]
     right.plot(kept["epoch"], kept["val_auroc"], "o", ms=14, mfc="none", mec="black")
-    right.annotate(f" kept: {kept['val_auroc']:.3f}", (kept["epoch"], kept["val_auroc"]), xytext=(8, -16),
-                   textcoords="offset points")  # fmt: skip
+    right.annotate(f"kept: {kept['val_auroc']:.3f}", (kept["epoch"], kept["val_auroc"]), xytext=(-8, -18),
+                   textcoords="offset points", ha="right")  # fmt: skip
     right.set(xlabel="epoch", ylabel="macro AUROC", title="Validation macro AUROC chooses the epoch")
+    right.margins(y=0.15)
     for axes in (left, right):
         axes.set(xticks=history["epoch"], xlim=(0.5, history["epoch"].max() + 0.5))
-    return figure
+    ends = ", ".join(f"{name.replace('_', ' ')} from {history[name].iloc[0]:.3f} to {history[name].iloc[-1]:.3f}"
+                     for name in ("train_loss", "val_loss", "val_auroc"))  # fmt: skip
+    return described(
+        figure, f"Two panels by epoch: {ends}; kept is epoch {kept['epoch']:.0f} with {kept['val_auroc']:.3f}."
+    )
 
 
 def plot_comparison(table: pd.DataFrame) -> Figure:

@@ -184,6 +184,17 @@ def test_shift_and_parts_and_leakage(entries):
     assert [bar.get_width() for bar in bars] == (100 * leaks["share_leaked"]).tolist()
 
 
+def test_losses_and_schedule_draw_what_they_are_given():
+    scores = [0.1, 0.5, 0.9]
+    figure = plots_training.plot_losses(scores, {"bce": ([3, 2, 1], [1, 2, 3]), "focal": ([2, 1, 0], [0, 1, 2])})
+    assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[3, 2, 1], [2, 1, 0]]
+    assert [line.get_ydata().tolist() for line in figure.axes[1].lines] == [[1, 2, 3], [0, 1, 2]]
+    rates = pd.DataFrame({"head": [0.0, 1e-3, 0.0], "first layer": [0.0, 1e-4, 0.0]}, index=[0, 0.5, 1])
+    figure = plots_training.plot_schedule(rates)
+    assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[0, 1e-3, 0], [0, 1e-4, 0]]
+    assert "first layer up to 1.0e-04" in plots.alt_text(figure)
+
+
 def test_history_circles_the_kept_epoch():
     history = pd.DataFrame({"epoch": [1, 2, 3], "train_loss": [3.0, 2, 1], "val_loss": [3.0, 2, 2.5],
                             "val_auroc": [0.5, 0.7, 0.6], "best": [True, True, False]})  # fmt: skip
@@ -191,6 +202,7 @@ def test_history_circles_the_kept_epoch():
     circle = figure.axes[1].lines[1]
     assert (list(circle.get_xdata()), list(circle.get_ydata())) == ([2], [0.7])
     assert "kept: 0.700" in words(figure)
+    assert "val auroc from 0.500 to 0.600; kept is epoch 2" in plots.alt_text(figure)
 
 
 def test_intervals_show_every_finding_its_interval_and_its_positives(predictions):
@@ -221,34 +233,6 @@ def test_comparison_draws_each_interval():
     ]
     assert [segment[:, 1].round(6).tolist() for segment in segments] == [[0.65, 0.8], [0.5, 0.61]]
     assert "small (4.0 M)" in words(figure)
-
-
-def test_threshold_curves_mark_the_chosen():
-    grid, chosen, tuned = np.array([0.1, 0.2, 0.3]), np.linspace(0.1, 0.3, 14), np.arange(14) != 5
-    figure = plots.plot_threshold_curves(grid, np.tile(np.arange(14) / 14, (3, 1)), chosen, tuned)
-    assert len(figure.axes) == 15
-    marks = [axes.lines[1].get_xdata()[0] for k, axes in enumerate(figure.axes[:14]) if tuned[k]]
-    assert marks == chosen[tuned].tolist()
-    assert len(figure.axes[5].lines) == 1
-    assert f"{plots.pretty(FINDINGS[5])}: not tuned" in words(figure)
-    assert [axes.lines[0].get_ydata()[0] for axes in figure.axes[:14]] == (np.arange(14) / 14).tolist()
-    assert not figure.axes[14].axison
-
-
-def test_pr_curves_put_the_dot_where_the_threshold_is(predictions):
-    thresholds = np.full(14, 0.4)
-    thresholds[3] = 2  # never called
-    figure = plots.plot_pr_curves(predictions.scores, predictions.labels, thresholds)
-    table = evaluate(predictions, thresholds.clip(max=1), replicates=0)
-    for k, (axes, name) in enumerate(zip(figure.axes, FINDINGS, strict=False)):
-        dots = [line for line in axes.lines if line.get_marker() == "o"]
-        if k in (3, 6):
-            assert not dots
-            continue
-        row = table.loc[name]
-        assert dots[0].get_xdata()[0] == pytest.approx(row["sensitivity"])
-        assert dots[0].get_ydata()[0] == pytest.approx(row["ppv"])
-    assert "no positive" in words(figure)
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------
