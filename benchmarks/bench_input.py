@@ -1,6 +1,6 @@
-"""Speed of the input, each against the plain way or the limit, side by side in one run; and the memory of training.
+"""Speed of the input, against the plain way or the limit, side by side in one run; and the memory of training.
 
-    python benchmarks/bench_input.py [--data ../shared/nih-native]
+    python -m benchmarks.bench_input [--data ../shared/nih-native]
 
 prints one line a figure. A ratio at or above its goal is reached. Without --data it draws PNGs of 1024 pixels itself.
 """
@@ -12,7 +12,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from benchmarks.timing import drain, fastest, in_turns
 from cxrlib.cache import ImageCache, build_cache, read_image
 from cxrlib.dataset import CachedDataset, ChestXrayDataset, augment, make_loader
 from cxrlib.findings import FINDINGS
@@ -34,6 +34,7 @@ SIDE, BATCH, IMAGES = 224, 32, 192
 STEPS, STEP_BATCH = 12, 16  # training steps that are compared, of either kind, and their images
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 GIB = 2**30
+HERE = Path(__file__).parents[1]
 
 
 def benchmark(data: str | Path | None = None) -> dict[str, dict]:
@@ -54,8 +55,8 @@ def benchmark(data: str | Path | None = None) -> dict[str, dict]:
 
 def cached_input(images: dict[str, Path], cache: ImageCache) -> dict:
     """Batches from the cache against batches whose PNGs are decoded each epoch, by as many processes as cores."""
-    decode = make_loader(ChestXrayDataset(entries_of(images), images, SIDE), BATCH, shuffle=True, num_workers=CORES)
-    cached = make_loader(CachedDataset(entries_of(images), cache), BATCH, shuffle=True)
+    decode = make_loader(ChestXrayDataset(entries_of(images), images, SIDE), BATCH, num_workers=CORES)
+    cached = make_loader(CachedDataset(entries_of(images), cache), BATCH)
     slow, fast = IMAGES / fastest(lambda: drain(decode), 3), IMAGES / fastest(lambda: drain(cached), 30)
     detail = (
         f"{fast:,.0f} images/s from the cache, {slow:,.0f} from PNGs by {CORES} processes; {SIDE} px, batch {BATCH}"
@@ -67,24 +68,20 @@ def epoch_over_the_cache(cache: ImageCache) -> dict:
     """Training steps fed by the loader against the same steps on tensors that lie in memory, taken in turns."""
     torch.manual_seed(0)
     dataset = CachedDataset(entries_of(cache.names), cache)
-    loader = make_loader(dataset, STEP_BATCH, shuffle=True)
+    loader = make_loader(dataset, STEP_BATCH)
     in_memory = list(loader)
     model = build_model("mobilenet_v2", "none", SIDE).train()
     optimizer, criterion = torch.optim.AdamW(model.parameters(), lr=1e-4), make_loss("bce")
     feeds = {"memory": cycle(lambda: in_memory), "cache": cycle(lambda: loader)}
 
-    def step(feed: str) -> float:
-        start = time.perf_counter()
+    def step(feed: str) -> None:
         x, labels = next(feeds[feed])
         criterion(model(augment(x)), labels).backward()
         optimizer.step()
         optimizer.zero_grad()
-        return time.perf_counter() - start
 
     step("memory"), step("cache")
-    taken = [(step("memory"), step("cache")) if turn % 2 else (step("cache"), step("memory"))[::-1]
-             for turn in range(STEPS)]  # fmt: skip
-    memory, cached = np.median(taken, axis=0)
+    memory, cached = np.median(in_turns(lambda: step("memory"), lambda: step("cache"), STEPS), axis=0)
     read = fastest(lambda: drain(loader), 10) / len(loader)
     detail = (
         f"a step takes {cached:.3f} s from the cache, {memory:.3f} s from memory (medians of {STEPS} in turns), "
@@ -106,7 +103,7 @@ def cache_building(images: dict[str, Path], folder: Path) -> dict:
 
     with ProcessPoolExecutor(CORES, mp_context=multiprocessing.get_context("spawn")) as pool:
         drain(pool.map(decode_all, shares))  # so that the processes are there, and the files in memory
-        turns = [(fastest(lambda: drain(pool.map(decode_all, shares)), 1), fastest(build, 1)) for _ in range(5)]
+        turns = in_turns(lambda: drain(pool.map(decode_all, shares)), build, 5)
     limit, taken = np.min(turns, axis=0)
     detail = f"{IMAGES / taken:.0f} images/s, the limit of {CORES} cores is {IMAGES / limit:.0f} images/s; {SIDE} px"
     return {"ratio": float(limit / taken), "goal": 0.85, "detail": detail}
@@ -119,8 +116,8 @@ def decode_all(paths: list[Path]) -> None:
 
 def memory_of_training(cache: ImageCache) -> dict:
     """Peak memory of a process of its own that trains for an epoch, against the 4 GiB that it may take."""
-    run = [sys.executable, __file__, "--train-on", str(cache.folder)]
-    peak = float(subprocess.run(run, capture_output=True, text=True, check=True).stdout.split()[-1])
+    run = [sys.executable, "-m", "benchmarks.bench_input", "--train-on", str(cache.folder)]
+    peak = float(subprocess.run(run, capture_output=True, text=True, check=True, cwd=HERE).stdout.split()[-1])
     detail = f"{peak / GIB:.2f} GiB at the peak; efficientnet_b0, {SIDE} px, batch {BATCH}, fp32"
     return {"ratio": 4 * GIB / peak, "goal": 1, "detail": detail}
 
@@ -152,21 +149,6 @@ def draw_radiographs(folder: Path, count: int = 16) -> Path:
         grain = np.asarray(clouds) + rng.normal(0, 1.5, (1024, 1024))
         Image.fromarray(grain.clip(0, 255).astype(np.uint8)).save(folder / f"{number:02d}.png")
     return folder
-
-
-def fastest(function: Callable, times: int) -> float:
-    """Seconds of the fastest of several runs, which is the one the rest of the machine disturbed least."""
-    taken = []
-    for _ in range(times):
-        start = time.perf_counter()
-        function()
-        taken.append(time.perf_counter() - start)
-    return min(taken)
-
-
-def drain(loader) -> None:
-    for _ in loader:
-        pass
 
 
 def cycle(epochs: Callable):

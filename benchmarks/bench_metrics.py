@@ -1,16 +1,15 @@
 """Speed of the evaluation at the size of the official test part: 25,596 images, 2,797 patients, 14 findings.
 
-    python benchmarks/bench_metrics.py
+    python -m benchmarks.bench_metrics
 
 prints one line a figure. A ratio at or above its goal is reached.
 """
-
-import time
 
 import numpy as np
 from scipy.special import ndtr
 from sklearn.metrics import roc_auc_score
 
+from benchmarks.timing import fastest
 from cxrlib.metrics import evaluate
 from cxrlib.predictions import Predictions
 from cxrlib.resampling import draw_patients, label_table
@@ -33,16 +32,6 @@ def official_size(seed: int = 0) -> Predictions:
     return Predictions(scores, labels, [f"{i:08d}.png" for i in range(IMAGES)], patient)
 
 
-def seconds(function, times: int) -> float:
-    """The fastest of several runs, which is the one the rest of the machine disturbed least."""
-    taken = []
-    for _ in range(times):
-        start = time.perf_counter()
-        function()
-        taken.append(time.perf_counter() - start)
-    return min(taken)
-
-
 def loop_over_scikit_learn(predictions: Predictions, replicates: int) -> np.ndarray:
     """The plain way to the AUROC replicates alone: write out the drawn images, ask scikit-learn finding by finding."""
     patients, patient = np.unique(predictions.patient, return_inverse=True)
@@ -59,9 +48,9 @@ def benchmark() -> dict[str, dict]:
     """Rows {name: {"ratio", "goal", "detail"}}."""
     predictions = official_size()
     thresholds = np.full(len(POSITIVES), 0.2)
-    whole = seconds(lambda: evaluate(predictions, thresholds, REPLICATES), times=2)
-    loop = seconds(lambda: loop_over_scikit_learn(predictions, LOOP_REPLICATES), times=1) * REPLICATES / LOOP_REPLICATES
-    exact = seconds(lambda: tune_thresholds(predictions, grid=None, replicates=0), times=5)
+    whole = fastest(lambda: evaluate(predictions, thresholds, REPLICATES), times=2)
+    loop = fastest(lambda: loop_over_scikit_learn(predictions, LOOP_REPLICATES), times=1) * REPLICATES / LOOP_REPLICATES
+    exact = fastest(lambda: tune_thresholds(predictions, grid=None, replicates=0), times=5)
     size = f"{IMAGES:,} images x {len(POSITIVES)} findings"
     return {
         "bootstrap against scikit-learn": {

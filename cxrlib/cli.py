@@ -32,18 +32,27 @@ _TRAIN = {
         "imagenet",
         "imagenet, none, or a checkpoint of ours; only efficientnet_lite0 has imagenet offline",
     ),
+    "mode": (str, "full", "full, or probe: only the head learns, in seconds, on features computed once"),
     "image_size": (int, 224, "pixels a side"),
     "epochs": (int, 8, "passes over the training part"),
-    "lr": (float, 1e-4, "highest learning rate; warm-up before, cosine after"),
+    "lr": (float, 1e-3, "highest learning rate; warm-up before, cosine after"),
+    "head_epochs": (int, 0, "epochs at the start in which only the head learns"),
+    "depth_lr": (float, 1.0, "learning rate of the first layer as a share of the head's; between, geometric"),
     "loss": (str, "bce", "bce, bce_pos_weight, focal or asymmetric"),
     "pos_weight_cap": (float, 20.0, "the most a positive may count with bce_pos_weight"),
     "weight_decay": (float, 0.01, "AdamW's, on matrices and kernels"),
     "ema_decay": (float, 0.99, "of the averaged weights, which are what is saved; 0 for none"),
+    "augment": (float, 1.0, "strength of small rotations, shifts, scalings, contrast changes; 0 for none"),
+    "mixup": (float, 0.0, "mix pairs of radiographs and their labels; 0 for none, 0.2 for a little"),
+    "patience": (int, 0, "stop after so many epochs without a better one; 0 for never"),
     "split": (str, "official", "official (NIH's lists), patient, or image (which leaks, and is here to show it)"),
     "train_subset": (int, 0, "about so many training images, whole patients; 0 is all"),
     "val_subset": (int, 0, "about so many validation images, whole patients; 0 is all"),
     "seed": (int, 0, "of split, subset, weights and order"),
-    "precision": (str, "fp32", "fp32 or bf16"),
+    "precision": (str, "auto", "fp32, bf16, or auto: the faster one here, by a few timed steps"),
+    "layout": (str, "auto", "channels_last, contiguous, or auto, likewise"),
+    "save_minutes": (float, 5.0, "save the state within an epoch so often; it is saved after each epoch anyway"),
+    "tracker": (str, "none", "none or tensorboard (pip install tensorboard), into run_dir"),
 }
 
 
@@ -121,8 +130,21 @@ def _parser() -> _Parser:
     sub.add_argument("run_dir", nargs="?", default="runs/quick", help="the folder of the run")
 
     sub = command("train", commands.train, _DATA, _TRAIN, _LOADER)
-    sub.add_argument("--no_augment", action="store_true", help="no small rotations, shifts, scalings, contrast changes")
+    sub.add_argument("--no_augment", dest="augment", action="store_const", const=0.0, help="the same as --augment 0")
+    sub.add_argument("--tta", action="store_true", help="score each image in five places and average")
+    sub.add_argument("--resume", action="store_true", help="go on where an interrupted run in run_dir stopped")
     sub.add_argument("--run_dir", default=".", help="where model_best.pth, model_last.pth and history.csv go")
+
+    shared = {name: flag for name, flag in _TRAIN.items() if name not in ("arch", "epochs", "tracker")}
+    sub = command("compare", commands.compare, _DATA, shared, _LOADER)
+    sub.add_argument("--archs", default="", help="who takes part, such as resnet18,efficientnet_lite0:none, where what "
+                     "follows the colon takes the place of --weights; default: all seven")  # fmt: skip
+    sub.add_argument("--seeds", default="0,1,2", help="each is trained once with each of them")
+    sub.add_argument("--budget", default="epochs=2", help="the same for all: epochs=2, steps=200 or minutes=3")
+    sub.add_argument("--sizes", default="", help="also train on so many images, such as 250,500,1000: a learning curve")
+    sub.add_argument("--subset", type=int, default=0, help="about so many images of the test part; 0 is all")
+    sub.add_argument("--tta", action="store_true", help="score each image in five places and average")
+    sub.add_argument("--run_dir", default="runs/compare", help="where the models, tables and figures go")
 
     held_out = {
         "weights": (str, "model_best.pth", "checkpoint by train; gives arch, image size, split, seed"),

@@ -39,7 +39,7 @@ def train(given: argparse.Namespace) -> None:
     from cxrlib.training import TrainConfig, fit, pick_device
 
     values = {field.name: getattr(given, field.name) for field in fields(TrainConfig) if hasattr(given, field.name)}
-    config = TrainConfig.of(**values, augment=not given.no_augment)
+    config = TrainConfig.of(**values)
     _can_write(given.run_dir)
     pick_device(config.device)
     data = _open(given)
@@ -51,6 +51,33 @@ def train(given: argparse.Namespace) -> None:
     kept = history[history["best"]].iloc[-1]
     print(f"kept epoch {kept['epoch']:.0f}: validation macro AUROC {kept['val_auroc']:.4f}")
     print(f"wrote {Path(given.run_dir) / 'model_best.pth'} and model_last.pth beside it")
+
+
+def compare(given: argparse.Namespace) -> None:
+    """Train several architectures on one budget, each with several seeds; who is better, and at what cost.
+
+    What has been trained in run_dir is not trained again.
+    """
+    from cxrlib.comparison import entrants, parse_budget, write_comparison
+    from cxrlib.models import build_model
+    from cxrlib.splits import split, subset
+    from cxrlib.training import TrainConfig, pick_device
+
+    seeds, sizes = (_whole_numbers(name, getattr(given, name)) for name in ("seeds", "sizes"))
+    parse_budget(given.budget)
+    values = {field.name: getattr(given, field.name) for field in fields(TrainConfig) if hasattr(given, field.name)}
+    each = entrants([name.strip() for name in given.archs.split(",") if name.strip()], TrainConfig.of(**values))
+    _can_write(given.run_dir)
+    pick_device(given.device)
+    for config in each.values():
+        if config.weights != "none":  # weights that cannot be had: say so before training the others
+            build_model(config.arch, config.weights, config.image_size)
+    data = _open(given)
+    entries = split(data.entries, given.split, given.seed, lists_in=data.folders)
+    test = subset(entries, "test", given.subset, given.seed)
+    text = write_comparison(each, given.budget, seeds, sizes, entries, test, Path(given.run_dir),
+                            lambda names: _images(given, data, given.image_size, names))  # fmt: skip
+    print(text, end="")
 
 
 def evaluate(given: argparse.Namespace) -> None:
@@ -160,6 +187,13 @@ def phantom(given: argparse.Namespace) -> None:
     print(
         make_phantoms(given.root, given.n_patients, given.size, given.seed, given.prevalence, not given.no_label_noise)
     )
+
+
+def _whole_numbers(name: str, text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",") if number.strip()]
+    except ValueError:
+        raise InputError(f"{name} {text!r} cannot be read; expected whole numbers such as 0,1,2") from None
 
 
 def _at_least(given: argparse.Namespace, **least: int) -> None:

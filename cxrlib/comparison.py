@@ -7,7 +7,8 @@ that was stopped goes on where it was, and a finished member is not trained agai
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
@@ -17,6 +18,7 @@ import pandas as pd
 
 from cxrlib.cache import ImageCache
 from cxrlib.checkpoints import load_checkpoint
+from cxrlib.costs import measure_costs
 from cxrlib.differences import holm
 from cxrlib.errors import InputError, nearest
 from cxrlib.metrics import bootstrap, figures
@@ -115,8 +117,8 @@ def compare(
 
 
 def member_folder(out: str | Path, name: str, seed: int) -> Path:
-    """Where a member keeps its files; a colon in a name, which Windows refuses, becomes a dash."""
-    return Path(out) / name.replace(":", "-") / f"seed{seed}"
+    """Where a member keeps its files; what a folder cannot be called becomes a dash."""
+    return Path(out) / _plain(name) / f"seed{seed}"
 
 
 def minutes(out: str | Path, names: Iterable[str], seeds: Iterable[int]) -> dict[str, float]:
@@ -193,6 +195,67 @@ def learning_curve(
     return table.assign(images=counts).rename_axis("size")
 
 
+def write_comparison(
+    each: dict[str, TrainConfig],
+    budget: str,
+    seeds: list[int],
+    sizes: list[int],
+    entries: pd.DataFrame,
+    test: pd.DataFrame,
+    out: Path,
+    build: Callable[[list[str]], ImageCache],
+) -> str:
+    """Measure the costs, train all, and write comparison.csv, comparison_differences.csv, with `sizes` also
+    learning_curves.csv, and their figures to `out`; returns the tables as text.
+
+    build: decodes the radiographs of these names. What `out` holds of the same question is read, not made again.
+    """
+    from cxrlib import plots_comparison as plots
+    from cxrlib.plots import save_figure
+
+    costs = kept_costs(each, out / "costs.json")
+    train, val = ((entries["part"] == part).sum() for part in ("train", "val"))
+    each = with_budget(each, budget, train, val, costs)
+    most = [max((replace(config, train_subset=size) for size in (config.train_subset, *sizes)),
+                key=lambda one: one.train_subset or train) for config in each.values()]  # fmt: skip
+    used = {name for config in most for seed in seeds
+            for part, size in (("train", config.train_subset), ("val", config.val_subset))
+            for name in subset(entries, part, size, seed)["image"]}  # fmt: skip
+    images = build(sorted(used | set(test["image"])))
+    results = compare(each, seeds, entries, images, test, out)
+    table = comparison_table(results).assign(minutes=minutes(out, each, seeds)).join(costs)
+    differences = all_differences(results)
+    tables = {"comparison": table, "comparison_differences": differences.set_index(["a", "b"])}
+    figures = {"04_accuracy_cost": plots.plot_costs(table), "04_differences": plots.plot_differences(differences)}
+    if sizes:
+        curves = {name: learning_curve(config, sizes, seeds, entries, images, test, out / "sizes" / _plain(name))
+                  for name, config in each.items()}  # fmt: skip
+        tables["learning_curves"] = pd.concat(curves, names=["arch"])
+        figures["04_learning_curves"] = plots.plot_learning_curves(curves)
+    for name, content in tables.items():
+        with written_whole(out / f"{name}.csv") as beside:
+            content.to_csv(beside)
+    for name, figure in figures.items():
+        save_figure(figure, name, out / "figures")
+    return "\n\n".join(content.round(3).to_string() for content in tables.values()) + f"\nwrote them to {out}\n"
+
+
+def kept_costs(each: dict[str, TrainConfig], path: Path, progress: bool = True) -> pd.DataFrame:
+    """`measure_costs`, measured once: what the file `path` holds of these configs is read.
+
+    A budget in minutes is planned by them, and a comparison that goes on must meet the plan that it began with.
+    """
+    about = {name: f"{config.arch} {config.image_size} px batch {config.batch_size} {config.precision} {config.device}"
+             for name, config in each.items()}  # fmt: skip
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    missing = {about[name]: config for name, config in each.items() if about[name] not in known}
+    if missing:
+        known |= measure_costs(missing, progress).T.to_dict()
+        with written_whole(path) as beside:
+            beside.write_text(json.dumps(known, indent=1), encoding="utf-8")
+    return pd.DataFrame({name: known[about[name]] for name in each}).T
+
+
 def _member(config: TrainConfig, entries, images, test: pd.DataFrame, folder: Path, progress: bool) -> Predictions:
     asked, path = _asked(config, entries, test), folder / "member.json"
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != asked:
@@ -206,6 +269,10 @@ def _member(config: TrainConfig, entries, images, test: pd.DataFrame, folder: Pa
         predict(model, make_dataset(test, images, config.image_size)).save(folder / "predictions_test.npz")
         (folder / "model_last.pth").unlink(missing_ok=True)  # half a gigabyte of VGG16 that nothing reads
     return Predictions.load(folder / "predictions_test.npz")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name)
 
 
 def _asked(config: TrainConfig, entries: pd.DataFrame, test: pd.DataFrame) -> dict:

@@ -1,0 +1,236 @@
+"""Speed of training, against a textbook loop, side by side in one run: the step, the way to its result, the input.
+
+    python -m benchmarks.bench_training [--archs efficientnet_b0,densenet121]
+
+The plain loop, as a tutorial writes it: torchvision's network as it comes, three-channel float32 images in the standard
+memory layout, AdamW as it comes, no augmentation, no averaging of weights. Ours is `fit`, with all that it does beside.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from benchmarks.timing import drain, fastest, in_turns
+from cxrlib.cache import ImageCache, build_cache
+from cxrlib.dataset import CachedDataset, EpochBatches, make_loader
+from cxrlib.findings import FINDINGS
+from cxrlib.metadata import reference_entries
+from cxrlib.metrics import evaluate
+from cxrlib.models import architecture, build_model
+from cxrlib.predictions import Predictions
+from cxrlib.recipe import TrainConfig
+from cxrlib.runs import open_data
+from cxrlib.splits import split
+from cxrlib.training import _Training, fit
+
+SIDE, BATCH, TURNS = 224, 16, 3
+# the issue of speed differs by network: what bf16 and the memory layout bring depends on its layers
+GOALS = {"efficientnet_b0": 1.3, "efficientnet_lite0": 1.3, "resnet18": 2, "densenet121": 4,
+         "mobilenet_v2": 1, "vgg16": 1, "vit_b_16": 1}  # fmt: skip
+OF_TORCHVISION = [arch for arch in GOALS if arch != "efficientnet_lite0"]
+REACH = {"arch": "efficientnet_lite0", "image_size": 96, "batch_size": 32}  # the way to a result
+PLAIN_EPOCHS, PLAIN_LR = 4, 1e-4
+ALL, SOME, INPUT_SIDE = 112_120, 5_000, 128  # images of the cache whose input is measured
+HERE = Path(__file__).parents[1]
+
+
+def benchmark(archs: list[str] | None = None) -> dict[str, dict]:
+    """Rows {name: {"ratio", "goal", "detail"}}; a ratio at or above its goal is reached."""
+    rows = {f"training step, {arch}": training_step(arch) for arch in archs or GOALS}
+    ratios = [rows[name]["ratio"] for arch in OF_TORCHVISION if (name := f"training step, {arch}") in rows]
+    if len(ratios) == len(OF_TORCHVISION):
+        detail = "geometric mean over the six of torchvision"
+        rows["training step, the six"] = {"ratio": float(np.exp(np.log(ratios).mean())), "goal": 2, "detail": detail}
+    with tempfile.TemporaryDirectory() as folder:
+        rows["way to the plain loop's AUROC"] = way_to_a_result(Path(folder))
+        rows |= input_of_all(Path(folder))
+    return rows
+
+
+# ---- the step --------------------------------------------------------------------------------------------------------
+def training_step(arch: str) -> dict:
+    """One step of `fit`, in the precision and layout that it chooses here, against one of the plain loop, in turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        cache = random_cache(Path(folder), 2 * BATCH, SIDE)
+        entries = random_entries(cache.names).assign(part=np.repeat(["train", "val"], BATCH))
+        config = TrainConfig(arch=arch, weights="none", image_size=SIDE, batch_size=BATCH)
+        training = _Training(config, entries, cache, Path(folder) / "out", progress=False)
+        training.start()
+        training.model.train()
+        [batch] = training.loader
+        labels = batch[1]
+        images = batch[0].expand(-1, 3, -1, -1).float() / 255
+        plain = plain_step(arch, images, labels)
+
+        def ours() -> None:
+            training._update(*batch)
+            training.step = 0
+
+        ours(), plain()
+        seconds, plainly = in_turns(ours, plain, TURNS).min(axis=0)
+    chosen = " ".join(training.choice.values())
+    detail = f"{BATCH / seconds:.1f} images/s ({chosen}), plainly {BATCH / plainly:.1f}; {SIDE} px, batch {BATCH}"
+    return {"ratio": float(plainly / seconds), "goal": GOALS[arch], "detail": detail}
+
+
+def plain_step(arch: str, images: torch.Tensor, labels: torch.Tensor):
+    """A function that takes one step of the textbook on images (b, 3, side, side) in [0, 1]."""
+    model = plain_network(arch, "none").train()
+    optimizer, criterion = torch.optim.AdamW(model.parameters(), lr=PLAIN_LR), nn.BCEWithLogitsLoss()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss = criterion(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    return step
+
+
+def plain_network(arch: str, weights: str) -> nn.Module:
+    """The network itself, in the standard memory layout, with fourteen outputs."""
+    return build_model(arch, weights, REACH["image_size"] if weights == "imagenet" else SIDE).backbone.to(
+        memory_format=torch.contiguous_format
+    )
+
+
+# ---- the way to a result ---------------------------------------------------------------------------------------------
+class PlainDataset(Dataset):
+    """As tutorials write it: every image is opened, made RGB, resized and normalized each time it is asked for."""
+
+    def __init__(self, entries: pd.DataFrame, images: dict[str, Path]):
+        self.paths = [images[name] for name in entries["image"]]
+        self.labels = torch.tensor(entries[list(FINDINGS)].to_numpy(), dtype=torch.float32)
+        side = REACH["image_size"]
+        normalize = transforms.Normalize(*architecture(REACH["arch"]).norm)
+        self.transform = transforms.Compose([transforms.Resize((side, side)), transforms.ToTensor(), normalize])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        with Image.open(self.paths[index]) as image:
+            return self.transform(image.convert("RGB")), self.labels[index]
+
+
+def way_to_a_result(folder: Path) -> dict:
+    """Seconds of `fit`, all counted, until its validation AUROC is what the plain loop ends at, against those of that.
+
+    On phantoms, from the same ImageNet weights. Both decode from PNG: the plain loop in every epoch, ours once, into
+    an empty cache.
+    """
+    data = open_data()
+    entries = split(data.entries, "official", lists_in=data.folders)
+    parts = {part: entries[entries["part"] == part] for part in ("train", "val")}
+    plain_seconds, plain = plain_training(parts, data.images)
+    began = time.perf_counter()
+    images = build_cache(data.images, REACH["image_size"], pd.concat(parts.values())["image"], folder, progress=False)
+    config = TrainConfig(**REACH, epochs=3, lr=1e-3, augment=0.5, precision="fp32", layout="channels_last")
+    history = fit(config, entries, images, folder / "out", progress=False)
+    taken = time.perf_counter() - began - history["seconds"].sum() + history["seconds"].cumsum()
+    there = history["val_auroc"] >= plain
+    seconds = taken[there].iloc[0] if there.any() else np.inf
+    detail = (f"validation macro AUROC {plain:.3f} after {seconds:.0f} s (then to {history['val_auroc'].max():.3f}), "
+              f"plainly {plain_seconds:.0f} s; phantoms, {REACH['arch']}, {REACH['image_size']} px, "
+              f"{PLAIN_EPOCHS} plain epochs at {PLAIN_LR:g}")  # fmt: skip
+    return {"ratio": float(plain_seconds / seconds), "goal": 3, "detail": detail}
+
+
+def plain_training(parts: dict[str, pd.DataFrame], images: dict[str, Path]) -> tuple[float, float]:
+    """Seconds of the plain loop, and the validation macro AUROC that it ends at."""
+    torch.manual_seed(0)
+    began = time.perf_counter()
+    model = plain_network(REACH["arch"], "imagenet")
+    train, val = (PlainDataset(parts[part], images) for part in ("train", "val"))
+    optimizer, criterion = torch.optim.Adam(model.parameters(), lr=PLAIN_LR), nn.BCEWithLogitsLoss()
+    for _ in range(PLAIN_EPOCHS):
+        model.train()
+        for x, labels in DataLoader(train, REACH["batch_size"], shuffle=True, num_workers=2):
+            optimizer.zero_grad()
+            criterion(model(x), labels).backward()
+            optimizer.step()
+        model.eval()
+        with torch.no_grad():
+            scores = torch.cat([model(x).sigmoid() for x, _ in DataLoader(val, 64)])
+    seconds = time.perf_counter() - began
+    of = parts["val"]
+    predictions = Predictions(scores.numpy(), of[list(FINDINGS)].to_numpy(), of["image"].array, of["patient"].array)
+    return seconds, evaluate(predictions, replicates=0).loc["macro", "auroc"]
+
+
+# ---- the input of all images -----------------------------------------------------------------------------------------
+def input_of_all(folder: Path) -> dict[str, dict]:
+    """Batches in random order from a cache of as many images as NIH published against one of 5,000; and the start."""
+    entries = reference_entries()
+    cache = random_cache(folder / "all", len(entries), INPUT_SIDE, sorted(entries["image"]))
+    datasets = [CachedDataset(entries, cache), CachedDataset(entries.head(SOME), cache)]
+    loaders = [make_loader(dataset, batches=EpochBatches(len(dataset), 32)) for dataset in datasets]
+    batches = [len(loader) * 32 for loader in loaders]
+    drain(loaders[0])  # so that the files are in memory for both
+    all_of_them, some = (count / fastest(lambda each=each: drain(each), times)
+                         for count, each, times in zip(batches, loaders, (2, 10), strict=True))  # fmt: skip
+    run = [sys.executable, "-m", "benchmarks.bench_training", "--start-on", str(cache.folder)]
+    start = float(subprocess.run(run, capture_output=True, text=True, check=True, cwd=HERE).stdout.split()[-1])
+    size = f"{len(entries):,} images of {INPUT_SIDE} px, {cache.images.nbytes / 1e9:.1f} GB of random bytes"
+    detail = f"{all_of_them:,.0f} images/s, and {some:,.0f} from {SOME:,}; {size}"
+    started = f"{start:.1f} s from the metadata to the first batch, the libraries loaded before; {size}"
+    return {"input of all images": {"ratio": all_of_them / some, "goal": 0.9, "detail": detail},
+            "start on all images within 5 s": {"ratio": 5 / start, "goal": 1, "detail": started}}  # fmt: skip
+
+
+def start_on(folder: str) -> None:
+    """Prints the seconds from the metadata of all images, through split and cache, to the first batch."""
+    began = time.perf_counter()
+    entries = split(reference_entries(), "official")
+    dataset = CachedDataset(entries[entries["part"] == "train"], ImageCache(folder))
+    next(iter(make_loader(dataset, batches=EpochBatches(len(dataset), 32))))
+    print(time.perf_counter() - began)
+
+
+def random_cache(folder: Path, count: int, side: int, names: list[str] | None = None) -> ImageCache:
+    """A cache, in the files of `build_cache`, whose images are random bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (count, side, side))
+    for first in range(0, count, 1000):
+        images[first : first + 1000] = rng.integers(0, 256, images[first : first + 1000].shape, np.uint8)
+    images.flush()
+    np.save(folder / "done.npy", np.ones(count, np.uint8))
+    (folder / "names.txt").write_text("\n".join(names or [f"{number:08d}_000.png" for number in range(count)]))
+    (folder / "cache.json").write_text(f'{{"format": 1, "image_size": {side}, "images": {count}}}')
+    return ImageCache(folder)
+
+
+def random_entries(names: list[str]) -> pd.DataFrame:
+    """Entries with random labels: what is labelled does not matter to the speed."""
+    labels = np.random.default_rng(0).integers(0, 2, (len(names), len(FINDINGS)), dtype=np.uint8)
+    return pd.DataFrame({"image": names, "patient": range(len(names))}).join(
+        pd.DataFrame(labels, columns=list(FINDINGS))
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--archs", type=lambda text: text.split(","), help="only the steps of these")
+    parser.add_argument("--start-on", help=argparse.SUPPRESS)  # the process whose start is measured
+    given = parser.parse_args()
+    if given.start_on:
+        return start_on(given.start_on)
+    for name, row in benchmark(given.archs).items():
+        print(f"{name}: {row['ratio']:.2f} (goal {row['goal']}); {row['detail']}")
+
+
+if __name__ == "__main__":
+    main()
