@@ -62,8 +62,13 @@ def read_profile(profile: str | Path) -> dict:
             f"no profile {str(profile)!r}; expected {', '.join(known)} or a YAML file{nearest(profile, known)}"
         )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise InputError(f"{path} holds an alias (*name), with which a line may unfold to any size; write it out")
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
             f"{path} is not a YAML file ({' '.join(str(error).split())[:120]}); expected name: value"
         ) from None

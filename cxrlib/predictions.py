@@ -1,5 +1,7 @@
 """What a model said about each image, beside what is true: scores, labels, images and patients, saved as one file."""
 
+import struct
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
@@ -11,6 +13,10 @@ from cxrlib.errors import InputError, some
 from cxrlib.findings import FINDINGS
 from cxrlib.paths import written_whole
 
+_UNREADABLE = (  # what zipfile and numpy raise for a file that is no whole .npz, or says to be larger than memory
+    OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError, RuntimeError, SyntaxError,
+    MemoryError, OverflowError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 _ARRAYS = ("scores", "labels", "image", "patient")
 _HOW = "save predictions with Predictions.save"
 
@@ -90,7 +96,7 @@ class Predictions:
                 missing = [name for name in (*_ARRAYS, "findings") if name not in file.files]
                 arrays = {} if missing else {name: file[name] for name in (*_ARRAYS, "findings")}
                 calibration = str(file["calibration"]) if "calibration" in file.files else "none"
-        except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        except _UNREADABLE as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"{path} cannot be read as predictions ({reason}); {_HOW}") from None
         if missing:
