@@ -4,7 +4,7 @@ PROFILE ?= quick
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run report test lab notebooks hooks bench clean
+.PHONY: help setup run report test lab labtest notebooks hooks bench clean
 
 help: ## this page
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|'
@@ -30,9 +30,13 @@ lab: setup ## JupyterLab on this machine, at its start page
 	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) \
 		--notebook-dir=. --LabApp.app_settings_dir=notebooks/lab --LabApp.default_url=/lab/tree/notebooks/START.md $(ARGS)
 
+labtest: setup ## every notebook in JupyterLab in a real browser: restart the kernel, run all cells (ARGS="--times 2")
+	$(BIN)/python tests/browser/restart_and_run_all.py $(ARGS)
+
 notebooks: setup ## execute the six notebooks in place, on their defaults, as they are committed
 	TQDM_DISABLE=1 PYDEVD_DISABLE_FILE_VALIDATION=1 JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
-		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=-1 --log-level=WARN notebooks/*.ipynb
+		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False \
+		--ExecutePreprocessor.timeout=-1 --log-level=WARN notebooks/*.ipynb
 	$(BIN)/python tests/notebooks/compared.py --write
 
 hooks: ## let git check notebooks before each commit

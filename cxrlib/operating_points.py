@@ -117,6 +117,8 @@ class Session:
     def __init__(self, val: Predictions, tuned: Thresholds, exact: Thresholds, clock: Callable[[], float] = monotonic):
         if not len(val):
             raise InputError("there is no image to explore; expected predictions with at least one row")
+        for choice in (tuned, exact):
+            choice.apply(val)  # refuses scores of another calibration
         self.val, self.tuned, self.exact = val, tuned, exact
         self.curves = [Curve(val.scores[:, k], val.labels[:, k]) for k in range(len(FINDINGS))]
         self.values = tuned.values.copy()

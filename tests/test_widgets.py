@@ -1,5 +1,6 @@
 """The explorers without a browser: what the controls do, what is counted, undone and saved."""
 
+import dataclasses
 import json
 import re
 
@@ -286,6 +287,12 @@ def test_a_finding_without_a_positive_says_so():
 def test_no_image_is_refused(val, tuned):
     with pytest.raises(InputError, match="no image to explore"):
         ThresholdExplorer(val.take(np.zeros(len(val), bool)), tuned, exact=tuned)
+
+
+def test_thresholds_of_other_scores_are_refused(val, tuned):
+    platt = dataclasses.replace(tuned, calibration="platt")
+    with pytest.raises(InputError, match="calibrat"):
+        ThresholdExplorer(val, platt)
 
 
 # ---- for everybody ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,212 @@
+"""`ThresholdExplorer` in JupyterLab in a real browser: a key moves the point and the numbers, and quickly."""
+
+import re
+import statistics
+import time
+
+import lab
+import nbformat
+import numpy as np
+import pytest
+
+from cxrlib.findings import FINDINGS
+from cxrlib.predictions import Predictions
+from cxrlib.thresholds import Thresholds
+
+PRESSES = 50
+MEDIAN, WORST = 150, 400  # milliseconds from the key to the repainted page
+ROUNDS = 3  # a machine that others use at the same time may need another try
+
+CELL = """
+import numpy as np
+from cxrlib.predictions import Predictions
+from cxrlib.thresholds import tune_thresholds
+from cxrlib.widgets import ThresholdExplorer
+
+val = Predictions.load("val.npz")
+pictures = {name: np.full((64, 64), 16 * (i % 16), np.uint8) for i, name in enumerate(val.image)}
+explorer = ThresholdExplorer(val, tune_thresholds(val), images=pictures, save_to="thresholds.json")
+explorer
+"""
+
+# From the next key to the paint after the explorer's last text, which is its status, has changed.
+MEASURE = """() => {
+    window.latency = null;
+    const status = document.querySelector('.cxr [role=status]').parentElement;
+    addEventListener('keydown', event => {
+        const watch = new MutationObserver(() => {
+            watch.disconnect();
+            requestAnimationFrame(() => setTimeout(() => { window.latency = performance.now() - event.timeStamp; }));
+        });
+        watch.observe(status, {childList: true, subtree: true, characterData: true});
+    }, {capture: true, once: true});
+}"""
+
+
+@pytest.fixture(scope="module")
+def opened(chrome, tmp_path_factory):
+    """A page with the explorer of a tiny notebook in JupyterLab, and the notebook's folder."""
+    root, home = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("home")
+    rng = np.random.default_rng(0)
+    labels = (rng.random((3000, 14)) < 0.2).astype(np.uint8)
+    scores = 1 / (1 + np.exp(2.5 - 2 * labels - rng.normal(0, 1, labels.shape)))
+    images = np.array([f"{90000 + i:08d}_000.png" for i in range(len(labels))])
+    Predictions(scores, labels, images, np.arange(len(labels))).save(root / "val.npz")
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    cells = [nbformat.v4.new_code_cell(CELL)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), root / "explore.ipynb")
+    page = chrome.new_page(viewport={"width": 1440, "height": 1300})
+    page.set_default_timeout(60_000)
+    with lab.jupyter_lab(root, home) as address:
+        lab.open_notebook(page, address, "explore.ipynb")
+        assert lab.restart_and_run_all(page, root / "explore.ipynb", timeout=120) == []
+        page.wait_for_selector(".cxr svg .now")
+        yield page, root
+        page.close()
+
+
+def numbers(page):
+    return page.locator(".cxr [role=status]").inner_text()
+
+
+def point(page):
+    return page.locator(".cxr svg .now").first.get_attribute("transform")
+
+
+def threshold_of(page):
+    return float(re.search(r" at ([\d.]+):", numbers(page)).group(1))
+
+
+def handle(page):
+    """The handle of the slider of the chosen finding's threshold: after the fourteen of the table."""
+    return page.locator(".cxr .noUi-handle").nth(len(FINDINGS))
+
+
+def press(page, key):
+    """Milliseconds from the key to the repainted page."""
+    page.evaluate(MEASURE)
+    page.keyboard.press(key)
+    page.wait_for_function("window.latency !== null", polling=20)
+    return page.evaluate("window.latency")
+
+
+def test_a_key_moves_the_point_and_the_numbers(opened):
+    page, _ = opened
+    handle(page).focus()
+    before, place, figures = threshold_of(page), point(page), page.locator(".cxr tr.now").inner_text()
+    press(page, "ArrowRight")
+    assert threshold_of(page) > before
+    assert point(page) != place
+    assert page.locator(".cxr tr.now").inner_text() != figures
+    assert f"{threshold_of(page):.3f}" in page.locator(".cxr tr.now").inner_text()
+    assert handle(page).evaluate("element => element === document.activeElement"), "the focus stays for the next key"
+    press(page, "ArrowLeft")
+    assert threshold_of(page) == before
+
+
+def test_from_key_to_repaint(opened):
+    """The one latency the suite asserts. Other processes on the machine may spoil a round: the best of three counts."""
+    page, _ = opened
+    handle(page).focus()
+    rounds = []
+    for _ in range(ROUNDS):
+        keys = ["ArrowLeft"] * (PRESSES // 2) + ["ArrowRight"] * (PRESSES - PRESSES // 2)
+        milliseconds = [press(page, key) for key in keys]
+        rounds.append((statistics.median(milliseconds), max(milliseconds)))
+        if rounds[-1][0] < MEDIAN and rounds[-1][1] < WORST:
+            break
+    print(f"key to repaint over {PRESSES} presses (median, worst) in ms: {rounds}")
+    assert rounds[-1][0] < MEDIAN, rounds
+    assert rounds[-1][1] < WORST, rounds
+
+
+def test_keys_held_down_end_where_they_should(opened):
+    page, _ = opened
+    handle(page).focus()
+    press(page, "Home")
+    for _ in range(30):
+        page.keyboard.press("ArrowRight")  # without waiting: the kernel must not answer an older key last
+    page.wait_for_function(
+        "document.querySelector('.cxr [role=status]').textContent.includes(' at 0.120:')", timeout=10_000
+    )
+    time.sleep(1)
+    assert threshold_of(page) == 0.12
+    assert page.locator(".cxr input[type=number]").input_value() == "0.12"
+
+
+def test_undo_and_save_with_the_keyboard(opened):
+    page, root = opened
+    press_button(page, "tuned (grid)")
+    start = threshold_of(page)
+    handle(page).focus()
+    press(page, "ArrowRight")
+    moved = threshold_of(page)
+    press_button(page, "undo")
+    assert threshold_of(page) == start
+    handle(page).focus()
+    press(page, "ArrowRight")
+    assert threshold_of(page) == moved
+    press_button(page, "save")
+    assert "Saved to" in numbers(page)
+    saved = Thresholds.load(root / "thresholds.json")
+    assert moved in saved.values.round(3)
+    assert saved.notes.count("by hand") == 1
+
+
+def press_button(page, name):
+    page.get_by_role("button", name=name, exact=True).focus()
+    before = page.locator(".cxr").inner_html()
+    page.keyboard.press("Enter")
+    page.wait_for_function("before => document.querySelector('.cxr').innerHTML !== before", arg=before)
+    time.sleep(0.3)
+
+
+FOCUSED = """() => {
+    const at = document.activeElement, handles = [...document.querySelectorAll('.cxr .noUi-handle')];
+    if (!at.closest('.cxr')) return null;
+    if (handles.includes(at)) return 'slider ' + handles.indexOf(at);
+    return at.tagName + ' ' + (at.textContent || at.type).trim();
+}"""
+
+
+def test_tab_reaches_every_control(opened):
+    page, _ = opened
+    handle(page).focus()
+    press(page, "ArrowRight")  # so that undo is on
+    page.locator(".cxr select").focus()
+    reached = []
+    while len(reached) < 60 and None not in reached:
+        reached.append(page.evaluate(FOCUSED))
+        page.keyboard.press("Tab")
+    sliders = {f"slider {i}" for i in range(len(FINDINGS) + 3)}
+    buttons = {f"BUTTON {name}" for name in ("tuned (grid)", "tuned (exact)", "0.5", "cheapest", "undo", "save")}
+    assert reached[-1] is None, "Tab leaves the explorer, too"
+    assert sliders | buttons | {"INPUT number", "INPUT checkbox"} <= set(reached)
+    assert reached[0].startswith("SELECT")
+
+
+def test_the_focus_can_be_seen(opened):
+    page, _ = opened
+    for place in (handle(page), page.locator(".cxr select")):
+        place.focus()
+        page.keyboard.press("Shift+Tab")
+        page.keyboard.press("Tab")
+        assert page.evaluate("getComputedStyle(document.activeElement).outline").endswith("solid 3px")
+
+
+def test_it_fits_a_small_screen(opened):
+    page, _ = opened
+    page.set_viewport_size({"width": 900, "height": 800})
+    try:
+        page.wait_for_timeout(500)
+        wide = page.locator(".cxr").evaluate("element => element.scrollWidth - element.clientWidth")
+        assert wide <= 0
+    finally:
+        page.set_viewport_size({"width": 1440, "height": 1300})
+
+
+def test_the_saved_notebook_holds_no_radiograph(opened):
+    _, root = opened
+    text = (root / "explore.ipynb").read_text()
+    assert "data:image" not in text
+    assert "ThresholdExplorer(14 findings, 3,000 images)" in text
