@@ -3,12 +3,19 @@
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 2500  # characters of a message
+
 
 class InputError(ValueError):
     """Input that cannot be used. The message says what was found, what was expected and what to do.
 
-    The command lines print it and leave with exit code 2.
+    The command lines print it and leave with exit code 2. What it quotes from a file cannot speak to the terminal, nor
+    fill it.
     """
+
+    def __str__(self) -> str:
+        said = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in super().__str__()[:_LONGEST])
+        return said + " ..." if len(super().__str__()) > _LONGEST else said
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
