@@ -39,7 +39,8 @@ STYLE = f"""<style>
 .cxr .noUi-connect {{ background: {SOFT} !important; }}
 .cxr button {{ border: 1px solid #8a8a8a; color: {INK}; background: #f4f4f4; }}
 .cxr button:disabled {{ color: {SOFT}; border-color: {RULE}; }}
-.cxr select, .cxr input {{ color: {INK} !important; background: #fff !important; border-color: #8a8a8a !important; }}
+.cxr select, .cxr input {{ color: {INK} !important; border-color: #8a8a8a !important; }}
+.cxr select, .cxr input {{ background-color: #fff !important; }}
 .cxr .cxr-row {{ border-bottom: 1px solid #e4e4e4; align-items: center; }}
 .cxr .cxr-chosen {{ background: #e9e9e9; box-shadow: inset 4px 0 0 {INK}; }}
 .cxr .cxr-row button {{ text-align: left; background: transparent; border-color: transparent; }}

@@ -7,18 +7,22 @@ import re
 import ipywidgets
 import nbformat
 import numpy as np
+import pandas as pd
 import papermill
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
+from cxrlib.gradcam import LAYERS, grad_cam
 from cxrlib.metrics import figures
+from cxrlib.models import build_model
 from cxrlib.operating_points import SCALE, Counts, Curve, Session
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import NEVER, Thresholds, tune_thresholds
-from cxrlib.widgets import ThresholdExplorer
+from cxrlib.widgets import CamExplorer, ThresholdExplorer
 
 HERNIA = FINDINGS.index("Hernia")
 
@@ -293,6 +297,103 @@ def test_thresholds_of_other_scores_are_refused(val, tuned):
     platt = dataclasses.replace(tuned, calibration="platt")
     with pytest.raises(InputError, match="calibrat"):
         ThresholdExplorer(val, platt)
+
+
+# ---- CamExplorer -----------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def model():
+    return build_model("mobilenet_v2", "none", 32)
+
+
+@pytest.fixture(scope="module")
+def pictures(val):
+    rng = np.random.default_rng(0)
+    return {name: rng.integers(0, 256, (32, 32), dtype=np.uint8) for name in val.image}
+
+
+@pytest.fixture
+def cam(model, pictures, val, tuned):
+    boxes = pd.DataFrame(
+        {"image": val.image[:60], "finding": "Effusion", "x": 100.0, "y": 200.0, "w": 300.0, "h": 80.0}
+    )
+    return CamExplorer(model, pictures, val, tuned, boxes)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "called", "labelled"),
+    [("true positive", 1, 1), ("false positive", 1, 0), ("false negative", 0, 1)],
+)
+def test_buttons_step_through_the_outcomes_strongest_first(cam, val, tuned, outcome, called, labelled):
+    k = cam._finding.value
+    expected = np.flatnonzero((tuned.apply(val)[:, k] == called) & (val.labels[:, k] == labelled))
+    seen = []
+    for _ in range(len(expected) + 1):
+        cam._buttons[outcome].click()
+        seen.append(cam._row.value)
+        assert f"<b>{outcome}</b>" in cam._status.value
+    if outcome == "true positive":
+        seen = [seen[-2], *seen[:-2], seen[-2]]  # the first of all was shown at the start
+    assert sorted(seen[:-1]) == expected.tolist()
+    assert seen[-1] == seen[0], "from the top again"
+    assert (np.diff(val.scores[seen[:-1], k]) <= 0).all()
+
+
+def test_what_is_not_there_is_said(model, pictures, val):
+    never = CamExplorer(model, pictures, val, Thresholds(np.full(14, NEVER)))
+    shown = never._row.value
+    never._buttons["false positive"].click()
+    assert "There is no false positive of" in never._status.value
+    assert never._row.value == shown
+
+
+def test_the_maps_are_those_of_grad_cam_and_kept(cam, model, pictures, val, monkeypatch):
+    row, calls = cam._row.value, []
+    x = torch.from_numpy(pictures[val.image[row]])[None, None]
+    np.testing.assert_allclose(cam.maps(), grad_cam(model, x)[0].numpy())
+    monkeypatch.setattr("cxrlib.cam_explorer.grad_cam", lambda *given: calls.append(given) or grad_cam(*given))
+    picture = cam._picture.value
+    cam._finding.value = (cam._finding.value + 1) % 14
+    assert cam._picture.value != picture
+    assert not calls, "another finding needs no pass"
+    cam._method.value = "layercam"
+    cam._layer.value = LAYERS["mobilenet_v2"][0]
+    assert len(calls) == 2
+    cam._layer.value = list(LAYERS["mobilenet_v2"])
+    np.testing.assert_allclose(
+        cam.maps(), grad_cam(model, x, list(LAYERS["mobilenet_v2"]), "layercam")[0].numpy(), atol=1e-6
+    )
+
+
+def test_opacity_touches_no_picture(cam):
+    picture = cam._picture.value
+    cam._opacity.value = 0.25
+    assert cam._picture.value == picture
+    assert "opacity: 0.25" in cam._opaque.value
+    assert len(cam._opaque.value) < 600
+
+
+def test_boxes_on_demand(cam):
+    cam._finding.value = FINDINGS.index("Effusion")
+    cam._row.value = 3
+    assert "<rect" not in cam._picture.value
+    cam._box.value = True
+    assert 'x="100" y="200" width="300" height="80"' in cam._picture.value
+    cam._finding.value = FINDINGS.index("Mass")
+    assert "<rect" not in cam._picture.value
+    assert "There is no box of Mass" in cam._status.value
+
+
+def test_no_more_maps_are_kept_than_said(cam, monkeypatch):
+    monkeypatch.setattr("cxrlib.cam_explorer.KEPT", 3)
+    for row in range(6):
+        cam._row.value = row
+    assert len(cam._maps) == 3
+
+
+def test_the_cam_explorer_says_what_it_is(cam, val):
+    assert cam._repr_mimebundle_()["text/plain"] == f"CamExplorer(mobilenet_v2, {len(val)} images)"
+    assert not any(isinstance(widget, ipywidgets.Output) for widget in widgets_in(cam))
+    assert cam._table.value.count("<tr") == 15
 
 
 # ---- for everybody ---------------------------------------------------------------------------------------------------
