@@ -161,28 +161,36 @@ def _draw(visits, size, folder, workers, progress):
 
 
 def _draw_visits(visits, size, folder):
-    """Draws all visits of one patient and returns the boxes' rows. Random numbers depend on seed and patient alone."""
+    """Draws all visits of one patient and returns the boxes' rows."""
     np.empty(30 << 20, np.uint8)  # freed at once; glibc then keeps the memory of freed maps, a fifth of a worker's time
+    rows = []
+    for visit, picture, boxes in render_visits(visits, size):
+        _save(picture, folder / visit["path"], visit["rgba"])
+        rows += [(visit["image"], name, *(v * BOX_FRAME / size for v in box)) for name in boxes for box in boxes[name]]
+    return rows
+
+
+def render_visits(visits, size, places=None):
+    """Each visit of one patient with its picture and boxes. places: a dict that takes masks by image, as `render` does.
+
+    Random numbers depend on seed and patient alone.
+    """
     first = visits[0]
     seed, number = first["seed"], first["patient"]
     patient = draw_patient(np.random.default_rng([seed, 2, number]), first["age"], first["sex"])
     traits = np.random.default_rng([seed, 3, number])
-    sides, places = traits.integers(0, 2, len(FINDINGS)).tolist(), traits.random((len(FINDINGS), 2)).tolist()
+    sides, where = traits.integers(0, 2, len(FINDINGS)).tolist(), traits.random((len(FINDINGS), 2)).tolist()
     seeds = traits.integers(2**31, size=len(FINDINGS)).tolist()
-    rows = []
     for visit in visits:
         lesions = [
-            Lesion(name, float(visit["strength"][i]), sides[i], tuple(places[i]), seeds[i])
+            Lesion(name, float(visit["strength"][i]), sides[i], tuple(where[i]), seeds[i])
             for i, name in enumerate(FINDINGS)
             if visit["truth"][i]
         ]
         rng = np.random.default_rng([seed, 4, number, visit["follow_up"]])
-        picture, boxes = render(
-            patient, visit["view"], lesions, size, rng, None if visit["drain"] < 0 else visit["drain"]
-        )
-        _save(picture, folder / visit["path"], visit["rgba"])
-        rows += [(visit["image"], name, *(v * BOX_FRAME / size for v in box)) for name in boxes for box in boxes[name]]
-    return rows
+        drain = None if visit["drain"] < 0 else visit["drain"]
+        masks = {} if places is None else {"places": places.setdefault(visit["image"], {})}
+        yield visit, *render(patient, visit["view"], lesions, size, rng, drain, **masks)
 
 
 def _save(picture, path, rgba):

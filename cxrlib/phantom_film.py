@@ -12,11 +12,12 @@ BONE = 0.36  # what bone adds to it
 LUNG = 0.27  # density of aerated lung relative to soft tissue
 
 
-def render(patient, view, lesions, size, rng, drain=None):
+def render(patient, view, lesions, size, rng, drain=None, places=None):
     """One radiograph, (size, size) uint8, 0 black (air) to 255 white; and boxes {finding: [(x, y, w, h)]} in pixels.
 
     patient: phantom_anatomy.Patient; view: "PA" or "AP"; lesions: phantom_findings.Lesion, one a finding; rng decides
-    what differs from one exposure to the next; drain: side (0 right, 1 left) of a chest tube, or None.
+    what differs from one exposure to the next; drain: side (0 right, 1 left) of a chest tube, or None; places: a dict
+    that takes masks (size, size) bool of lungs, heart, devices and letters.
     """
     exposure = draw_exposure(rng, patient, view)
     for lesion in lesions:
@@ -34,7 +35,13 @@ def render(patient, view, lesions, size, rng, drain=None):
             boxes[finding] = [box for box in (_box(scene, mask) for mask in masks) if box]
     _devices(scene, rng, drain)
     picture = _film(scene, _attenuation(scene, rng), rng)
-    return _letters(scene, picture, rng), boxes
+    lettered = _letters(scene, picture, rng)
+    if places is not None:
+        lungs = np.maximum(scene.lungs[0], scene.lungs[1])
+        places |= {"lungs": (lungs > 0.2 * lungs.max()) & (scene.heart < 0.3 * scene.heart.max()),
+                   "heart": scene.heart > 0.3 * scene.heart.max(), "devices": scene.metal > 0.1,
+                   "letters": lettered != np.clip(picture, 0, 255).astype(np.uint8)}  # fmt: skip
+    return lettered, boxes
 
 
 def _box(scene, mask):

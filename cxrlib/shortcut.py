@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from cxrlib.cache import ImageCache
 from cxrlib.metadata import BOX_FRAME
 
-SHARE = 0.09  # the marker's side, of the image's
+SHARE = 0.12  # the marker's side, of the image's
 
 
 def plant(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

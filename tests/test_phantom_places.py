@@ -1,0 +1,65 @@
+"""Places on phantoms: the same picture drawn again, each pixel in one place, letters where the letters are."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cxrlib.cache import read_image
+from cxrlib.errors import InputError
+from cxrlib.phantom import make_phantoms, render_visits
+from cxrlib.phantom_patients import plan_visits
+from cxrlib.phantom_places import PLACES, energy_by_place, places
+from cxrlib.sources import find_images
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    root = tmp_path_factory.mktemp("places") / "set"
+    return make_phantoms(root, n_patients=6, size=96, seed=2, workers=1, progress=False)
+
+
+def test_masks_are_of_the_very_picture(small):
+    """Drawn again with masks asked for, the bytes are those on disk."""
+    visits, masks = plan_visits(6, 2, "teaching", True), {}
+    paths = find_images(small)
+    for _, group in visits.groupby("patient"):
+        for visit, picture, _ in render_visits(group.to_dict("records"), 96, masks):
+            assert (picture == read_image(paths[visit["image"]], 96)).all()
+            letters = masks[visit["image"]]["letters"]
+            assert letters.any()
+            assert picture[letters].mean() > 120, "letters are light"
+
+
+@pytest.mark.parametrize("size", [64, 96, 128])
+def test_each_pixel_is_in_one_place(small, size):
+    names = sorted(find_images(small))[:4]
+    for masks in places(small, names, size).values():
+        assert list(masks) == list(PLACES)
+        assert all(mask.shape == (size, size) for mask in masks.values())
+        assert (np.sum(list(masks.values()), axis=0) == 1).all()
+        assert 0.1 < masks["lungs"].mean() < 0.5
+        assert 0 < masks["letters"].mean() < 0.03
+        assert 0.02 < masks["heart border"].mean() < 0.2
+
+
+def test_energy_by_place():
+    left = np.zeros((4, 4), bool)
+    left[:, :1] = True
+    heat = np.where(left, 3.0, 1.0)
+    found = energy_by_place(heat, {"left": left, "right": ~left, "nowhere": left & ~left})
+    assert found["left"] == pytest.approx(12 / 24)
+    assert found["left density"] == pytest.approx(2)
+    assert found["right density"] == pytest.approx(2 / 3)
+    assert np.isnan(found["nowhere density"])
+    assert np.isnan(energy_by_place(0 * heat, {"left": left})["left"])
+
+
+def test_other_folders_and_names_are_refused(small, tmp_path):
+    with pytest.raises(InputError, match="holds no phantoms of version"):
+        places(tmp_path, [], 64)
+    (tmp_path / "phantom.json").write_text(json.dumps({"version": 0}))
+    with pytest.raises(InputError, match="holds no phantoms of version"):
+        places(tmp_path, [], 64)
+    with pytest.raises(InputError, match=r"holds no phantom 00000001_000\.png"):
+        places(small, ["00000001_000.png"], 64)
