@@ -4,10 +4,10 @@ PROFILE ?= quick
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run report test lab labtest notebooks hooks bench clean
+.PHONY: help setup run report test torture test-oldest lab labtest notebooks hooks bench clean
 
 help: ## this page
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1|/' | column -t -s '|'
 	@echo
 	@echo 'make run DATA=path                 your folder of radiographs, with its CSV, instead of phantoms'
 	@echo 'make run PROFILE=cpu_10k           other parameters: a name from notebooks/profiles, or a YAML file'
@@ -25,6 +25,15 @@ test: setup ## ruff, then all tests, the notebooks among them
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest $(ARGS)
+
+torture: setup ## kill -9 a hundred times at random; the work must end as in peace (15 minutes at most)
+	$(BIN)/python -m tests.torture $(ARGS)
+
+test-oldest: setup ## the tests with the oldest versions that pyproject.toml allows, in .venv-oldest (6 GB)
+	$(BIN)/python -m tests.oldest > .oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install -qq -e '.[dev]' -c .oldest.txt
+	.venv-oldest/bin/python -m pytest $(ARGS)
 
 lab: setup ## JupyterLab on this machine, at its start page
 	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) \
@@ -46,7 +55,7 @@ bench: setup ## speed, each figure against the plain way, in one run
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove .venv, caches and runs; phantoms and downloaded data stay
-	rm -rf .venv runs results data/cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest .oldest.txt runs results data/cache .pytest_cache .ruff_cache
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
