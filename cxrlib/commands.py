@@ -5,6 +5,7 @@ What is heavy is imported by the command that needs it, so that --help answers a
 
 import argparse
 import os
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def report(given: argparse.Namespace) -> None:
 def train(given: argparse.Namespace) -> None:
     """Train on part train, choose the epoch on part val: model_best.pth, model_last.pth, history.csv in run_dir."""
     from cxrlib.models import build_model
+    from cxrlib.paths import one_process
     from cxrlib.splits import split, subsets
     from cxrlib.training import TrainConfig, fit, pick_device
 
@@ -47,7 +49,10 @@ def train(given: argparse.Namespace) -> None:
     build_model(config.arch, config.weights, config.image_size)  # weights that cannot be had: say so before decoding
     used = subsets(entries[entries["part"] != "test"], config.train_subset, config.val_subset, seed=config.seed)
     images = _images(given, data, config.image_size, used["image"])
-    history = fit(config, entries, images, given.run_dir)
+    Path(given.run_dir).mkdir(parents=True, exist_ok=True)
+    alone = one_process(Path(given.run_dir) / ".train.lock", f"training into {given.run_dir}")
+    with alone if os.environ.get("RANK", "0") == "0" else nullcontext():  # the processes of one training share it
+        history = fit(config, entries, images, given.run_dir)
     kept = history[history["best"]].iloc[-1]
     print(f"kept epoch {kept['epoch']:.0f}: validation macro AUROC {kept['val_auroc']:.4f}")
     print(f"wrote {Path(given.run_dir) / 'model_best.pth'} and model_last.pth beside it")

@@ -360,3 +360,77 @@ def test_the_native_radiographs(real, tmp_path):
         with Image.open(path) as image:
             red = Image.fromarray(np.asarray(image)[..., 0]).resize((224, 224), Image.Resampling.BILINEAR)
         np.testing.assert_array_equal(cache[name], np.asarray(red))
+
+
+# ---- images that cannot be decoded ---------------------------------------------------------------------------------
+@pytest.fixture
+def spoiled(images):
+    """Two of the images cut in half: their names."""
+    names = [list(images)[3], list(images)[40]]
+    for name in names:
+        images[name].write_bytes(images[name].read_bytes()[:300])
+    return names
+
+
+def test_skip_leaves_the_same_images_out_everywhere(build, images, spoiled, tiny_nih, decoded, capsys):
+    from cxrlib.dataset import CachedDataset
+    from cxrlib.metadata import read_entries
+
+    cache = build(on_bad_image="skip")
+    assert list(cache.bad) == spoiled
+    assert f"2 of 63 images cannot be decoded and are left out: {', '.join(spoiled)}" in capsys.readouterr().out
+    entries = read_entries(tiny_nih.csv_path)
+    dataset = CachedDataset(entries, cache)
+    assert len(dataset) == len(cache) == 61
+    assert not set(dataset.entries["image"]) & set(spoiled)
+    assert len(dataset.labels) == 61
+    assert cache.keep_good(entries)["image"].tolist() == dataset.entries["image"].tolist()
+    decoded.clear()
+    assert list(build(on_bad_image="skip").bad) == spoiled
+    assert decoded == [], "what cannot be decoded is not tried again"
+    with pytest.raises(InputError, match=r"2 of 63 images cannot be used: .*on_bad_image=skip"):
+        build()
+    with pytest.raises(InputError, match="does not hold"):
+        cache.rows(spoiled)
+
+
+def test_skip_where_nothing_is_wrong_is_as_error(build, capsys):
+    np.testing.assert_array_equal(build(on_bad_image="skip").images, build().images)
+    assert "left out" not in capsys.readouterr().out
+    with pytest.raises(InputError, match="on_bad_image is 'ignore'; expected error or skip"):
+        build(on_bad_image="ignore")
+
+
+def test_a_disk_that_errs_is_no_bad_image(build, images, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(module.Image, "open", fail)
+    with pytest.raises(InputError, match=r"cannot be read \(Input/output error\)"):
+        build(on_bad_image="skip")
+
+
+def test_a_strip_too_thin_to_resize_is_a_bad_image(tmp_path):
+    path = save(tmp_path / "a.png", Image.fromarray(np.zeros((1, 5000), np.uint8)))
+    with pytest.raises(module.BadImage, match="5000 x 1 pixels are no radiograph"):
+        read_image(path, 32)
+
+
+def test_the_commands_leave_them_out_and_record_them(tiny_nih, tmp_path, spoiled, monkeypatch, capsys):
+    from cxrlib.cli import main
+    from cxrlib.predictions import Predictions
+
+    monkeypatch.chdir(tmp_path)
+    data = ["--img_root", str(tiny_nih.root), "--cache_dir", str(tmp_path / "cache")]
+    toy = ["--arch", "mobilenet_v2", "--weights", "none", "--image_size", "32", "--epochs", "1", "--split", "patient"]
+    assert main(["train", *data, *toy, "--run_dir", "run"]) == 2
+    assert "on_bad_image=skip" in capsys.readouterr().err
+    assert main(["train", *data, *toy, "--run_dir", "run", "--on_bad_image", "skip"]) == 0
+    weights = ["--weights", "run/model_best.pth", "--out", "out", "--on_bad_image", "skip"]
+    assert main(["eval", *data, *weights, "--replicates", "10"]) == 0
+    assert main(["gradcam", *data, *weights, "--samples", "20"]) == 0
+    recorded = [json.loads(Path(f"{folder}/run.json").read_text())["stages"] for folder in ("run", "out")]
+    named = {name for stages in recorded for stage in stages.values() for name in stage["left_out"]}
+    assert named == set(spoiled)
+    test = Predictions.load("out/tables/predictions_test.npz")
+    assert not set(test.image) & set(spoiled)

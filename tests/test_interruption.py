@@ -302,3 +302,18 @@ def test_run_json_is_whole_whenever_its_writer_is_killed(tmp_path):
     number = RunFolder(tmp_path / "run").stage("stage")["number"]
     RunFolder(tmp_path / "run").record("stage", number=number + 1)
     assert RunFolder(tmp_path / "run").stage("stage")["number"] == number + 1
+
+
+def test_two_trainings_into_one_folder_take_turns(tiny_nih, tmp_path):
+    given = ["train", "--img_root", tiny_nih.root, "--cache_dir", tmp_path / "cache", "--run_dir", tmp_path / "run"]
+    given += ["--arch", "mobilenet_v2", "--weights", "none", "--image_size", 32, "--epochs", 1, "--split", "patient"]
+    code = "import sys\nfrom cxrlib.cli import main\nsys.exit(main(sys.argv[1:]))"
+    quick = ["--resume", "--precision", "fp32", "--layout", "contiguous", "--device", "cpu"]
+    command = [sys.executable, "-u", "-c", code, *map(str, given + quick)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    waited = ["another process is training" in out for out, _ in said]
+    assert sum(waited) == 1
+    kept = [next(line for line in out.splitlines() if line.startswith("kept epoch")) for out, _ in said]
+    assert kept[0] == kept[1], "the second finds the finished run"
