@@ -158,7 +158,7 @@ class _Figures:
     """All figures of one set of predictions, as a function of how often each patient counts."""
 
     def __init__(self, predictions, patients, thresholds=None, metrics=None):
-        _check_calibration(predictions, thresholds)
+        check_calibration(predictions, thresholds)
         thresholds = threshold_values(thresholds)
         self.metrics = [known_metric(name, thresholds) for name in metrics or _possible(thresholds)]
         patient = np.searchsorted(patients, predictions.patient)
@@ -248,7 +248,7 @@ def known_metric(metric: str, thresholds) -> str:
     raise InputError(f"{metric!r} is not a metric{nearest(metric, everything)}; expected one of {some(everything, 10)}")
 
 
-def _check_calibration(predictions: Predictions, thresholds) -> None:
+def check_calibration(predictions: Predictions, thresholds) -> None:
     """InputError where thresholds meet other scores than those they were tuned on."""
     tuned_on = getattr(thresholds, "calibration", None)
     if tuned_on not in (None, predictions.calibration):

@@ -22,7 +22,7 @@ def reliability(predictions: Predictions, finding: str, bins: int = 10, confiden
     promises too much.
     """
     k = FINDINGS.index(canonical(finding))
-    scores, labels = predictions.scores[:, k].astype(np.float64), predictions.labels[:, k]
+    scores, labels = predictions.scores[:, k].astype(np.float64), predictions.labels[:, k].astype(int)
     table = pd.DataFrame({"score": scores, "share": labels, "patient": predictions.patient, "positives": labels})
     grouped = table.groupby(mass_bins(predictions.scores[:, k], bins))
     table = (
@@ -40,7 +40,7 @@ def _wilson(share: np.ndarray, n: np.ndarray, confidence: float) -> tuple[np.nda
     z = ndtri((1 + confidence) / 2)
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return np.maximum(middle - half, 0), np.minimum(middle + half, 1)
+    return np.clip(middle - half, 0, share), np.clip(middle + half, share, 1)  # past rounding at shares of 0 and 1
 
 
 def out_of_fold(val: Predictions, method: str, folds: int = 5, seed: int = 0, **how) -> Predictions:

@@ -16,7 +16,7 @@ import pandas as pd
 from cxrlib.differences import difference_table
 from cxrlib.errors import InputError, some
 from cxrlib.findings import FINDINGS
-from cxrlib.metrics import at_or_above
+from cxrlib.metrics import at_or_above, check_calibration
 from cxrlib.objectives import parse_objective
 from cxrlib.paths import written_whole
 from cxrlib.predictions import Predictions
@@ -83,8 +83,14 @@ class Thresholds:
             for value in self.values
         )
 
-    def apply(self, scores: np.ndarray) -> np.ndarray:
-        """(n, 14) scores to (n, 14) uint8: 1 where score >= threshold, both as float32."""
+    def apply(self, scores: np.ndarray | Predictions) -> np.ndarray:
+        """(n, 14) scores to (n, 14) uint8: 1 where score >= threshold, both as float32.
+
+        Given Predictions, it raises InputError where their scores are of another calibration than these thresholds.
+        """
+        if isinstance(scores, Predictions):
+            check_calibration(scores, self)
+            scores = scores.scores
         if np.ndim(scores) != 2 or np.shape(scores)[1] != len(FINDINGS):
             raise InputError(
                 f"scores of shape {np.shape(scores)} do not fit the thresholds; expected (n, {len(FINDINGS)})"

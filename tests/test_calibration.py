@@ -180,6 +180,9 @@ def test_thresholds_are_refused_on_scores_they_were_not_tuned_on():
     evaluate(calibrated, Thresholds([0.5] * 14), replicates=0)  # by hand: of any scores
     with pytest.raises(InputError, match="tuned on scores of calibration none, these scores have calibration platt"):
         evaluate(calibrated, on_raw, replicates=0)
+    with pytest.raises(InputError, match="tuned on scores of calibration none, these scores have calibration platt"):
+        on_raw.apply(calibrated)
+    np.testing.assert_array_equal(on_calibrated.apply(calibrated), on_calibrated.apply(calibrated.scores))
     with pytest.raises(InputError, match="tuned on scores of calibration platt, these scores have calibration none"):
         figures(val, on_calibrated)
 

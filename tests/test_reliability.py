@@ -44,6 +44,7 @@ def test_bins_hold_equally_many_images_and_say_what_is_in_them():
     assert reliability(by_hand, "Atelectasis").loc[0, ["low", "high"]].tolist() == pytest.approx(
         [0.0456, 0.6994], abs=1e-4
     )
+    assert reliability(make(np.ones((600, 14)), np.ones((600, 14))), "Mass")["positives"].tolist() == [600]
     with pytest.raises(InputError, match="did you mean 'Edema'"):
         reliability(predictions, "Edma")
 

@@ -1,0 +1,143 @@
+"""Figures of evaluation: thresholds, calibration, gaps between groups. Each takes plain data and returns a Figure."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from cxrlib.findings import FINDINGS
+from cxrlib.plots import BLUE, GREEN, GREY, ORANGE, RED, described, panels, pretty
+from cxrlib.predictions import Predictions
+from cxrlib.reliability import reliability
+from cxrlib.thresholds import Thresholds
+
+_STYLES = ((BLUE, "o"), (ORANGE, "D"), (GREEN, "s"), (RED, "^"))
+
+
+def plot_prevalence(
+    prevalence: Sequence[float], at_half: Sequence[float], best: Sequence[float], auroc: float
+) -> Figure:
+    """F1 of one and the same model against the prevalence: at the threshold 0.5 and at the best one."""
+    figure, axes = plt.subplots(figsize=(8, 3.6))
+    axes.axhline(auroc, color=GREY, ls="--", lw=1.5)
+    axes.text(prevalence[0], auroc + 0.02, f"AUROC {auroc:.2f}, at any prevalence", color=GREY)
+    for values, name, (colour, marker) in ((best, "F1 at the best threshold", _STYLES[0]),
+                                           (at_half, "F1 at the threshold 0.5", _STYLES[1])):  # fmt: skip
+        axes.plot(prevalence, values, "-", marker=marker, color=colour, label=name)
+    axes.set(xscale="log", ylim=(0, 1), xlabel="prevalence: images with the finding, of 100", ylabel="AUROC, F1")
+    axes.set_xticks(list(prevalence), [f"{100 * value:g}" for value in prevalence])
+    axes.minorticks_off()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    said = ", ".join(f"{100 * p:g} %: {b:.2f} and {h:.2f}" for p, b, h in zip(prevalence, best, at_half, strict=True))
+    return described(
+        figure, f"AUROC {auroc:.2f} throughout; F1 at the best threshold and at 0.5 by prevalence: {said}."
+    )
+
+
+def plot_threshold_curves(grid: np.ndarray, f1: np.ndarray, thresholds: Thresholds) -> Figure:
+    """F1 on validation against the threshold, a panel a finding. grid: (g,); f1: (g, 14)."""
+    figure, all_axes = panels(len(FINDINGS), 5, 2.2, height=1.8, frame=True, sharex=True, sharey=True)
+    titles = [text if tuned else "not tuned" for text, tuned in zip(thresholds.texts, thresholds.tuned, strict=True)]
+    for k, (axes, name) in enumerate(zip(all_axes, FINDINGS, strict=False)):
+        axes.plot(grid, f1[:, k], "-o", ms=3, color=BLUE if thresholds.tuned[k] else "0.7")
+        if thresholds.tuned[k]:
+            axes.axvline(thresholds.values[k], color=ORANGE, lw=2)
+            axes.axvspan(thresholds.low[k], thresholds.high[k], color=ORANGE, alpha=0.15, lw=0)
+        axes.set_title(f"{pretty(name)}: {titles[k]}", fontsize=10)
+    all_axes[0].set(xlim=(min(grid) - 0.02, max(grid) + 0.02), ylim=(0, None))
+    figure.supxlabel("threshold (orange: chosen on validation, with its 95 % interval)", fontsize=11)
+    figure.supylabel("F1 on validation", fontsize=11)
+    chosen = "; ".join(f"{pretty(name)} {title}" for name, title in zip(FINDINGS, titles, strict=True))
+    return described(figure, f"F1 on validation against the threshold for each finding. Chosen: {chosen}.")
+
+
+def plot_pr_curves(predictions: Predictions, points: dict[str, Thresholds]) -> Figure:
+    """Precision-recall curves, a panel a finding, with operating points and chance (the prevalence).
+
+    points: name -> thresholds on the scores of `predictions`.
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    figure, all_axes = panels(len(FINDINGS), 5, 2.2, height=1.9, frame=True, sharex=True, sharey=True)
+    handles = {}
+    for k, (axes, name) in enumerate(zip(all_axes, FINDINGS, strict=False)):
+        truth, scores = predictions.labels[:, k].astype(bool), predictions.scores[:, k]
+        axes.set_title(pretty(name), fontsize=10)
+        if not truth.any():
+            axes.text(0.5, 0.5, "no positive", ha="center", va="center", color=GREY)
+            continue
+        precision, recall, _ = precision_recall_curve(truth, scores)
+        axes.step(recall, precision, where="post", color="0.4", lw=1.2)
+        axes.axhline(truth.mean(), color=GREY, lw=1, ls=":")
+        for (label, thresholds), (colour, marker) in zip(points.items(), _STYLES, strict=False):
+            called = thresholds.apply(predictions)[:, k] == 1
+            if called.any():
+                at = (called & truth).sum() / truth.sum(), truth[called].mean()
+                [handles[label]] = axes.plot(*at, marker, color=colour, ms=7, label=label, ls="none")
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    figure.legend(handles.values(), handles.keys(), loc="lower right", bbox_to_anchor=(1.0, 0.05))
+    figure.supxlabel("recall (sensitivity); dotted: the prevalence, which is what guessing gives", fontsize=11)
+    figure.supylabel("precision (PPV)", fontsize=11)
+    return described(figure, f"Precision-recall curve of each finding, with the operating points {', '.join(points)}.")
+
+
+def plot_reliability(tables: dict[str, Predictions], findings: Sequence[str], bins: int = 8) -> Figure:
+    """Share of positives against the score, in bins of equally many images; the diagonal is ideal."""
+    figure, all_axes = panels(len(findings), 4, 2.7, height=2.5, frame=True)
+    said = []
+    for axes, finding in zip(all_axes, findings, strict=False):
+        highest = 0.02
+        for (name, predictions), (colour, marker) in zip(tables.items(), _STYLES, strict=False):
+            table = reliability(predictions, finding, bins)
+            spread = [table["share"] - table["low"], table["high"] - table["share"]]
+            axes.errorbar(table["score"], table["share"], yerr=spread, fmt=f"-{marker}", color=colour, ms=5, lw=1,
+                          elinewidth=1.5, capsize=2, label=name)  # fmt: skip
+            highest = max(highest, table["score"].max(), table["high"].max())
+            top = table.iloc[-1]
+            said.append(f"{pretty(finding)}, {name}: the highest scores, {top['score']:.2f}, meet {top['share']:.2f}")
+        axes.plot([0, highest], [0, highest], color=GREY, ls=":", lw=1)
+        axes.set_title(f"{pretty(finding)} ({int(table['positives'].sum())})", fontsize=10)
+    all_axes[0].legend(fontsize=9, loc="upper left")
+    figure.supxlabel("score (mean of a bin)", fontsize=11)
+    figure.supylabel("share of positives, 95 % interval", fontsize=11)
+    return described(figure, f"Share of positives against the score. {'; '.join(said)}.")
+
+
+def plot_choices(tables: dict[str, pd.DataFrame], metric: str = "f1", label: str = "macro F1") -> Figure:
+    """The macro of a metric with its interval, a row a choice of thresholds. tables: name -> `evaluate`'s table."""
+    figure, axes = plt.subplots(figsize=(8, 0.5 * len(tables) + 1.2))
+    macro = pd.DataFrame({name: table.loc["macro"] for name, table in tables.items()}).T[::-1]
+    rows = np.arange(len(macro))
+    value, low, high = (macro[f"{metric}{end}"].astype(float) for end in ("", "_low", "_high"))
+    axes.hlines(rows, low, high, color=BLUE, lw=2.5, alpha=0.6)
+    axes.plot(value, rows, "o", color=BLUE, ms=8)
+    axes.set_yticks(rows, macro.index)
+    axes.set(xlabel=f"{label} on test, 95 % interval over patients", ylim=(-0.6, len(macro) - 0.4), xlim=(0, None))
+    axes.grid(axis="x")
+    said = ", ".join(f"{name} {value[name]:.3f} ({low[name]:.3f} to {high[name]:.3f})" for name in tables)
+    return described(figure, f"{label} on test: {said}.")
+
+
+def plot_gaps(table: pd.DataFrame) -> Figure:
+    """Gaps between each group and all others: the macro with its interval, the findings as dots. table: of `audit`."""
+    figure, sides = plt.subplots(1, 2, figsize=(10, 0.5 * table["group"].nunique() + 1.4), sharey=True)
+    names, said = list(dict.fromkeys(table["group"])), []
+    for axes, (metric, label, worse) in zip(
+        sides, (("auroc", "gap in AUROC", "left"), ("miss_rate", "gap in miss rate", "right")), strict=True
+    ):
+        for row, name in enumerate(names):
+            of = table[(table["group"] == name) & (table["metric"] == metric)]
+            single, macro = of[of["finding"] != "macro"], of[of["finding"] == "macro"].iloc[0]
+            axes.plot(single["gap"], np.full(len(single), row + 0.22), "|", color="0.55", ms=7)
+            axes.hlines(row, macro["low"], macro["high"], color=BLUE, lw=2.5, alpha=0.6)
+            axes.plot(macro["gap"], row, "o", color=BLUE, ms=8)
+            said.append(f"{name}, {label} {macro['gap']:+.2f} ({macro['low']:+.2f} to {macro['high']:+.2f})")
+        axes.axvline(0, color=GREY, lw=1, ls=":")
+        axes.set(xlabel=f"{label} (worse: to the {worse})")
+        axes.grid(axis="x")
+    sides[0].set_yticks(range(len(names)), [f"{name} - others" for name in names])
+    sides[0].set_ylim(len(names) - 0.4, -0.6)
+    figure.suptitle("Dot: mean over findings, 95 % interval; strokes: single findings", fontsize=11, x=0.01, ha="left")
+    return described(figure, f"Each group against all others, mean over findings: {'; '.join(said)}.")

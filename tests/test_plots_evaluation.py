@@ -1,0 +1,121 @@
+"""Figures of evaluation: every mark where the numbers put it, and words that say the same."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from scipy.special import ndtr
+from test_audits import made
+
+from cxrlib import plots, plots_evaluation
+from cxrlib.audits import audit
+from cxrlib.calibration import Calibrator
+from cxrlib.errors import InputError
+from cxrlib.findings import FINDINGS
+from cxrlib.metrics import evaluate
+from cxrlib.predictions import Predictions
+from cxrlib.reliability import reliability
+from cxrlib.thresholds import NEVER, Thresholds
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def predictions():
+    """120 images; the seventh finding is never there."""
+    rng = np.random.default_rng(0)
+    labels = rng.random((120, 14)) < 0.3
+    labels[:, 6] = False
+    names = [f"{i}.png" for i in range(120)]
+    return Predictions(ndtr(rng.normal(size=(120, 14)) + labels - 0.5), labels, names, np.arange(120) // 2)
+
+
+def words(figure):
+    said = [text.get_text() for panel in figure.axes for text in [*panel.texts, panel.title]]
+    return " ".join(said + [panel.get_title(loc="left") for panel in figure.axes])
+
+
+def marked(axes, marker):
+    return [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_marker() == marker]
+
+
+def test_prevalence_draws_both_curves_and_says_them():
+    figure = plots_evaluation.plot_prevalence([0.01, 0.1], [0.0, 0.3], [0.2, 0.5], 0.85)
+    lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
+    assert list(lines["F1 at the best threshold"]) == [0.2, 0.5]
+    assert list(lines["F1 at the threshold 0.5"]) == [0.0, 0.3]
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["1", "10"]
+    assert "1 %: 0.20 and 0.00, 10 %: 0.50 and 0.30" in plots.alt_text(figure)
+
+
+def test_threshold_curves_mark_the_chosen_and_its_interval():
+    grid, values = np.array([0.1, 0.2, 0.3]), np.linspace(0.1, 0.3, 14)
+    notes = ["", "", "", "", "", "not tuned: too few"] + [""] * 8
+    values[3] = NEVER
+    thresholds = Thresholds(values, low=values - 0.05, high=np.minimum(values + 0.05, NEVER), notes=notes)
+    figure = plots_evaluation.plot_threshold_curves(grid, np.tile(np.arange(14) / 14, (3, 1)), thresholds)
+    tuned = [k for k in range(14) if k != 5]
+    assert [figure.axes[k].lines[1].get_xdata()[0] for k in tuned] == values[tuned].tolist()
+    spans = [figure.axes[k].patches[0].get_x() for k in tuned]
+    assert spans == pytest.approx((values - 0.05)[tuned])
+    assert len(figure.axes[5].lines) == 1
+    assert f"{plots.pretty(FINDINGS[5])}: not tuned" in words(figure)
+    assert f"{plots.pretty(FINDINGS[3])}: never" in words(figure)
+    assert [panel.lines[0].get_ydata()[0] for panel in figure.axes[:14]] == (np.arange(14) / 14).tolist()
+    assert not figure.axes[14].axison
+    assert f"{plots.pretty(FINDINGS[0])} 0.10" in plots.alt_text(figure)
+
+
+def test_pr_curves_put_each_mark_where_its_threshold_is(predictions):
+    values = np.full(14, 0.4)
+    values[3] = NEVER
+    points = {"tuned": Thresholds(values), "0.5": Thresholds([0.5] * 14)}
+    figure = plots_evaluation.plot_pr_curves(predictions, points)
+    tables = [evaluate(predictions, one, replicates=0) for one in points.values()]
+    for k, (panel, name) in enumerate(zip(figure.axes, FINDINGS, strict=False)):
+        for table, marker in zip(tables, "oD", strict=True):
+            if k == 6 or (k == 3 and marker == "o"):
+                assert not marked(panel, marker)
+            else:
+                assert marked(panel, marker) == [pytest.approx(tuple(table.loc[name, ["sensitivity", "ppv"]]))]
+    assert "no positive" in words(figure)
+    with pytest.raises(InputError, match="tuned on scores of calibration platt"):
+        plots_evaluation.plot_pr_curves(predictions, {"tuned": Thresholds(values, calibration="platt")})
+
+
+def test_reliability_draws_share_against_score_with_its_interval(predictions):
+    calibrated = Calibrator.fit(predictions).apply(predictions)
+    figure = plots_evaluation.plot_reliability({"raw": predictions, "Platt": calibrated}, ["Edema", "Fibrosis"], bins=5)
+    for panel, finding in zip(figure.axes[:2], ("Edema", "Fibrosis"), strict=True):
+        for bars, scored in zip(panel.containers, (predictions, calibrated), strict=True):
+            table = reliability(scored, finding, 5)
+            np.testing.assert_allclose(np.array(bars[0].get_xdata(), dtype=float), table["score"])
+            np.testing.assert_allclose(np.array(bars[0].get_ydata(), dtype=float), table["share"])
+            ends = [segment[:, 1] for segment in bars[2][0].get_segments()]
+            np.testing.assert_allclose(np.array(ends, dtype=float), table[["low", "high"]], atol=1e-9)
+    positives = predictions.labels[:, FINDINGS.index("Edema")].sum()
+    assert f"Edema ({positives})" in words(figure)
+    assert "Fibrosis, Platt: the highest scores" in plots.alt_text(figure)
+
+
+def test_choices_and_gaps_draw_the_macro_with_its_interval(predictions):
+    tables = {"0.5": evaluate(predictions, [0.5] * 14, 20), "0.3": evaluate(predictions, [0.3] * 14, 20)}
+    figure = plots_evaluation.plot_choices(tables)
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["0.3", "0.5"]
+    f1 = [tables[name].loc["macro", "f1"] for name in ("0.3", "0.5")]
+    assert figure.axes[0].lines[0].get_xdata().tolist() == f1
+    assert f"0.5 {f1[1]:.3f} (" in plots.alt_text(figure)
+
+    of, entries = made(n=200)
+    gaps = audit(of, entries, [0.5] * 14, by=["sex", "view"], replicates=20)
+    figure = plots_evaluation.plot_gaps(gaps)
+    for panel, metric in zip(figure.axes, ("auroc", "miss_rate"), strict=True):
+        macro = gaps[(gaps["finding"] == "macro") & (gaps["metric"] == metric)]
+        assert marked(panel, "o") == [(gap, row) for row, gap in enumerate(macro["gap"])]
+        ends = [collection.get_segments()[0][:, 0].tolist() for collection in panel.collections]
+        assert ends == macro[["low", "high"]].to_numpy().tolist()
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["women - others", "AP - others"]
+    assert f"AP, gap in miss rate {macro['gap'].iloc[1]:+.2f}" in plots.alt_text(figure)
