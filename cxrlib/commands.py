@@ -91,11 +91,13 @@ def evaluate(given: argparse.Namespace) -> None:
     from cxrlib.evaluation import check_how, evaluate_at_tuned, write_audits
     from cxrlib.predictions import predict
     from cxrlib.report import metrics_text
+    from cxrlib.thresholds import Thresholds
     from cxrlib.training import make_dataset
 
     _at_least(given, batch_size=1, num_workers=0, replicates=0, subset=0)
     _can_write(given.out)
     how = check_how(given.calibrate, given.grid, given.objective)
+    how["thresholds"] = Thresholds.load(given.thresholds) if given.thresholds else None
     checkpoint = load_checkpoint(given.weights)
     _can_write(Path(given.weights).parent)  # the checkpoint gets the thresholds
     model = _model(given, checkpoint)

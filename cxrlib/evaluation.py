@@ -73,14 +73,19 @@ def evaluate_at_tuned(
     grid: tuple[float, float, float] | None = GRID,
     objective: str = "f1",
     replicates: int = 1000,
+    thresholds: Thresholds | None = None,
 ) -> Evaluation:
     """Fit the calibrator and the thresholds on `val`, freeze both, and measure on `test`.
 
     calibrate: "auto" for what serves patients of validation best that it was not fitted to (`choose_method`), or one of
     METHODS. grid, objective: as `tune_thresholds` takes them, on the calibrated scores.
+    thresholds: taken as they are, such as those saved by hand in notebook 05, on scores of the calibration they name.
     """
+    if thresholds is not None and thresholds.calibration is not None:
+        calibrate = thresholds.calibration
     calibrator = Calibrator.fit(val, choose_method(val) if calibrate == "auto" else calibrate)
-    thresholds = tune_thresholds(calibrator.apply(val), grid, objective)
+    if thresholds is None:
+        thresholds = tune_thresholds(calibrator.apply(val), grid, objective)
     test = calibrator.apply(test)
     return Evaluation(calibrator, thresholds, evaluate(test, thresholds, replicates), test)
 

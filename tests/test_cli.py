@@ -1,5 +1,6 @@
 """The command lines: what they write, what they say about bad input, and that evaluation meets no known patient."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -230,6 +231,21 @@ def test_eval_as_asked_calibrates_tunes_and_audits(trained, tiny_nih, refused):
     assert pd.read_csv("results/tables/experts.csv")["finding"].tolist() == ["Mass"]
     for flag, value in (("--calibrate", "plat"), ("--grid", "fine"), ("--objective", "f")):
         assert repr(value) in refused("eval", *data(tiny_nih.root), flag, value)
+
+
+def test_eval_takes_thresholds_saved_by_hand(trained, tiny_nih):
+    how = ["--replicates", "0", "--calibrate", "none"]
+    assert main(["eval", *data(tiny_nih.root), *how]) == 0
+    tuned = Thresholds.load("results/tables/thresholds.json")
+    by_hand = dataclasses.replace(tuned, values=tuned.values * 0 + 0.123, grid=None, objective="by hand, from f1")
+    by_hand.save("mine.json")
+    assert main(["eval", *data(tiny_nih.root), *how[:2], "--calibrate", "platt", "--thresholds", "mine.json"]) == 0
+    table = pd.read_csv("results/tables/metrics.csv", index_col=0)
+    assert (table.loc[list(FINDINGS), "threshold"] == 0.123).all()
+    assert Thresholds.load("results/tables/thresholds.json").to_dict() == by_hand.to_dict()
+    carried = load_checkpoint("model_best.pth")
+    assert carried["thresholds"] == by_hand.to_dict()
+    assert carried["calibration"]["method"] == "none", "that of the thresholds, not the flag's"
 
 
 def test_eval_of_a_subset_takes_whole_patients(trained, tiny_nih):
