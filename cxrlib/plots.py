@@ -175,7 +175,9 @@ def plot_intervals(
     axes.set(xlabel=f"{label}, 95 % interval over patients", title=f"{label} on test, by finding (positive images)")
     if len(tables) > 1:
         axes.legend(loc="lower right")
-    return figure
+    said = "; ".join(f"{name}: " + ", ".join(f"{pretty(row)} {table.loc[row, metric]:.2f}" for row in reversed(rows))
+                     for name, table in tables.items())  # fmt: skip
+    return described(figure, f"{label} on test with 95 % intervals, by finding. {said}.")
 
 
 def panels(n: int, columns: int, width: float, height: float | None = None, frame: bool = False, **options):

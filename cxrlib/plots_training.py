@@ -49,7 +49,7 @@ def plot_history(history: pd.DataFrame) -> Figure:
     right.plot(history["epoch"], history["val_auroc"], "-D", color=ORANGE)
     kept = history.loc[history["best"]].iloc[-1]
     right.plot(kept["epoch"], kept["val_auroc"], "o", ms=14, mfc="none", mec="black")
-    right.annotate(f"kept: {kept['val_auroc']:.3f}", (kept["epoch"], kept["val_auroc"]), xytext=(-8, -18),
+    right.annotate(f"kept: {kept['val_auroc']:.3f}", (kept["epoch"], kept["val_auroc"]), xytext=(4, -30),
                    textcoords="offset points", ha="right")  # fmt: skip
     right.set(xlabel="epoch", ylabel="macro AUROC", title="Validation macro AUROC chooses the epoch")
     right.margins(y=0.15)
