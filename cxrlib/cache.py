@@ -39,17 +39,17 @@ _UNREADABLE = (  # what Pillow raises for a file that is not a whole image
 )
 
 
+class BadImage(InputError):
+    """A file that is there and can be read, and is not a whole PNG."""
+
+
 def read_image(path: str | Path, image_size: int) -> np.ndarray:
     """One radiograph as (image_size, image_size) uint8 grey.
 
     The whole image is kept: resized with an antialiasing filter, and padded with black where it is not square.
     Raises InputError for a file that is not a whole PNG.
     """
-    image = decode(path)
-    try:
-        return np.asarray(ImageOps.pad(image, (image_size, image_size), Image.Resampling.BILINEAR))
-    except ValueError:  # a side of a thin strip would become nothing
-        raise BadImage(f"{path} cannot be resized: {image.width} x {image.height} pixels are no radiograph") from None
+    return np.asarray(ImageOps.pad(decode(path), (image_size, image_size), Image.Resampling.BILINEAR))
 
 
 def decode(path: str | Path) -> Image.Image:
@@ -72,10 +72,6 @@ def decode(path: str | Path) -> Image.Image:
             raise InputError(f"{path} cannot be read ({error.strerror}); expected a radiograph") from None
         reason = "it is not a PNG" if isinstance(error, UnidentifiedImageError) else error
         raise BadImage(f"{path} cannot be decoded ({reason}); replace it by the published file") from None
-
-
-class BadImage(InputError):
-    """A file that is there and can be read, and is not a whole PNG."""
 
 
 class ImageCache:
