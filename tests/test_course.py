@@ -110,12 +110,13 @@ def test_what_has_finished_is_not_run_again_unless_asked(run, folder, capsys):
     assert run(force=True) == list(COURSE)
 
 
-def test_another_parameter_runs_the_notebooks_that_take_it_and_those_that_read_them(run, capsys):
+def test_another_parameter_runs_the_notebooks_that_take_it_and_those_that_read_them(run, folder, capsys):
     run()
     assert run(("samples", 16)) == ["06_gradcam"]
+    assert set(folder.read()["stages"]) == set(COURSE), "the others keep their records"
     assert run(("samples", 16), ("objective", "youden")) == ["05_thresholds", "06_gradcam"]
     assert "05_thresholds runs again: objective 'f1' -> 'youden'" in capsys.readouterr().out
-    assert run(("samples", 16), ("objective", "youden"), ("compare_epochs", 1)) == ["04_compare_architectures"]
+    assert run(("samples", 16), ("objective", "youden"), ("compare_seeds", 1)) == ["04_compare_architectures"]
     assert run(("lr", 3e-4)) == ["03_train_efficientnet", "04_compare_architectures", "05_thresholds", "06_gradcam"]
     assert "06_gradcam runs again: samples 16 -> 8" in capsys.readouterr().out
     assert "02_preprocess" in run(("lr", 3e-4), ("split", "patient"))
