@@ -10,27 +10,28 @@ from torch.nn.functional import interpolate
 
 from cxrlib.cache import ImageCache
 from cxrlib.findings import FINDINGS
-from cxrlib.gradcam import LAYERS, grad_cam
+from cxrlib.gradcam import grad_cam, usual_layers
+from cxrlib.localization import score_boxes
 from cxrlib.models import ChestXrayModel, build_model
 from cxrlib.progress import bar
 
-METHOD = "layercam"  # with all of LAYERS: what points best on the validation part of the phantoms
+METHOD = "layercam"  # points best on the validation part of the phantoms
 
 
 def case_maps(
     model: ChestXrayModel,
     images: ImageCache,
     cases: pd.DataFrame,
-    layer=LAYERS,
     method: str = METHOD,
+    layer=None,
     batch_size: int = 32,
     progress: bool = False,
 ) -> np.ndarray:
-    """The model's map of each case. cases: rows with image and finding. layer, method: as in `grad_cam`.
+    """The model's map of each case. cases: rows with image and finding. method, layer: as in `grad_cam`.
 
-    layer: default, all of the architecture's LAYERS, fused.
+    layer: default, the `usual_layers` of the method.
     """
-    layer = list(LAYERS[model.arch]) if layer is LAYERS else layer
+    layer = usual_layers(model, method) if layer is None else layer
     names, of = np.unique(cases["image"].to_numpy(), return_inverse=True)
     finding = cases["finding"].map(FINDINGS.index).to_numpy()
     maps = np.empty((len(cases), images.image_size, images.image_size), dtype=np.float32)
@@ -42,13 +43,27 @@ def case_maps(
     return maps
 
 
+def localize(
+    model: ChestXrayModel,
+    images: ImageCache,
+    cases: pd.DataFrame,
+    method: str = METHOD,
+    replicates: int = 1000,
+    **options,
+) -> pd.DataFrame:
+    """The model's maps and their controls against the boxes: the table of `score_boxes`. options: of `case_maps`."""
+    maps = case_maps(model, images, cases, method, **options)
+    controls = control_maps(model, images, cases, maps, method=method, **options)
+    return score_boxes(maps, cases, controls, replicates=replicates)
+
+
 def control_maps(
     model: ChestXrayModel, images: ImageCache, cases: pd.DataFrame, maps: np.ndarray, seed: int = 0, **options
 ) -> dict[str, np.ndarray]:
     """What the model's maps have to beat, each (n, h, w): random, average, untrained.
 
     random: smooth noise. average: the mean of the finding's maps on the other patients, so where it is looked for
-    anywhere. untrained: the same architecture with random weights. options: layer, method, ... of `case_maps`.
+    anywhere. untrained: the same architecture with random weights. options: method, layer, ... of `case_maps`.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)

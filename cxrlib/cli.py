@@ -163,6 +163,10 @@ def _parser() -> _Parser:
     sub.add_argument("--audit", action="store_true",
                      help="also audit.csv (gaps by sex, age, view) and, where expert labels lie beside, experts.csv")
     sub = command("gradcam", commands.gradcam, _DATA, held_out, _LOADER)
+    sub.add_argument("--method", default="gradcam",
+                     help="gradcam, gradcam++, layercam (finer), or activation as a control")  # fmt: skip
+    sub.add_argument("--boxes", action="store_true", help="score the maps against the boxes, beside controls")
+    sub.add_argument("--replicates", type=int, default=1000, help="bootstrap replicates over patients, with --boxes")
     sub.add_argument("--samples", type=int, default=8, help="how many overlays")
 
     sub = command(

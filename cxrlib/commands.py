@@ -124,33 +124,46 @@ def evaluate(given: argparse.Namespace) -> None:
 
 
 def gradcam(given: argparse.Namespace) -> None:
-    """Overlays of the heat map of one labelled finding each, on radiographs of the test part."""
+    """Overlays of the heat map of one labelled finding each, on radiographs of the test part; with --boxes, a score."""
     from cxrlib.calibration import operating_point
     from cxrlib.checkpoints import load_checkpoint
-    from cxrlib.findings import FINDINGS
-    from cxrlib.overlays import write_overlays
+    from cxrlib.gradcam import check_method
+    from cxrlib.overlays import choose, write_overlays
     from cxrlib.predictions import predict
     from cxrlib.training import make_dataset
 
-    _at_least(given, samples=1, batch_size=1, num_workers=0, subset=0)
+    _at_least(given, samples=1, batch_size=1, num_workers=0, subset=0, replicates=0)
+    check_method(given.method)
     _can_write(given.out)
-    checkpoint = load_checkpoint(given.weights)
+    checkpoint, folder = load_checkpoint(given.weights), Path(given.out) / "gradcam"
     calibrator, thresholds = operating_point(checkpoint)
-    model = _model(given, checkpoint)
-    data = _open(given)
+    model, data = _model(given, checkpoint), _open(given)
     _, test = _held_out(given, checkpoint, data)
-    shuffled = test.sample(frac=1, random_state=checkpoint["config"]["seed"])
-    without = shuffled[list(FINDINGS)].sum(axis=1) == 0  # they come last
-    chosen = shuffled.loc[without.sort_values(kind="stable").index].head(given.samples)
+    chosen = choose(test, given.samples, checkpoint["config"]["seed"])
     if len(chosen) < given.samples:
         print(f"the test part holds {len(chosen)} images, fewer than the {given.samples} samples asked for")
-    images = _images(given, data, checkpoint["image_size"], list(chosen["image"]))
-    predictions = predict(
-        model, make_dataset(chosen, images, images.image_size), given.batch_size, num_workers=given.num_workers
-    )
-    predictions = calibrator.apply(predictions)
-    paths = write_overlays(Path(given.out) / "gradcam", model, images, predictions, thresholds, data.boxes)
-    print(f"wrote {len(paths)} overlays to {Path(given.out) / 'gradcam'}")
+    images = _images(given, data, model.image_size, list(chosen["image"]))
+    dataset = make_dataset(chosen, images, images.image_size)
+    predictions = calibrator.apply(predict(model, dataset, given.batch_size, num_workers=given.num_workers))
+    paths = write_overlays(folder, model, images, predictions, thresholds, data.boxes, given.method)
+    print(f"wrote {len(paths)} overlays, a contact sheet and scores.csv to {folder}")
+    if given.boxes:
+        _localize(given, model, data, test, folder)
+
+
+def _localize(given: argparse.Namespace, model, data, test, folder: Path) -> None:
+    """Score the maps of all boxed images of the test part and print the pointing game."""
+    from cxrlib.case_maps import localize
+    from cxrlib.localization import box_cases, wide
+
+    if data.boxes is None:
+        raise InputError(f"{given.img_root} holds no BBox_List_2017.csv; put NIH's list there to score against boxes")
+    cases = box_cases(data.boxes, test)
+    images = _images(given, data, model.image_size, list(cases["image"].unique()))
+    table = localize(model, images, cases, given.method, given.replicates, batch_size=given.batch_size, progress=True)
+    table.to_csv(folder / "localization.csv", index=False)
+    print(f"pointing game, {given.method}, 95 % intervals over patients\n{wide(table).to_string()}")
+    print(f"wrote {folder / 'localization.csv'}, which has energy, IoU and IoBB besides")
 
 
 def preprocess(given: argparse.Namespace) -> None:

@@ -33,6 +33,18 @@ LAYERS: dict[str, tuple[str, ...]] = {
 Layer = nn.Module | str | None
 
 
+def check_method(method: str) -> None:
+    """InputError with the nearest name for a method that is not one of METHODS."""
+    if method not in METHODS:
+        raise InputError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}{nearest(method, METHODS)}")
+
+
+def usual_layers(model: ChestXrayModel, method: str) -> list[str] | None:
+    """What a method is usually read from: LayerCAM, which was made for it, from all of LAYERS, fused; the others: None,
+    the architecture's `cam_layer`."""
+    return list(LAYERS[model.arch]) if method == "layercam" else None
+
+
 def grad_cam(
     model: ChestXrayModel,
     images: torch.Tensor,
@@ -69,8 +81,7 @@ def raw_maps(
     One forward pass: up to the first layer nothing is recorded, and from there on only the rest is differentiated, once
     a finding. Works under no_grad and inference_mode, and leaves the model as it was.
     """
-    if method not in METHODS:
-        raise InputError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}{nearest(method, METHODS)}")
+    check_method(method)
     layers = [_found(model, one) for one in (layer if isinstance(layer, list | tuple) else [layer])]
     weigh = METHODS[method]
     with torch.inference_mode(False):

@@ -259,7 +259,7 @@ def test_eval_of_a_subset_takes_whole_patients(trained, tiny_nih):
 # ---- gradcam ---------------------------------------------------------------------------------------------------------
 def test_gradcam_writes_as_many_overlays_as_samples(tiny_nih, trained):
     assert main(["gradcam", *data(tiny_nih.root), "--samples", "8"]) == 0
-    pictures = sorted(Path("results/gradcam").glob("*.png"))
+    pictures = sorted(Path("results/gradcam").glob("0*.png"))
     assert len(pictures) == 8
     scores = pd.read_csv("results/gradcam/scores.csv", index_col="image")
     table = pd.read_csv(tiny_nih.csv_path, index_col="Image Index")
@@ -279,8 +279,20 @@ def test_gradcam_fills_up_with_images_without_a_finding_and_says_when_there_are_
     without = (table[scores.index] == "No Finding").to_numpy()
     assert 0 < without.sum() < len(without)
     assert (np.sort(without) == without).all(), "images with a finding come first"
-    assert len(list(Path("results/gradcam").glob("*.png"))) == len(scores)
+    assert len(list(Path("results/gradcam").glob("0*.png"))) == len(scores)
     assert f"the test part holds {len(scores)} images, fewer than the 500 samples" in capsys.readouterr().out
+
+
+def test_gradcam_scores_the_boxes_of_the_test_part(tiny_nih, trained, capsys):
+    asked = ["--samples", "2", "--method", "layercam", "--boxes", "--replicates", "20"]
+    assert main(["gradcam", *data(tiny_nih.root), *asked]) == 0
+    table = Path("results/gradcam/localization.csv")
+    assert set(pd.read_csv(table)["maps"]) == {"model", "chance", "random", "average", "untrained"}
+    assert "pointing game, layercam" in capsys.readouterr().out
+
+
+def test_gradcam_refuses_an_unknown_method(tiny_nih, refused, trained):
+    assert "did you mean 'layercam'" in refused("gradcam", *data(tiny_nih.root), "--method", "layer_cam")
 
 
 # ---- the others ------------------------------------------------------------------------------------------------------
@@ -339,7 +351,7 @@ def test_the_three_scripts_one_after_the_other(tiny_nih, empty):
         assert "Warning" not in done.stderr, done.stderr
     assert (empty / "model_last.pth").is_file()
     assert (empty / "results" / "tables" / "metrics.txt").is_file()
-    assert len(list((empty / "results" / "gradcam").glob("*.png"))) == 8
+    assert len(list((empty / "results" / "gradcam").glob("0*.png"))) == 8
     bad = run("gradcam.py", *ours, "--sample", "8")
     assert (bad.returncode, bad.stderr.count("\n")) == (2, 1)
     assert "did you mean '--samples'?" in bad.stderr

@@ -231,7 +231,7 @@ def test_each_case_gets_its_own_image_and_finding(monkeypatch):
         image=["007.png", "002.png", "007.png", "000.png", "009.png"]
     )
     for batch_size in (1, 2, 32):
-        maps = case_maps(None, Images(), table, layer=None, batch_size=batch_size)
+        maps = case_maps(None, Images(), table, "gradcam", batch_size=batch_size)
         np.testing.assert_allclose(maps[:, 4, 4], [7.03, 2.0, 7.13, 0.05, 9.05], rtol=1e-6)
 
 
@@ -240,8 +240,22 @@ def test_controls_leave_the_random_numbers_alone():
     model = making.build_model("resnet18", "none", 32)
     table = cases((1, "Mass", [(0, 0, 9, 9)]), (2, "Mass", [(0, 0, 9, 9)]))
     before = torch.random.get_rng_state()
-    controls = control_maps(model, Images(), table, np.ones((2, 32, 32), np.float32), method="gradcam", layer=None)
+    controls = control_maps(model, Images(), table, np.ones((2, 32, 32), np.float32), method="gradcam")
     assert torch.equal(torch.random.get_rng_state(), before)
     assert list(controls) == ["random", "average", "untrained"]
     assert all(maps.shape == (2, 32, 32) for maps in controls.values())
-    assert not np.allclose(controls["untrained"], case_maps(model, Images(), table, None, "gradcam"))
+    assert not np.allclose(controls["untrained"], case_maps(model, Images(), table, "gradcam"))
+
+
+def test_layercam_is_read_from_all_layers_unless_others_are_asked_for():
+    torch.manual_seed(5)
+    model = making.build_model("resnet18", "none", 32)
+    table = cases((1, "Mass", [(0, 0, 9, 9)]))
+    x = torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
+    k = FINDINGS.index("Mass")
+    for options, expected in (
+        ({}, grad_cam(model, x, ["layer2", "layer3", "layer4"], "layercam")),
+        ({"layer": "layer2"}, grad_cam(model, x, "layer2", "layercam")),
+        ({"method": "gradcam++"}, grad_cam(model, x, None, "gradcam++")),
+    ):
+        np.testing.assert_allclose(case_maps(model, Images(), table, **options), expected[:, k], atol=1e-5)

@@ -51,12 +51,13 @@ def predictions(boxes):
 def model(monkeypatch):
     """The map of finding k is k / 14 of the radiograph's grey, and empty for Edema; the model itself is never asked."""
 
-    def grad_cam(model, x):
+    def grad_cam(model, x, layer, method):
         maps = (x / 255) * (torch.arange(14)[None, :, None, None] / 14)
         maps[:, EDEMA] = 0
         return maps
 
     monkeypatch.setattr(overlays, "grad_cam", grad_cam)
+    monkeypatch.setattr(overlays, "usual_layers", lambda model, method: None)
 
 
 def titles(figure):
@@ -80,12 +81,12 @@ def test_each_panel_is_its_own_image_finding_and_score(model, cache, predictions
         picture, heat = (image.get_array() for image in axes.images)
         assert (picture == cache[predictions.image[row]]).all()
         np.testing.assert_allclose(heat, cache[predictions.image[row]] / 255 * k / 14, atol=1e-6)
-    assert titles(figure) == ["Mass: 0.40\nthreshold 0.59", "Hernia: 0.70\nthreshold 0.90"]
+    assert titles(figure) == ["Mass: 0.40, labelled\nthreshold 0.59", "Hernia: 0.70, not labelled\nthreshold 0.90"]
 
 
 def test_a_title_says_what_is_missing(model, cache, predictions):
     figure = overlay_figure(None, cache, predictions, [(1, EDEMA)])
-    assert titles(figure) == ["Edema: 0.60\nno threshold tuned\n(empty: nothing speaks for it)"]
+    assert titles(figure) == ["Edema: 0.60, labelled\nno threshold tuned\n(empty: nothing speaks for it)"]
 
 
 def test_boxes_are_drawn_on_their_image_and_finding_only(model, cache, predictions, boxes):
@@ -124,10 +125,27 @@ def test_one_file_an_image_for_its_labelled_finding_with_the_highest_score(model
     stems = [name.removesuffix(".png") for name in predictions.image]
     expected = [f"{stems[0]}_{boxes['finding'][0]}.png", f"{stems[1]}_Edema.png", f"{stems[2]}_Hernia.png"]
     assert [path.name for path in paths] == expected
-    assert {path.name for path in folder.iterdir()} == {*expected, "scores.csv"}
+    assert {path.name for path in folder.iterdir()} == {*expected, "scores.csv", "contact_sheet.png"}
     assert len({path.read_bytes() for path in paths}) == 3
     scores = pd.read_csv(folder / "scores.csv", index_col="image")
-    assert list(scores.columns) == list(FINDINGS)
+    assert list(scores.columns) == ["finding", "score", "label", "threshold", "called", *FINDINGS]
     assert list(scores.index) == predictions.image.tolist()
-    np.testing.assert_allclose(scores.to_numpy(), predictions.scores, rtol=1e-6)
+    np.testing.assert_allclose(scores[list(FINDINGS)], predictions.scores, rtol=1e-6)
+    assert scores["finding"].tolist() == [boxes["finding"][0], "Edema", "Hernia"]
+    np.testing.assert_allclose(scores["score"], [0.1, 0.6, 0.7])
+    assert scores["label"].tolist() == [1, 1, 0]
+    assert scores[["threshold", "called"]].isna().all(axis=None)
     assert not plt.get_fignums(), "figures are closed, or a large sample fills the memory"
+
+
+def test_overlays_of_an_earlier_run_do_not_stay(model, cache, predictions, tmp_path):
+    folder = tmp_path / "overlays"
+    write_overlays(folder, None, cache, predictions)
+    (folder / "mine.png").write_bytes(b"")
+    thresholds = Thresholds(np.full(14, 0.65))
+    paths = write_overlays(folder, None, cache, predictions.take([1, 2]), thresholds)
+    assert {path.name for path in folder.iterdir()} == {
+        *(path.name for path in paths), "scores.csv", "contact_sheet.png", "mine.png"}  # fmt: skip
+    scores = pd.read_csv(folder / "scores.csv")
+    assert scores["threshold"].tolist() == [0.65, 0.65]
+    assert scores["called"].tolist() == [False, True]
