@@ -118,7 +118,10 @@ class RunFolder:
         self._write(self.splits, entries[["image", "patient", "part"]].to_csv(index=False))
 
     def load_splits(self, entries: pd.DataFrame) -> pd.DataFrame:
-        """The entries with the column part of splits.csv. Raises InputError where it was made from other images."""
+        """The entries with the column part of splits.csv, without the images that notebook 02 had to leave out.
+
+        Raises InputError where it was made from other images.
+        """
         try:
             parts = pd.read_csv(self.need(self.splits, "02_preprocess")).set_index("image")["part"].to_dict()
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, KeyError):
@@ -126,7 +129,8 @@ class RunFolder:
         part = entries["image"].map(parts)
         if part.isna().any() or len(parts) != len(entries):
             raise InputError(f"{self.splits} was made from other images than these; run notebook 02_preprocess again")
-        return entries.assign(part=part)
+        left_out = self.read().get("stages", {}).get("02_preprocess", {}).get("left_out", {})
+        return entries.assign(part=part)[~entries["image"].isin(left_out)]
 
     def record(self, stage: str, **values) -> None:
         """Write plain values under the name of a stage into run.json, beside the versions of what ran."""

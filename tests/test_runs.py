@@ -162,6 +162,15 @@ def test_start_on_the_same_data_keeps_the_folder_and_the_stages_asked_for(run):
 
 
 # ---- splits ----------------------------------------------------------------------------------------------------------
+def test_what_was_left_out_stays_out(run, entries):
+    run.save_splits(entries)
+    bad = entries["image"].iloc[3]
+    run.record("02_preprocess", left_out={bad: "cut off"})
+    kept = run.load_splits(entries)
+    assert kept["image"].tolist() == [name for name in entries["image"] if name != bad]
+    assert len(kept) == len(entries) - 1
+
+
 def test_splits_round_trip_in_any_order(run, entries):
     run.save_splits(entries)
     assert list(pd.read_csv(run.splits).columns) == ["image", "patient", "part"]
