@@ -52,9 +52,12 @@ def last_epoch(folder: Path, since: float) -> str:
     newest = max(histories, key=histories.get, default=None)
     if newest is None or histories[newest] < since:
         return ""
-    with newest.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return f"{newest.parent.name}: epoch {rows[-1]['epoch']}, validation AUROC {float(rows[-1]['val_auroc']):.3f}"
+    try:
+        with newest.open(encoding="utf-8", newline="") as file:
+            last = list(csv.DictReader(file))[-1]
+        return f"{newest.parent.name}: epoch {last['epoch']}, validation AUROC {float(last['val_auroc']):.3f}"
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""  # the line is a comfort: what is wrong with the file, others say
 
 
 def _clock(seconds: float) -> str:

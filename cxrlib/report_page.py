@@ -26,6 +26,7 @@ def write_report(run: RunFolder) -> list[Path]:
     evidence = Evidence(run.path)
     arch = evidence.value("run.json", "stages", "03_train_efficientnet", "arch") or ""
     thresholds = evidence.value("thresholds.json", "findings")
+    thresholds = thresholds if isinstance(thresholds, dict) else {}
     page = write_page(
         run.path / "report.html",
         "report.html",
@@ -36,7 +37,8 @@ def write_report(run: RunFolder) -> list[Path]:
         parameters=evidence.value("run.json", "parameters"),
         metrics=evidence.listing("metrics.csv", _METRICS),
         notes=_notes(evidence),
-        thresholds=thresholds if isinstance(thresholds, dict) else None,
+        thresholds=thresholds,
+        noted=any(isinstance(one, dict) and one.get("note") for one in thresholds.values()),
         history=evidence.listing(f"{arch}/history.csv"),
         comparison=evidence.listing("comparison.csv"),
         differences=evidence.listing("comparison_differences.csv"),
