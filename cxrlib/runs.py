@@ -158,7 +158,7 @@ class RunFolder:
         return stages[name]
 
     def start(self, keep: Collection[str] = (), **about) -> None:
-        """Begin run.json with what the run is asked to do. A run on other data in this folder is moved aside.
+        """Begin run.json with what the run is asked to do. A run on other data, or by hand, is moved aside.
 
         keep: the stages whose records stay, because their notebooks need not run again.
         """
@@ -167,7 +167,8 @@ class RunFolder:
             stamp = datetime.datetime.fromtimestamp((self.path / "run.json").stat().st_mtime)
             aside = self.path.with_name(f"{self.path.name}-{stamp:%Y%m%d-%H%M%S}")
             self.path.rename(aside)
-            print(f"{self.path} held a run on other data; moved to {aside}")
+            held = "a run on other data" if "data" in old else "results of notebooks run by hand"
+            print(f"{self.path} held {held}; moved to {aside}")
         stages = {name: values for name, values in old.get("stages", {}).items() if name in keep}
         started = datetime.datetime.now().isoformat(timespec="seconds")
         self._write_run(about | {"started": started, "versions": versions(), "stages": stages})

@@ -16,7 +16,6 @@ from cxrlib.paths import written_whole
 from cxrlib.runs import RunFolder, versions
 
 _PACKAGE = Path(__file__).parent
-_GONE_FIRST = ("splits.csv", "thresholds.json", "metrics.csv")  # also where a run by hand left no record
 
 
 def basis(name: str, parameters: dict, fingerprint: str) -> dict:
@@ -75,8 +74,6 @@ def forget(run: RunFolder, name: str) -> None:
     record = _read(run, name)
     files = record.get("files", []) if isinstance(record, dict) else []
     tables = {file for file in files if "/" not in file}
-    if not any(_read(run, other) for other in COURSE):
-        tables |= set(_GONE_FIRST)
     for path in (*(run.path / file for file in tables), *run.figures.glob(f"{name[:2]}_*"), _record(run, name)):
         path.unlink(missing_ok=True)
 

@@ -149,6 +149,13 @@ def test_start_moves_a_run_on_other_data_aside(run, capsys):
     assert run.read()["stages"] == {}
 
 
+def test_start_moves_what_was_run_by_hand_aside(run, capsys):
+    run.record("02_preprocess", split="patient")
+    run.start(data={"img_root": "a"})
+    assert "held results of notebooks run by hand; moved to" in capsys.readouterr().out
+    assert run.read()["stages"] == {}
+
+
 def test_start_on_the_same_data_keeps_the_folder_and_the_stages_asked_for(run):
     run.start(data={"img_root": "a"})
     run.record("01_eda", seconds=1)

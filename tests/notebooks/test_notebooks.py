@@ -2,7 +2,11 @@
 
 import ast
 import json
+import os
 import re
+import subprocess
+import sys
+import time
 from itertools import pairwise
 
 import check
@@ -12,7 +16,6 @@ import pandas as pd
 import pytest
 
 from cxrlib.checkpoints import load_checkpoint
-from cxrlib.cli import main
 from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.parameters import COURSE, notebook_parameters, read_profile
@@ -28,7 +31,8 @@ TOY = {
     "epochs": 1,
     "archs": "resnet18,mobilenet_v2",
     "compare_image_size": 32,
-    "compare_epochs": 1,
+    "compare_budget": "epochs=1",
+    "compare_seeds": 1,
     "replicates": 50,
     "samples": 4,
     "device": "cpu",
@@ -229,19 +233,36 @@ def test_opened_too_early_it_names_the_notebook_to_run_first(name, first, tiny_n
 # ---- the whole way ---------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def course(_tiny_original, tmp_path_factory):
-    """The six at toy size through the command line; the run folder, what was printed, and where figures/ was."""
+    """The six at toy size through the command line, killed in the third and run again, as a person would.
+
+    The folder of the run, and of the home where figures/ is; `said` holds what the second start printed.
+    """
     folder = tmp_path_factory.mktemp("course")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CXR_HOME", str(folder / "home"))
-        overrides = [word for name, value in TOY.items() for word in ("-p", name, str(value))]
-        code = main(["run", "--data", str(_tiny_original), "-p", "run_dir", str(folder / "run"), *overrides])
-    assert code == 0
+    overrides = [word for name, value in TOY.items() for word in ("-p", name, str(value))]
+    given = ["run", "--data", str(_tiny_original), "-p", "run_dir", str(folder / "run"), *overrides]
+    command = [sys.executable, "-c", "import sys; from cxrlib.cli import main; sys.exit(main(sys.argv[1:]))", *given]
+    environment = os.environ | {"CXR_HOME": str(folder / "home")}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as killed:
+        for line in killed.stdout:
+            if line.startswith("[2/6]"):
+                break
+        time.sleep(2)  # into the third
+        killed.kill()
+    again = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    (folder / "said").write_text(again.stdout)
     return folder
 
 
 @pytest.fixture
 def run(course):
     return course / "run"
+
+
+def test_a_killed_run_goes_on_at_the_notebook_where_it_stopped(course):
+    said = (course / "said").read_text().splitlines()
+    assert "[2/6] 02_preprocess has finished before" in said
+    assert [line for line in said if re.fullmatch(r"\[3/6\] 03_train_efficientnet \d+ s", line)]
 
 
 def test_the_executed_copies_have_every_cell_run_and_no_error(run):
@@ -305,7 +326,7 @@ def test_the_comparison_has_a_row_an_architecture(run):
     assert (table["auroc"] <= table["auroc_high"]).all()
     assert (table["minutes"] > 0).all()
     for arch in table.index:
-        assert load_checkpoint(run / "comparison" / arch / "model_best.pth")["config"]["epochs"] == 1
+        assert load_checkpoint(run / "comparison" / arch / "seed0" / "model_best.pth")["config"]["epochs"] == 1
 
 
 def test_figures_are_exported_but_none_with_a_radiograph(course, run):
@@ -319,5 +340,5 @@ def test_figures_are_exported_but_none_with_a_radiograph(course, run):
 
 
 def test_nothing_is_written_beside_the_run_and_its_home(course):
-    assert {path.name for path in course.iterdir()} == {"run", "home"}
+    assert {path.name for path in course.iterdir()} - {"said", "index.html", ".run.lock"} == {"run", "home"}
     assert {path.name for path in (course / "home").iterdir()} == {"figures", "data"}
