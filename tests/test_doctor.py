@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -231,10 +233,24 @@ def test_interlaced_is_seen(tmp_path):
     np.testing.assert_array_equal(decode(tmp_path / "a.png"), np.arange(64).reshape(8, 8))
 
 
+@pytest.mark.parametrize("place", range(8, 33))
+def test_a_torn_header_is_no_header(tmp_path, place):
+    content = bytearray(interlaced(np.zeros((8, 8), np.uint8)))
+    content[place] ^= 0x81
+    (tmp_path / "a.png").write_bytes(content)
+    assert read_header(tmp_path / "a.png") is None
+
+
+def test_a_header_of_a_depth_that_png_has_not_is_no_header(tmp_path):
+    content = bytearray(interlaced(np.zeros((8, 8), np.uint8)))
+    content[24] = 5  # bits
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (tmp_path / "a.png").write_bytes(content)
+    assert read_header(tmp_path / "a.png") is None
+
+
 def interlaced(grey: np.ndarray) -> bytes:
     """A PNG in the seven passes of Adam7, which Pillow reads and does not write."""
-    import struct
-    import zlib
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
