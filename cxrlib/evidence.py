@@ -20,6 +20,7 @@ _NAMES = {
     "ap_lift": "AP over prevalence",
     "ece": "Calibration error",
     "f1": "F1",
+    "gflop": "GFLOP an image",
     "images_per_s": "Images a second",
     "lr": "Learning rate",
     "n": "Images",
@@ -27,6 +28,7 @@ _NAMES = {
     "p": "p",
     "p_holm": "p (Holm)",
     "ppv": "PPV",
+    "seed_sd": "SD over seeds",
     "val_auroc": "Validation AUROC",
     "val_loss": "Validation loss",
 }
