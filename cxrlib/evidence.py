@@ -14,10 +14,12 @@ import pandas as pd
 from markupsafe import Markup
 
 _NAMES = {
+    "a": "Better",
     "auroc": "AUROC",
     "ap": "Average precision",
     "arch": "Architecture",
     "ap_lift": "AP over prevalence",
+    "b": "Other",
     "ece": "Calibration error",
     "f1": "F1",
     "gflop": "GFLOP an image",
@@ -27,8 +29,10 @@ _NAMES = {
     "npv": "NPV",
     "p": "p",
     "p_holm": "p (Holm)",
+    "parameters": "Parameters, millions",
     "ppv": "PPV",
     "seed_sd": "SD over seeds",
+    "train_images_per_s": "Training, images a second",
     "val_auroc": "Validation AUROC",
     "val_loss": "Validation loss",
 }
