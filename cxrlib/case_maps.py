@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from cxrlib.cache import ImageCache
+from cxrlib.faithfulness import take_statistics
 from cxrlib.findings import FINDINGS
 from cxrlib.gradcam import grad_cam, usual_layers
 from cxrlib.localization import score_boxes
@@ -63,11 +64,14 @@ def control_maps(
     """What the model's maps have to beat, each (n, h, w): random, average, untrained.
 
     random: smooth noise. average: the mean of the finding's maps on the other patients, so where it is looked for
-    anywhere. untrained: the same architecture with random weights. options: method, layer, ... of `case_maps`.
+    anywhere. untrained: the same architecture with random weights, whose batch norms have seen some of the images.
+    options: method, layer, ... of `case_maps`.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         untrained = build_model(model.arch, "none", model.image_size).to(next(model.parameters()).device)
+    some = images.rows(cases["image"].unique()[:32])
+    take_statistics(untrained, torch.from_numpy(images.images[some])[:, None].to(untrained.mean.device))
     return {
         "random": random_maps(len(cases), images.image_size, seed),
         "average": average_maps(maps, cases),

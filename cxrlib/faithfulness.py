@@ -45,7 +45,7 @@ def randomized(
         for _, layer in layers[start:end]:
             _shuffle(layer, draw)
         if end > 1:
-            _take_statistics(changed, images)
+            take_statistics(changed, images)
         yield layers[end - 1][0], changed
 
 
@@ -56,7 +56,8 @@ def _shuffle(layer: nn.Module, draw: torch.Generator) -> None:
             weight.copy_(weight.flatten()[order].view(weight.shape))
 
 
-def _take_statistics(model: ChestXrayModel, images: torch.Tensor) -> None:
+def take_statistics(model: ChestXrayModel, images: torch.Tensor) -> None:
+    """Set the batch norms' statistics to those of `images` (b, 1, h, w), in place; ends in evaluation mode."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
