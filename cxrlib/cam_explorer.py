@@ -16,7 +16,7 @@ from PIL import Image
 
 from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
-from cxrlib.gradcam import LAYERS, METHODS, grad_cam
+from cxrlib.gradcam import LAYERS, METHODS, grad_cam, usual_layers
 from cxrlib.metadata import BOX_FRAME
 from cxrlib.models import ChestXrayModel
 from cxrlib.plots import pretty
@@ -72,7 +72,8 @@ class CamExplorer(w.HBox):
     # ---- what is there ---------------------------------------------------------------------------------------------
     def _build(self) -> None:
         named = LAYERS[self._model.arch]
-        layers = {"the usual one": None} | {name: name for name in named} | {"fused: all of these": list(named)}
+        fused = {"all of these, fused": list(named)}
+        layers = {"usual for the method": "usual"} | {name: name for name in named} | fused
         most = int((self._called & self._truth).sum(axis=0).argmax())
         self._row = w.BoundedIntText(0, 0, len(self.predictions) - 1, description="Image", layout=_CONTROL)
         findings = [(pretty(name), k) for k, name in enumerate(FINDINGS)]
@@ -126,12 +127,13 @@ class CamExplorer(w.HBox):
 
     def maps(self) -> np.ndarray:
         """The fourteen maps (14, h, w) of the chosen image, method and layer."""
-        layer = self._layer.value
-        key = (self._row.value, self._method.value, str(layer))
+        method, layer = self._method.value, self._layer.value
+        layer = usual_layers(self._model, method) if layer == "usual" else layer
+        key = (self._row.value, method, str(layer))
         if key not in self._maps:
             grey = np.array(self._images[self.predictions.image[self._row.value]])
             x = torch.from_numpy(grey)[None, None]
-            self._maps[key] = grad_cam(self._model, x, layer, self._method.value)[0].numpy()
+            self._maps[key] = grad_cam(self._model, x, layer, method)[0].numpy()
             while len(self._maps) > KEPT:
                 self._maps.popitem(last=False)
         self._maps.move_to_end(key)

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 
 import ipywidgets as w
 import numpy as np
 
+from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.metrics import figures
 from cxrlib.operating_points import SCALE, Session
@@ -24,7 +26,7 @@ from cxrlib.threshold_panels import (
     show_threshold,
 )
 from cxrlib.thresholds import Thresholds, tune_thresholds
-from cxrlib.widget_html import STYLE, data_uri, legend
+from cxrlib.widget_html import STYLE, data_uri, legend, plain_button, step_slider
 
 COSTS = (0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 500, 1000)
 PREVALENCES = (*range(1, 10), *range(10, 50, 5), *range(50, 200, 10), *range(200, 1000, 50))  # in 1,000 patients
@@ -41,6 +43,7 @@ class ThresholdExplorer(w.VBox):
     compare with. exact: what the button "tuned (exact)" takes; default: tuned for the same objective over all scores.
     images: name -> (h, w) uint8, such as an `ImageCache`, for the gallery; without them it lists names and scores.
     save_to: where the button "save" writes `Thresholds`, for example `run.thresholds`; without it the button is off.
+    checkpoint: of the model whose scores these are; "save" puts the choice into it, too, where heat maps look for it.
 
     `session` holds the choice so far, `session.thresholds()` gives it as `Thresholds`. Every control answers to
     observe; nothing is printed, so that a notebook with an explorer also runs headless.
@@ -53,11 +56,12 @@ class ThresholdExplorer(w.VBox):
         exact: Thresholds | None = None,
         images: Mapping[str, np.ndarray] | None = None,
         save_to: str | Path | None = None,
+        checkpoint: str | Path | None = None,
     ):
         objective = "f1" if thresholds.objective.startswith("by hand") else thresholds.objective
         exact = exact or tune_thresholds(val, grid=None, objective=objective, replicates=0)
         self.session = Session(val, thresholds, exact)
-        self._images, self._save_to, self._thumbs = images, save_to, {}
+        self._images, self._save_to, self._checkpoint, self._thumbs = images, save_to, checkpoint, {}
         self._ratios = np.full(len(FINDINGS), 5.0)
         self._prevalences = np.array([curve.prevalence for curve in self.session.curves])
         self._ranking = figures(val)
@@ -75,18 +79,18 @@ class ThresholdExplorer(w.VBox):
     def _build(self) -> None:
         names = [(pretty(name), k) for k, name in enumerate(FINDINGS)]
         self._finding = w.Dropdown(options=names, description="Finding", layout={"width": "250px"})
-        self._threshold = _slider(SCALE, "Threshold", "Threshold of the chosen finding")
+        self._threshold = step_slider(SCALE, "Threshold", "Threshold of the chosen finding")
         self._typed = w.BoundedFloatText(min=0, max=1, step=0.001, layout={"width": "90px"}, tooltip="Threshold, typed")
-        self._ratio = _slider(COSTS, "Cost of a miss", "How many false alarms one missed finding costs as much as")
-        self._prevalence = _slider(PREVALENCES, "Prevalence", "How many of 1,000 patients bear the finding")
-        self._as_here = _button("as here", "The prevalence of these images")
+        self._ratio = step_slider(COSTS, "Cost of a miss", "How many false alarms one missed finding costs as much as")
+        self._prevalence = step_slider(PREVALENCES, "Prevalence", "How many of 1,000 patients bear the finding")
+        self._as_here = plain_button("as here", "The prevalence of these images")
         self._ratio_text, self._prevalence_text, self._status = w.HTML(), w.HTML(), w.HTML()
         self._figures, self._confusion, self._numbers, self._gallery = (w.HTML() for _ in range(4))
         self._all = w.Checkbox(description="all fourteen", indent=False, layout={"width": "110px"},
                                tooltip="Whether the four buttons before set all fourteen findings")  # fmt: skip
         given = "tuned (grid)" if self.session.tuned.grid else "as given"
         self._buttons = {
-            name: _button(name, tip)
+            name: plain_button(name, tip)
             for name, tip in {
                 given: "The thresholds this explorer was opened with",
                 "tuned (exact)": "The best of all score values on these images",
@@ -102,7 +106,7 @@ class ThresholdExplorer(w.VBox):
 
     def _row(self, k: int) -> w.HBox:
         name = w.Button(description=pretty(FINDINGS[k]), tabbable=False, layout={"width": "142px"}, tooltip="Choose")
-        slider = _slider(SCALE, "", f"Threshold of {pretty(FINDINGS[k])}", "112px")
+        slider = step_slider(SCALE, "", f"Threshold of {pretty(FINDINGS[k])}", "112px")
         row = w.HBox([name, slider, w.HTML()], layout={"height": "27px", "overflow": "hidden"})
         row.add_class("cxr-row")
         name.on_click(lambda _: self._choose(k))
@@ -171,8 +175,21 @@ class ThresholdExplorer(w.VBox):
         self._follow()
 
     def _save(self) -> None:
-        path = self.session.thresholds().save(self._save_to)
-        self._follow(f"Saved to {path}. ")
+        try:
+            said = f"Saved to {self._write()}. "
+        except (InputError, OSError) as error:  # said where a person looks, since a callback's error is only logged
+            said = f"<b>Not saved:</b> {escape(str(error))}. "
+        self._follow(said)
+
+    def _write(self) -> str:
+        made = self.session.thresholds()
+        told = str(made.save(self._save_to))
+        if self._checkpoint is not None:
+            from cxrlib.checkpoints import load_checkpoint, write_checkpoint  # torch, which moving thresholds needs not
+
+            write_checkpoint(self._checkpoint, load_checkpoint(self._checkpoint) | {"thresholds": made.to_dict()})
+            told += f" and {self._checkpoint}"
+        return told
 
     # ---- what is shown ---------------------------------------------------------------------------------------------
     @property
@@ -277,19 +294,6 @@ class ThresholdExplorer(w.VBox):
         if name not in self._thumbs:
             self._thumbs[name] = data_uri(self._images[name], 92)
         return self._thumbs[name]
-
-
-def _slider(values, description: str, tooltip: str, width: str = "430px") -> w.SelectionSlider:
-    options = [(f"{value:.4g}", float(value)) for value in values]
-    layout = {"width": width}
-    style = {"description_width": "100px" if description else "0px"}
-    return w.SelectionSlider(
-        options=options, description=description, readout=False, tooltip=tooltip, layout=layout, style=style
-    )
-
-
-def _button(description: str, tooltip: str) -> w.Button:
-    return w.Button(description=description, tooltip=tooltip, layout={"width": "auto"})
 
 
 def _nearest(values, value: float) -> int:

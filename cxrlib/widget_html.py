@@ -7,6 +7,7 @@ import base64
 import io
 from html import escape
 
+import ipywidgets as w
 import numpy as np
 from matplotlib.colors import to_hex
 from PIL import Image
@@ -137,3 +138,18 @@ def legend(**names: str) -> str:
         for kind, name in names.items()
     ]
     return f'<div style="font-size:12px">{" &ensp; ".join(items)}</div>'
+
+
+def step_slider(values, description: str, tooltip: str, width: str = "430px") -> w.SelectionSlider:
+    """A slider that stops at each of `values`; its readout is left to who knows the exact value."""
+    options = [(f"{value:.4g}", float(value)) for value in values]
+    layout = {"width": width}
+    style = {"description_width": "100px" if description else "0px"}
+    return w.SelectionSlider(
+        options=options, description=description, readout=False, tooltip=tooltip, layout=layout, style=style
+    )
+
+
+def plain_button(description: str, tooltip: str) -> w.Button:
+    """A button as wide as its words."""
+    return w.Button(description=description, tooltip=tooltip, layout={"width": "auto"})

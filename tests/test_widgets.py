@@ -14,11 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cxrlib.checkpoints import load_checkpoint
 from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.gradcam import LAYERS, grad_cam
 from cxrlib.metrics import figures
-from cxrlib.models import build_model
+from cxrlib.models import build_model, save_checkpoint
 from cxrlib.operating_points import SCALE, Counts, Curve, Session
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import NEVER, Thresholds, tune_thresholds
@@ -163,6 +164,21 @@ def test_save_writes_what_others_load(explorer, tuned, tmp_path):
     np.testing.assert_array_equal(saved.values, explorer.session.values)
     assert saved.values[explorer.chosen] == SCALE[40] != tuned.values[explorer.chosen]
     assert "Saved to" in explorer._status.value
+
+
+def test_save_puts_the_choice_into_the_checkpoint_too(val, tuned, model, tmp_path):
+    path = tmp_path / "model_best.pth"
+    config = {"arch": "mobilenet_v2", "image_size": 32, "split": "patient", "seed": 0, "val_subset": 0}
+    save_checkpoint(path, model, parts={"train": [], "val": []}, config=config, epoch=1)
+    explorer = ThresholdExplorer(val, tuned, save_to=tmp_path / "thresholds.json", checkpoint=path)
+    explorer._threshold.index = 40
+    press(explorer, "save")
+    assert load_checkpoint(path)["thresholds"] == Thresholds.load(tmp_path / "thresholds.json").to_dict()
+    assert load_checkpoint(path)["arch"] == "mobilenet_v2"
+    assert "model_best.pth" in explorer._status.value
+    path.unlink()
+    press(explorer, "save")
+    assert "Not saved:" in explorer._status.value
 
 
 def test_saved_thresholds_can_be_explored_again(val, explorer, tmp_path):
