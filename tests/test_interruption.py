@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -334,3 +335,44 @@ def test_a_training_waits_for_another_in_its_folder(tiny_nih, tmp_path, monkeypa
     assert main([*map(str, given), "--arch", "mobilenet_v2", "--weights", "none", "--image_size", "32"]) == 0
     assert "another process is training into" in capsys.readouterr().out
     assert began > ended
+
+
+# ---- an evaluation -----------------------------------------------------------------------------------------------
+def test_an_evaluation_stopped_before_any_of_its_files_ends_as_if_it_had_not_been(tiny_nih, tmp_path, monkeypatch):
+    from cxrlib.cli import main
+    from cxrlib.metadata import read_entries
+    from cxrlib.models import build_model, save_checkpoint
+    from cxrlib.splits import split
+
+    entries = split(read_entries(tiny_nih.csv_path), "patient")
+    parts = {part: entries.loc[entries["part"] == part, "image"].tolist() for part in ("train", "val")}
+    config = {"split": "patient", "seed": 0, "val_subset": 0}
+    monkeypatch.chdir(tmp_path)
+    fresh = save_checkpoint("fresh.pth", build_model("mobilenet_v2", "none", 32), parts=parts, config=config, epoch=1)
+    given = ["eval", "--img_root", str(tiny_nih.root), "--cache_dir", str(tmp_path / "cache"), "--replicates", "10"]
+    given += ["--weights", "model.pth", "--out"]
+
+    def evaluated(out: str, stop: int | None) -> dict[str, bytes] | None:
+        shutil.copy(fresh, "model.pth")
+        replace, count = os.replace, iter(range(1000))
+
+        def stopping(*paths):
+            if next(count) == stop:
+                raise KeyboardInterrupt
+            replace(*paths)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", stopping)
+            code = main([*given, out])
+        assert code in (0, 130)
+        return None if code else content(tmp_path / out) | {"model.pth": Path("model.pth").read_bytes()}
+
+    whole = evaluated("whole", None)
+    for stop in range(20):
+        stopped = evaluated("out", stop)
+        for path, there in content(tmp_path / "out").items():
+            assert there == whole[path], "what has its name is whole"
+        if stopped:
+            break
+    assert stop >= 4, "several files are written"
+    assert stopped == whole
