@@ -6,14 +6,14 @@ model, which knows its own normalization.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, SequentialSampler
 
 from cxrlib.cache import ImageCache, read_image
 from cxrlib.errors import InputError, some
@@ -78,27 +78,47 @@ class ChestXrayDataset(_LabelledDataset):
         return torch.from_numpy(np.stack([read_image(self._paths[index], self.image_size) for index in indices]))
 
 
+class EpochBatches(Sampler[list[int]]):
+    """Batches of row numbers, in an order that follows from the seed and the epoch alone, dealt out among processes.
+
+    A batch holds `batch_size` rows for each of the `processes`, of which this is number `process`; no row comes twice
+    in an epoch, on whichever process. What is left at the end is dealt out too, unless a process got fewer than two
+    (which batch normalization cannot take): these rows sit out, each epoch others. Set `epoch`, from 1, and `first`,
+    the batch to begin with, before iterating. Raises InputError where there are too few rows for one batch.
+    """
+
+    def __init__(self, rows: int, batch_size: int, seed: int = 0, process: int = 0, processes: int = 1):
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self.process, self.processes = process, processes
+        self.epoch, self.first = 1, 0
+        if len(self) == 0:
+            least = processes * min(2, batch_size)
+            raise InputError(f"the part 'train' holds {rows} images; expected at least {least} (of {processes} "
+                             f"process{'es' * (processes > 1)})")  # fmt: skip
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.rows, self.batch_size * self.processes)
+        return whole + (rest >= 2 * self.processes)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.rows)
+        together = self.batch_size * self.processes
+        for batch in range(self.first, len(self)):
+            yield order[batch * together : (batch + 1) * together][self.process :: self.processes].tolist()
+
+
 def make_loader(
-    dataset: Dataset,
-    batch_size: int,
-    shuffle: bool = False,
-    seed: int = 0,
-    num_workers: int = 0,
-    drop_last: bool = False,
+    dataset: Dataset, batch_size: int = 32, batches: EpochBatches | None = None, num_workers: int = 0
 ) -> DataLoader:
     """Batches of a dataset: (images (b, 1, size, size) uint8, labels (b, 14) float32).
 
-    shuffle: a new order each epoch, the same for the same seed. num_workers: processes that read ahead; 0 is right for
-    the cache, whose rows are there before a process could be asked for them. drop_last: leave out a last batch that is
-    not full.
+    In the order of the dataset, `batch_size` at a time, or as `batches` say. num_workers: processes that read ahead; 0
+    is right for the cache, whose rows are there before a process could be asked for them.
     """
     return DataLoader(
         dataset,
-        batch_size=batch_size,
-        shuffle=shuffle,
-        generator=torch.Generator().manual_seed(seed),
+        batch_sampler=batches or BatchSampler(SequentialSampler(dataset), batch_size, drop_last=False),
         num_workers=num_workers,
-        drop_last=drop_last,
         persistent_workers=num_workers > 0,
         collate_fn=_as_is,
         pin_memory=torch.cuda.is_available(),
@@ -107,6 +127,7 @@ def make_loader(
 
 def augment(
     images: torch.Tensor,
+    strength: float = 1.0,
     rotation: float = 7.0,
     shift: float = 0.05,
     scale: float = 0.05,
@@ -115,22 +136,32 @@ def augment(
 ) -> torch.Tensor:
     """Gentle changes that leave the anatomy in place, one draw an image: (b, 1, h, w) uint8 or [0, 1] to float [0, 1].
 
-    rotation: at most so many degrees either way; shift: of the image's side; scale, contrast: at most by so much. No
-    mirror flip. What comes in from outside is black, as the collimated border of a radiograph is.
+    rotation: at most so many degrees either way; shift: of the image's side; scale, contrast: at most by so much;
+    strength: times all of them. No mirror flip. What comes in from outside is black, as the collimated border of a
+    radiograph is. generator: on the CPU, whatever the device of the images, so that all devices draw the same.
     """
     x = to_unit(images)
     n = len(x)
-
-    def draw(most: float) -> torch.Tensor:
-        return ((torch.rand(n, generator=generator) * 2 - 1) * most).to(x.device)
-
-    angle, zoom = draw(math.radians(rotation)), 1 + draw(scale)
+    draws = (torch.rand(6, n, generator=generator) * 2 - 1) * strength
+    turn, zoom, right, down, gain, offset = draws.to(x.device, non_blocking=True)
+    angle, zoom = turn * math.radians(rotation), 1 + zoom * scale
     cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
-    matrix = torch.stack([cos, -sin, 2 * draw(shift), sin, cos, 2 * draw(shift)], dim=1).view(n, 2, 3)
+    matrix = torch.stack([cos, -sin, 2 * shift * right, sin, cos, 2 * shift * down], dim=1).view(n, 2, 3)
     grid = F.affine_grid(matrix, list(x.shape), align_corners=False)
     x = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    gain, offset = (1 + draw(contrast)).view(n, 1, 1, 1), draw(contrast / 2).view(n, 1, 1, 1)
+    gain, offset = 1 + contrast * gain.view(n, 1, 1, 1), contrast / 2 * offset.view(n, 1, 1, 1)
     return ((x - 0.5) * gain + 0.5 + offset).clamp(0, 1)
+
+
+def shifted(images: torch.Tensor, share: float = 0.03) -> list[torch.Tensor]:
+    """The images (b, 1, h, w) as they are, and moved by a share of their side left, right, up and down, each the shape
+    and type of the original: the views that test-time averaging scores. What comes in is black.
+    """
+    by = max(1, round(share * images.shape[-1]))
+    wide = F.pad(images, (by, by, by, by))
+    height, width = images.shape[-2:]
+    corners = [(by, by), (by, 0), (by, 2 * by), (0, by), (2 * by, by)]
+    return [wide[..., top : top + height, left : left + width] for top, left in corners]
 
 
 def to_unit(images: torch.Tensor) -> torch.Tensor:

@@ -111,6 +111,8 @@ class ChestXrayModel(nn.Module):
         spec = architecture(arch)
         check_image_size(arch, image_size)
         self.arch, self.image_size = arch, image_size
+        self.tta = False  # whether predictions average over small shifts
+        self.memory_format = torch.contiguous_format
         self.backbone = spec.build(image_size)
         old = self.backbone.get_submodule(spec.head)
         self.backbone.set_submodule(spec.head, nn.Linear(old.in_features, len(FINDINGS)))
@@ -120,7 +122,12 @@ class ChestXrayModel(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = (to_unit(images) - self.mean) / self.std
-        return self.backbone(x.contiguous(memory_format=torch.channels_last))
+        return self.backbone(x.contiguous(memory_format=self.memory_format))
+
+    def lay_out(self, layout: str) -> "ChestXrayModel":
+        """Put the weights, and from now on the input, into memory as "channels_last" or "contiguous"."""
+        self.memory_format = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}[layout]
+        return self.to(memory_format=self.memory_format)
 
     @property
     def head(self) -> nn.Linear:
@@ -171,7 +178,7 @@ def build_model(arch: str, weights: str = "imagenet", image_size: int = 224) -> 
         if checkpoint["arch"] != arch:
             raise InputError(f"{weights} is a checkpoint of {checkpoint['arch']}; expected one of {arch} (arch)")
         _load_backbone(model, _strip(checkpoint["state_dict"]), keep_head=True)
-    return model.to(memory_format=torch.channels_last)
+    return model.lay_out("channels_last")
 
 
 def save_checkpoint(path: str | Path, model: ChestXrayModel, **fields) -> Path:
@@ -203,7 +210,8 @@ def model_from_checkpoint(checkpoint: dict) -> ChestXrayModel:
     except RuntimeError as error:
         reason = str(error).split("\n")[1].strip()[:150]
         raise InputError(f"the checkpoint's weights do not fit {checkpoint['arch']} ({reason})") from None
-    return model.to(memory_format=torch.channels_last).eval()
+    model.tta = bool(checkpoint["config"].get("tta", False))
+    return model.lay_out("channels_last").eval()
 
 
 def _strip(state: dict) -> dict:

@@ -1,11 +1,15 @@
-"""One training run: schedule, precision, averaged weights, checkpoints. Devices and processes are accelerate's job."""
+"""One training run: epochs, evaluation, checkpoints, and going on after an interruption.
+
+What a step does follows from the seed, the epoch and the step alone: the order of the images, the augmentation and the
+dropout are drawn anew from these three each time. So a run that was killed goes on where its last saved state left it
+and ends at the same weights, to the bit. Devices and processes are accelerate's job.
+"""
 
 import copy
-import math
-import numbers
+import hashlib
 import os
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,95 +17,24 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast, set_seed
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from cxrlib.cache import ImageCache
-from cxrlib.dataset import CachedDataset, ChestXrayDataset, augment, make_loader
-from cxrlib.errors import InputError, nearest
-from cxrlib.losses import LOSSES, make_loss
+from cxrlib.dataset import CachedDataset, ChestXrayDataset, EpochBatches, augment, make_loader, to_unit
+from cxrlib.errors import InputError
+from cxrlib.losses import make_loss
 from cxrlib.metrics import evaluate
-from cxrlib.models import ChestXrayModel, build_model, check_image_size, save_checkpoint
+from cxrlib.models import build_model, save_checkpoint
 from cxrlib.paths import written_whole
 from cxrlib.predictions import Predictions, predict
 from cxrlib.progress import bar
-from cxrlib.splits import KINDS, subset
+from cxrlib.recipe import Average, TrainConfig, learning_rate, parameter_groups, start_at_prevalence
+from cxrlib.resume import finished, load_state, save_state
+from cxrlib.speed import choose
+from cxrlib.splits import subset
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("fp32", "bf16")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Every parameter of a training run; the names are those of the command line, the notebooks and the profiles.
-
-    Raises InputError for a value that cannot be used.
-    """
-
-    arch: str = "efficientnet_b0"
-    weights: str = "imagenet"
-    image_size: int = 224
-    epochs: int = 8
-    batch_size: int = 32
-    lr: float = 1e-4
-    loss: str = "bce"
-    pos_weight_cap: float = 20.0
-    weight_decay: float = 0.01
-    warmup: float = 0.1
-    ema_decay: float = 0.99
-    augment: bool = True
-    split: str = "official"
-    train_subset: int = 0
-    val_subset: int = 0
-    seed: int = 0
-    num_workers: int = 0
-    device: str = "auto"
-    precision: str = "fp32"
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            object.__setattr__(self, field.name, _typed(field.name, field.type, getattr(self, field.name)))
-        check_image_size(self.arch, self.image_size)
-        for name, known in (("loss", LOSSES), ("split", KINDS), ("device", DEVICES), ("precision", PRECISIONS)):
-            value = getattr(self, name)
-            if value not in known:
-                raise InputError(
-                    f"{name} {value!r} is unknown; expected one of {', '.join(known)}{nearest(value, known)}"
-                )
-        least = {"epochs": 1, "batch_size": 1, "train_subset": 0, "val_subset": 0, "seed": 0, "num_workers": 0}
-        for name, least_value in (least | {"pos_weight_cap": 1}).items():
-            if not getattr(self, name) >= least_value:  # NaN, too
-                raise InputError(f"{name} {getattr(self, name)} is too small; expected at least {least_value}")
-        if self.seed >= 2**32:
-            raise InputError(f"seed {self.seed} is too large; expected below 2**32, which is as far as numpy's go")
-        for name, most in (("lr", math.inf), ("weight_decay", math.inf), ("warmup", 1), ("ema_decay", 1)):
-            value = getattr(self, name)
-            if not 0 <= value < most or (name == "lr" and value == 0):
-                raise InputError(
-                    f"{name} {value} cannot be used; expected {'above 0' if name == 'lr' else f'0 to {most}'}"
-                )
-
-    @classmethod
-    def of(cls, **values) -> "TrainConfig":
-        """A config of keyword arguments; an unknown name is an InputError that suggests the nearest."""
-        names = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in names:
-                raise InputError(
-                    f"unknown parameter {name!r}; expected one of {', '.join(names)}{nearest(name, names)}"
-                )
-        return cls(**values)
-
-
-def _typed(name: str, kind: type, value):
-    """`value` as plain str, bool, int or float, as a checkpoint can hold it; InputError where it is none."""
-    fits = {str: (str, os.PathLike), bool: (bool, np.bool_), int: numbers.Integral, float: numbers.Real}
-    if not isinstance(value, fits[kind]) or (isinstance(value, bool) and kind is not bool):
-        what = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}[kind]
-        hint = " (YAML takes 1e-4 for text: write 1.0e-4)" if kind is float and isinstance(value, str) else ""
-        raise InputError(f"{name} {value!r} cannot be used; expected {what}{hint}")
-    return kind(value)
+_LOOK_EVERY = 50  # steps: reading the loss makes a GPU wait
 
 
 def make_dataset(entries: pd.DataFrame, images: ImageCache | dict[str, Path], image_size: int):
@@ -124,97 +57,233 @@ def fit(
 
     entries: with a column part (`split`); images: an `ImageCache` of config.image_size, or paths by name.
     Writes to `out`: model_best.pth (highest validation macro AUROC), model_last.pth, history.csv, predictions_val.npz
-    (of the best epoch). Returns the history, one row an epoch: epoch, lr, train_loss, val_loss, val_auroc (macro),
-    images_per_s, seconds, best. The same seed on the same machine gives the same weights. An image that would be alone
-    in the last batch, which batch normalization cannot take, sits out an epoch, each epoch another one.
-    Raises InputError where a part is empty or the validation labels define no AUROC.
+    (of the best epoch); and state.pth while it runs, after each epoch and every config.save_minutes. With config.resume
+    a run that was interrupted goes on from there; a finished one returns its history at once.
+    Returns the history, one row an epoch: epoch, lr, train_loss, val_loss, val_auroc (macro), images_per_s, seconds,
+    best. The same seed on the same machine gives the same weights. What is left of an epoch that would give a process
+    fewer than two images, which batch normalization cannot take, sits it out, each epoch other images.
+    Raises InputError where a part is empty, the validation labels define no AUROC, the loss stops being a number, or
+    the folder holds an interrupted run of another configuration.
     """
+    if config.mode == "probe":
+        from cxrlib.probe import fit_probe
+
+        return fit_probe(config, entries, images, out, progress)
     out = Path(out)
-    accelerator = _accelerator(config)
-    set_seed(config.seed)
-    train, val = _datasets(config, entries, images)
-    alone = len(train) > 1 and len(train) % config.batch_size == 1 < config.batch_size
-    loader = make_loader(train, config.batch_size, True, config.seed, config.num_workers, drop_last=alone)
-    model = build_model(config.arch, config.weights, config.image_size)
-    if config.weights in ("imagenet", "none"):
-        start_at_prevalence(model, train.labels)
-    criterion = make_loss(config.loss, train.labels, config.pos_weight_cap).to(accelerator.device)
-    optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.lr, fused=True)
-    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    averaged = _average_of(accelerator.unwrap_model(model), config.ema_decay)
-    generator = torch.Generator().manual_seed(config.seed + accelerator.process_index)
-    steps, step, rows = config.epochs * len(loader), 0, []
+    training = _Training(config, entries, images, out, progress)
+    if config.resume and (history := finished(out, training.identity)) is not None:
+        return history
+    training.start()
+    while not training.over:
+        training.epoch()
+    training.close()
+    return pd.DataFrame(training.rows)
 
-    for epoch in range(1, config.epochs + 1):
-        began = time.perf_counter()
-        shown = bar(loader, show=progress and accelerator.is_main_process, leave=False,
-                    desc=f"epoch {epoch}/{config.epochs}", unit=" batches")  # fmt: skip
-        seen, total = 0, 0.0
-        model.train()
-        for x, labels in shown:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, config)
-            x = augment(x, generator=generator) if config.augment else x
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                logits = model(x)
-            loss = criterion(logits.float(), labels)
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            averaged.update_parameters(accelerator.unwrap_model(model))
-            step, seen, total = step + 1, seen + len(x), total + float(loss.detach()) * len(x)
-            shown.set_postfix(loss=f"{total / seen:.4f}")
-        speed = seen * accelerator.num_processes / (time.perf_counter() - began)
 
-        predictions = predict(averaged.module, val, accelerator=accelerator, batch_size=2 * config.batch_size)
+class _Training:
+    """A run in the middle: what `fit` moves from epoch to epoch and what a saved state brings back."""
+
+    def __init__(self, config, entries, images, out: Path, progress: bool):
+        self.config, self.entries, self.out = config, entries, out
+        self.accelerator = make_accelerator(config, out)
+        self.train, self.val = datasets(config, entries, images)
+        self.shown = progress and self.accelerator.is_main_process
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        self.batches = EpochBatches(len(self.train), config.batch_size, config.seed, process, processes)
+        self.loader = make_loader(self.train, batches=self.batches, num_workers=config.num_workers)
+        self.rows, self.step = [], 0  # of the epochs done; updates done
+        # what must agree for two runs to be one
+        free = ("resume", "save_minutes", "tracker", "num_workers")
+        self.identity = {name: value for name, value in asdict(config).items() if name not in free}
+        names = "\n".join(self.train.entries["image"])
+        self.identity |= {"images": hashlib.sha256(names.encode()).hexdigest(), "processes": processes}
+
+    def start(self) -> None:
+        """Build everything, or take it from the saved state."""
+        config, device = self.config, self.accelerator.device
+        state = load_state(self.out, self.identity) if config.resume else None
+        set_seed(config.seed)
+        model = build_model(config.arch, config.weights if state is None else "none", config.image_size)
+        if config.weights in ("imagenet", "none"):
+            start_at_prevalence(model, self.train.labels)
+        self.choice = choose(config, model, device, self.shown) if state is None else state["choice"]
+        model.lay_out(self.choice["layout"]).to(device)
+        self.criterion = make_loss(config.loss, self.train.labels, config.pos_weight_cap).to(device)
+        optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, fused=device.type != "mps")
+        self.average = Average(model, config.ema_decay)
+        self.average.model.tta = config.tta
+        self.losses = torch.zeros(len(self.batches), device=device)
+        if state is not None:
+            model.load_state_dict(state["model"])
+            self.average.model.load_state_dict(state["average"])
+            optimizer.load_state_dict(state["optimizer"])
+            self.rows, self.step = state["rows"], state["step"]
+            self.losses.copy_(state["losses"])
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.saved = time.perf_counter()
+
+    @property
+    def over(self) -> bool:
+        """Whether the last epoch is done, or `patience` epochs brought nothing better."""
+        if len(self.rows) == self.config.epochs:
+            return True
+        since = next((past for past, row in enumerate(reversed(self.rows)) if row["best"]), 0)
+        return 0 < self.config.patience <= since
+
+    def epoch(self) -> None:
+        """Train one epoch, or what is left of it, evaluate the averaged weights, write everything."""
+        began, first = time.perf_counter(), self.step % len(self.batches)
+        number = len(self.rows) + 1
+        self.batches.epoch, self.batches.first = number, first
+        shown = bar(self.loader, show=self.shown, leave=False, initial=first, total=len(self.batches), unit=" batches",
+                    desc=f"epoch {number}/{self.config.epochs}")  # fmt: skip
+        self.model.train()
+        for place, (x, labels) in enumerate(shown, start=first):
+            self.losses[place] = self._update(x, labels)
+            self.step += 1
+            if place % _LOOK_EVERY == 0 or place + 1 == len(self.batches):
+                shown.set_postfix(loss=f"{self._mean_loss(place + 1):.4f}")
+            if time.perf_counter() - self.saved > 60 * self.config.save_minutes and place + 1 < len(self.batches):
+                self._save_state(place + 1)
+        seen = (len(self.batches) - first) * self.config.batch_size * self.accelerator.num_processes
+        speed = min(seen, len(self.train)) / (time.perf_counter() - began)
+
+        predictions = self._evaluate()
         auroc = evaluate(predictions, replicates=0).loc["macro", "auroc"]
-        rows.append(
-            {
-                "epoch": epoch,
-                "lr": learning_rate(step - 1, steps, config),
-                "train_loss": total / seen,
-                "val_loss": _loss_of(predictions, criterion),
-                "val_auroc": auroc,
-                "images_per_s": speed,
-                "seconds": time.perf_counter() - began,
-                "best": not rows or auroc > max(row["val_auroc"] for row in rows),
-            }
-        )
-        if accelerator.is_main_process:
-            _save_epoch(out, averaged.module, config, entries, rows, predictions)
-    accelerator.wait_for_everyone()
-    return pd.DataFrame(rows)
+        row = {
+            "epoch": number,
+            "lr": self._learning_rate(self.step - 1),
+            "train_loss": self._mean_loss(len(self.batches)),
+            "val_loss": _loss_of(predictions, self.criterion),
+            "val_auroc": float(auroc),
+            "images_per_s": speed,
+            "seconds": time.perf_counter() - began,
+            "best": not self.rows or bool(auroc > max(row["val_auroc"] for row in self.rows)),
+        }
+        self.rows.append(row)
+        if self.config.tracker != "none":
+            self.accelerator.log({name: row[name] for name in list(row)[1:6]}, step=number)
+        self._save_epoch(predictions)
+
+    def close(self) -> None:
+        """The state is needed no more; every process waits until the files are there."""
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            (self.out / "state.pth").unlink(missing_ok=True)
+        if self.config.tracker != "none":
+            self.accelerator.end_training()
+
+    def _update(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """One step of the optimizer; returns the loss, still on the device."""
+        config, device = self.config, self.accelerator.device
+        seed = np.random.SeedSequence((config.seed, self.step, self.accelerator.process_index)).generate_state(1)
+        torch.manual_seed(int(seed[0]))  # for dropout, and, from the same draw, for the augmentation
+        x, labels = x.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        if config.augment:
+            x = augment(x, config.augment, generator=torch.Generator().manual_seed(int(seed[0])))
+        if config.mixup:
+            share = float(np.random.default_rng(seed).beta(config.mixup, config.mixup))
+            x, labels = (share * each + (1 - share) * each.flip(0) for each in (to_unit(x), labels))
+        for group in self.optimizer.param_groups:
+            frozen = self.step < config.head_epochs * len(self.batches) and not group["head"]
+            group["lr"] = 0.0 if frozen else self._learning_rate(self.step) * group["scale"]
+        try:
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.choice["precision"] == "bf16"):
+                logits = self.model(x)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise InputError(
+                f"{config.arch} at {config.image_size} pixels cannot normalize a batch of {len(x)}; "
+                "expected two images or more: raise batch_size"
+            ) from None
+        loss = self.criterion(logits.float(), labels)
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average.update(self.accelerator.unwrap_model(self.model), self.step)
+        return loss.detach()
+
+    def _learning_rate(self, step: int) -> float:
+        """While only the head learns, the full rate; then the schedule."""
+        head = self.config.head_epochs * len(self.batches)
+        return self.config.lr if step < head else learning_rate(step - head, self._steps - head, self.config)
+
+    @property
+    def _steps(self) -> int:
+        return self.config.epochs * len(self.batches)
+
+    def _mean_loss(self, count: int) -> float:
+        """Of the epoch's first `count` steps. Raises InputError, naming the first, where one is not a number."""
+        losses = self.losses[:count].cpu()
+        if not torch.isfinite(losses).all():
+            batch = int((~torch.isfinite(losses)).nonzero()[0]) + 1
+            kept = f"; {self.out / 'model_last.pth'} of epoch {len(self.rows)} is kept" if self.rows else ""
+            raise InputError(
+                f"training diverged: the loss became {losses[batch - 1]} at batch {batch} of epoch "
+                f"{len(self.rows) + 1}; expected a number: lower lr ({self.config.lr:g}) or use precision=fp32{kept}"
+            )
+        return float(losses.mean())
+
+    def _evaluate(self) -> Predictions:
+        for buffer in self.average.model.buffers():  # batch norm's differ between processes: those of the first count
+            if self.accelerator.num_processes > 1:
+                buffer.copy_(broadcast(buffer.clone()))
+        return predict(self.average.model, self.val, 2 * self.config.batch_size, accelerator=self.accelerator)
+
+    def _save_epoch(self, predictions: Predictions) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        parts = {part: sorted(self.entries.loc[self.entries["part"] == part, "image"]) for part in ("train", "val")}
+        row = self.rows[-1]
+        content = {
+            "parts": parts,
+            "config": asdict(self.config) | self.choice,
+            "epoch": row["epoch"],
+            "val_auroc": row["val_auroc"],
+        }
+        self.out.mkdir(parents=True, exist_ok=True)
+        if row["best"]:
+            save_checkpoint(self.out / "model_best.pth", self.average.model, **content)
+            predictions.save(self.out / "predictions_val.npz")
+        with written_whole(self.out / "history.csv") as beside:
+            pd.DataFrame(self.rows).to_csv(beside, index=False)
+        done = {"identity": self.identity} if self.over else {}
+        save_checkpoint(self.out / "model_last.pth", self.average.model, **content, **done)
+        self._save_state(0)
+
+    def _save_state(self, place: int) -> None:
+        """All that the rest of the run depends on; `place`: batches done of the epoch under way."""
+        self._mean_loss(place)  # nothing is saved of a run that has diverged
+        if self.accelerator.is_main_process:
+            save_state(
+                self.out,
+                self.identity,
+                choice=self.choice,
+                model=self.accelerator.unwrap_model(self.model).state_dict(),
+                average=self.average.model.state_dict(),
+                optimizer=self.optimizer.state_dict(),
+                rows=self.rows,
+                step=self.step,
+                losses=self.losses.cpu(),
+            )
+        self.saved = time.perf_counter()
 
 
-def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
-    """Linear warm-up over the share `warmup` of all steps, then a cosine down to a hundredth of `lr`."""
-    warm = max(1, round(config.warmup * steps))
-    if step < warm:
-        return config.lr * (step + 1) / warm
-    done = (step - warm) / max(1, steps - warm)
-    return config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
-
-
-def start_at_prevalence(model: ChestXrayModel, labels: torch.Tensor) -> None:
-    """Set the head's bias to the log-odds of each finding among labels (n, 14): what is rare need not be learned."""
-    share = labels.mean(dim=0).clamp(1e-3, 1 - 1e-3)
-    with torch.no_grad():
-        model.head.bias.copy_(torch.logit(share))
-
-
-def _datasets(config: TrainConfig, entries: pd.DataFrame, images: ImageCache | dict[str, Path]):
-    datasets = []
+def datasets(config: TrainConfig, entries: pd.DataFrame, images: ImageCache | dict[str, Path]):
+    """The datasets of part "train" and part "val". Raises InputError where nothing can be learned or chosen."""
+    both = []
     for part, size in (("train", config.train_subset), ("val", config.val_subset)):
         chosen = subset(entries, part, size, config.seed)
         if chosen.empty:
             raise InputError(f"the part {part!r} holds no image; expected some (look at the split and at img_root)")
-        datasets.append(make_dataset(chosen, images, config.image_size))
-    positives = datasets[1].labels.mean(dim=0)
+        both.append(make_dataset(chosen, images, config.image_size))
+    positives = both[1].labels.mean(dim=0)
     if not ((positives > 0) & (positives < 1)).any():
-        raise InputError(f"no finding has positives and negatives among the {len(datasets[1])} validation images, so "
+        raise InputError(f"no finding has positives and negatives among the {len(both[1])} validation images, so "
                          "no epoch can be chosen; enlarge val_subset")  # fmt: skip
-    return datasets
+    return both
 
 
 def pick_device(device: str = "auto") -> str:
@@ -227,58 +296,24 @@ def pick_device(device: str = "auto") -> str:
     return device
 
 
-def _accelerator(config: TrainConfig) -> Accelerator:
+def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
+    """accelerate's view of the device, the processes and the tracker."""
     device = pick_device(config.device)
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:  # a notebook may train on another device than before
         AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=device == "cpu")
-
-
-def _groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Weight decay for matrices and kernels, none for biases and normalization layers."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-
-
-def _average_of(model: nn.Module, decay: float) -> AveragedModel:
-    """Exponential moving average of the weights, that follows faster in the first steps; decay 0 copies them."""
-
-    @torch.no_grad()
-    def average(means: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor | int) -> None:
-        share = 1 - min(decay, (1 + int(count)) / (10 + int(count))) if decay else 1.0
-        if means[0].is_floating_point():
-            torch._foreach_lerp_(means, current, share)
-        else:
-            torch._foreach_copy_(means, current)
-
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    # the fastest of cudnn's algorithms add in another order each time
+    torch.backends.cudnn.deterministic = True
+    if config.tracker == "none":
+        return Accelerator(cpu=device == "cpu")
+    try:
+        accelerator = Accelerator(cpu=device == "cpu", log_with=config.tracker, project_dir=out)
+        accelerator.init_trackers("tracker", asdict(config))
+    except (ImportError, ValueError):
+        raise InputError(f"tracker {config.tracker} is not installed; pip install tensorboard, or use none") from None
+    return accelerator
 
 
 def _loss_of(predictions: Predictions, criterion: nn.Module) -> float:
     logits = torch.logit(torch.from_numpy(predictions.scores), eps=1e-6)
     labels = torch.from_numpy(predictions.labels).float()
     return float(copy.deepcopy(criterion).cpu()(logits, labels))
-
-
-def _save_epoch(
-    out: Path,
-    model: ChestXrayModel,
-    config: TrainConfig,
-    entries: pd.DataFrame,
-    rows: list[dict],
-    predictions: Predictions,
-) -> None:
-    content = {
-        "parts": {part: sorted(entries.loc[entries["part"] == part, "image"]) for part in ("train", "val")},
-        "config": asdict(config),
-        "epoch": rows[-1]["epoch"],
-        "val_auroc": float(rows[-1]["val_auroc"]),
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    if rows[-1]["best"]:
-        save_checkpoint(out / "model_best.pth", model, **content)
-        predictions.save(out / "predictions_val.npz")
-    save_checkpoint(out / "model_last.pth", model, **content)
-    with written_whole(out / "history.csv") as beside:
-        pd.DataFrame(rows).to_csv(beside, index=False)

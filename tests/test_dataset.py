@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Subset
 
 from cxrlib.cache import build_cache
-from cxrlib.dataset import CachedDataset, ChestXrayDataset, augment, make_loader, to_unit
+from cxrlib.dataset import CachedDataset, ChestXrayDataset, EpochBatches, augment, make_loader, shifted, to_unit
 from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.metadata import read_entries
@@ -105,17 +105,58 @@ def test_the_plain_loader_of_torch_sees_the_same(both):
         assert torch.equal(labels, same_labels)
 
 
-def test_shuffling_is_new_each_epoch_and_the_same_for_a_seed(both):
-    def epochs(seed):
-        loader = make_loader(both[0], 10, shuffle=True, seed=seed)
-        return [torch.cat([x for x, _ in loader]) for _ in range(2)]
+def epoch_of(batches, epoch, first=0):
+    batches.epoch, batches.first = epoch, first
+    return list(batches)
 
-    one, again, other = epochs(1), epochs(1), epochs(2)
-    assert torch.equal(one[0], again[0])
-    assert torch.equal(one[1], again[1])
-    assert not torch.equal(one[0], one[1])
-    assert not torch.equal(one[0], other[0])
-    assert one[0].sum() == one[1].sum() == both[0].__getitems__(range(63))[0].sum()
+
+def test_the_order_is_new_each_epoch_and_follows_from_the_seed():
+    one, again, other = EpochBatches(63, 10, seed=1), EpochBatches(63, 10, seed=1), EpochBatches(63, 10, seed=2)
+    assert epoch_of(one, 1) == epoch_of(again, 1) != epoch_of(other, 1)
+    assert epoch_of(one, 1) != epoch_of(one, 2) == epoch_of(again, 2)
+    assert epoch_of(one, 1) == epoch_of(again, 1), "whatever was drawn before"
+    assert sorted(row for batch in epoch_of(one, 3) for row in batch) == list(range(63))
+
+
+@given(
+    st.integers(2, 300), st.integers(1, 40), st.integers(1, 5), st.integers(0, 9), st.integers(1, 4), st.integers(0, 30)
+)
+def test_each_row_comes_once_an_epoch_among_all_processes(rows, batch_size, processes, seed, epoch, first):
+    try:
+        all_of_them = [EpochBatches(rows, batch_size, seed, process, processes) for process in range(processes)]
+    except InputError:
+        assert rows < 2 * processes
+        return
+    dealt = [epoch_of(batches, epoch) for batches in all_of_them]
+    assert {len(each) for each in dealt} == {len(all_of_them[0])}, "or one process would wait for another for ever"
+    seen = [row for each in dealt for batch in each for row in batch]
+    assert len(seen) == len(set(seen)) >= rows - 2 * processes + 1
+    assert max(len(batch) for each in dealt for batch in each) <= batch_size
+    assert min(len(batch) for each in dealt for batch in each) >= min(2, batch_size)
+    assert epoch_of(all_of_them[0], epoch, first) == dealt[0][first:], "a run goes on in the middle"
+
+
+def test_a_loader_follows_the_batches(both):
+    batches = EpochBatches(len(both[0]), 10, seed=1)
+    for rows, (x, labels) in zip(epoch_of(batches, 2, first=1), make_loader(both[0], batches=batches), strict=True):
+        assert torch.equal(x, both[0].__getitems__(rows)[0])
+        assert torch.equal(labels, both[0].labels[rows])
+
+
+def test_too_few_rows_for_the_processes_are_refused():
+    with pytest.raises(InputError, match="the part 'train' holds 3 images; expected at least 4"):
+        EpochBatches(3, 8, processes=2)
+
+
+def test_views_for_test_time_averaging_are_the_image_moved():
+    x = torch.randint(1, 255, (2, 1, 40, 40), dtype=torch.uint8)
+    same, left, right, up, down = shifted(x, share=0.05)
+    assert torch.equal(same, x)
+    assert torch.equal(right[..., :-2], x[..., 2:])
+    assert torch.equal(left[..., 2:], x[..., :-2])
+    assert torch.equal(up[..., 2:, :], x[..., :-2, :])
+    assert torch.equal(down[..., :-2, :], x[..., 2:, :])
+    assert left[..., :2].sum() == 0
 
 
 def test_to_unit():

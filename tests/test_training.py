@@ -1,13 +1,18 @@
 """One training run: the same weights for the same seed, files that are whole, nothing learned from the test part."""
 
 import math
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate.utils import set_seed
 
 from cxrlib.cache import build_cache
+from cxrlib.dataset import shifted
 from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.metadata import read_entries
@@ -16,7 +21,15 @@ from cxrlib.models import build_model, load_checkpoint, model_from_checkpoint, s
 from cxrlib.predictions import Predictions, predict
 from cxrlib.sources import find_images
 from cxrlib.splits import split
-from cxrlib.training import TrainConfig, fit, learning_rate, make_dataset, start_at_prevalence
+from cxrlib.training import (
+    TrainConfig,
+    _Training,
+    fit,
+    learning_rate,
+    make_dataset,
+    parameter_groups,
+    start_at_prevalence,
+)
 
 SIDE = 32
 QUICK = {
@@ -28,6 +41,8 @@ QUICK = {
     "lr": 1e-3,
     "split": "patient",
     "device": "cpu",
+    "precision": "fp32",
+    "layout": "channels_last",
 }
 
 
@@ -170,7 +185,12 @@ def test_every_way_of_training_runs_and_makes_a_difference(train, tmp_path):
         {"loss": "bce_pos_weight", "pos_weight_cap": 5.0},
         {"loss": "focal"},
         {"loss": "asymmetric"},
-        {"augment": False},
+        {"augment": 0.0},
+        {"augment": 2.0},
+        {"mixup": 0.2},
+        {"depth_lr": 0.1},
+        {"head_epochs": 1},
+        {"layout": "contiguous"},
         {"ema_decay": 0.0},
         {"warmup": 0.5},
         {"weight_decay": 0.5},
@@ -273,7 +293,7 @@ def test_the_saved_weights_are_the_averaged_ones(train, tmp_path, monkeypatch):
 
     def watched(self, *args, **options):
         result = original(self, *args, **options)
-        seen.append(self.param_groups[1]["params"][-1].detach().clone())  # the head's bias
+        seen.append(self.param_groups[-1]["params"][-1].detach().clone())  # the head's bias
         return result
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
@@ -323,6 +343,165 @@ def test_a_diverged_training_is_a_sentence(train, tmp_path):
     with pytest.raises(InputError, match="diverged"):
         train(lr=1e30, warmup=0.0)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_last_good_checkpoint_outlives_a_loss_that_is_no_number(train, tmp_path, monkeypatch):
+    good = _Training._update
+
+    def update(self, x, labels):
+        return torch.tensor(math.nan) if self.step == 6 else good(self, x, labels)
+
+    monkeypatch.setattr(_Training, "_update", update)
+    with pytest.raises(InputError, match=r"became nan at batch 3 of epoch 2.*lower lr.*of epoch 1 is kept"):
+        train(train_subset=32)  # four batches an epoch
+    assert load_checkpoint(tmp_path / "run" / "model_last.pth")["epoch"] == 1
+
+
+class Killed(BaseException):
+    """Nothing in the package may catch it."""
+
+
+def interrupted(monkeypatch, after):
+    """Make the training stop for good after so many more steps."""
+    good, count = _Training._update, iter(range(1000))
+
+    def update(self, x, labels):
+        if next(count) == after:
+            raise Killed
+        return good(self, x, labels)
+
+    monkeypatch.setattr(_Training, "_update", update)
+
+
+@pytest.mark.parametrize("save_minutes", [0.0, 60.0])
+def test_an_interrupted_run_goes_on_to_the_same_weights_to_the_bit(train, tmp_path, monkeypatch, save_minutes):
+    recipe = {"epochs": 3, "head_epochs": 1, "mixup": 0.2, "train_subset": 32, "save_minutes": save_minutes}
+    straight = train("straight", **recipe)
+    stops = iter((2, 5, 1, 4, 3, 5, 6, 50))
+    for stop in stops:
+        with monkeypatch.context() as patch:
+            interrupted(patch, stop)
+            try:
+                resumed = train("stopped", resume=True, **recipe)
+                break
+            except Killed:
+                continue
+    columns = ["epoch", "lr", "train_loss", "val_loss", "val_auroc", "best"]
+    pd.testing.assert_frame_equal(resumed[columns], straight[columns])
+    for name in ("model_best.pth", "model_last.pth"):
+        assert same(weights(tmp_path / "straight" / name), weights(tmp_path / "stopped" / name))
+    names = {path.name for path in (tmp_path / "stopped").iterdir()}
+    assert names == {path.name for path in (tmp_path / "straight").iterdir()}, "no state is left behind"
+
+
+def test_a_finished_run_is_not_trained_again_and_another_is_refused(train, tmp_path, monkeypatch):
+    before = train(epochs=1, train_subset=32)
+    monkeypatch.setattr(_Training, "_update", None)
+    after = train(epochs=1, train_subset=32, resume=True)
+    pd.testing.assert_frame_equal(after, before)
+    with pytest.raises(InputError, match=r"of a run with other lr 0.001, now 0.01; expected the same.*without resume"):
+        train(epochs=1, train_subset=32, lr=0.01, resume=True)
+
+
+def test_a_state_of_another_run_or_in_pieces_is_refused(train, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupted(patch, 5)
+        with pytest.raises(Killed):
+            train(train_subset=32)
+    with pytest.raises(InputError, match="other batch_size 8, now 4"):
+        train(train_subset=32, batch_size=4, resume=True)
+    state = tmp_path / "run" / "state.pth"
+    state.write_bytes(state.read_bytes()[:999])
+    with pytest.raises(InputError, match=r"state.pth cannot be read .* remove it to begin anew"):
+        train(train_subset=32, resume=True)
+    train(train_subset=32)  # without resume it begins anew
+    assert not state.exists()
+
+
+SCRIPT = """
+import sys
+from cxrlib.cache import ImageCache
+from cxrlib.metadata import read_entries
+from cxrlib.splits import split
+from cxrlib.training import TrainConfig, fit
+csv, cache, out = sys.argv[1:]
+config = TrainConfig.of(arch="mobilenet_v2", weights="none", image_size=32, epochs=6, batch_size=8, lr=1e-3,
+                        split="patient", device="cpu", precision="fp32", layout="channels_last", resume=True,
+                        save_minutes=0.002)
+print("ready", flush=True)
+fit(config, split(read_entries(csv), "patient", fractions=(0.5, 0.25, 0.25)), ImageCache(cache), out, progress=False)
+"""
+
+
+def test_killed_at_random_moments_it_ends_at_the_same_weights(tiny_nih, cache, tmp_path):
+    def start(name):
+        arguments = [sys.executable, "-c", SCRIPT, tiny_nih.csv_path, cache.folder, tmp_path / name]
+        process = subprocess.Popen([*map(str, arguments)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    began = time.monotonic()
+    assert start("straight").wait() == 0
+    seconds, moments = time.monotonic() - began, np.random.default_rng(0).uniform(0.1, 0.6, 2)
+    for moment in moments:
+        process = start("killed")
+        time.sleep(moment * seconds)
+        process.kill()
+        process.wait()
+    assert start("killed").wait() == 0
+    assert same(weights(tmp_path / "straight" / "model_last.pth"), weights(tmp_path / "killed" / "model_last.pth"))
+
+
+def test_it_stops_early_when_nothing_gets_better(train, monkeypatch):
+    aurocs = iter([0.6, 0.7, 0.65, 0.66, 0.9])
+    original = evaluate
+
+    def scripted(*args, **options):
+        table = original(*args, **options)
+        table.loc["macro", "auroc"] = next(aurocs)
+        return table
+
+    monkeypatch.setattr("cxrlib.training.evaluate", scripted)
+    assert train(epochs=5, patience=2, train_subset=32)["epoch"].tolist() == [1, 2, 3, 4]
+
+
+def test_while_the_head_learns_the_rest_keeps_still(train, tmp_path):
+    torch.manual_seed(0)
+    train(epochs=1, head_epochs=1, ema_decay=0.0)
+    after = weights(tmp_path / "run" / "model_last.pth")
+    set_seed(0)
+    before = build_model("mobilenet_v2", "none", SIDE).state_dict()
+    learned = [name for name in before if not torch.equal(before[name], after[name])]
+    assert {name for name in learned if "running" not in name and "num_batches" not in name} == {
+        "backbone.classifier.1.weight",
+        "backbone.classifier.1.bias",
+    }
+
+
+def test_the_learning_rate_falls_towards_the_first_layer():
+    model = build_model("densenet121", "none", SIDE)
+    groups = parameter_groups(model, TrainConfig(**QUICK | {"arch": "densenet121", "depth_lr": 0.1}))
+    scale = {id(parameter): group["scale"] for group in groups for parameter in group["params"]}
+    in_order = [scale[id(parameter)] for parameter in model.parameters()]
+    assert in_order == sorted(in_order)
+    assert in_order[0] == pytest.approx(0.1)
+    assert scale[id(model.head.weight)] == scale[id(model.head.bias)] == 1
+    assert len(scale) == len(list(model.parameters()))
+    assert len({id(parameter) for group in groups for parameter in group["params"]}) == len(scale)
+
+
+def test_test_time_averaging_is_in_the_checkpoint_and_in_the_predictions(train, entries, cache, tmp_path):
+    train(epochs=1, tta=True)
+    assert model_from_checkpoint(load_checkpoint(tmp_path / "run" / "model_best.pth")).tta
+    val = make_dataset(entries[entries["part"] == "val"], cache, SIDE)
+    model = build_model("resnet18", "none", SIDE).eval()
+    single = predict(model, val).scores
+    model.tta = True
+    with torch.no_grad():
+        views = shifted(val.__getitems__(range(len(val)))[0])
+        expected = torch.stack([model(view).sigmoid() for view in views]).mean(dim=0)
+    np.testing.assert_allclose(predict(model, val).scores, expected, atol=1e-5)
+    assert not np.allclose(single, expected, atol=1e-5)
 
 
 def test_a_last_batch_of_one_image_does_not_break_the_epoch(train, entries):
@@ -384,7 +563,17 @@ def test_an_unknown_name_suggests_the_nearest():
         ("ema_decay", 1.0),
         ("ema_decay", -0.1),
         ("augment", "false"),
-        ("augment", 1),
+        ("augment", 4.0),
+        ("augment", -0.5),
+        ("mode", "linear"),
+        ("depth_lr", 0.0),
+        ("head_epochs", -1),
+        ("patience", -1),
+        ("mixup", 1.5),
+        ("tta", 1),
+        ("tracker", "wandb"),
+        ("layout", "nhwc"),
+        ("save_minutes", -1.0),
         ("split", "patients"),
         ("train_subset", -1),
         ("val_subset", -1),

@@ -1,0 +1,102 @@
+"""Which precision and memory layout trains fastest here: a few timed steps at the start of a run, remembered.
+
+No table could tell: bf16 makes DenseNet-121 several times faster on one processor and EfficientNet slower on the same.
+What was chosen for a model, size and machine is kept in data/cache/speed.json, so that the next run starts at once and,
+as timings waver, chooses the same again.
+"""
+
+import copy
+import json
+import platform
+import time
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+
+from cxrlib.models import ChestXrayModel
+from cxrlib.paths import CACHE, written_whole
+from cxrlib.recipe import TrainConfig
+
+_WARM_UP, _TIMED = 1, 3
+_GAIN = 1.1  # bf16 rounds: it has to be worth that
+
+
+def choose(config: TrainConfig, model: ChestXrayModel, device: torch.device, show: bool = True) -> dict[str, str]:
+    """{"precision": "fp32" or "bf16", "layout": "channels_last" or "contiguous"}, as configured or, where that says
+    "auto", as timed. The model is left as it was. show: print what was chosen, and its figures.
+    """
+    options = [
+        (precision, layout)
+        for precision in (("fp32", "bf16") if config.precision == "auto" else (config.precision,))
+        for layout in (("channels_last", "contiguous") if config.layout == "auto" else (config.layout,))
+    ]
+    if device.type == "mps":  # its autocast knows no bf16 on older systems
+        options = [option for option in options if option[0] == "fp32"] or options
+    if len(options) == 1:
+        return dict(zip(("precision", "layout"), options[0], strict=True))
+    speeds = _remembered(config, model, options, device)
+    best = max(speeds, key=lambda option: speeds[option] / (_GAIN if option.startswith("bf16") else 1))
+    if show:
+        figures = ", ".join(f"{option} {speed:.0f}" for option, speed in speeds.items())
+        print(f"speed   {best} (images/s: {figures}; override with precision and layout)")
+    return dict(zip(("precision", "layout"), best.split(), strict=True))
+
+
+def images_per_second(model: ChestXrayModel, batch_size: int, precision: str, layout: str, device) -> float:
+    """Forward, backward and step on random radiographs; the fastest of a few timed steps."""
+    model = model.lay_out(layout).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0, fused=device.type != "mps")
+    x = torch.rand(batch_size, 1, model.image_size, model.image_size, device=device)
+    seconds = []
+    for _ in range(_WARM_UP + _TIMED):
+        began = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits = model(x)
+        logits.float().square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - began)
+    return batch_size / min(seconds[_WARM_UP:])
+
+
+def _remembered(config: TrainConfig, model: ChestXrayModel, options, device: torch.device) -> dict[str, float]:
+    """Images a second of each option, by "precision layout"; timed where that has not been done yet."""
+    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {_cpu()}"
+    about = f"{config.arch} {config.image_size} px batch {config.batch_size} on {chip}, torch {torch.__version__}"
+    about += f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    path = CACHE / "speed.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        known = _read(path)
+        speeds = known.get(about, {})
+        missing = [option for option in options if " ".join(option) not in speeds]
+        for precision, layout in missing:
+            speed = images_per_second(copy.deepcopy(model), config.batch_size, precision, layout, device)
+            speeds[f"{precision} {layout}"] = round(speed, 1)
+        if missing:
+            with written_whole(path) as beside:
+                beside.write_text(json.dumps(known | {about: speeds}, indent=1), encoding="utf-8")
+    return {" ".join(option): speeds[" ".join(option)] for option in options}
+
+
+def _read(path) -> dict:
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        good = isinstance(known, dict) and all(
+            isinstance(each, dict) and all(isinstance(speed, (int, float)) for speed in each.values())
+            for each in known.values()
+        )
+        return known if good else {}
+    except (OSError, ValueError):
+        return {}  # timed anew
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration, IndexError):
+        return platform.processor()
