@@ -6,7 +6,7 @@ import json
 import pkgutil
 
 import benchmarks
-from cxrlib.paths import RUNS
+from cxrlib.paths import RUNS, written_whole
 
 
 def main() -> None:
@@ -14,14 +14,16 @@ def main() -> None:
     known = [module.name for module in pkgutil.iter_modules(benchmarks.__path__) if module.name.startswith("bench_")]
     parser = argparse.ArgumentParser(prog="make bench", description=benchmarks.__doc__)
     parser.add_argument("names", nargs="*", default=known, help=f"which ones: {', '.join(known)}")
-    figures = {}
-    for name in parser.parse_args().names:
+    names, out = parser.parse_args().names, RUNS / "bench.json"
+    # where only some are measured, the others' figures stay
+    figures = json.loads(out.read_text(encoding="utf-8")) if out.is_file() and names != known else {}
+    for name in names:
         for figure, row in importlib.import_module(f"benchmarks.{name}").benchmark().items():
             figures[figure] = row
             print(f"{figure:<40} {row['ratio']:>10.3f}   goal {row['goal']:<8} {row['detail']}", flush=True)
-    RUNS.mkdir(exist_ok=True)
-    (RUNS / "bench.json").write_text(json.dumps(figures, indent=2))
-    print(f"written to {RUNS / 'bench.json'}")
+        with written_whole(out) as beside:
+            beside.write_text(json.dumps(figures, indent=2), encoding="utf-8")
+    print(f"written to {out}")
 
 
 if __name__ == "__main__":

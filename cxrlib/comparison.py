@@ -249,8 +249,8 @@ def kept_costs(each: dict[str, TrainConfig], path: Path, progress: bool = True) 
              for name, config in each.items()}  # fmt: skip
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     missing = {about[name]: config for name, config in each.items() if about[name] not in known}
-    if missing:
-        known |= measure_costs(missing, progress).T.to_dict()
+    for which, config in missing.items():
+        known |= measure_costs({which: config}, progress).T.to_dict()
         with written_whole(path) as beside:
             beside.write_text(json.dumps(known, indent=1), encoding="utf-8")
     return pd.DataFrame({name: known[about[name]] for name in each}).T
