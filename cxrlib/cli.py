@@ -66,6 +66,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"cxr {given.name}: {error}", file=sys.stderr)
         return 2
     except RuntimeError as error:
+        if "DataLoader worker" in str(error):
+            print(f"cxr {given.name}: a process that read ahead was ended from outside, often for want of memory; "
+                  "use fewer num_workers", file=sys.stderr)  # fmt: skip
+            return 2
         if given.name not in ("run", "report"):
             raise
         print(f"cxr {given.name}: {error}", file=sys.stderr)

@@ -376,3 +376,22 @@ def test_an_evaluation_stopped_before_any_of_its_files_ends_as_if_it_had_not_bee
             break
     assert stop >= 4, "several files are written"
     assert stopped == whole
+
+
+def test_a_loader_whose_process_is_killed_is_a_sentence(tiny_nih, tmp_path, monkeypatch, capsys):
+    from cxrlib import dataset
+    from cxrlib.cli import main
+
+    reading = dataset.CachedDataset._images
+
+    def dying(self, indices):
+        if torch.utils.data.get_worker_info():
+            die()
+        return reading(self, indices)
+
+    monkeypatch.setattr(dataset.CachedDataset, "_images", dying)
+    given = ["train", "--img_root", tiny_nih.root, "--cache_dir", tmp_path / "cache", "--run_dir", tmp_path / "run"]
+    given += ["--arch", "mobilenet_v2", "--weights", "none", "--image_size", "32", "--split", "patient"]
+    quick = ["--num_workers", "1", "--precision", "fp32", "--layout", "contiguous", "--device", "cpu"]
+    assert main([*map(str, given), *quick]) == 2
+    assert "was ended from outside, often for want of memory; use fewer num_workers" in capsys.readouterr().err
