@@ -122,6 +122,36 @@ class Evidence:
             "left_out": 0 if rows is None else len(table) - len(rows),
         }
 
+    def cross(self, file: str, down: str, across: str, keep: dict[str, str], most: int = 8) -> dict | None:
+        """A long table's column value, with its interval, as a table of two of its columns: `down` by `across`.
+
+        keep: {column: value} of the rows that are meant; most: so many columns of the result. None without the file.
+        """
+        table = self.table(file)
+        if table is None or not {down, across, "value", *keep} <= set(table):
+            return None
+        for column, value in keep.items():
+            table = table[table[column] == value]
+        names = list(dict.fromkeys(table[across]))[:most]
+        at = {(row[down], row[across]): key for key, row in table.iterrows()}
+        return {
+            "file": file,
+            "head": [{"text": heading(down), "title": down, "number": False}]
+            + [{"text": heading(str(name)), "title": name, "number": True} for name in names],
+            "rows": [
+                {
+                    "total": first == "macro",
+                    "cells": [self.show(file, next(at[first, name] for name in names if (first, name) in at), down)]
+                    + [
+                        self.interval(file, at[first, name], "value", "low", "high") if (first, name) in at else ""
+                        for name in names
+                    ],
+                }
+                for first in dict.fromkeys(table[down])
+            ],
+            "left_out": 0,
+        }
+
     def _cell(self, file: str, row: str, name: str, ends: tuple[str, ...]) -> Markup:
         shown = self.interval(file, row, name, *ends) if ends else self.show(file, row, name)
         return Markup("") if shown == _UNDEFINED and row == "macro" else shown  # such as the threshold of a mean
