@@ -1,8 +1,9 @@
-"""`ThresholdExplorer` in JupyterLab in a real browser: a key moves the point and the numbers, and quickly."""
+"""The explorers in JupyterLab in a real browser: a key moves the point and the numbers, and quickly."""
 
 import re
 import statistics
 import time
+from contextlib import contextmanager
 
 import lab
 import nbformat
@@ -43,9 +44,23 @@ MEASURE = """() => {
 }"""
 
 
+CAM_CELL = """
+import numpy as np
+from cxrlib.models import build_model
+from cxrlib.predictions import Predictions
+from cxrlib.thresholds import Thresholds
+from cxrlib.widgets import CamExplorer
+
+val = Predictions.load("val.npz").take(np.arange(60))
+rng = np.random.default_rng(0)
+pictures = {name: rng.integers(0, 256, (32, 32), dtype=np.uint8) for name in val.image}
+CamExplorer(build_model("mobilenet_v2", "none", 32), pictures, val, Thresholds(np.full(14, 0.2)))
+"""
+
+
 @pytest.fixture(scope="module")
-def opened(chrome, tmp_path_factory):
-    """A page with the explorer of a tiny notebook in JupyterLab, and the notebook's folder."""
+def server(chrome, tmp_path_factory):
+    """The address of a JupyterLab, and its folder with stored predictions and a notebook for each explorer."""
     root, home = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("home")
     rng = np.random.default_rng(0)
     labels = (rng.random((3000, 14)) < 0.2).astype(np.uint8)
@@ -53,16 +68,33 @@ def opened(chrome, tmp_path_factory):
     images = np.array([f"{90000 + i:08d}_000.png" for i in range(len(labels))])
     Predictions(scores, labels, images, np.arange(len(labels))).save(root / "val.npz")
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    cells = [nbformat.v4.new_code_cell(CELL)]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), root / "explore.ipynb")
+    for name, cell in (("explore", CELL), ("maps", CAM_CELL)):
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)], metadata=kernel)
+        nbformat.write(notebook, root / f"{name}.ipynb")
+    with lab.jupyter_lab(root, home) as address:
+        yield address, root
+
+
+@contextmanager
+def shown(chrome, server, name):
+    """A page with a notebook that has run."""
+    address, root = server
     page = chrome.new_page(viewport={"width": 1440, "height": 1300})
     page.set_default_timeout(60_000)
-    with lab.jupyter_lab(root, home) as address:
-        lab.open_notebook(page, address, "explore.ipynb")
-        assert lab.restart_and_run_all(page, root / "explore.ipynb", timeout=120) == []
+    lab.open_notebook(page, address, f"{name}.ipynb")
+    assert lab.restart_and_run_all(page, root / f"{name}.ipynb", timeout=120) == []
+    page.wait_for_selector(".cxr [role=status]")
+    yield page
+    lab.shut_down(page)
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def opened(chrome, server):
+    """A page with `ThresholdExplorer`, and the notebook's folder."""
+    with shown(chrome, server, "explore") as page:
         page.wait_for_selector(".cxr svg .now")
-        yield page, root
-        page.close()
+        yield page, server[1]
 
 
 def numbers(page):
@@ -210,3 +242,21 @@ def test_the_saved_notebook_holds_no_radiograph(opened):
     text = (root / "explore.ipynb").read_text()
     assert "data:image" not in text
     assert "ThresholdExplorer(14 findings, 3,000 images)" in text
+
+
+def test_the_heat_map_fades_and_steps(chrome, server):
+    """`CamExplorer`: the opacity follows the key without another picture, a button goes to another image."""
+    with shown(chrome, server, "maps") as page:
+        page.locator(".cxr .noUi-handle").focus()
+        opacity = "() => getComputedStyle(document.querySelector('.cxr .heat')).opacity"
+        pictures = page.locator(".cxr img")
+        before = [picture.get_attribute("src") for picture in pictures.all()]
+        assert len(before) == 2, "the radiograph, and its heat map over it"
+        assert page.evaluate(opacity) == "0.6"
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function(f"({opacity})() === '0.65'")
+        assert [picture.get_attribute("src") for picture in pictures.all()] == before
+        page.get_by_role("button", name="next false positive").focus()
+        page.keyboard.press("Enter")
+        page.wait_for_function("before => document.querySelector('.cxr img').src !== before", arg=before[0])
+        assert "false positive" in numbers(page)
