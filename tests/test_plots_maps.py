@@ -1,0 +1,68 @@
+"""Figures of maps that are tested: they show the numbers that they were given, and say them in words."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxrlib.localization import METRICS
+from cxrlib.plots import alt_text
+from cxrlib.plots_maps import plot_faithfulness, plot_localization, plot_places, plot_sanity
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def table():
+    rows = []
+    for n, kind in enumerate(("model", "chance", "random", "average", "untrained")):
+        for finding, value in (("Mass", 0.9), ("Nodule", 0.3), ("macro", 0.6)):
+            rows += [(kind, finding, metric, 20, value - n / 10, value - n / 10 - 0.05, value - n / 10 + 0.05)
+                     for metric in METRICS]  # fmt: skip
+    return pd.DataFrame(rows, columns=["maps", "finding", "metric", "cases", "value", "low", "high"])
+
+
+def test_every_kind_of_map_stands_beside_the_model(table):
+    figure = plot_localization(table)
+    [axes] = figure.axes
+    lines = {line.get_label(): line.get_xdata() for line in axes.lines if not line.get_label().startswith("_")}
+    assert list(lines) == ["model", "chance", "random", "average", "untrained"]
+    np.testing.assert_allclose(lines["model"], [0.6, 0.3, 0.9])
+    np.testing.assert_allclose(lines["untrained"], [0.2, -0.1, 0.5])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["MACRO MEAN (20)", "Nodule (20)", "Mass (20)"]
+    assert "model 0.60, chance 0.50" in alt_text(figure)
+
+
+def test_shares_of_places_fill_the_bar():
+    shares = pd.DataFrame({"lungs": [0.5, 0.2], "letters": [0.1, 0.3], "elsewhere": [0.4, 0.5]},
+                          index=["true positives", "false positives"])  # fmt: skip
+    figure = plot_places(shares)
+    bars = figure.axes[0].patches
+    np.testing.assert_allclose([bar.get_width() for bar in bars], shares.to_numpy().T.ravel())
+    assert max(bar.get_x() + bar.get_width() for bar in bars) == pytest.approx(1)
+    assert "true positives: lungs 50%, letters 10%" in alt_text(figure)
+
+
+def test_sanity_is_the_mean_of_what_is_defined():
+    steps = pd.DataFrame({"step": [0, 0, 1, 1, 2, 2], "layer": ["none"] * 2 + ["fc"] * 2 + ["conv1"] * 2,
+                          "rank": [1, 1, 0.5, np.nan, 0.2, 0.0]})  # fmt: skip
+    figure = plot_sanity({"gradcam": steps, "layercam": steps.assign(rank=0.9)})
+    lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
+    np.testing.assert_allclose(lines["gradcam"], [1, 0.5, 0.1])
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["nothing", "the head", "down to\nconv1"]
+
+
+def test_curves_are_named_with_their_area():
+    shares = [0, 0.5, 1]
+    rows = [(0, kind, order, share, score)
+            for kind, order, scores in (("deletion", "map", (1, 0, 0)), ("deletion", "random", (1, 0.5, 0)),
+                                        ("insertion", "map", (0, 1, 1)), ("insertion", "random", (0, 0.5, 1)))
+            for share, score in zip(shares, scores, strict=True)]  # fmt: skip
+    figure = plot_faithfulness(pd.DataFrame(rows, columns=["image", "kind", "order", "share", "score"]))
+    named = [text.get_text() for axes in figure.axes for text in axes.get_legend().get_texts()]
+    assert named == ["map: area 0.25", "random: area 0.50", "map: area 0.75", "random: area 0.50"]
+    assert "insertion by map 0.75" in alt_text(figure)
