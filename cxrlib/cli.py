@@ -8,6 +8,7 @@ import sys
 
 from cxrlib import commands
 from cxrlib.errors import InputError, nearest
+from cxrlib.paths import NO_PLACE
 
 # name of a flag -> (type, default, help); the one vocabulary of command line, notebooks and profiles
 _DATA = {
@@ -64,6 +65,11 @@ def main(arguments: list[str] | None = None) -> int:
         code = given.command(given)
     except InputError as error:
         print(f"cxr {given.name}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # of writers that are not ours: papermill, matplotlib
+        if error.errno not in NO_PLACE:
+            raise
+        print(f"cxr {given.name}: {error}; make room, or choose another folder", file=sys.stderr)
         return 2
     except RuntimeError as error:
         if "DataLoader worker" in str(error):

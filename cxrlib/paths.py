@@ -25,7 +25,7 @@ CACHE = ROOT / "data" / "cache"
 PHANTOM = ROOT / "data" / "phantom"
 
 # of a disk that is full, a quota, a limit, a folder that may not be written, or is none
-_NO_PLACE = {
+NO_PLACE = {
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EFBIG,
@@ -60,7 +60,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         os.replace(beside, path)
         sync(path.parent)
     except OSError as error:
-        if error.errno not in _NO_PLACE:
+        if error.errno not in NO_PLACE:
             raise
         raise InputError(f"{path} cannot be written ({error.strerror}); what was there before is unchanged: "
                          "make room, or choose another folder") from None  # fmt: skip

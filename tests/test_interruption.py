@@ -395,3 +395,19 @@ def test_a_loader_whose_process_is_killed_is_a_sentence(tiny_nih, tmp_path, monk
     quick = ["--num_workers", "1", "--precision", "fp32", "--layout", "contiguous", "--device", "cpu"]
     assert main([*map(str, given), *quick]) == 2
     assert "was ended from outside, often for want of memory; use fewer num_workers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_full_disk_in_someone_elses_writer_is_a_sentence(monkeypatch, capsys, number):
+    """papermill and matplotlib write by themselves."""
+    from cxrlib import commands
+    from cxrlib.cli import main
+
+    def full(_):
+        raise OSError(number, os.strerror(number), "runs/quick/notebooks/01_eda.ipynb")
+
+    monkeypatch.setattr(commands, "run", full)
+    assert main(["run"]) == 2
+    said = capsys.readouterr().err
+    assert "01_eda.ipynb" in said
+    assert "make room, or choose another folder" in said
