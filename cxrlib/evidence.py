@@ -109,17 +109,19 @@ class Evidence:
         ends = {end for name in table for end in _ends(name, table)}
         names = [name for name in columns or table.columns if name in table and (columns or name not in ends)]
         names = [name for name in names if table[name].notna().any()]
+        keys = list(table.index if rows is None else rows)
+        totals = {row for row in keys if "macro" in map(str, table.loc[row].head(4))}
         return {
             "file": file,
             "head": [{"text": heading(name), "title": name, "number": _is_number(table[name])} for name in names],
             "rows": [
                 {
-                    "total": "macro" in map(str, table.loc[row].head(4)),
+                    "total": row in totals and len(totals) < len(keys),  # among others: where all are, none stands out
                     "cells": [self._cell(file, row, name, _ends(name, table)) for name in names],
                 }
-                for row in (table.index if rows is None else rows)
+                for row in keys
             ],
-            "left_out": 0 if rows is None else len(table) - len(rows),
+            "left_out": len(table) - len(keys),
         }
 
     def cross(self, file: str, down: str, across: str, keep: dict[str, str], most: int = 8) -> dict | None:
@@ -164,7 +166,9 @@ def _element(value, source: str, text: str) -> Markup:
 
 def heading(name: str) -> str:
     """The name of a column for readers."""
-    return _NAMES.get(name) or (name[:1].upper() + name[1:]).replace("_", " ")
+    return _NAMES.get(name) or (name[:1].upper() + name[1:]).replace("_", " ").replace("Iou", "IoU").replace(
+        "Iobb", "IoBB"
+    )
 
 
 def written(value, digits: int = 3) -> str:
