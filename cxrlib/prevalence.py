@@ -31,9 +31,9 @@ def estimate_prevalence(predictions: Predictions, before: np.ndarray, steps: int
 
     Each step corrects the scores for the prevalence found so far and takes their mean; the likelihood of the scores
     rises with each. It starts at `before`, (14,), the prevalence that the scores are calibrated for, and ends where
-    nothing moves by more than a millionth, or after `steps`. It takes whatever changed in the scores for a change in
-    prevalence: with AUROCs about 0.7 on real radiographs it ended 0.06 to 0.5 from the truth, where `before` was 0.002
-    to 0.09 off. Try it where the prevalence is known before trusting it. NaN where `before` is NaN, 0 or 1, or there is no image.
+    nothing moves by more than a millionth, or after `steps`. NaN where `before` is NaN, 0 or 1, or there is no image.
+    It takes whatever changed in the scores for a change in prevalence: with AUROCs about 0.7 on real radiographs it
+    ended 0.06 to 0.5 from the truth, where `before` was 0.002 to 0.09 off. Try it where the prevalence is known first.
     """
     before = _fourteen("before", before)
     fine = _usable(before) & (len(predictions) > 0)
