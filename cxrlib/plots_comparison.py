@@ -56,7 +56,7 @@ def plot_differences(differences: pd.DataFrame, level: float = 0.05) -> Figure:
     differences: the table of `all_differences`.
     """
     rows = differences.iloc[::-1].reset_index(drop=True)
-    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.27 * len(rows)))
+    figure, axes = plt.subplots(figsize=(9.5, 1.4 + 0.27 * len(rows)))
     clear = (rows["p_holm"] < level).to_numpy()
     for chosen, colour, marker, fill, label in (
         (clear, BLUE, "o", BLUE, f"Holm's p below {level:g}"),
@@ -82,10 +82,12 @@ def plot_learning_curves(curves: dict[str, pd.DataFrame]) -> Figure:
     """
     figure, axes = plt.subplots(figsize=(8, 4.2))
     said = []
-    for (name, curve), colour, marker in zip(curves.items(), sns.color_palette("colorblind"), "oDs^vPX", strict=False):
+    styles = zip(sns.color_palette("colorblind"), cycle("oDs^vPX"), strict=False)
+    for place, ((name, curve), (colour, marker)) in enumerate(zip(curves.items(), styles, strict=False)):
         curve = curve.sort_values("images")
-        axes.fill_between(curve["images"], curve["auroc_low"], curve["auroc_high"], color=colour, alpha=0.15, lw=0)
-        axes.plot(curve["images"], curve["auroc"], f"-{marker}", color=colour, label=name)
+        aside = curve["images"] * 1.03 ** (place - (len(curves) - 1) / 2)  # so that no interval hides another
+        error = [curve["auroc"] - curve["auroc_low"], curve["auroc_high"] - curve["auroc"]]
+        axes.errorbar(aside, curve["auroc"], yerr=error, fmt=f"-{marker}", color=colour, capsize=3, label=name)
         points = [f"{row['auroc']:.3f} with {row['images']:.0f}" for _, row in curve.iterrows()]
         said.append(f"{name}: {', '.join(points)}")
     ticks = np.unique(np.concatenate([curve["images"].round() for curve in curves.values()]))
@@ -95,7 +97,7 @@ def plot_learning_curves(curves: dict[str, pd.DataFrame]) -> Figure:
     axes.axhline(0.5, color=GREY, lw=1, ls=":")
     axes.set(xlabel="training images (logarithmic)", ylabel="test macro AUROC, 95 % interval",
              title="How many images does a model need?")  # fmt: skip
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper left")
     return described(figure, f"Test macro AUROC by the number of training images. {'; '.join(said)}.")
 
 
