@@ -9,6 +9,7 @@ import pytest
 
 from cxrlib import comparison
 from cxrlib.cache import build_cache
+from cxrlib.cli import main
 from cxrlib.comparison import (
     all_differences,
     compare,
@@ -249,3 +250,40 @@ def test_figures_show_every_entrant_and_say_it_in_words():
     pairs = plot_differences(all_differences(results, 100))
     assert [label.get_text() for label in pairs.axes[0].get_yticklabels()][-1] == "lite0:imagenet − resnet18"
     assert "Holm's p" in alt_text(pairs)
+
+
+# ---- cxr compare -----------------------------------------------------------------------------------------------------
+def test_the_command_writes_tables_and_figures(tiny_nih, tmp_path, capsys):
+    given = ["compare", "--img_root", str(tiny_nih.root), "--archs", "mobilenet_v2,resnet18", "--weights", "none",
+             "--image_size", "32", "--batch_size", "8", "--budget", "steps=3", "--seeds", "0", "--sizes", "10",
+             "--precision", "fp32", "--layout", "channels_last", "--split", "patient", "--device", "cpu",
+             "--cache_dir", str(tmp_path / "cache"), "--run_dir", str(tmp_path / "run")]  # fmt: skip
+    assert main(given) == 0
+    out = tmp_path / "run"
+    table = pd.read_csv(out / "comparison.csv", index_col="arch")
+    assert list(table.index) == ["mobilenet_v2", "resnet18"]
+    assert {"auroc", "auroc_low", "auroc_high", "seed_sd", "minutes", "parameters", "gflop", "memory"} <= set(table)
+    assert pd.read_csv(out / "comparison_differences.csv")["p_holm"].between(0, 1).all()
+    assert len(pd.read_csv(out / "learning_curves.csv")) == 2
+    assert {path.stem for path in (out / "figures").glob("*.png")} == {
+        "04_accuracy_cost", "04_differences", "04_learning_curves",
+    }  # fmt: skip
+    asked = json.loads((out / "resnet18" / "seed0" / "member.json").read_text())
+    assert (asked["epochs"], asked["train_subset"]) == (1, 24), "three steps of eight images"
+    assert str(out) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--seeds", "a,b", "seeds 'a,b' cannot be read; expected whole numbers"),
+        ("--budget", "steps=many", "budget 'steps=many' cannot be read"),
+        ("--archs", "resnet81", "did you mean 'resnet18'"),
+        ("--img_root", "", "img_root is not given"),
+    ],
+)
+def test_the_command_refuses_before_it_reads_anything(flag, value, message, tmp_path, capsys):
+    given = {"--img_root": str(tmp_path), "--weights": "none", "--run_dir": str(tmp_path / "run"), flag: value}
+    assert main(["compare", *(word for pair in given.items() for word in pair)]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
