@@ -404,6 +404,7 @@ def test_a_full_disk_in_someone_elses_writer_is_a_sentence(monkeypatch, capsys, 
     from cxrlib.cli import main
 
     def full(_):
+        """Write until the disk is full."""
         raise OSError(number, os.strerror(number), "runs/quick/notebooks/01_eda.ipynb")
 
     monkeypatch.setattr(commands, "run", full)

@@ -1,6 +1,7 @@
 """`make torture`: kill -9 at random moments, a hundred times, and see that the work ends as if nothing had happened.
 
-Phantoms, caching, training and the six notebooks, at toy size, as processes of their own. Each is first done once in
+Phantoms, caching, training and the six notebooks, at toy size, each as a process of its own, forked from this one that
+has loaded the libraries: so the kills meet the work. Each is first done once in
 peace. Then it is started, killed, started again, until its share of kills is spent, and the result must be the same:
 data byte for byte, weights bit for bit. Only the process itself is killed; its workers and kernels are left to notice,
 as when the memory of a machine runs out. Bounded: `--minutes` (15) and `--kills` (100) end it, whichever comes first.
@@ -13,43 +14,31 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-CXR = "import sys\nfrom cxrlib.cli import main\nsys.exit(main(sys.argv[1:]))"
-# the cache marks what is done every 8 images, and takes its time, so that a kill meets it at work
-SLOW_CACHE = """
-import sys, time
-from cxrlib import cache
-from cxrlib.sources import find_images
-read, cache._BATCH = cache.read_image, 8
-def slowly(path, image_size):
-    time.sleep(0.02)
-    return read(path, image_size)
-cache.read_image = slowly
-cache.build_cache(find_images(sys.argv[1]), 64, cache_dir=sys.argv[2], workers=1)
-"""
 TOY = {
     "split": "patient", "arch": "mobilenet_v2", "weights": "none", "image_size": 32, "epochs": 2, "precision": "fp32",
     "layout": "channels_last", "device": "cpu",
 }  # fmt: skip
 TOY_RUN = TOY | {
-    "archs": "resnet18,mobilenet_v2", "compare_image_size": 32, "compare_epochs": 1, "replicates": 50, "samples": 4,
+    "archs": "resnet18,mobilenet_v2", "compare_image_size": 32, "compare_budget": "epochs=1",
+    "compare_seeds": 1, "replicates": 50, "samples": 4,
 }  # fmt: skip
 
 
 @dataclass
 class Stage:
-    """What is tortured: `command(folder)` works into a folder, `result(folder)` is what must be the same; its share."""
+    """What is tortured: `work(folder)` gives what to do, `result(folder)` what must be the same; its share of all."""
 
     name: str
-    command: Callable[[Path], list[str]]
+    work: Callable[[Path], Callable]
     result: Callable[[Path], dict[str, str]]
     share: float
 
@@ -102,7 +91,7 @@ def _torture(stage: Stage, folder: Path, kills: int, end: float, rng: random.Ran
     outcome = Outcome(stage.name)
     peace = folder / "peace"
     began = time.monotonic()
-    _finish(stage.command(peace), folder, outcome)
+    _finish(stage.work(peace), folder, outcome)
     outcome.seconds = time.monotonic() - began
     expected = stage.result(peace)
     outcome.files = len(expected)
@@ -111,8 +100,13 @@ def _torture(stage: Stage, folder: Path, kills: int, end: float, rng: random.Ran
         for _ in range(rng.randint(1, 8)):
             # not in the last seconds of the bound: the work must still be finished and compared
             if outcome.kills < kills and time.monotonic() + 2 * outcome.seconds < end:
-                outcome.kills += _killed(stage.command(target), folder, rng.uniform(0.1, 0.9) * outcome.seconds)
-        _finish(stage.command(target), folder, outcome)
+                began = time.monotonic()
+                if _killed(stage.work(target), folder, rng.uniform(0.05, 0.95) * outcome.seconds):
+                    outcome.kills += 1
+                else:
+                    outcome.seconds = min(outcome.seconds, max(1, time.monotonic() - began))
+                    break
+        _finish(stage.work(target), folder, outcome)
         outcome.rounds += 1
         result = stage.result(target)
         outcome.differences += tuple(
@@ -124,32 +118,47 @@ def _torture(stage: Stage, folder: Path, kills: int, end: float, rng: random.Ran
     return outcome
 
 
-def _start(command: list[str], folder: Path) -> subprocess.Popen:
+def _start(work: Callable, folder: Path) -> int:
+    """The number of a process that works."""
     folder.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"CXR_HOME": str(folder / "home"), "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
-    log = (folder / "log.txt").open("w")
-    return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    process = os.fork()
+    if process:
+        return process
+    code = 1
+    try:
+        os.setsid()
+        log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        code = work() or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
-def _killed(command: list[str], folder: Path, after: float) -> bool:
+def _killed(work: Callable, folder: Path, after: float) -> bool:
     """Start, kill after so many seconds; whether it was still at work."""
-    process = _start(command, folder)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(after)
-        return False
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    _orphans.append(process.pid)
+    process, end = _start(work, folder), time.monotonic() + after
+    while time.monotonic() < end:
+        if os.waitpid(process, os.WNOHANG)[0]:
+            return False
+        time.sleep(0.002)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    _orphans.append(process)
     return True
 
 
 _orphans: list[int] = []  # process groups whose head was killed: they end once the next start has had to live with them
 
 
-def _finish(command: list[str], folder: Path, outcome: Outcome) -> None:
-    process = _start(command, folder)
-    if process.wait():
-        outcome.differences += (f"exit code {process.returncode}: " + (folder / "log.txt").read_text()[-600:],)
+def _finish(work: Callable, folder: Path, outcome: Outcome) -> None:
+    _, status = os.waitpid(_start(work, folder), 0)
+    if status:
+        outcome.differences += (f"ended with {status}: " + (folder / "log.txt").read_text()[-600:],)
     while _orphans:
         with suppress(ProcessLookupError):
             os.killpg(_orphans.pop(), signal.SIGKILL)
@@ -157,26 +166,44 @@ def _finish(command: list[str], folder: Path, outcome: Outcome) -> None:
 
 # ---- what is done, and what must be the same ---------------------------------------------------------------------
 def _stages(folder: Path) -> list[Stage]:
-    data = folder / "data"
-    subprocess.run(_cxr("phantom", data, "--n_patients", 60, "--size", 64), check=True, stdout=subprocess.DEVNULL,
-                   env=os.environ | {"TQDM_DISABLE": "1"})  # fmt: skip
-    toy = [word for name, value in TOY.items() for word in (f"--{name}", value)]
-    toy_run = [word for name, value in TOY_RUN.items() for word in ("-p", name, value)]
+    os.environ |= {"CXR_HOME": str(folder / "home"), "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+    import cxrlib.training  # noqa: F401 - now, for all the forks
+    from cxrlib.cli import main
+    from cxrlib.phantom import make_phantoms
 
-    def train(target: Path) -> list[str]:
-        return _cxr("train", "--img_root", data, "--cache_dir", folder / "cache", "--run_dir", target, "--resume",
-                    "--save_minutes", 0.01, *toy, "--epochs", 6)  # fmt: skip
+    data = folder / "data"
+    # in a fork: the workers of this process would be lost in the others
+    os.waitpid(_start(lambda: make_phantoms(data, 60, 64) and 0, folder), 0)
+    toy = [word for name, value in TOY.items() for word in (f"--{name}", str(value))]
+    toy_run = [word for name, value in TOY_RUN.items() for word in ("-p", name, str(value))]
+    train = ["train", "--img_root", data, "--cache_dir", folder / "cache", "--resume", "--save_minutes", 0.002]
+    train += [*toy, "--epochs", 6, "--run_dir"]
+    run = ["run", "--data", data, *toy_run, "-p", "run_dir"]
+
+    def cxr(*words) -> Callable:
+        return lambda: main([str(word) for word in words])
 
     return [
-        Stage("phantoms", lambda to: _cxr("phantom", to / "set", "--n_patients", 80, "--size", 96), _bytes, 0.25),
-        Stage("caching", lambda to: [sys.executable, "-c", SLOW_CACHE, str(data), str(to)], _cache, 0.3),
-        Stage("training", train, _trained, 0.3),
-        Stage("notebooks", lambda to: _cxr("run", "--data", data, "-p", "run_dir", to / "run", *toy_run), _run, 0.15),
+        Stage("phantoms", lambda to: lambda: make_phantoms(to / "set", 60, 96) and 0, _bytes, 0.25),
+        Stage("caching", lambda to: lambda: _cache_slowly(data, to), _cache, 0.25),
+        Stage("training", lambda to: cxr(*train, to), _trained, 0.35),
+        Stage("notebooks", lambda to: cxr(*run, to / "run"), _run, 0.15),
     ]
 
 
-def _cxr(*words) -> list[str]:
-    return [sys.executable, "-c", CXR, *map(str, words)]
+def _cache_slowly(data: Path, to: Path) -> None:
+    """The cache, with a mark of what is done every 8 images, and with pauses, so that a kill meets it at work."""
+    from cxrlib import cache
+    from cxrlib.sources import find_images
+
+    read, cache._BATCH = cache.read_image, 8
+
+    def slowly(path: Path, image_size: int):
+        time.sleep(0.01)
+        return read(path, image_size)
+
+    cache.read_image = slowly
+    cache.build_cache(find_images(data), 64, cache_dir=to, workers=1)
 
 
 def _digest(content: bytes) -> str:
