@@ -163,15 +163,29 @@ def _parser() -> _Parser:
     }
     sub = command("eval", commands.evaluate, _DATA, held_out, _LOADER)
     sub.add_argument("--replicates", type=int, default=1000, help="bootstrap replicates over patients")
-    sub.add_argument("--calibrate", default="auto", metavar="METHOD",
-                     help="none, platt, temperature, isotonic, or auto: what serves left-out validation patients best")
+    sub.add_argument(
+        "--calibrate",
+        default="auto",
+        metavar="METHOD",
+        help="none, platt, temperature, isotonic, or auto: what serves left-out validation patients best",
+    )
     sub.add_argument("--grid", default="0.05:0.4:0.05", help="thresholds to try, first:last:step, or exact")
-    sub.add_argument("--objective", default="f1",
-                     help="f1, f2, youden, sensitivity>=0.9, specificity>=0.9 or cost=10 (a miss, in false alarms)")
-    sub.add_argument("--thresholds", default="", metavar="FILE",
-                     help="thresholds.json to take instead of tuning, such as saved by hand in notebook 05")
-    sub.add_argument("--audit", action="store_true",
-                     help="also audit.csv (gaps by sex, age, view) and, where expert labels lie beside, experts.csv")
+    sub.add_argument(
+        "--objective",
+        default="f1",
+        help="f1, f2, youden, sensitivity>=0.9, specificity>=0.9 or cost=10 (a miss, in false alarms)",
+    )
+    sub.add_argument(
+        "--thresholds",
+        default="",
+        metavar="FILE",
+        help="thresholds.json to take instead of tuning, such as saved by hand in notebook 05",
+    )
+    sub.add_argument(
+        "--audit",
+        action="store_true",
+        help="also audit.csv (gaps by sex, age, view) and, where expert labels lie beside, experts.csv",
+    )
     sub = command("gradcam", commands.gradcam, _DATA, held_out, _LOADER)
     sub.add_argument("--method", default="gradcam",
                      help="gradcam, gradcam++, layercam (finer), or activation as a control")  # fmt: skip
