@@ -83,7 +83,7 @@ def plot_sanity(tables: Mapping[str, pd.DataFrame]) -> Figure:
     axes.axhline(0, color=GREY, lw=1, ls=":")
     axes.set(ylim=(-1, 1.05), xlabel="what is random", ylabel="rank correlation",
              title="A map of what was learned forgets it with the model")  # fmt: skip
-    axes.legend(loc="upper right")
+    axes.legend(loc="lower right")
     return described(
         figure, f"Rank correlation with the trained model's map as layers become random. {'; '.join(said)}."
     )
@@ -99,8 +99,8 @@ def plot_faithfulness(curves: pd.DataFrame) -> Figure:
             area = np.trapezoid(mean, mean.index)
             axes.plot(100 * mean.index, mean, style, color=colour, label=f"{order}: area {area:.2f}")
             said.append(f"{kind} by {order} {area:.2f}")
-        what = "blurred, hottest first" if kind == "deletion" else "shown sharp, hottest first"
-        axes.set(xlabel=f"share of the image that is {what} (%)", title=kind.capitalize())
+        what = "blurred" if kind == "deletion" else "sharp"
+        axes.set(xlabel=f"{what}, hottest first (% of the image)", title=kind.capitalize())
         axes.legend()
     both[0].set_ylabel("mean score")
     return described(figure, f"Mean score as the hottest places are taken or given first. Areas: {', '.join(said)}.")
