@@ -83,6 +83,7 @@ def check_parameters(values: dict) -> dict[str, dict]:
     Text is converted to the type of the default. Raises InputError for a name that no notebook knows (with the nearest
     one), for another type, and for values that a training run would refuse.
     """
+    from cxrlib.comparison import parse_budget
     from cxrlib.training import TrainConfig
 
     defaults = {name: notebook_parameters(name) for name in COURSE}
@@ -94,10 +95,11 @@ def check_parameters(values: dict) -> dict[str, dict]:
     try:
         for own in compared(every):
             TrainConfig.of(**{name: value for name, value in (every | own).items() if name in trained})
+        parse_budget(every["compare_budget"])
     except InputError as error:
         raise InputError(f"in the comparison (archs, compare_...): {error}") from None
     _check_thresholds(every)
-    for name, least in {"samples": 1, "test_subset": 0, "replicates": 0}.items():
+    for name, least in {"samples": 1, "test_subset": 0, "replicates": 0, "compare_seeds": 1}.items():
         if every[name] < least:
             raise InputError(f"{name} {every[name]} is too small; expected at least {least}")
     return {
@@ -116,7 +118,8 @@ def compared(values: dict) -> list[dict]:
     from cxrlib.models import ARCHITECTURES
 
     own = {name.removeprefix("compare_"): value for name, value in values.items() if name.startswith("compare_")}
-    return [own | {"arch": arch} for arch in values["archs"] or ARCHITECTURES]
+    named = [name.partition(":") for name in values["archs"] or ARCHITECTURES]  # resnet18, or resnet18:imagenet
+    return [own | {"arch": arch} | ({"weights": weights} if weights else {}) for arch, _, weights in named]
 
 
 def each_run(pairs: list[tuple[str, str]]) -> dict[str, dict]:

@@ -1,15 +1,12 @@
 """Figures of training runs: losses, learning rates, the course of one run, the comparison of several."""
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 
 import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
-from cxrlib.plots import BLUE, GREEN, GREY, ORANGE, RED, described
+from cxrlib.plots import BLUE, GREEN, ORANGE, RED, described
 
 _LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, ":"), (RED, "-."))
 
@@ -60,24 +57,3 @@ def plot_history(history: pd.DataFrame) -> Figure:
     return described(
         figure, f"Two panels by epoch: {ends}; kept is epoch {kept['epoch']:.0f} with {kept['val_auroc']:.3f}."
     )
-
-
-def plot_comparison(table: pd.DataFrame) -> Figure:
-    """Macro AUROC with its interval against training time. table: index arch; auroc*, minutes, parameters (million)."""
-    figure, axes = plt.subplots(figsize=(9.5, 4.6))
-    styles = zip(sns.color_palette("colorblind", len(table)), cycle("oDs^vPX"), strict=False)
-    for (arch, row), (colour, marker) in zip(
-        table.sort_values("auroc", ascending=False).iterrows(), styles, strict=False
-    ):
-        error = [[row["auroc"] - row["auroc_low"]], [row["auroc_high"] - row["auroc"]]]
-        axes.errorbar(row["minutes"], row["auroc"], yerr=error, fmt=marker, ms=9, color=colour, capsize=3,
-                      label=f"{arch} ({row['parameters']:.1f} M)")  # fmt: skip
-    axes.legend(title="best first (parameters)", loc="center left", bbox_to_anchor=(1, 0.5), alignment="left")
-    axes.axhline(0.5, color=GREY, lw=1, ls=":")
-    axes.set(xscale="log")
-    axes.margins(x=0.1)
-    for axis_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        axis_formatter(FuncFormatter(lambda x, _: f"{x:g}" if f"{x:.0e}"[0] in "125" else ""))
-    axes.set( xlabel="training time (minutes, logarithmic)", ylabel="test macro AUROC, 95 % interval",
-             title="Accuracy against cost")  # fmt: skip
-    return figure

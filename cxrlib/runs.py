@@ -95,10 +95,6 @@ class RunFolder:
         """The folder of one architecture: checkpoints, history, predictions."""
         return self.path / arch
 
-    def compared(self, arch: str) -> Path:
-        """The folder of one architecture in the comparison, whose budget is another than that of `arch`."""
-        return self.path / "comparison" / arch
-
     def checkpoint(self, arch: str, which: str = "best") -> Path:
         """model_best.pth or model_last.pth of an architecture."""
         return self.arch(arch) / f"model_{which}.pth"

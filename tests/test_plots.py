@@ -223,18 +223,6 @@ def test_intervals_show_every_finding_its_interval_and_its_positives(predictions
     assert {text.get_text() for text in axes.get_legend().get_texts()} == {"one", "two"}
 
 
-def test_comparison_draws_each_interval():
-    table = pd.DataFrame({"auroc": [0.7, 0.6], "auroc_low": [0.65, 0.5], "auroc_high": [0.8, 0.61],
-                          "minutes": [1.0, 10.0], "parameters": [4.0, 100.0]}, index=["small", "large"])  # fmt: skip
-    figure = plots_training.plot_comparison(table)
-    axes = figure.axes[0]
-    segments = [
-        segment for lines in axes.collections if hasattr(lines, "get_segments") for segment in lines.get_segments()
-    ]
-    assert [segment[:, 1].round(6).tolist() for segment in segments] == [[0.65, 0.8], [0.5, 0.61]]
-    assert "small (4.0 M)" in words(figure)
-
-
 # ---- pictures --------------------------------------------------------------------------------------------------------
 def shown(axes):
     return axes.images[0]
