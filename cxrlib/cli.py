@@ -4,9 +4,11 @@ Bad input ends with one sentence and exit code 2, a failed notebook with exit co
 """
 
 import argparse
+import io
 import sys
+from contextlib import nullcontext, redirect_stdout
 
-from cxrlib import commands
+from cxrlib import commands, processes
 from cxrlib.errors import InputError, nearest
 from cxrlib.paths import NO_PLACE
 
@@ -61,8 +63,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns 0, 1 (a notebook failed, the doctor found something), 2 (bad input) or 130."""
     parser = _parser()
     given = parser.parse_args(arguments)
+    if given.name in ("train", "eval"):  # these can share their work among processes
+        processes.start_missing()
     try:
-        code = given.command(given)
+        with nullcontext() if processes.is_first() else redirect_stdout(io.StringIO()):
+            code = given.command(given)
     except InputError as error:
         print(f"cxr {given.name}: {error}", file=sys.stderr)
         return 2

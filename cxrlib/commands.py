@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 
+from cxrlib import processes
 from cxrlib.errors import InputError
 
 
@@ -51,7 +52,7 @@ def train(given: argparse.Namespace) -> None:
     images = _images(given, data, config.image_size, used["image"])
     Path(given.run_dir).mkdir(parents=True, exist_ok=True)
     alone = one_process(Path(given.run_dir) / ".train.lock", f"training into {given.run_dir}")
-    with alone if os.environ.get("RANK", "0") == "0" else nullcontext():  # the processes of one training share it
+    with alone if processes.is_first() else nullcontext():  # the processes of one training share it
         history = fit(config, entries, images, given.run_dir)
     kept = history[history["best"]].iloc[-1]
     print(f"kept epoch {kept['epoch']:.0f}: validation macro AUROC {kept['val_auroc']:.4f}")
@@ -87,6 +88,8 @@ def compare(given: argparse.Namespace) -> None:
 
 def evaluate(given: argparse.Namespace) -> None:
     """Calibrate and tune on the validation part of the checkpoint, report on test, which neither of them saw."""
+    from accelerate import Accelerator
+
     from cxrlib.checkpoints import load_checkpoint, write_checkpoint
     from cxrlib.evaluation import check_how, evaluate_at_tuned, write_audits
     from cxrlib.predictions import predict
@@ -106,11 +109,14 @@ def evaluate(given: argparse.Namespace) -> None:
     size = checkpoint["image_size"]
     images = _images(given, data, size, [*val["image"], *test["image"]])
     val, test = images.keep_good(val), images.keep_good(test)
+    together = Accelerator(cpu=given.device == "cpu") if processes.count() > 1 else None
     of = {
-        part: predict(model, make_dataset(entries, images, size), given.batch_size,
-                      num_workers=given.num_workers, progress=True)
+        part: predict(model, make_dataset(entries, images, size), given.batch_size, together,
+                      num_workers=given.num_workers, progress=processes.is_first())
         for part, entries in (("val", val), ("test", test))
     }  # fmt: skip
+    if not processes.is_first():  # every process has all scores; one tunes and writes
+        return
     done = evaluate_at_tuned(of["val"], of["test"], **how, replicates=given.replicates)
     tables = Path(given.out) / "tables"
     text = metrics_text(done.table, done.thresholds, given.weights, checkpoint, of["val"], done.test, done.calibrator)

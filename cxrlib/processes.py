@@ -1,0 +1,51 @@
+"""Several processes: accelerate starts and connects them; here is what a command has to know about them."""
+
+import os
+import sys
+
+import psutil
+
+
+def count() -> int:
+    """How many processes share this command's work; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and speaks for all."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def start_missing() -> None:
+    """Start the CPU processes that `accelerate launch --num_processes N` was asked for and did not start.
+
+    Without a GPU, and without MPI, accelerate starts one process and says nothing (it starts several when it is told
+    --multi_gpu, on a CPU too). Whoever asked for N gets N: this process becomes their launcher, on this machine alone.
+    """
+    asked = 1 if "WORLD_SIZE" in os.environ else _asked_for()
+    if asked > 1:
+        print(f"accelerate launched one process where {asked} were asked for; starting {asked} on the CPU")
+        launcher = [
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--local-addr=127.0.0.1",
+            f"--nproc-per-node={asked}",
+        ]
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *launcher, *sys.argv])
+
+
+def _asked_for() -> int:
+    """--num_processes of the `accelerate launch` that is this process's parent; 1 where there is none."""
+    try:
+        words = psutil.Process().parent().cmdline()
+    except (psutil.Error, AttributeError):
+        return 1
+    if not any("accelerate" in word for word in words[:3]):
+        return 1
+    for flag, value in zip(words, [*words[1:], ""], strict=True):
+        name, _, joined = flag.partition("=")
+        if name.replace("-", "_") == "__num_processes" and (joined or value).isdigit():
+            return int(joined or value)
+    return 1
