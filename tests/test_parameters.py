@@ -124,7 +124,10 @@ BAD = [
     ({"device": "gpu"}, "device 'gpu' is unknown"),
     ({"precision": "fp16"}, "did you mean"),
     ({"archs": "resnet18,resnet81"}, r"in the comparison .*did you mean 'resnet18'"),
-    ({"compare_image_size": 60, "archs": "resnet18,vit_b_16"}, "in the comparison .*image_size 60 does not fit vit_b_16"),
+    (
+        {"compare_image_size": 60, "archs": "resnet18,vit_b_16"},
+        "in the comparison .*image_size 60 does not fit vit_b_16",
+    ),
     ({"compare_budget": "epochs=0"}, "in the comparison .*budget 'epochs=0' cannot be read"),
     ({"compare_seeds": 0}, "compare_seeds 0 is too small"),
     ({"compare_lr": -1.0}, "in the comparison .*lr -1"),
