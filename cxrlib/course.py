@@ -1,5 +1,6 @@
 """The six notebooks through papermill, each run into its folder; what has finished is not run again."""
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +161,7 @@ def _execute(name: str, parameters: dict, run: RunFolder) -> None:
     copy.parent.mkdir(parents=True, exist_ok=True)
     before = {variable: os.environ.get(variable) for variable in _QUIET}
     os.environ.update(_QUIET)
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # names are checked by us; it cannot read "epochs=2"
     try:
         papermill.execute_notebook(
             NOTEBOOKS / f"{name}.ipynb",
