@@ -22,7 +22,7 @@ _MOVES = {
     r"\bfit\(|\bfit_\w+\(|\bcompare\(|\bcompare_\w+\(|\blearning_curve\(": "training moves it",
     r"load_checkpoint|model_from_checkpoint|grad_cam|cam_": "a trained network's numbers",
     r"\bbuild_model\(": "a network's numbers depend on the processor",
-    r"\bperf_counter\b|\bmeasure_costs\(|\bspeed\b|images_per_s": "a time on this machine",
+    r"\bperf_counter\b|\b\w+_costs\(|\bspeed\b|images_per_s": "a time on this machine",
     r"Predictions\.load|\.predictions\(": "a trained network's scores",
 }
 _HERE_ONLY = {r"\bbuild_cache\(": "what is in the cache already depends on this machine"}
