@@ -131,7 +131,7 @@ def _run(plan: Plan, data: Data, force: bool) -> None:
                 if name not in again:
                     print(f"{title} has finished before")
                     continue
-                if before.get("stages") and again[name]:
+                if "seconds" in before.get("stages", {}).get(name, {}) and again[name]:
                     print(f"{title} runs again: {again[name]}")
                 _one(run, name, title, plan.given[name], bases[name], usual.get(name))
         finally:
