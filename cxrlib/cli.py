@@ -33,7 +33,8 @@ _TRAIN = {
     "weights": (
         str,
         "imagenet",
-        "imagenet, none, or a checkpoint of ours; only efficientnet_lite0 has imagenet offline",
+        "imagenet (efficientnet_lite0's needs no network), none, a checkpoint of ours, or for densenet121 xrv-chex, "
+        "xrv-pc, xrv-mimic: trained on other hospitals' radiographs",
     ),
     "mode": (str, "full", "full, or probe: only the head learns, in seconds, on features computed once"),
     "image_size": (int, 224, "pixels a side"),

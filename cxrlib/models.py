@@ -21,6 +21,7 @@ from cxrlib.checkpoints import CHECKPOINT_FORMAT, SUFFIXES, load_checkpoint, wri
 from cxrlib.dataset import to_unit
 from cxrlib.errors import InputError, nearest
 from cxrlib.findings import FINDINGS
+from cxrlib.radiograph_weights import radiograph_state
 
 _IMAGENET_NORM = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF_NORM = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # what EfficientNet-Lite was published with
@@ -161,18 +162,21 @@ def build_model(arch: str, weights: str = "imagenet", image_size: int = 224) -> 
     """A model ready to train, in channels-last memory.
 
     weights: "imagenet" (torchvision's download, or for efficientnet_lite0 the file in its pip package), "none" (random,
-    by torch's seed), or the path of a checkpoint of ours. The head for the fourteen findings is new, except from a
-    checkpoint. Raises InputError where the weights cannot be had or belong to another architecture: there is no
-    silent random start.
+    by torch's seed), for densenet121 "xrv-chex", "xrv-pc" or "xrv-mimic" (`radiograph_weights`), or the path of a
+    checkpoint of ours. The head for the fourteen findings is new, except from a checkpoint. Raises InputError where the
+    weights cannot be had or belong to another architecture: there is no silent random start.
     """
     model = ChestXrayModel(arch, image_size)
     if weights == "imagenet":
         _load_backbone(model, architecture(arch).imagenet())
+    elif str(weights).startswith("xrv-"):
+        _load_backbone(model, radiograph_state(weights, arch, architecture(arch).norm))
     elif weights != "none":
         if not str(weights).endswith(SUFFIXES):
             known = ", ".join(SUFFIXES)
             raise InputError(
-                f"unknown weights {weights!r}; expected imagenet, none, or the path of a checkpoint ({known})"
+                f"unknown weights {weights!r}; expected imagenet, none, xrv-chex, xrv-pc, xrv-mimic, or the path of a "
+                f"checkpoint ({known})"
             )
         checkpoint = load_checkpoint(weights)
         if checkpoint["arch"] != arch:

@@ -21,6 +21,7 @@ from accelerate.utils import broadcast, set_seed
 from torch import nn
 
 from cxrlib.cache import ImageCache
+from cxrlib.checkpoints import SUFFIXES
 from cxrlib.dataset import CachedDataset, ChestXrayDataset, EpochBatches, augment, make_loader, to_unit
 from cxrlib.errors import InputError
 from cxrlib.losses import make_loss
@@ -104,7 +105,7 @@ class _Training:
         state = load_state(self.out, self.identity) if config.resume else None
         set_seed(config.seed)
         model = build_model(config.arch, config.weights if state is None else "none", config.image_size)
-        if config.weights in ("imagenet", "none"):
+        if not config.weights.endswith(SUFFIXES):  # a checkpoint of ours brings its head
             start_at_prevalence(model, self.train.labels)
         self.choice = choose(config, model, device, self.shown) if state is None else state["choice"]
         model.lay_out(self.choice["layout"]).to(device)
