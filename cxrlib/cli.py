@@ -56,7 +56,7 @@ _TRAIN = {
     "precision": (str, "auto", "fp32, bf16, or auto: the faster one here, by a few timed steps"),
     "layout": (str, "auto", "channels_last, contiguous, or auto, likewise"),
     "save_minutes": (float, 5.0, "save the state within an epoch so often; it is saved after each epoch anyway"),
-    "tracker": (str, "none", "none or tensorboard (pip install tensorboard), into run_dir"),
+    "tracker": (str, "none", "none or tensorboard (pip install -e '.[tracker]'), into run_dir"),
 }
 
 

@@ -29,8 +29,9 @@ _CHOICES = {
     "layout": ("auto", "channels_last", "contiguous"),
     "tracker": ("none", "tensorboard"),
 }
-# name -> (least, most); a limit in brackets below is itself allowed
+# name -> (least, most), both allowed but for those named after it
 _RANGES = {
+    "lr": (0, math.inf),
     "epochs": (1, math.inf),
     "batch_size": (1, math.inf),
     "pos_weight_cap": (1, math.inf),
@@ -99,7 +100,7 @@ class TrainConfig:
                 raise InputError(
                     f"{name} {value!r} is unknown; expected one of {', '.join(known)}{nearest(value, known)}"
                 )
-        for name, (least, most) in ({"lr": (0, math.inf)} | _RANGES).items():
+        for name, (least, most) in _RANGES.items():
             value = getattr(self, name)
             inside = least < value if name in _ABOVE else least <= value  # neither is true of NaN
             inside &= value < most if name in _BELOW or most == math.inf else value <= most

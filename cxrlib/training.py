@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast, set_seed
+from accelerate.utils import broadcast, is_tensorboard_available, set_seed
 from torch import nn
 
 from cxrlib.cache import ImageCache
@@ -306,11 +306,10 @@ def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
     torch.backends.cudnn.deterministic = True
     if config.tracker == "none":
         return Accelerator(cpu=device == "cpu")
-    try:
-        accelerator = Accelerator(cpu=device == "cpu", log_with=config.tracker, project_dir=out)
-        accelerator.init_trackers("tracker", asdict(config))
-    except (ImportError, ValueError):
-        raise InputError(f"tracker {config.tracker} is not installed; pip install tensorboard, or use none") from None
+    if not is_tensorboard_available():  # accelerate would only warn
+        raise InputError("tracker tensorboard is not installed; pip install -e '.[tracker]', or use tracker=none")
+    accelerator = Accelerator(cpu=device == "cpu", log_with=config.tracker, project_dir=out)
+    accelerator.init_trackers("tracker", asdict(config))
     return accelerator
 
 

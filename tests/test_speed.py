@@ -1,0 +1,90 @@
+"""The timed choice of precision and layout: the faster one, remembered, and never against what was asked for."""
+
+import json
+
+import pytest
+import torch
+
+from cxrlib import speed
+from cxrlib.models import build_model
+from cxrlib.speed import choose, images_per_second
+from cxrlib.training import TrainConfig
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def timed(tmp_path, monkeypatch):
+    """Speeds by "precision layout" in place of timings, and what was timed."""
+    speeds, asked = {}, []
+
+    def images(model, batch_size, precision, layout, device):
+        asked.append(f"{precision} {layout}")
+        return speeds[asked[-1]]
+
+    monkeypatch.setattr(speed, "CACHE", tmp_path)
+    monkeypatch.setattr(speed, "images_per_second", images)
+    return speeds, asked
+
+
+def config(**values):
+    return TrainConfig(arch="mobilenet_v2", weights="none", image_size=32, batch_size=4, **values)
+
+
+@pytest.mark.parametrize(
+    ("best", "figures"),
+    [
+        ("fp32 channels_last", (50.0, 40.0, 54.0, 30.0)),  # bf16 rounds, and has to be worth that
+        ("bf16 channels_last", (50.0, 40.0, 56.0, 30.0)),
+        ("fp32 contiguous", (50.0, 70.0, 60.0, 65.0)),
+        ("bf16 contiguous", (50.0, 40.0, 56.0, 90.0)),
+    ],
+)
+def test_the_fastest_is_chosen_said_and_remembered(timed, capsys, tmp_path, best, figures):
+    speeds, asked = timed
+    names = ("fp32 channels_last", "fp32 contiguous", "bf16 channels_last", "bf16 contiguous")
+    speeds |= dict(zip(names, figures, strict=True))
+    chosen = choose(config(), build_model("mobilenet_v2", "none", 32), CPU)
+    assert " ".join(chosen.values()) == best
+    assert sorted(asked) == sorted(speeds)
+    said = capsys.readouterr().out
+    assert said.startswith(f"speed   {best} (images/s: ")
+    assert all(f"{name} {value:.0f}" in said for name, value in speeds.items())
+
+    speeds.clear()  # timings waver; the next run must not
+    assert choose(config(), build_model("mobilenet_v2", "none", 32), CPU, show=False) == chosen
+    assert len(asked) == 4
+    assert capsys.readouterr().out == ""
+    with pytest.raises(KeyError):  # another batch size is another question
+        choose(
+            TrainConfig(arch="mobilenet_v2", image_size=32, batch_size=5), build_model("mobilenet_v2", "none", 32), CPU
+        )
+
+
+def test_what_was_asked_for_is_not_timed(timed):
+    speeds, asked = timed
+    model = build_model("mobilenet_v2", "none", 32)
+    chosen = choose(config(precision="bf16", layout="contiguous"), model, CPU)
+    assert chosen == {"precision": "bf16", "layout": "contiguous"}
+    assert asked == []
+    speeds |= {"fp32 channels_last": 1.0, "fp32 contiguous": 2.0}
+    assert choose(config(precision="fp32"), model, CPU)["layout"] == "contiguous"
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", '{"a": 1}', '{"a": {"fp32": "fast"}}'])
+def test_a_file_in_pieces_is_timed_anew(timed, tmp_path, content):
+    speeds, asked = timed
+    speeds |= {"fp32 channels_last": 1.0, "fp32 contiguous": 2.0}
+    (tmp_path / "speed.json").write_text(content)
+    assert choose(config(precision="fp32"), build_model("mobilenet_v2", "none", 32), CPU)["layout"] == "contiguous"
+    assert len(asked) == 2
+    assert len(json.loads((tmp_path / "speed.json").read_text())) == 1
+
+
+def test_the_timed_steps_are_real_and_change_no_weight():
+    model = build_model("mobilenet_v2", "none", 32)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    for precision in ("fp32", "bf16"):
+        for layout in ("channels_last", "contiguous"):
+            assert 0 < images_per_second(model, 4, precision, layout, CPU) < 1e6
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
