@@ -39,7 +39,7 @@ _TRAIN = {
     "mode": (str, "full", "full, or probe: only the head learns, in seconds, on features computed once"),
     "image_size": (int, 224, "pixels a side"),
     "epochs": (int, 8, "passes over the training part"),
-    "lr": (float, 1e-3, "highest learning rate; warm-up before, cosine after"),
+    "lr": (float, 3e-4, "highest learning rate; warm-up before, cosine after"),
     "head_epochs": (int, 0, "epochs at the start in which only the head learns"),
     "depth_lr": (float, 1.0, "learning rate of the first layer as a share of the head's; between, geometric"),
     "loss": (str, "bce", "bce, bce_pos_weight, focal or asymmetric"),

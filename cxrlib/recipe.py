@@ -66,7 +66,7 @@ class TrainConfig:
     image_size: int = 224
     epochs: int = 8
     batch_size: int = 32
-    lr: float = 1e-3
+    lr: float = 3e-4
     head_epochs: int = 0
     depth_lr: float = 1.0
     loss: str = "bce"
