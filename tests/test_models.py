@@ -291,7 +291,9 @@ def test_a_checkpoint_that_lacks_something_says_what(small, tmp_path, lost):
 
 @pytest.mark.parametrize("weights", ["imagenet21k", "random", "", "model_best"])
 def test_unknown_weights_are_refused(weights):
-    with pytest.raises(InputError, match="expected imagenet, none, or the path of a checkpoint"):
+    with pytest.raises(
+        InputError, match="expected imagenet, none, xrv-chex, xrv-pc, xrv-mimic, or the path of a checkpoint"
+    ):
         build_model(SMALL, weights, 64)
 
 
