@@ -16,7 +16,7 @@ from scipy.special import expit, logit
 
 from cxrlib.errors import InputError, nearest, some
 from cxrlib.findings import FINDINGS
-from cxrlib.paths import written_whole
+from cxrlib.paths import write_json
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import Thresholds
 
@@ -120,10 +120,7 @@ class Calibrator:
 
     def save(self, path: str | Path) -> Path:
         """Write JSON: the old file or the whole new one, never a part. Returns the path."""
-        path = Path(path)
-        with written_whole(path) as beside:
-            beside.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        return path
+        return write_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibrator":

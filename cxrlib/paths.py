@@ -2,6 +2,7 @@
 
 import errno
 import glob
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -100,3 +101,11 @@ def sync(path: Path) -> None:
             os.fsync(opened)
         finally:
             os.close(opened)
+
+
+def write_json(path: str | Path, content: dict) -> Path:
+    """Write JSON, one value a line, NaN refused: the old file or the whole new one, never a part. Returns the path."""
+    path = Path(path)
+    with written_whole(path) as beside:
+        beside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return path

@@ -18,7 +18,7 @@ from cxrlib.errors import InputError, some
 from cxrlib.findings import FINDINGS
 from cxrlib.metrics import at_or_above, check_calibration
 from cxrlib.objectives import parse_objective
-from cxrlib.paths import written_whole
+from cxrlib.paths import write_json
 from cxrlib.predictions import Predictions
 from cxrlib.resampling import chunks, count_patients, draw_patients, interval, label_table, patient_sums
 
@@ -131,10 +131,7 @@ class Thresholds:
 
     def save(self, path: str | Path) -> Path:
         """Write JSON: the old file or the whole new one, never a part. Returns the path."""
-        path = Path(path)
-        with written_whole(path) as beside:
-            beside.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        return path
+        return write_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> "Thresholds":
