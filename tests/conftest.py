@@ -52,3 +52,21 @@ def tiny_nih(_tiny_original, tmp_path) -> TinyNih:
     root = tmp_path / "tiny-nih"
     shutil.copytree(_tiny_original, root)
     return TinyNih(root, root / "Data_Entry_2017.csv", root / "BBox_List_2017.csv")
+
+
+@pytest.fixture
+def entries(tiny_nih):
+    """The entries of the tiny data set, split by patient: half to train, a quarter to validate, a quarter to test."""
+    from cxrlib.metadata import read_entries
+    from cxrlib.splits import split
+
+    return split(read_entries(tiny_nih.csv_path), "patient", fractions=(0.5, 0.25, 0.25))
+
+
+@pytest.fixture
+def cache(tiny_nih, tmp_path):
+    """The tiny data set decoded at 32 pixels a side."""
+    from cxrlib.cache import build_cache
+    from cxrlib.sources import find_images
+
+    return build_cache(find_images(tiny_nih.root), 32, cache_dir=tmp_path / "cache", progress=False)

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from cxrlib import comparison
-from cxrlib.cache import build_cache
 from cxrlib.cli import main
 from cxrlib.comparison import (
     all_differences,
@@ -24,29 +23,16 @@ from cxrlib.comparison import (
 )
 from cxrlib.differences import holm, paired_difference
 from cxrlib.errors import InputError
-from cxrlib.metadata import read_entries
 from cxrlib.metrics import evaluate
 from cxrlib.models import ARCHITECTURES
 from cxrlib.plots import alt_text
 from cxrlib.plots_comparison import plot_costs, plot_differences, plot_learning_curves
 from cxrlib.predictions import Predictions
 from cxrlib.recipe import TrainConfig
-from cxrlib.sources import find_images
-from cxrlib.splits import split
 
 SIDE = 32
 QUICK = TrainConfig(arch="mobilenet_v2", weights="none", image_size=SIDE, epochs=1, batch_size=8, split="patient",
                     device="cpu", precision="fp32", layout="channels_last")  # fmt: skip
-
-
-@pytest.fixture
-def entries(tiny_nih):
-    return split(read_entries(tiny_nih.csv_path), "patient", fractions=(0.5, 0.25, 0.25))
-
-
-@pytest.fixture
-def cache(tiny_nih, tmp_path):
-    return build_cache(find_images(tiny_nih.root), SIDE, cache_dir=tmp_path / "cache", progress=False)
 
 
 @pytest.fixture

@@ -6,31 +6,18 @@ import pytest
 import torch
 
 from cxrlib import probe
-from cxrlib.cache import build_cache
 from cxrlib.checkpoints import load_checkpoint
-from cxrlib.metadata import read_entries
 from cxrlib.metrics import evaluate
 from cxrlib.models import ARCHITECTURES, build_model, model_from_checkpoint
 from cxrlib.predictions import Predictions, predict
 from cxrlib.probe import features, fit_probe
 from cxrlib.recipe import TrainConfig
 from cxrlib.sources import find_images
-from cxrlib.splits import split
 from cxrlib.training import fit, make_dataset
 
 SIDE = 32
 QUICK = {"arch": "mobilenet_v2", "weights": "none", "mode": "probe", "image_size": SIDE, "split": "patient",
          "device": "cpu"}  # fmt: skip
-
-
-@pytest.fixture
-def entries(tiny_nih):
-    return split(read_entries(tiny_nih.csv_path), "patient", fractions=(0.5, 0.25, 0.25))
-
-
-@pytest.fixture
-def cache(tiny_nih, tmp_path):
-    return build_cache(find_images(tiny_nih.root), SIDE, cache_dir=tmp_path / "cache", progress=False)
 
 
 @pytest.fixture

@@ -15,12 +15,10 @@ from cxrlib.cache import build_cache
 from cxrlib.dataset import shifted
 from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
-from cxrlib.metadata import read_entries
 from cxrlib.metrics import evaluate
 from cxrlib.models import build_model, load_checkpoint, model_from_checkpoint, save_checkpoint
 from cxrlib.predictions import Predictions, predict
 from cxrlib.sources import find_images
-from cxrlib.splits import split
 from cxrlib.training import (
     TrainConfig,
     _Training,
@@ -44,16 +42,6 @@ QUICK = {
     "precision": "fp32",
     "layout": "channels_last",
 }
-
-
-@pytest.fixture
-def entries(tiny_nih):
-    return split(read_entries(tiny_nih.csv_path), "patient", fractions=(0.5, 0.25, 0.25))
-
-
-@pytest.fixture
-def cache(tiny_nih, tmp_path):
-    return build_cache(find_images(tiny_nih.root), SIDE, cache_dir=tmp_path / "cache", progress=False)
 
 
 @pytest.fixture
