@@ -118,7 +118,7 @@ def memory_of_training(cache: ImageCache) -> dict:
     """Peak memory of a process of its own that trains for an epoch, against the 4 GiB that it may take."""
     run = [sys.executable, "-m", "benchmarks.bench_input", "--train-on", str(cache.folder)]
     peak = float(subprocess.run(run, capture_output=True, text=True, check=True, cwd=HERE).stdout.split()[-1])
-    detail = f"{peak / GIB:.2f} GiB at the peak; efficientnet_b0, {SIDE} px, batch {BATCH}, fp32"
+    detail = f"{peak / GIB:.2f} GiB at the peak; efficientnet_b0, {SIDE} px, batch {BATCH}"
     return {"ratio": 4 * GIB / peak, "goal": 1, "detail": detail}
 
 

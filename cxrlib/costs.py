@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from cxrlib.memory import kept_memory
 from cxrlib.models import ChestXrayModel, build_model
 from cxrlib.progress import bar
 from cxrlib.recipe import Average, TrainConfig
@@ -75,7 +76,7 @@ def _forward(model: ChestXrayModel, batch_size: int) -> float:
     device = next(model.parameters()).device
     x = torch.rand(batch_size, 1, model.image_size, model.image_size, device=device)
     seconds = []
-    with torch.inference_mode():
+    with kept_memory(), torch.inference_mode():
         for _ in range(_WARM_UP + _TIMED):
             began = time.perf_counter()
             model.eval()(x).cpu()  # which waits for a GPU

@@ -156,6 +156,7 @@ def predict(model, dataset, batch_size: int = 64, accelerator=None, num_workers:
     import torch
 
     from cxrlib.dataset import make_loader, shifted
+    from cxrlib.memory import kept_memory
     from cxrlib.progress import bar
 
     loader = make_loader(dataset, batch_size, num_workers=num_workers)
@@ -164,7 +165,7 @@ def predict(model, dataset, batch_size: int = 64, accelerator=None, num_workers:
     device = next(model.parameters()).device
     was_training, scores = model.training, []
     model.eval()
-    with torch.inference_mode():
+    with kept_memory(), torch.inference_mode():
         for images, _ in bar(loader, show=progress, desc="predict", unit=" batches", leave=False):
             images = images.to(device, non_blocking=True)
             views = shifted(images) if getattr(model, "tta", False) else [images]

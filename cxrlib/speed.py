@@ -1,8 +1,8 @@
 """Which precision and memory layout trains fastest here: a few timed steps at the start of a run, remembered.
 
-No table could tell: bf16 makes DenseNet-121 several times faster on one processor and EfficientNet slower on the same.
-What was chosen for a model, size and machine is kept in data/cache/speed.json, so that the next run starts at once and,
-as timings waver, chooses the same again.
+No table could tell: bf16 makes DenseNet-121 twice as fast on one processor and EfficientNet slower on the same. It also
+halves what a step has to remember. What was timed for a model, size and machine is kept in data/cache/speed.json, so
+that the next run starts at once and, as timings waver, chooses the same again.
 """
 
 import copy
@@ -14,25 +14,32 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
+from cxrlib.memory import kept_memory, remembered_bytes
 from cxrlib.models import ChestXrayModel
 from cxrlib.paths import CACHE, written_whole
 from cxrlib.recipe import TrainConfig
 
 _WARM_UP, _TIMED = 1, 3
+_BATCH = 16  # at most, on a CPU: enough to tell which is faster
 _GAIN = 1.1  # bf16 rounds: it has to be worth that
+_ROOM = 2.5 * 2**30  # bytes that a step in fp32 may remember, with which a process stays below 4 GiB
 
 
 def choose(config: TrainConfig, model: ChestXrayModel, device: torch.device, show: bool = True) -> dict[str, str]:
     """{"precision": "fp32" or "bf16", "layout": "channels_last" or "contiguous"}, as configured or, where that says
-    "auto", as timed. The model is left as it was. show: print what was chosen, and its figures.
+    "auto", as timed; on a CPU bf16 where a batch in fp32 would take the process beyond 4 GiB. The model is left as it
+    was. show: print what was chosen, and its figures.
     """
-    options = [
-        (precision, layout)
-        for precision in (("fp32", "bf16") if config.precision == "auto" else (config.precision,))
-        for layout in (("channels_last", "contiguous") if config.layout == "auto" else (config.layout,))
-    ]
-    if device.type == "mps":  # its autocast knows no bf16 on older systems
-        options = [option for option in options if option[0] == "fp32"] or options
+    precisions = ("fp32", "bf16") if config.precision == "auto" else (config.precision,)
+    if len(precisions) == 2 and device.type == "mps":  # its autocast knows no bf16 on older systems
+        precisions = ("fp32",)
+    if len(precisions) == 2 and device.type == "cpu" and (remembers := _bytes_in_fp32(config, model)) > _ROOM:
+        precisions = ("bf16",)
+        if show:
+            print(f"memory  bf16: in fp32 a batch of {config.batch_size} would keep {remembers / 2**30:.1f} GiB "
+                  "(override with precision, or lower batch_size)")  # fmt: skip
+    layouts = ("channels_last", "contiguous") if config.layout == "auto" else (config.layout,)
+    options = [(precision, layout) for precision in precisions for layout in layouts]
     if len(options) == 1:
         return dict(zip(("precision", "layout"), options[0], strict=True))
     speeds = _remembered(config, model, options, device)
@@ -43,6 +50,7 @@ def choose(config: TrainConfig, model: ChestXrayModel, device: torch.device, sho
     return dict(zip(("precision", "layout"), best.split(), strict=True))
 
 
+@kept_memory()
 def images_per_second(model: ChestXrayModel, batch_size: int, precision: str, layout: str, device) -> float:
     """Forward, backward and step on random radiographs; the fastest of a few timed steps."""
     model = model.lay_out(layout).to(device).train()
@@ -65,7 +73,8 @@ def images_per_second(model: ChestXrayModel, batch_size: int, precision: str, la
 def _remembered(config: TrainConfig, model: ChestXrayModel, options, device: torch.device) -> dict[str, float]:
     """Images a second of each option, by "precision layout"; timed where that has not been done yet."""
     chip = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {_cpu()}"
-    about = f"{config.arch} {config.image_size} px batch {config.batch_size} on {chip}, torch {torch.__version__}"
+    batch_size = min(config.batch_size, _BATCH) if device.type == "cpu" else config.batch_size
+    about = f"{config.arch} {config.image_size} px batch {batch_size} on {chip}, torch {torch.__version__}"
     about += f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     path = CACHE / "speed.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,12 +83,18 @@ def _remembered(config: TrainConfig, model: ChestXrayModel, options, device: tor
         speeds = known.get(about, {})
         missing = [option for option in options if " ".join(option) not in speeds]
         for precision, layout in missing:
-            speed = images_per_second(copy.deepcopy(model), config.batch_size, precision, layout, device)
+            speed = images_per_second(copy.deepcopy(model), batch_size, precision, layout, device)
             speeds[f"{precision} {layout}"] = round(speed, 1)
         if missing:
             with written_whole(path) as beside:
                 beside.write_text(json.dumps(known | {about: speeds}, indent=1), encoding="utf-8")
     return {" ".join(option): speeds[" ".join(option)] for option in options}
+
+
+def _bytes_in_fp32(config: TrainConfig, model: ChestXrayModel) -> float:
+    """Bytes that a step on a whole batch would remember: those of two images, scaled up."""
+    images = torch.rand(2, 1, model.image_size, model.image_size)
+    return remembered_bytes(copy.deepcopy(model).train(), images) * config.batch_size / 2
 
 
 def _read(path) -> dict:

@@ -25,6 +25,7 @@ from cxrlib.checkpoints import SUFFIXES
 from cxrlib.dataset import CachedDataset, ChestXrayDataset, EpochBatches, augment, make_loader, to_unit
 from cxrlib.errors import InputError
 from cxrlib.losses import make_loss
+from cxrlib.memory import kept_memory
 from cxrlib.metrics import evaluate
 from cxrlib.models import build_model, save_checkpoint
 from cxrlib.paths import written_whole
@@ -47,6 +48,7 @@ def make_dataset(entries: pd.DataFrame, images: ImageCache | dict[str, Path], im
     return ChestXrayDataset(entries, images, image_size)
 
 
+@kept_memory()
 def fit(
     config: TrainConfig,
     entries: pd.DataFrame,

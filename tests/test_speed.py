@@ -71,6 +71,23 @@ def test_what_was_asked_for_is_not_timed(timed):
     assert choose(config(precision="fp32"), model, CPU)["layout"] == "contiguous"
 
 
+def test_bf16_where_fp32_would_take_too_much_memory(timed, capsys, monkeypatch):
+    speeds, asked = timed
+    speeds |= {"bf16 channels_last": 1.0, "bf16 contiguous": 2.0}
+    model = build_model("mobilenet_v2", "none", 32)
+    one = speed._bytes_in_fp32(config(), model)
+    monkeypatch.setattr(speed, "_ROOM", one * 0.99)
+    assert choose(config(), model, CPU) == {"precision": "bf16", "layout": "contiguous"}
+    assert "memory  bf16: in fp32 a batch of 4 would keep" in capsys.readouterr().out
+    assert sorted(asked) == sorted(speeds)
+    monkeypatch.setattr(speed, "_ROOM", one * 1.01)
+    with pytest.raises(KeyError, match="fp32"):  # there is room again, so it is timed
+        choose(config(), model, CPU)
+    speeds |= {"fp32 channels_last": 2.0, "fp32 contiguous": 1.0}
+    monkeypatch.setattr(speed, "_ROOM", 0)
+    assert choose(config(precision="fp32"), model, CPU)["precision"] == "fp32", "what was asked for holds"
+
+
 @pytest.mark.parametrize("content", ["", "[1, 2]", '{"a": 1}', '{"a": {"fp32": "fast"}}'])
 def test_a_file_in_pieces_is_timed_anew(timed, tmp_path, content):
     speeds, asked = timed

@@ -1,0 +1,76 @@
+"""Memory is kept while it is wanted and given back afterwards; what a step remembers is counted to the byte."""
+
+import platform
+
+import pytest
+import torch
+from torch import nn
+
+from cxrlib.memory import kept_memory, remembered_bytes
+
+MIB = 2**20
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told what to keep")
+
+
+def resident() -> float:
+    """MiB that the process holds."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * 4096 / MIB
+
+
+def use_and_free() -> None:
+    torch.ones(400 * MIB // 4)
+
+
+@glibc
+def test_what_is_freed_stays_inside_and_goes_back_at_the_end():
+    use_and_free()
+    before = resident()
+    with kept_memory():
+        with kept_memory():
+            use_and_free()
+            assert resident() > before + 350
+        assert resident() > before + 350, "an inner one gives nothing back"
+        held = resident()
+        use_and_free()
+        assert resident() < held + 50, "the same pages are used again"
+    assert resident() < before + 50
+    use_and_free()
+    assert resident() < before + 50, "afterwards all is as before"
+
+
+@glibc
+def test_it_goes_back_after_an_error_too():
+    before = resident()
+
+    @kept_memory()
+    def stops() -> None:
+        use_and_free()
+        raise ValueError("stopped")
+
+    with pytest.raises(ValueError, match="stopped"):
+        stops()
+    assert resident() < before + 50
+
+
+def test_elsewhere_nothing_happens(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    with kept_memory():
+        assert torch.ones(3).sum() == 3
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_bytes_between_forward_and_backward(count):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Sigmoid(), nn.Linear(10, 3))
+    images = torch.rand(count, 1, 8, 8)
+    # the input of each linear layer; the sigmoid's output is the second's. No weight.
+    assert remembered_bytes(model, images) == 4 * count * (64 + 10)
+
+
+def test_half_as_much_in_bf16():
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
+    images = torch.rand(8, 1, 32, 32)
+    whole = remembered_bytes(model, images)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = remembered_bytes(model, images)
+    assert 0.4 < half / whole < 0.65
