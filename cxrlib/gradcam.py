@@ -64,8 +64,8 @@ def grad_cam(
     weak one. Raises InputError for an unknown method, and for a layer that is not passed or has no grid.
     """
     raw = raw_maps(model, images, layer, method)
-    maps = torch.stack([_enlarged(grid, images.shape[-2:]) for grid in raw]).mean(dim=0)
-    maps = _to_one(maps).cpu()
+    maps = [_enlarged(grid, images.shape[-2:]) for grid in raw]
+    maps = (maps[0] if len(maps) == 1 else _to_one(torch.stack(maps).mean(dim=0))).cpu()
     ranges = torch.stack([torch.stack([grid.amin((2, 3)), grid.amax((2, 3))], dim=-1) for grid in raw], dim=2).cpu()
     return (maps, ranges) if with_range else maps
 
@@ -186,5 +186,5 @@ def _enlarged(grid: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def _to_one(maps: torch.Tensor) -> torch.Tensor:
-    highest = maps.amax(dim=(2, 3), keepdim=True)
-    return torch.where(highest > 0, maps / highest.clamp(min=torch.finfo(maps.dtype).tiny), 0.0)
+    """Each map divided, in place, by its highest value; a map of zeros stays one."""
+    return maps.div_(maps.amax(dim=(2, 3), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny))

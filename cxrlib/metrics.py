@@ -286,12 +286,3 @@ def _notes(labels: np.ndarray, patients: np.ndarray, point: dict, drawn: dict) -
     which = [f" ({', '.join(names)})" if len(over) > 1 else "" for names in over.values()]
     means = [f"{count} of {len(FINDINGS)} findings{names}" for count, names in zip(over, which, strict=True)]
     return [*notes, "macro over " + ", ".join(means)]
-
-
-def __getattr__(name: str):
-    """The comparisons stood here before they had a module of their own."""
-    if name in ("paired_difference", "group_difference", "difference_table"):
-        from cxrlib import differences
-
-        return getattr(differences, name)
-    raise AttributeError(name)

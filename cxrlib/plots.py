@@ -15,6 +15,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from cxrlib.findings import FINDINGS
@@ -25,6 +26,7 @@ GREY = "0.45"
 DPI = 150  # of pictures on pages
 PRINT = 300  # of pictures on paper
 SHARPER = 1.5
+_OUTLINE = withStroke(linewidth=2, foreground="black")  # readable over heat, too
 
 
 def set_style() -> None:
@@ -174,7 +176,7 @@ def plot_intervals(
         axes.axvline(chance, color=GREY, lw=1, ls=":")
     axes.set(xlabel=f"{label}, 95 % interval over patients", title=f"{label} on test, by finding (positive images)")
     if len(tables) > 1:
-        axes.legend(loc="lower right")
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # no place inside is free of intervals
     said = "; ".join(f"{name}: " + ", ".join(f"{pretty(row)} {table.loc[row, metric]:.2f}" for row in reversed(rows))
                      for name, table in tables.items())  # fmt: skip
     return described(figure, f"{label} on test with 95 % intervals, by finding. {said}.")
@@ -207,4 +209,4 @@ def draw_box(axes, image: np.ndarray, box: tuple, text: str) -> None:
     scale = np.shape(image)[0] / BOX_FRAME
     x, y, w, h = (value * scale for value in box)
     axes.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, ec="#56b4e9", lw=2))
-    axes.text(x, y - 2, text, color="#56b4e9", fontsize=8, va="bottom")
+    axes.text(x, y - 2, text, color="#56b4e9", fontsize=8, va="bottom", path_effects=[_OUTLINE])

@@ -16,7 +16,7 @@ from cxrlib.plots import BLUE, GREY, ORANGE, described
 COSTS = {
     "parameters": "parameters (millions, logarithmic)",
     "gflop": "10⁹ operations an image (logarithmic)",
-    "minutes": "training (minutes, logarithmic)",
+    "minutes": "minutes of training (logarithmic)",
     "memory": "memory at the peak of training (GiB, logarithmic)",
 }
 

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from cxrlib.findings import FINDINGS
 from cxrlib.plots import BLUE, GREEN, GREY, ORANGE, RED, described, panels, pretty
@@ -98,6 +99,9 @@ def plot_reliability(tables: dict[str, Predictions], findings: Sequence[str], bi
             top = table.iloc[-1]
             said.append(f"{pretty(finding)}, {name}: the highest scores, {top['score']:.2f}, meet {top['share']:.2f}")
         axes.plot([0, highest], [0, highest], color=GREY, ls=":", lw=1)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(4))
+            axis.set_major_formatter("{x:g}")
         axes.set_title(f"{pretty(finding)} ({int(table['positives'].sum())})", fontsize=10)
     all_axes[0].legend(fontsize=9, loc="upper left")
     figure.supxlabel("score (mean of a bin)", fontsize=11)

@@ -55,7 +55,7 @@ def plot_places(shares: pd.DataFrame) -> Figure:
         bars = axes.barh(shares.index, shares[place], left=left, color=colour, hatch=hatch, ec="white", label=place)
         wide = [f"{value:.0%}" if value > 0.04 else "" for value in shares[place]]
         axes.bar_label(bars, wide, label_type="center", fontsize=9, color="black" if colour == "0.85" else "white",
-                       bbox=None if colour == "0.85" else {"fc": colour, "ec": "none", "pad": 1})  # fmt: skip
+                       bbox=None if colour == "0.85" else {"fc": colour, "ec": "none", "pad": 2})  # fmt: skip
         left += shares[place].to_numpy()
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel="share of the heat", title="Where the heat lies")
@@ -79,7 +79,7 @@ def plot_sanity(tables: Mapping[str, pd.DataFrame]) -> Figure:
         said.append(f"{name}: {', '.join(f'{value:.2f}' for value in mean)}")
     layers = next(iter(tables.values())).drop_duplicates("step").set_index("step")["layer"]
     names = ["nothing", "the head", *(f"down to\n{layer}" for layer in layers[2:])]
-    axes.set_xticks(layers.index, names, fontsize=8)
+    axes.set_xticks(layers.index, names, fontsize=9)
     axes.axhline(0, color=GREY, lw=1, ls=":")
     axes.set(ylim=(-1, 1.05), xlabel="what is random", ylabel="rank correlation",
              title="A map of what was learned forgets it with the model")  # fmt: skip
