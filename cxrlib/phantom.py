@@ -22,7 +22,7 @@ from cxrlib.metadata import BOX_FRAME
 from cxrlib.paths import one_process, sync, written_whole
 from cxrlib.phantom_anatomy import draw_patient
 from cxrlib.phantom_film import render
-from cxrlib.phantom_findings import Lesion
+from cxrlib.phantom_lesions import Lesion
 from cxrlib.phantom_patients import PREVALENCES, plan_visits
 from cxrlib.progress import bar
 

@@ -15,7 +15,7 @@ LUNG = 0.27  # density of aerated lung relative to soft tissue
 def render(patient, view, lesions, size, rng, drain=None, places=None):
     """One radiograph, (size, size) uint8, 0 black (air) to 255 white; and boxes {finding: [(x, y, w, h)]} in pixels.
 
-    patient: phantom_anatomy.Patient; view: "PA" or "AP"; lesions: phantom_findings.Lesion, one a finding; rng decides
+    patient: phantom_anatomy.Patient; view: "PA" or "AP"; lesions: phantom_lesions.Lesion, one a finding; rng decides
     what differs from one exposure to the next; drain: side (0 right, 1 left) of a chest tube, or None; places: a dict
     that takes masks (size, size) bool of lungs, heart, devices and letters.
     """

@@ -6,78 +6,25 @@ fluid or tissue replaces; `soft`, further soft tissue in cm; `air`, lung without
 returns masks of what it drew, one for each place, from which the boxes come. Each sign's source is in data/README.md.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
-from PIL import Image
 
-
-@dataclass
-class Lesion:
-    """One finding of one patient at one visit.
-
-    strength: 0 (hardly visible) to 1 (gross). side: 0 right, 1 left. place: two numbers in 0..1, across and along.
-    seed: for its fine structure. The last three stay the same over a patient's visits.
-    """
-
-    finding: str
-    strength: float
-    side: int
-    place: tuple
-    seed: int
-
-
-def _between(low, high, value):
-    return low + (high - low) * value
-
-
-def _patches(scene, rng, cells):
-    """Smooth random map with values of about 0 to 1 and blobs of 1/cells of the film."""
-    coarse = rng.random((cells + 2, cells + 2), dtype=np.float32)
-    return np.asarray(Image.fromarray(coarse).resize((scene.size, scene.size), Image.BICUBIC))
-
-
-def _cloud(scene, rng, side, across, down, a, b, edge=0.35, rough=0.7):
-    """An ill-defined cloud in one lung: map 0..1 around a point in lung coordinates, semi-axes a, b in cm."""
-    x, y = scene.in_lung(side, across, down)
-    q = ((scene.x - np.float32(x)) / np.float32(a)) ** 2 + ((scene.y - np.float32(y)) / np.float32(b)) ** 2
-    ragged = (
-        np.sqrt(q)
-        + np.float32(rough) * (_patches(scene, rng, 14) - 0.5)
-        + np.float32(0.3 * rough) * (_patches(scene, rng, 40) - 0.5)
-    )
-    return np.clip((1 - ragged) / np.float32(edge), 0, 1)
-
-
-def _replace(scene, share):
-    """Replaces a share of the remaining air."""
-    scene.fill += (1 - scene.fill) * share
-
-
-def _lines(scene, points, widths, greys):
-    """Polylines in cm, drawn on a map of 0..1."""
-    picture, pen = scene.canvas()
-    for (x, y), width, grey in zip(points, widths, greys, strict=True):
-        col, row = scene.pixels(x, y)
-        line = [(2 * c, 2 * r) for c, r in zip(np.atleast_1d(col), np.atleast_1d(row), strict=True)]
-        pen.line(line, fill=int(grey), width=max(1, round(2 * width * scene.px_per_cm)))
-    return scene.reduced(picture)
+from cxrlib.phantom_lesions import ball, between, cloud, lines, patches, replace
 
 
 # ---- shape: anatomy that a finding changes ---------------------------------------------------------------------------
 def _shape_atelectasis(e, f):
-    e.domes[f.side] += _between(0.6, 2.6, f.strength)
-    e.shift += (-1 if f.side == 0 else 1) * _between(0.1, 1.2, f.strength)
+    e.domes[f.side] += between(0.6, 2.6, f.strength)
+    e.shift += (-1 if f.side == 0 else 1) * between(0.1, 1.2, f.strength)
 
 
 def _shape_cardiomegaly(e, f):
-    wide = _between(1.22, 1.65, f.strength)
+    wide = between(1.22, 1.65, f.strength)
     e.heart_scale = (e.heart_scale[0] * wide, e.heart_scale[1] * (1 + 0.35 * (wide - 1)))
 
 
 def _shape_edema(e, f):
-    e.engorged = max(e.engorged, _between(1.05, 1.6, f.strength))
-    e.heart_scale = (e.heart_scale[0] * _between(1.02, 1.12, f.strength), e.heart_scale[1])
+    e.engorged = max(e.engorged, between(1.05, 1.6, f.strength))
+    e.heart_scale = (e.heart_scale[0] * between(1.02, 1.12, f.strength), e.heart_scale[1])
 
 
 def _shape_effusion(e, f):
@@ -85,15 +32,15 @@ def _shape_effusion(e, f):
 
 
 def _shape_emphysema(e, f):
-    e.inflate += _between(0.6, 4.2, f.strength)
-    e.flatten = min(e.flatten, _between(0.85, 0.12, f.strength))
-    e.density = min(e.density, _between(0.9, 0.45, f.strength))
-    e.pruning = max(e.pruning, _between(0.2, 0.6, f.strength))
-    e.heart_scale = (e.heart_scale[0] * _between(0.97, 0.80, f.strength), e.heart_scale[1] * 1.04)
+    e.inflate += between(0.6, 4.2, f.strength)
+    e.flatten = min(e.flatten, between(0.85, 0.12, f.strength))
+    e.density = min(e.density, between(0.9, 0.45, f.strength))
+    e.pruning = max(e.pruning, between(0.2, 0.6, f.strength))
+    e.heart_scale = (e.heart_scale[0] * between(0.97, 0.80, f.strength), e.heart_scale[1] * 1.04)
 
 
 def _shape_fibrosis(e, f):
-    e.breath *= _between(0.97, 0.86, f.strength)
+    e.breath *= between(0.97, 0.86, f.strength)
 
 
 def _shape_pneumothorax(e, f):
@@ -103,21 +50,21 @@ def _shape_pneumothorax(e, f):
 # ---- paint -----------------------------------------------------------------------------------------------------------
 def _paint_atelectasis(scene, f, rng):
     """Bands of collapsed lung above a raised dome, and crowded, denser lung around them."""
-    across, down = _between(0.42, 0.72, f.place[0]), _between(0.78, 0.93, f.place[1])
+    across, down = between(0.42, 0.72, f.place[0]), between(0.78, 0.93, f.place[1])
     x, y = scene.in_lung(f.side, across, down)
     sign = -1 if f.side == 0 else 1
     total = np.zeros_like(scene.x)
     for band in range(1 + (f.strength > 0.35) + (f.strength > 0.7)):
         tilt = sign * rng.uniform(-0.35, 0.25)
         cy = y - 1.7 * band + rng.normal(0, 0.2)
-        half, reach = _between(0.25, 0.6, f.strength) * rng.uniform(0.7, 1.2), _between(2.6, 4.6, f.strength)
+        half, reach = between(0.25, 0.6, f.strength) * rng.uniform(0.7, 1.2), between(2.6, 4.6, f.strength)
         level = scene.y - cy - np.float32(tilt) * (scene.x - np.float32(x))
         end = np.clip((reach - np.abs(scene.x - np.float32(x))) / 1.2, 0, 1)
         total = np.maximum(total, np.exp(-np.square(np.square(level / np.float32(half)))) * end)
     base = np.clip(1.1 - np.hypot((scene.x - x) / 5.5, (scene.y - y - 1.0) / 3.4), 0, 1)
     lung = scene.lungs[f.side] > 1
-    scene.soft += total * lung * _between(0.7, 3.0, f.strength)
-    _replace(scene, np.clip(_between(0.15, 0.75, f.strength) * base, 0, 0.9) * (scene.out[f.side] > 0))
+    scene.soft += total * lung * between(0.7, 3.0, f.strength)
+    replace(scene, np.clip(between(0.15, 0.75, f.strength) * base, 0, 0.9) * (scene.out[f.side] > 0))
     return [(np.maximum(total, base) > 0.4) & lung]
 
 
@@ -136,31 +83,31 @@ def _bronchogram(scene, f, rng, x, y, reach):
         angle = toward + turn * np.linspace(0.2, 1.8, 6)
         points.append((start[0] + way * np.cos(angle), start[1] + way * np.sin(angle)))
         widths.append(rng.uniform(0.12, 0.22))
-    return _lines(scene, points, widths, np.full(4, 255))
+    return lines(scene, points, widths, np.full(4, 255))
 
 
 def _airspace(scene, f, rng, size, dense, edge, rough, down):
-    a = _between(*size, f.strength) * rng.uniform(0.85, 1.2)
+    a = between(*size, f.strength) * rng.uniform(0.85, 1.2)
     b = a * rng.uniform(0.75, 1.15)
-    across = _between(0.38, 0.72, f.place[0])
-    cloud = _cloud(scene, rng, f.side, across, down, a, b, edge, rough) * (scene.lungs[f.side] > 0.6)
-    return cloud, cloud * np.float32(_between(*dense, f.strength)), scene.in_lung(f.side, across, down), a
+    across = between(0.38, 0.72, f.place[0])
+    drawn = cloud(scene, rng, f.side, across, down, a, b, edge, rough) * (scene.lungs[f.side] > 0.6)
+    return drawn, drawn * np.float32(between(*dense, f.strength)), scene.in_lung(f.side, across, down), a
 
 
 def _paint_consolidation(scene, f, rng):
     """Dense, homogeneous, lobar filling that hides vessels; dark bronchi run through it."""
     cloud, share, (x, y), a = _airspace(
-        scene, f, rng, (3.6, 6.0), (0.4, 0.92), 0.3, 0.5, _between(0.3, 0.85, f.place[1])
+        scene, f, rng, (3.6, 6.0), (0.4, 0.92), 0.3, 0.5, between(0.3, 0.85, f.place[1])
     )
     bronchi = _bronchogram(scene, f, rng, x, y, a)
-    _replace(scene, share * (1 - 0.4 * bronchi))
+    replace(scene, share * (1 - 0.4 * bronchi))
     return [cloud > 0.4]
 
 
 def _paint_pneumonia(scene, f, rng):
     """One focal, patchy, ill-defined opacity, mostly of a lower lobe."""
-    cloud, share, _, _ = _airspace(scene, f, rng, (2.8, 5.2), (0.42, 0.75), 0.6, 1.3, _between(0.5, 0.85, f.place[1]))
-    _replace(scene, share * (0.55 + 0.6 * _patches(scene, rng, 30)))
+    cloud, share, _, _ = _airspace(scene, f, rng, (2.8, 5.2), (0.42, 0.75), 0.6, 1.3, between(0.5, 0.85, f.place[1]))
+    replace(scene, share * (0.55 + 0.6 * patches(scene, rng, 30)))
     return [cloud > 0.3]
 
 
@@ -169,35 +116,35 @@ def _paint_infiltration(scene, f, rng):
     masks = []
     both = f.seed % 3 == 0
     for side in (0, 1) if both else (f.side,):
-        down = _between(0.35, 0.8, f.place[1])
-        across = _between(0.35, 0.65, f.place[0])
-        cloud = _cloud(
-            scene, rng, side, across, down, _between(3.4, 5.0, f.strength), _between(3.6, 6.0, f.strength), 0.8, 1.2
+        down = between(0.35, 0.8, f.place[1])
+        across = between(0.35, 0.65, f.place[0])
+        haze = cloud(
+            scene, rng, side, across, down, between(3.4, 5.0, f.strength), between(3.6, 6.0, f.strength), 0.8, 1.2
         )
-        cloud = cloud * (scene.lungs[side] > 0.6)
-        patchy = np.clip(1.3 * (_patches(scene, rng, 17) + _patches(scene, rng, 41)) - 0.8, 0, 1)
-        _replace(scene, np.float32(_between(0.22, 0.5, f.strength)) * cloud * patchy)
-        scene.soft += 0.8 * f.strength * cloud * scene.vessels
-        masks.append(cloud > 0.3)
+        haze = haze * (scene.lungs[side] > 0.6)
+        patchy = np.clip(1.3 * (patches(scene, rng, 17) + patches(scene, rng, 41)) - 0.8, 0, 1)
+        replace(scene, np.float32(between(0.22, 0.5, f.strength)) * haze * patchy)
+        scene.soft += 0.8 * f.strength * haze * scene.vessels
+        masks.append(haze > 0.3)
     return masks
 
 
 def _paint_edema(scene, f, rng):
     """Haze around both hila (bat's wings), blurred and wide vessels, septal lines at the bases."""
-    rough = 0.55 + 0.8 * _patches(scene, rng, 22)
+    rough = 0.55 + 0.8 * patches(scene, rng, 22)
     for side in (0, 1):
         x, y = scene.in_lung(side, 0.42, 0.52)
         q = ((scene.x - x) / 4.4) ** 2 + ((scene.y - y) / 6.8) ** 2
-        _replace(scene, np.clip(np.exp(-q) * rough * _between(0.12, 0.8, f.strength), 0, 0.92))
+        replace(scene, np.clip(np.exp(-q) * rough * between(0.12, 0.8, f.strength), 0, 0.92))
     points, widths = [], []
-    for _ in range(int(_between(3, 34, f.strength))):
+    for _ in range(int(between(3, 34, f.strength))):
         side = int(rng.integers(2))
         ends = np.array([0.97, 0.97 - rng.uniform(0.08, 0.14)])
         x, y = scene.in_lung(side, ends, np.full(2, rng.uniform(0.66, 1.02)))
         points.append((x, y + np.array([0, rng.normal(0, 0.1)])))
         widths.append(0.1)
     if points:
-        scene.soft += 0.9 * _lines(scene, points, widths, np.full(len(points), 230))
+        scene.soft += 0.9 * lines(scene, points, widths, np.full(len(points), 230))
     scene.vessels *= np.float32(1 - 0.3 * f.strength)
     return []
 
@@ -206,22 +153,22 @@ def _paint_effusion(scene, f, rng):
     """Fluid that blunts the angle and climbs the wall (meniscus); lying down, a veil over the whole half."""
     lung, out = scene.lungs[f.side], scene.out[f.side]
     outside = np.maximum(scene.cage - out, 0)
-    depth = _between(0.2, 9.0, f.strength**1.6)
+    depth = between(0.2, 9.0, f.strength**1.6)
     angle = scene.lung_height - scene.patient.domes[f.side] + 4.2 * scene.patient.dome_curve
     climb = 1.6 + 0.5 * depth
     surface = angle - 2.2 - 0.75 * depth - climb * np.exp(-outside / (1.6 + 0.25 * depth)) + 0.12 * outside
     mask = np.clip((scene.y - surface) * 1.4 + 0.5, 0, 1) * np.clip(lung, 0, 1)
-    _replace(scene, 0.95 * mask)
+    replace(scene, 0.95 * mask)
     scene.soft += 1.5 * mask * np.clip(depth / 3, 0.3, 1)
     if scene.exposure.view == "AP":
-        veil = np.clip((scene.y - 3) / scene.lung_height, 0, 1) * _between(0.1, 0.35, f.strength)
-        _replace(scene, veil * (lung > 0))
+        veil = np.clip((scene.y - 3) / scene.lung_height, 0, 1) * between(0.1, 0.35, f.strength)
+        replace(scene, veil * (lung > 0))
     return [(mask > 0.5) & (scene.above[f.side] > -3.5)]
 
 
 def _paint_emphysema(scene, f, rng):
     """Bullae: rounded areas without vessels behind hair-thin walls, mostly in the upper lungs."""
-    for _ in range(int(_between(1, 6, f.strength))):
+    for _ in range(int(between(1, 6, f.strength))):
         x, y = scene.in_lung(int(rng.integers(2)), rng.uniform(0.5, 0.8), rng.uniform(0.12, 0.5))
         r = rng.uniform(1.2, 2.6)
         window, inside = scene.ellipse(x, y, r, r * rng.uniform(0.8, 1.3))
@@ -234,7 +181,7 @@ def _paint_emphysema(scene, f, rng):
 
 def _paint_fibrosis(scene, f, rng):
     """A net of short lines at the bases and along the wall, with smaller lungs and coarse, dense rims."""
-    count = int(_between(70, 420, f.strength))
+    count = int(between(70, 420, f.strength))
     side = rng.integers(0, 2, count)
     across, down = 0.98 - 0.55 * rng.beta(1.2, 2.2, count), 1.04 - 0.55 * rng.beta(1.1, 2.4, count)
     points, widths = [], []
@@ -244,46 +191,31 @@ def _paint_fibrosis(scene, f, rng):
         dx, dy = length * np.cos(angle), length * np.sin(angle)
         points.append((np.array([x - dx, x + 0.3 * dy, x + dx]), np.array([y - dy, y - 0.3 * dx, y + dy])))
         widths.append(rng.uniform(0.08, 0.2))
-    net = _lines(scene, points, widths, rng.integers(120, 256, count))
+    net = lines(scene, points, widths, rng.integers(120, 256, count))
     lung = (scene.lungs[0] + scene.lungs[1]) > 0.8
-    scene.soft += net * lung * np.float32(_between(0.9, 2.2, f.strength))
+    scene.soft += net * lung * np.float32(between(0.9, 2.2, f.strength))
     for s in (0, 1):
         rim = np.clip(1.3 - scene.above[s] / 7, 0, 1) * np.clip(scene.out[s] / scene.cage, 0, 1) ** 2
-        _replace(scene, np.clip(_between(0.04, 0.4, f.strength) * rim, 0, 0.8) * (scene.out[s] > 0))
+        replace(scene, np.clip(between(0.04, 0.4, f.strength) * rim, 0, 0.8) * (scene.out[s] > 0))
     return []
-
-
-def _ball(scene, x, y, r, rng, lobes=0.0):
-    """A sphere of soft tissue in the lung, its border with or without lobes; its mask."""
-    window = scene.window(x, y, 1.5 * r)
-    mask = np.zeros(scene.x.shape, dtype=bool)
-    if window is None:
-        return mask
-    dx, dy = scene.x[window] - x, scene.y[window] - y
-    angle = np.arctan2(dy, dx)
-    border = 1 + lobes * sum(np.sin(k * angle + rng.uniform(0, 6.3)) / k for k in (2, 3, 5))
-    inside = np.maximum(1 - (dx * dx + dy * dy) / (r * border) ** 2, 0)
-    scene.soft[window] += (1.4 * r + 1.0) * np.sqrt(inside)
-    mask[window] = inside > 0
-    return mask
 
 
 def _paint_mass(scene, f, rng):
     """A rounded opacity of more than 3 cm, often lobulated."""
-    r = _between(1.7, 4.3, f.strength)
-    x, y = scene.in_lung(f.side, _between(0.35, 0.78, f.place[0]), _between(0.18, 0.8, f.place[1]))
-    return [_ball(scene, x, y, r, rng, rng.uniform(0.02, 0.13))]
+    r = between(1.7, 4.3, f.strength)
+    x, y = scene.in_lung(f.side, between(0.35, 0.78, f.place[0]), between(0.18, 0.8, f.place[1]))
+    return [ball(scene, x, y, r, rng, rng.uniform(0.02, 0.13))]
 
 
 def _paint_nodule(scene, f, rng):
     """A rounded opacity of at most 3 cm; sometimes two or three."""
     masks = []
     for n in range(1 + (f.seed % 4 == 0) + (f.seed % 8 == 0)):
-        r = _between(0.65, 1.45, f.strength) * rng.uniform(0.9, 1.0)
+        r = between(0.65, 1.45, f.strength) * rng.uniform(0.9, 1.0)
         side = f.side if n == 0 else int(rng.integers(2))
         place = f.place if n == 0 else rng.uniform(0, 1, 2)
-        x, y = scene.in_lung(side, _between(0.4, 0.85, place[0]), _between(0.15, 0.85, place[1]))
-        masks.append(_ball(scene, x, y, r, rng, 0.02))
+        x, y = scene.in_lung(side, between(0.4, 0.85, place[0]), between(0.15, 0.85, place[1]))
+        masks.append(ball(scene, x, y, r, rng, 0.02))
         scene.soft += 1.3 * masks[-1]
     return masks
 
@@ -291,8 +223,8 @@ def _paint_nodule(scene, f, rng):
 def _paint_thickening(scene, f, rng):
     """A dense band along the chest wall and over the apex, of uneven width, and a blunt angle without a meniscus."""
     lung, out = scene.lungs[f.side], scene.out[f.side]
-    wave = _patches(scene, rng, 9)
-    width = np.float32(_between(0.7, 2.0, f.strength)) * (0.4 + 1.1 * wave)
+    wave = patches(scene, rng, 9)
+    width = np.float32(between(0.7, 2.0, f.strength)) * (0.4 + 1.1 * wave)
     low, high = (0.0, 0.6) if f.place[0] < 0.5 else (0.4, 1.2)
     extent = np.clip((scene.y / scene.lung_height - low) * 6 + 1, 0, 1) * np.clip(
         (high - scene.y / scene.lung_height) * 6 + 1, 0, 1
@@ -301,15 +233,15 @@ def _paint_thickening(scene, f, rng):
     if low == 0.0:
         band = np.maximum(band, np.clip((width * 1.3 - scene.y) * 1.5 + 0.5, 0, 1) * (out > 2))
     band = band * (out > 0) * (scene.cage - out > -0.2) * (scene.above[f.side] > -2)
-    scene.soft += np.float32(_between(2.0, 4.5, f.strength)) * band
+    scene.soft += np.float32(between(2.0, 4.5, f.strength)) * band
     return [(band > 0.4) & (lung > 0)]
 
 
 def _paint_pneumothorax(scene, f, rng):
     """Air along the wall, widest at the apex: a hair line of pleura, no vessels beyond it, the lung within denser."""
     lung, out = scene.lungs[f.side], scene.out[f.side]
-    gap = np.float32(_between(0.9, 4.2, f.strength))
-    apex = np.clip(1.15 - scene.y / np.float32(_between(12, 26, f.strength)), 0, 1.3)
+    gap = np.float32(between(0.9, 4.2, f.strength))
+    apex = np.clip(1.15 - scene.y / np.float32(between(12, 26, f.strength)), 0, 1.3)
     edge = scene.cage - gap * (0.04 + apex) * (scene.y < scene.lung_height + 4)
     top = np.float32(0.8) * gap + np.float32(0.25) * np.square(
         out - np.float32(0.45 * scene.patient.half_width)
@@ -320,20 +252,20 @@ def _paint_pneumothorax(scene, f, rng):
     scene.vessels *= 1 - air
     scene.air = np.maximum(scene.air, air)
     scene.soft += np.float32(0.9) * line
-    _replace(scene, np.float32(_between(0.04, 0.25, f.strength)) * (1 - air) * (lung > 0))
+    replace(scene, np.float32(between(0.04, 0.25, f.strength)) * (1 - air) * (lung > 0))
     return [(air > 0.5) & (gap * apex > 0.4)]
 
 
 def _paint_hernia(scene, f, rng):
     """A round bubble behind the heart at the hiatus, with a wall, and air above a fluid level."""
-    r = _between(2.0, 4.2, f.strength)
-    x, y = scene.midline + _between(-0.6, 2.4, f.place[0]), scene.lung_height - 0.3 - 0.8 * r
+    r = between(2.0, 4.2, f.strength)
+    x, y = scene.midline + between(-0.6, 2.4, f.place[0]), scene.lung_height - 0.3 - 0.8 * r
     window, inside = scene.ellipse(x, y, r * 1.15, r)
     mask = np.zeros(scene.x.shape, dtype=bool)
     if window:
-        level = np.clip((y + _between(-0.3, 0.4, f.place[1]) * r - scene.y[window]) * 4 + 0.5, 0, 1)
+        level = np.clip((y + between(-0.3, 0.4, f.place[1]) * r - scene.y[window]) * 4 + 0.5, 0, 1)
         cavity = np.sqrt(np.maximum(inside - 0.16, 0))
-        scene.soft[window] += _between(1.4, 2.6, f.strength) * np.sqrt(inside) - level * cavity * _between(
+        scene.soft[window] += between(1.4, 2.6, f.strength) * np.sqrt(inside) - level * cavity * between(
             2.0, 8.0, f.strength
         )
         mask[window] = inside > 0

@@ -17,7 +17,8 @@ from cxrlib.metadata import read_boxes, read_entries, read_expert_labels, read_l
 from cxrlib.phantom import make_phantoms
 from cxrlib.phantom_anatomy import draw_exposure, draw_patient
 from cxrlib.phantom_film import render
-from cxrlib.phantom_findings import SHAPES, Lesion
+from cxrlib.phantom_findings import SHAPES
+from cxrlib.phantom_lesions import Lesion
 from cxrlib.phantom_scene import Scene
 
 SMALL = {"n_patients": 30, "size": 64, "seed": 5, "progress": False}
