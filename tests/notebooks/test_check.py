@@ -59,7 +59,7 @@ def test_a_clean_notebook_has_no_fault(clean):
          "In [1] ends in an error (E)"),
         (lambda nb: nb.cells[2].update(outputs=[printed("x\n" * 101)]), "In [2] prints 101 lines"),
         (lambda nb: nb.cells[2].update(outputs=[displayed(text_plain="x\n" * 101)]), "In [2] prints 101 lines"),
-        (lambda nb: nb.cells[1].update(outputs=[printed("wrote /home/me/x")]), "In [1] shows a path of one machine"),
+        (lambda nb: nb.cells[1].update(outputs=[printed("wrote /Users/me/x")]), "In [1] shows a path of one machine"),
         (lambda nb: nb.cells[1].update(outputs=[displayed(text_html="at C:\\\\Users")]), "shows a path of one machine"),
         (lambda nb: nb.cells[1].update(source="open('/tmp/x')"), "a cell names a path of one machine (/tmp/x"),
         (lambda nb: nb.cells[1].update(outputs=[printed("a.py:3: FutureWarning: no")]), "shows a warning (Future"),
