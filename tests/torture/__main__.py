@@ -185,10 +185,10 @@ def _stages(folder: Path) -> list[Stage]:
         return lambda: main([str(word) for word in words])
 
     return [
-        Stage("phantoms", lambda to: lambda: make_phantoms(to / "set", 60, 96) and 0, _bytes, 0.25),
-        Stage("caching", lambda to: lambda: _cache_slowly(data, to), _cache, 0.25),
-        Stage("training", lambda to: cxr(*train, to), _trained, 0.35),
-        Stage("notebooks", lambda to: cxr(*run, to / "run"), _run, 0.15),
+        Stage("phantoms", lambda to: lambda: make_phantoms(to / "set", 60, 96) and 0, _bytes, 0.27),
+        Stage("caching", lambda to: lambda: _cache_slowly(data, to), _cache, 0.27),
+        Stage("training", lambda to: cxr(*train, to), _trained, 0.41),
+        Stage("notebooks", lambda to: cxr(*run, to / "run"), _run, 0.05),  # each takes minutes
     ]
 
 
