@@ -27,11 +27,15 @@ def run(given: argparse.Namespace) -> None:
 
 def report(given: argparse.Namespace) -> None:
     """The report of a run as one HTML file that opens offline, and as PDF where a browser is installed."""
+    from cxrlib.index_page import write_index
     from cxrlib.report_page import write_report
     from cxrlib.runs import RunFolder
 
-    for path in write_report(RunFolder(Path(given.run_dir).absolute())):
+    run = RunFolder(Path(given.run_dir).absolute())
+    for path in write_report(run):
         print(f"wrote {path}")
+    if (run.path.parent / "index.html").exists():
+        write_index(run.path.parent)  # which links to it from now on
 
 
 def train(given: argparse.Namespace) -> None:

@@ -209,6 +209,17 @@ def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
     assert not (tmp_path / "none").exists()
 
 
+def test_the_page_over_all_runs_links_to_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    run = RunFolder(tmp_path / "bare")
+    run.record("01_eda", seconds=1)
+    assert main(["report", str(run.path)]) == 0
+    assert not (tmp_path / "index.html").exists(), "where there is no such page, none is made"
+    write_index(tmp_path).write_text("old")
+    assert main(["report", str(run.path)]) == 0
+    assert "bare/report.html" in Page((tmp_path / "index.html").read_text()).urls
+
+
 def test_html_in_a_name_a_label_or_a_file_is_only_text(run, monkeypatch):
     monkeypatch.setenv("PATH", "")
     nasty = RunFolder(run.path.with_name("a<img src=x onerror=alert(1)>"))
