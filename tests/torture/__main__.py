@@ -186,9 +186,9 @@ def _stages(folder: Path) -> list[Stage]:
 
     return [
         Stage("phantoms", lambda to: lambda: make_phantoms(to / "set", 60, 96) and 0, _bytes, 0.27),
-        Stage("caching", lambda to: lambda: _cache_slowly(data, to), _cache, 0.27),
-        Stage("training", lambda to: cxr(*train, to), _trained, 0.41),
-        Stage("notebooks", lambda to: cxr(*run, to / "run"), _run, 0.05),  # each takes minutes
+        Stage("caching", lambda to: lambda: _cache_slowly(data, to), _cache, 0.28),
+        Stage("training", lambda to: cxr(*train, to), _trained, 0.42),
+        Stage("notebooks", lambda to: cxr(*run, to / "run"), _run, 0.03),  # each takes minutes
     ]
 
 
