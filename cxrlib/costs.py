@@ -1,7 +1,9 @@
 """What an architecture costs: parameters, arithmetic, images a second, memory; each in a process of its own."""
 
 import multiprocessing
+import os
 import sys
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -36,7 +38,7 @@ def measure_costs(configs: dict[str, TrainConfig], progress: bool = True) -> pd.
         model = build_model(config.arch, "none", config.image_size)
         choice = choose(config, model, torch.device(_device(config)), show=False)
         config = replace(config, **choice, weights="none")
-        with ProcessPoolExecutor(1, mp_context=_context()) as fresh:
+        with ProcessPoolExecutor(1, _context(), _end_with_parent) as fresh:
             rows[name] = fresh.submit(_measure, config).result()
     return pd.DataFrame(rows, index=list(COLUMNS)).T
 
@@ -69,6 +71,16 @@ def _context():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["cxrlib.costs"])
     return context
+
+
+def _end_with_parent() -> None:
+    """This process ends with the one that started it, also where that was killed: it would wait for work for ever."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _forward(model: ChestXrayModel, batch_size: int) -> float:

@@ -1,5 +1,10 @@
 """What an architecture costs: figures that can be checked by hand, each measured in a process of its own."""
 
+import subprocess
+import sys
+import time
+
+import psutil
 import pytest
 
 from cxrlib.costs import COLUMNS, gflop, measure_costs
@@ -25,3 +30,23 @@ def test_each_is_measured_for_itself():
     assert (costs["train_images_per_s"] < costs["images_per_s"]).all()
     # weights, gradients, two moments and the average of 134 million parameters
     assert costs.loc["large", "memory"] - costs.loc["small", "memory"] > 1.5, "not the peak of who came before"
+
+
+def test_no_process_outlives_the_one_that_was_killed():
+    """The process that measures would wait for more work for ever."""
+    code = """
+from cxrlib.costs import measure_costs
+from cxrlib.recipe import TrainConfig
+if __name__ == "__main__":
+    config = TrainConfig(arch="mobilenet_v2", weights="none", image_size=32, device="cpu", precision="fp32",
+                         layout="channels_last")
+    measure_costs({str(number): config for number in range(100)}, progress=False)
+"""
+    killed = psutil.Process(subprocess.Popen([sys.executable, "-c", code]).pid)
+    until = time.monotonic() + 60
+    while len(measuring := killed.children(recursive=True)) < 3 and time.monotonic() < until:
+        time.sleep(0.05)  # the server that forks, the tracker of resources, and a process that measures
+    assert len(measuring) >= 3
+    killed.kill()
+    killed.wait()
+    assert psutil.wait_procs(measuring, timeout=20)[1] == []
