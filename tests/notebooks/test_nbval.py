@@ -27,7 +27,8 @@ def nbval(home, *notebooks):
     command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-kernel-name=python3", f"--junitxml={report}"]
     quiet = {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    environment |= quiet | {"CXR_HOME": str(home)}
+    # threads that sleep while they wait: on a machine that does other work, minutes instead of half an hour
+    environment |= quiet | {"CXR_HOME": str(home), "OMP_WAIT_POLICY": "passive"}
     command += ["-q", "-p", "no:cacheprovider", "-o", "addopts=", *map(str, notebooks)]
     done = subprocess.run(command, env=environment, cwd=NOTEBOOKS, capture_output=True, text=True)
     assert report.is_file(), done.stdout[-3000:] + done.stderr[-3000:]

@@ -33,6 +33,7 @@ TOY = {
     "compare_image_size": 32,
     "compare_budget": "epochs=1",
     "compare_seeds": 1,
+    "compare_train_subset": 24,  # fewer than there are, so that no cell may ask for more
     "replicates": 50,
     "samples": 4,
     "device": "cpu",
