@@ -86,7 +86,7 @@ def plot_learning_curves(curves: dict[str, pd.DataFrame]) -> Figure:
     for place, ((name, curve), (colour, marker)) in enumerate(zip(curves.items(), styles, strict=False)):
         curve = curve.sort_values("images")
         aside = curve["images"] * 1.03 ** (place - (len(curves) - 1) / 2)  # so that no interval hides another
-        error = [curve["auroc"] - curve["auroc_low"], curve["auroc_high"] - curve["auroc"]]
+        error = np.array([curve["auroc"] - curve["auroc_low"], curve["auroc_high"] - curve["auroc"]])
         axes.errorbar(aside, curve["auroc"], yerr=error, fmt=f"-{marker}", color=colour, capsize=3, label=name)
         points = [f"{row['auroc']:.3f} with {row['images']:.0f}" for _, row in curve.iterrows()]
         said.append(f"{name}: {', '.join(points)}")

@@ -227,7 +227,7 @@ def test_figures_show_every_entrant_and_say_it_in_words():
     assert [axes.get_xlabel().split(" (")[0] for axes in figure.axes] == [
         "parameters",
         "10⁹ operations an image",
-        "training",
+        "minutes of training",
     ]
     assert len(figure.axes[0].containers) == 3
     front = figure.axes[0].lines[0].get_xdata()

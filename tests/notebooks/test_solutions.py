@@ -19,14 +19,16 @@ def test_each_solution_passes_its_check(name, tiny_nih, tmp_path, monkeypatch, c
     monkeypatch.setattr("IPython.display.display", lambda *shown, **options: None)
     monkeypatch.setattr(RunFolder, "save_figure", lambda *given, **options: None)
     cells = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells
-    imports, _, *others = [cell.source for cell in cells if cell.cell_type == "code"]
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    [parameters] = [place for place, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", [])]
     given = notebook_parameters(name) | {"img_root": str(tiny_nih.root), "run_dir": str(tmp_path / "run")}
     given |= {"image_size": 40, "split": "patient"} if name == "02_preprocess" else {}
-    exec(imports, given)
+    for cell in code[:parameters]:
+        exec(cell.source, given)
     if "build_cache" in given:
         given["build_cache"] = functools.partial(given["build_cache"], cache_dir=tmp_path / "cache")
     text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    for source in others:
+    for source in (cell.source for cell in code[parameters + 1 :]):
         capsys.readouterr()
         exec(source, given)
         exercise = re.match(r"exercise_(\d+) = None.*\n", source)
