@@ -48,6 +48,7 @@ _TRAIN = {
     "ema_decay": (float, 0.99, "of the averaged weights, which are what is saved; 0 for none"),
     "augment": (float, 1.0, "strength of small rotations, shifts, scalings, contrast changes; 0 for none"),
     "mixup": (float, 0.0, "mix pairs of radiographs and their labels; 0 for none, 0.2 for a little"),
+    "drop_strength": (float, 1.0, "strength of the architecture's own dropout and stochastic depth; 0 for none"),
     "patience": (int, 0, "stop after so many epochs without a better one; 0 for never"),
     "split": (str, "official", "official (NIH's lists), patient, or image (which leaks, and is here to show it)"),
     "train_subset": (int, 0, "about so many training images, whole patients; 0 is all"),
@@ -103,7 +104,8 @@ class _Parser(argparse.ArgumentParser):
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings]
             word = next((word.split("=")[0] for word in unknown if word.startswith("--")), "")
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{nearest(word, flags)}")
+            hint = nearest(word, flags, cutoff=0.65)  # their dashes alone make any two alike
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         return given, unknown
 
     def _check_value(self, action: argparse.Action, value) -> None:

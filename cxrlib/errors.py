@@ -18,9 +18,9 @@ class InputError(ValueError):
         return said + " ..." if len(super().__str__()) > _LONGEST else said
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint such as ``; did you mean 'epochs'?``, or nothing where no known name is close."""
-    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """A hint such as ``; did you mean 'epochs'?``, or nothing where no known name is as close as `cutoff` (0-1)."""
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=cutoff)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

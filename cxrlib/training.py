@@ -31,7 +31,14 @@ from cxrlib.models import build_model, save_checkpoint
 from cxrlib.paths import written_whole
 from cxrlib.predictions import Predictions, predict
 from cxrlib.progress import bar
-from cxrlib.recipe import Average, TrainConfig, learning_rate, parameter_groups, start_at_prevalence
+from cxrlib.recipe import (
+    Average,
+    TrainConfig,
+    learning_rate,
+    parameter_groups,
+    start_at_prevalence,
+    strengthen_dropout,
+)
 from cxrlib.resume import finished, load_state, save_state
 from cxrlib.speed import choose
 from cxrlib.splits import subset
@@ -107,6 +114,7 @@ class _Training:
         state = load_state(self.out, self.identity) if config.resume else None
         set_seed(config.seed)
         model = build_model(config.arch, config.weights if state is None else "none", config.image_size)
+        strengthen_dropout(model, config.drop_strength)
         if not config.weights.endswith(SUFFIXES):  # a checkpoint of ours brings its head
             start_at_prevalence(model, self.train.labels)
         self.choice = choose(config, model, device, self.shown) if state is None else state["choice"]

@@ -421,6 +421,7 @@ def test_foreign_files_are_refused(tiny_nih, trained, refused):
         (["train", "--epocs", "3"], "cxr train: unrecognized arguments: --epocs 3; did you mean '--epochs'?"),
         (["train", "--epoch", "3"], "did you mean '--epochs'?"),  # no abbreviation is taken silently
         (["eval", "--weigths=x"], "did you mean '--weights'?"),
+        (["eval", "--run_dir", "x"], "unrecognized arguments: --run_dir x (see"),  # two dashes are no likeness
         (["gradcam", "stray"], "unrecognized arguments: stray (see"),
         (["trian"], "unknown command 'trian'; expected one of run, report, train, "),
         (["trian"], "did you mean 'train'?"),

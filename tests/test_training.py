@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 import torch
 from accelerate.utils import set_seed
+from timm.layers import DropPath
+from torchvision.ops import StochasticDepth
 
 from cxrlib.cache import build_cache
 from cxrlib.dataset import shifted
@@ -27,6 +29,7 @@ from cxrlib.training import (
     make_dataset,
     parameter_groups,
     start_at_prevalence,
+    strengthen_dropout,
 )
 
 SIDE = 32
@@ -176,6 +179,7 @@ def test_every_way_of_training_runs_and_makes_a_difference(train, tmp_path):
         {"augment": 0.0},
         {"augment": 2.0},
         {"mixup": 0.2},
+        {"drop_strength": 2.0},
         {"depth_lr": 0.1},
         {"head_epochs": 1},
         {"layout": "contiguous"},
@@ -258,6 +262,36 @@ def test_the_head_starts_at_the_prevalence():
     labels[:, 1] = 1
     start_at_prevalence(model, labels)
     assert model.head.bias.sigmoid().tolist() == pytest.approx([0.25, 0.999, *[0.001] * 12], rel=1e-4)
+
+
+def shares_dropped(model):
+    """What each part of a model drops, in order: torch's and torchvision's `p`, timm's drop_prob and drop_rate."""
+    kinds = (torch.nn.Dropout, StochasticDepth)
+    modules = list(model.modules())
+    shares = [module.p for module in modules if isinstance(module, kinds)]
+    shares += [module.drop_prob for module in modules if isinstance(module, DropPath)]
+    return np.array([*shares, getattr(model.backbone, "drop_rate", 0.0)])
+
+
+@pytest.mark.parametrize("arch", ["efficientnet_b0", "efficientnet_lite0", "mobilenet_v2"])
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0, 2.5])
+def test_dropout_is_applied_as_often_as_its_strength_says(arch, strength):
+    model = build_model(arch, "none", SIDE)
+    before = shares_dropped(model)
+    assert before.max() >= 0.2
+    strengthen_dropout(model, strength)
+    np.testing.assert_allclose(1 - shares_dropped(model), (1 - before) ** strength)
+    if strength:
+        strengthen_dropout(model, 1 / strength)
+        np.testing.assert_allclose(shares_dropped(model), before, atol=1e-12)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "densenet121", "vit_b_16"])
+def test_an_architecture_without_dropout_has_none_to_strengthen(arch):
+    model = build_model(arch, "none", SIDE)
+    strengthen_dropout(model, 1.0)
+    with pytest.raises(InputError, match=f"drop_strength 2 changes nothing: {arch} has no dropout; expected 1"):
+        strengthen_dropout(model, 2.0)
 
 
 def test_the_schedule_warms_up_and_falls_to_a_hundredth():
@@ -363,7 +397,8 @@ def interrupted(monkeypatch, after):
 
 @pytest.mark.parametrize("save_minutes", [0.0, 60.0])
 def test_an_interrupted_run_goes_on_to_the_same_weights_to_the_bit(train, tmp_path, monkeypatch, save_minutes):
-    recipe = {"epochs": 3, "head_epochs": 1, "mixup": 0.2, "train_subset": 32, "save_minutes": save_minutes}
+    recipe = {"epochs": 3, "head_epochs": 1, "mixup": 0.2, "drop_strength": 2.0, "train_subset": 32}
+    recipe["save_minutes"] = save_minutes
     straight = train("straight", **recipe)
     stops = iter((2, 5, 1, 4, 3, 5, 6, 50))
     for stop in stops:
@@ -577,6 +612,7 @@ def test_an_unknown_name_suggests_the_nearest():
         ("head_epochs", -1),
         ("patience", -1),
         ("mixup", 1.5),
+        ("drop_strength", -1.0),
         ("tta", 1),
         ("tracker", "wandb"),
         ("layout", "nhwc"),
