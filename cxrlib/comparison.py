@@ -26,7 +26,7 @@ from cxrlib.models import ARCHITECTURES, model_from_checkpoint
 from cxrlib.paths import written_whole
 from cxrlib.predictions import Predictions, predict
 from cxrlib.recipe import TrainConfig
-from cxrlib.resampling import count_patients, interval, with_macro
+from cxrlib.resampling import count_patients, interval, p_values, with_macro
 from cxrlib.splits import subset
 from cxrlib.training import fit, make_dataset, pick_device
 
@@ -155,9 +155,9 @@ def all_differences(results: Results, replicates: int = 2000, seed: int = 0) -> 
     one, two = (np.array([pair[side] for pair in pairs], dtype=int) for side in (0, 1))
     replicate = drawn[:, one] - drawn[:, two]
     difference = point[one] - point[two]
-    low, high = interval(replicate, difference, np.full(len(pairs), scarcest))
-    beyond = np.minimum((replicate <= 0).sum(axis=0), (replicate >= 0).sum(axis=0))
-    p = np.minimum(2 * (beyond + 1) / (len(replicate) + 1), 1)
+    patients = np.full(len(pairs), scarcest)
+    low, high = interval(replicate, difference, patients)
+    p = p_values(replicate, patients)
     columns = {"a": [names[i] for i in one], "b": [names[i] for i in two], "difference": difference}
     return pd.DataFrame(columns | {"low": low, "high": high, "p": p, "p_holm": holm(p)})
 

@@ -12,7 +12,7 @@ from cxrlib.errors import InputError, some
 from cxrlib.findings import FINDINGS
 from cxrlib.metrics import ROWS, bootstrap, figures, known_metric, one_each
 from cxrlib.predictions import Predictions
-from cxrlib.resampling import count_patients, interval, with_macro
+from cxrlib.resampling import count_patients, interval, p_values, with_macro
 
 
 def paired_difference(
@@ -27,7 +27,7 @@ def paired_difference(
     """`metric` of two models on the same images: columns a, b, difference (a - b), low, high, p, p_holm, note.
 
     Rows are the findings and "macro" (over the findings defined in both). The same patients are drawn for both.
-    p: two-sided, twice the smaller share of replicates on either side of zero, never below 2 / (replicates + 1).
+    p: two-sided, of the replicates on either side of zero, widened for few patients as the interval is (`p_values`).
     p_holm: p of the findings, corrected for looking at all of them (`holm`); the macro is one question and keeps its p.
     thresholds: for f1, sensitivity, ...: 14 values for both, or a pair, for a and for b.
     Raises InputError where a and b do not hold the same images, patients and labels.
@@ -67,7 +67,7 @@ def difference_table(
     scarcest = np.minimum(count_patients(a)[1], count_patients(b)[1])
     low, high = interval(differences, first - second, scarcest, confidence)
     columns = {"a": first, "b": second, "difference": first - second, "low": low, "high": high}
-    columns["p"] = np.where(np.isnan(first - second), np.nan, _p_value(differences))
+    columns["p"] = np.where(np.isnan(first - second), np.nan, p_values(differences, scarcest))
     columns["p_holm"] = np.append(holm(columns["p"][:-1]), columns["p"][-1])
     notes = np.where(defined, "", f"{metric} is undefined in a or in b")
     columns["note"] = [*notes, f"macro over {defined.sum()} of {len(FINDINGS)} findings"]
@@ -124,10 +124,3 @@ def _in_order_of(a: Predictions, b: Predictions) -> Predictions:
     if (a.patient != b.patient).any() or (a.labels != b.labels).any():
         raise InputError("the two give an image different labels or patients; predict both on the same entries")
     return b
-
-
-def _p_value(differences: np.ndarray) -> np.ndarray:
-    """Two-sided, of (r, 15) replicates; the observed data count as one replicate, so that it is never 0."""
-    defined = (~np.isnan(differences)).sum(axis=0)
-    sides = np.minimum((differences <= 0).sum(axis=0), (differences >= 0).sum(axis=0))
-    return np.where(defined > 0, np.minimum(2 * (sides + 1) / (defined + 1), 1), np.nan)

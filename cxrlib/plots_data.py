@@ -65,7 +65,9 @@ def plot_visits(entries: pd.DataFrame) -> Figure:
     right.plot(patients[half], 50, "o", color=ORANGE)
     right.annotate(f"half of the images\ncome from {patients[half]:.0f} % of the patients", (patients[half], 50),
                    xytext=(45, 18), fontsize=10, arrowprops={"arrowstyle": "-", "color": GREY})  # fmt: skip
-    right.set(xlabel="patients, most images first (%)", ylabel="images (%)", title="A few patients hold most images")
+    right.set(
+        xlabel="patients, most images first (%)", ylabel="images (%)", title="A few patients hold half of the images"
+    )
     return described(figure, f"Two panels. Histogram of images a patient, from {visits.min()} to {visits.max()}: "
                      f"{(visits == 1).mean():.0%} of {len(visits):,} patients have one. Curve of the share of images "
                      f"held by the patients with most: half of the images come from {patients[half]:.0f} % of the "
@@ -124,14 +126,16 @@ def plot_parts(entries: pd.DataFrame) -> Figure:
     counts = entries.groupby("part")[list(FINDINGS)].sum().T.rename(index=pretty)
     counts = counts[["train", "val", "test"]].sort_values("train")
     figure, axes = plt.subplots(figsize=(8, 5))
-    for name, colour, marker in (("train", BLUE, "o"), ("test", ORANGE, "D"), ("val", GREEN, "s")):
+    for name, colour, marker in (("train", BLUE, "o"), ("val", GREEN, "s"), ("test", ORANGE, "D")):
         axes.plot(counts[name], counts.index, marker, color=colour, label=name, ms=7)
     axes.set_xscale("symlog", linthresh=1, linscale=0.3)  # as a logarithm, with room for 0
-    axes.set(xlim=(-0.2, None), xlabel="images with the finding (logarithmic)", title="Positives in each part")
+    least = counts.to_numpy().min()
+    axes.set(xlim=(-0.2 if least < 2 else 0.8 * least, None))
+    axes.set(xlabel="images with the finding (logarithmic)", title="Positives in each part")
     ticks = [
         tick
         for tick in (0, 1, 2, 5, *np.outer(10 ** np.arange(1, 6), (1, 2, 5)).ravel())
-        if tick <= counts.to_numpy().max()
+        if 0.8 * least <= tick <= counts.to_numpy().max()
     ]
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.set_xticks([], minor=True)

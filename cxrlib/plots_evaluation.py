@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator
 
 from cxrlib.findings import FINDINGS
 from cxrlib.plots import BLUE, GREEN, GREY, ORANGE, RED, described, panels, pretty
@@ -14,6 +14,7 @@ from cxrlib.predictions import Predictions
 from cxrlib.reliability import reliability
 from cxrlib.thresholds import Thresholds
 
+_LEAST_IN_MEAN = 3  # findings: a mean of fewer is a finding under another name
 _STYLES = ((BLUE, "o"), (ORANGE, "D"), (GREEN, "s"), (RED, "^"))
 
 
@@ -85,7 +86,7 @@ def plot_pr_curves(predictions: Predictions, points: dict[str, Thresholds]) -> F
 
 
 def plot_reliability(tables: dict[str, Predictions], findings: Sequence[str], bins: int = 8) -> Figure:
-    """Share of positives against the score, in bins of equally many images; the diagonal is ideal."""
+    """Share of positives against the score, in bins of equally many images; square-root axes; the diagonal is ideal."""
     figure, all_axes = panels(len(findings), 4, 2.7, height=2.5, frame=True)
     said = []
     for axes, finding in zip(all_axes, findings, strict=False):
@@ -99,9 +100,11 @@ def plot_reliability(tables: dict[str, Predictions], findings: Sequence[str], bi
             top = table.iloc[-1]
             said.append(f"{pretty(finding)}, {name}: the highest scores, {top['score']:.2f}, meet {top['share']:.2f}")
         axes.plot([0, highest], [0, highest], color=GREY, ls=":", lw=1)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(MaxNLocator(4))
+        for scale, axis in ((axes.set_xscale, axes.xaxis), (axes.set_yscale, axes.yaxis)):
+            scale("function", functions=(lambda share: np.sqrt(np.maximum(share, 0)), np.square))  # most scores are low
+            axis.set_major_locator(FixedLocator([0, 0.02, 0.1, 0.25, 0.5, 0.75, 1]))
             axis.set_major_formatter("{x:g}")
+        axes.set(xlim=(0, 1.05 * highest), ylim=(0, 1.05 * highest))
         axes.set_title(f"{pretty(finding)} ({int(table['positives'].sum())})", fontsize=10)
     all_axes[0].legend(fontsize=9, loc="upper left")
     figure.supxlabel("score (mean of a bin)", fontsize=11)
@@ -125,7 +128,7 @@ def plot_choices(tables: dict[str, pd.DataFrame], metric: str = "f1", label: str
 
 
 def plot_gaps(table: pd.DataFrame) -> Figure:
-    """Gaps between each group and all others: the macro with its interval, the findings as dots. table: of `audit`."""
+    """Gaps between each group and all others: strokes for findings and, of three or more, their mean. table: of `audit`."""
     figure, sides = plt.subplots(1, 2, figsize=(10, 0.5 * table["group"].nunique() + 1.4), sharey=True)
     names, said = list(dict.fromkeys(table["group"])), []
     for axes, (metric, label, worse) in zip(
@@ -135,13 +138,21 @@ def plot_gaps(table: pd.DataFrame) -> Figure:
             of = table[(table["group"] == name) & (table["metric"] == metric)]
             single, macro = of[of["finding"] != "macro"], of[of["finding"] == "macro"].iloc[0]
             axes.plot(single["gap"], np.full(len(single), row + 0.22), "|", color="0.55", ms=7)
+            count = single["gap"].notna().sum()
+            if count < _LEAST_IN_MEAN:
+                said.append(f"{name}, {label}: too few findings for a mean ({count})")
+                continue
             axes.hlines(row, macro["low"], macro["high"], color=BLUE, lw=2.5, alpha=0.6)
             axes.plot(macro["gap"], row, "o", color=BLUE, ms=8)
+            axes.annotate(f"{count}", (macro["high"], row), xytext=(4, 0), textcoords="offset points", va="center",
+                          fontsize=9)  # fmt: skip
             said.append(f"{name}, {label} {macro['gap']:+.2f} ({macro['low']:+.2f} to {macro['high']:+.2f})")
         axes.axvline(0, color=GREY, lw=1, ls=":")
         axes.set(xlabel=f"{label} (worse: to the {worse})")
         axes.grid(axis="x")
     sides[0].set_yticks(range(len(names)), [f"{name} - others" for name in names])
     sides[0].set_ylim(len(names) - 0.4, -0.6)
-    figure.suptitle("Dot: mean over findings, 95 % interval; strokes: single findings", fontsize=11, x=0.01, ha="left")
+    figure.suptitle(
+        "Strokes: single findings; dot: their mean, 95 % interval, and of how many", fontsize=11, x=0.01, ha="left"
+    )
     return described(figure, f"Each group against all others, mean over findings: {'; '.join(said)}.")

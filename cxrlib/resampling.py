@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.special import ndtr, stdtrit
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
@@ -75,6 +75,19 @@ def interval(replicates: np.ndarray, point: np.ndarray, patients: np.ndarray, co
             tail = ndtr(np.sqrt(m / (m - 1)) * stdtrit(m - 1, (1 - confidence) / 2))
             ends[:, k] = np.quantile(defined, [tail, 1 - tail])
     return np.stack([np.minimum(ends[0], point), np.maximum(ends[1], point)])
+
+
+def p_values(replicates: np.ndarray, patients: np.ndarray) -> np.ndarray:
+    """Two-sided p (k,) that differences are 0, the other face of `interval`: 0.05 where the 95 % interval ends at 0.
+
+    replicates: (r, k) of the differences, NaN left out; patients: (k,) as there. The observed data count as one
+    replicate, so that p is never 0. NaN where no replicate is defined or fewer than two patients carry the class.
+    """
+    defined = (~np.isnan(replicates)).sum(axis=0)
+    beyond = np.minimum((replicates <= 0).sum(axis=0), (replicates >= 0).sum(axis=0))
+    normal = ndtri(np.minimum((beyond + 1) / (defined + 1), 0.5))
+    m = np.where((np.asarray(patients) >= 2) & (defined > 0), patients, np.nan)
+    return 2 * stdtr(m - 1, normal * np.sqrt((m - 1) / m))
 
 
 def with_macro(values: np.ndarray, defined: np.ndarray | None = None) -> np.ndarray:
