@@ -40,10 +40,10 @@ def report(given: argparse.Namespace) -> None:
 
 def train(given: argparse.Namespace) -> None:
     """Train on part train, choose the epoch on part val: model_best.pth, model_last.pth, history.csv in run_dir."""
-    from cxrlib.models import build_model
+    from cxrlib.devices import pick_device
     from cxrlib.paths import one_process
     from cxrlib.splits import split, subsets
-    from cxrlib.training import TrainConfig, fit, pick_device
+    from cxrlib.training import TrainConfig, fit, parts_to_remember
 
     values = {field.name: getattr(given, field.name) for field in fields(TrainConfig) if hasattr(given, field.name)}
     config = TrainConfig.of(**values)
@@ -51,7 +51,8 @@ def train(given: argparse.Namespace) -> None:
     pick_device(config.device)
     data = _open(given)
     entries = split(data.entries, config.split, config.seed, lists_in=data.folders)
-    build_model(config.arch, config.weights, config.image_size)  # weights that cannot be had: say so before decoding
+    _check_model(config)
+    parts_to_remember(config, entries)
     used = subsets(entries[entries["part"] != "test"], config.train_subset, config.val_subset, seed=config.seed)
     images = _images(given, data, config.image_size, used["image"])
     Path(given.run_dir).mkdir(parents=True, exist_ok=True)
@@ -69,9 +70,9 @@ def compare(given: argparse.Namespace) -> None:
     What has been trained in run_dir is not trained again.
     """
     from cxrlib.comparison import entrants, parse_budget, write_comparison
-    from cxrlib.models import build_model
+    from cxrlib.devices import pick_device
+    from cxrlib.recipe import TrainConfig
     from cxrlib.splits import split, subset
-    from cxrlib.training import TrainConfig, pick_device
 
     seeds, sizes = (_whole_numbers(name, getattr(given, name)) for name in ("seeds", "sizes"))
     parse_budget(given.budget)
@@ -80,8 +81,7 @@ def compare(given: argparse.Namespace) -> None:
     _can_write(given.run_dir)
     pick_device(given.device)
     for config in each.values():
-        if config.weights != "none":  # weights that cannot be had: say so before training the others
-            build_model(config.arch, config.weights, config.image_size)
+        _check_model(config)
     data = _open(given)
     entries = split(data.entries, given.split, given.seed, lists_in=data.folders)
     test = subset(entries, "test", given.subset, given.seed)
@@ -107,13 +107,15 @@ def evaluate(given: argparse.Namespace) -> None:
     how["thresholds"] = Thresholds.load(given.thresholds) if given.thresholds else None
     checkpoint = load_checkpoint(given.weights)
     _can_write(Path(given.weights).parent)  # the checkpoint gets the thresholds
+    together = Accelerator(cpu=given.device == "cpu", mixed_precision="no") if processes.count() > 1 else None
     model = _model(given, checkpoint)
+    if together:  # each process its own GPU
+        model.to(together.device)
     data = _open(given)
     val, test = _held_out(given, checkpoint, data)
     size = checkpoint["image_size"]
     images = _images(given, data, size, [*val["image"], *test["image"]])
     val, test = images.keep_good(val), images.keep_good(test)
-    together = Accelerator(cpu=given.device == "cpu") if processes.count() > 1 else None
     of = {
         part: predict(model, make_dataset(entries, images, size), given.batch_size, together,
                       num_workers=given.num_workers, progress=processes.is_first())
@@ -281,8 +283,18 @@ def _held_out(given: argparse.Namespace, checkpoint: dict, data):
     return val, test
 
 
+def _check_model(config) -> None:
+    """Say before anything is decoded or trained that weights cannot be had, or that there is no dropout to change."""
+    from cxrlib.models import build_model
+    from cxrlib.recipe import strengthen_dropout
+
+    if config.weights != "none" or config.drop_strength != 1:
+        model = build_model(config.arch, config.weights, config.image_size)
+        strengthen_dropout(model, config.drop_strength)
+
+
 def _model(given: argparse.Namespace, checkpoint: dict):
+    from cxrlib.devices import pick_device
     from cxrlib.models import model_from_checkpoint
-    from cxrlib.training import pick_device
 
     return model_from_checkpoint(checkpoint).to(pick_device(given.device))

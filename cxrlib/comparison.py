@@ -4,7 +4,6 @@ A member is one training of one entrant with one seed. What it asks for is writt
 that was stopped goes on where it was, and a finished member is not trained again.
 """
 
-import hashlib
 import json
 import math
 import re
@@ -15,20 +14,23 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 from cxrlib.cache import ImageCache
 from cxrlib.checkpoints import load_checkpoint
 from cxrlib.costs import measure_costs
+from cxrlib.devices import pick_device
 from cxrlib.differences import holm
-from cxrlib.errors import InputError, nearest
+from cxrlib.errors import InputError, nearest, some
 from cxrlib.metrics import bootstrap, figures
 from cxrlib.models import ARCHITECTURES, model_from_checkpoint
 from cxrlib.paths import written_whole
 from cxrlib.predictions import Predictions, predict
 from cxrlib.recipe import TrainConfig
 from cxrlib.resampling import count_patients, interval, p_values, with_macro
-from cxrlib.splits import subset
-from cxrlib.training import fit, make_dataset, pick_device
+from cxrlib.resume import with_defaults
+from cxrlib.splits import digest, subset
+from cxrlib.training import fit, make_dataset
 
 UNITS = ("epochs", "steps", "minutes")
 Results = dict[str, list[Predictions]]
@@ -107,6 +109,8 @@ def compare(
     parameters, other images) is trained anew.
     """
     seeds = list(seeds)
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"seeds {some(seeds, 10)} name one more than once; expected each once: it would count twice")
     if not each or not seeds:
         raise InputError("nobody takes part in the comparison; expected at least one architecture and one seed")
     return {
@@ -245,20 +249,22 @@ def kept_costs(each: dict[str, TrainConfig], path: Path, progress: bool = True) 
 
     A budget in minutes is planned by them, and a comparison that goes on must meet the plan that it began with.
     """
-    about = {name: f"{config.arch} {config.image_size} px batch {config.batch_size} {config.precision} {config.device}"
-             for name, config in each.items()}  # fmt: skip
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    missing = {about[name]: config for name, config in each.items() if about[name] not in known}
-    for which, config in missing.items():
-        known |= measure_costs({which: config}, progress).T.to_dict()
-        with written_whole(path) as beside:
-            beside.write_text(json.dumps(known, indent=1), encoding="utf-8")
+    parts = ("arch", "image_size", "batch_size", "precision", "layout", "device")
+    about = {name: ", ".join(f"{part} {getattr(config, part)}" for part in parts) for name, config in each.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # two that measure at once would measure each other
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        missing = {about[name]: config for name, config in each.items() if about[name] not in known}
+        for which, config in missing.items():
+            known |= measure_costs({which: config}, progress).T.to_dict()
+            with written_whole(path) as beside:
+                beside.write_text(json.dumps(known, indent=1), encoding="utf-8")
     return pd.DataFrame({name: known[about[name]] for name in each}).T
 
 
 def _member(config: TrainConfig, entries, images, test: pd.DataFrame, folder: Path, progress: bool) -> Predictions:
     asked, path = _asked(config, entries, test), folder / "member.json"
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != asked:
+    if path.is_file() and with_defaults(json.loads(path.read_text(encoding="utf-8"))) != with_defaults(asked):
         for name in ("model_best.pth", "model_last.pth", "state.pth", "history.csv", "predictions_test.npz"):
             (folder / name).unlink(missing_ok=True)
     if not (folder / "predictions_test.npz").is_file():
@@ -277,10 +283,11 @@ def _plain(name: str) -> str:
 
 def _asked(config: TrainConfig, entries: pd.DataFrame, test: pd.DataFrame) -> dict:
     """All that the result of a member depends on."""
-    names = [*(entries.loc[entries["part"] == part, "image"] for part in ("train", "val")), test["image"]]
-    digest = hashlib.sha256("\n\n".join("\n".join(sorted(each)) for each in names).encode()).hexdigest()[:16]
+    parts = [entries[entries["part"] == part] for part in ("train", "val")]
     free = ("resume", "save_minutes", "tracker", "num_workers")
-    return {"images": digest} | {name: value for name, value in asdict(config).items() if name not in free}
+    return {"images": digest(*parts, test)} | {
+        name: value for name, value in asdict(config).items() if name not in free
+    }
 
 
 def _macro(predictions: list[Predictions]) -> np.ndarray:
@@ -299,8 +306,8 @@ def _drawn(results: Results, replicates: int, seed: int) -> tuple[np.ndarray, np
     [seeds] = counts
     flat = [one for each in results.values() for one in each]
     for other in flat[1:]:
-        if not np.array_equal(other.image, flat[0].image):
-            raise InputError("the entrants were tested on different images; expected the same for all")
+        if not np.array_equal(other.image, flat[0].image) or not np.array_equal(other.labels, flat[0].labels):
+            raise InputError("the entrants were tested on different images or labels; expected the same for all")
     drawn = bootstrap(*flat, metrics=["auroc"], replicates=replicates, seed=seed)
     macro = np.stack([with_macro(one["auroc"], ~np.isnan(figures(of)["auroc"]))[:, -1]
                       for one, of in zip(drawn, flat, strict=True)], axis=1)  # fmt: skip

@@ -108,6 +108,6 @@ def _peak_gib(device: torch.device) -> float:
 
 
 def _device(config: TrainConfig) -> str:
-    from cxrlib.training import pick_device
+    from cxrlib.devices import pick_device
 
     return pick_device(config.device)

@@ -46,10 +46,10 @@ class FocalLoss(nn.Module):
         self.gamma, self.alpha = gamma, alpha
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        cross_entropy = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-        wrong = torch.where(labels > 0.5, 1 - logits.sigmoid(), logits.sigmoid())  # 1 - p_t
-        alpha = torch.where(labels > 0.5, self.alpha, 1 - self.alpha)
-        return (alpha * wrong**self.gamma * cross_entropy).mean()
+        score = logits.sigmoid()
+        positive = labels * self.alpha * (1 - score) ** self.gamma * F.logsigmoid(logits)
+        negative = (1 - labels) * (1 - self.alpha) * score**self.gamma * F.logsigmoid(-logits)
+        return -(positive + negative).mean()  # linear in the labels, which mixup mixes
 
 
 class AsymmetricLoss(nn.Module):

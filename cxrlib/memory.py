@@ -49,7 +49,7 @@ def remembered_bytes(model: nn.Module, images: torch.Tensor) -> int:
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # the tensor itself would hold the graph that holds it
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         output = model(images)  # whose graph holds them all until they are counted

@@ -128,7 +128,7 @@ def plot_choices(tables: dict[str, pd.DataFrame], metric: str = "f1", label: str
 
 
 def plot_gaps(table: pd.DataFrame) -> Figure:
-    """Gaps between each group and all others: strokes for findings and, of three or more, their mean. table: of `audit`."""
+    """Gaps between each group and all others: strokes for findings, a dot for the mean of three or more, of `audit`."""
     figure, sides = plt.subplots(1, 2, figsize=(10, 0.5 * table["group"].nunique() + 1.4), sharey=True)
     names, said = list(dict.fromkeys(table["group"])), []
     for axes, (metric, label, worse) in zip(

@@ -6,6 +6,7 @@ on them a logistic regression is fitted, and folded back into the head, so that 
 
 import copy
 import hashlib
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import nn
 
 from cxrlib.cache import ImageCache
 from cxrlib.dataset import make_loader
+from cxrlib.devices import pick_device
 from cxrlib.losses import make_loss
 from cxrlib.metrics import evaluate
 from cxrlib.models import ChestXrayModel, build_model, save_checkpoint
@@ -49,11 +51,12 @@ def fit_probe(
     last one tried. Of the recipe only loss and
     pos_weight_cap count: nothing is augmented, every image is seen as it is.
     """
-    from cxrlib.training import datasets, pick_device  # which imports this module
+    from cxrlib.training import datasets, parts_to_remember  # which imports this module
 
     set_seed(config.seed)
     model = build_model(config.arch, config.weights, config.image_size).to(pick_device(config.device))
     train, val = datasets(config, entries, images)
+    parts = parts_to_remember(config, entries)
     began = time.perf_counter()
     x, y = (features(model, part, 2 * config.batch_size, progress) for part in (train, val))
     speed = (len(x) + len(y)) / (time.perf_counter() - began)
@@ -65,7 +68,7 @@ def fit_probe(
     model.tta, out = config.tta, Path(out)
     for name, (row, head, _) in (("last", tried[-1]), ("best", tried[best])):
         fold(model, head, scale)
-        _save(out / f"model_{name}.pth", model, config, entries, row)
+        _save(out / f"model_{name}.pth", model, config, parts, row)
     (predict(model, val, 2 * config.batch_size) if config.tta else tried[best][2]).save(out / "predictions_val.npz")
     with written_whole(out / "history.csv") as beside:
         history.to_csv(beside, index=False)
@@ -91,9 +94,8 @@ def features(model: ChestXrayModel, dataset, batch_size: int = 64, progress: boo
         first = 0
         for batch in _batches(model, dataset, missing, batch_size, progress):
             places = rows[missing[first : first + len(batch)]]
-            stored[places] = batch.numpy()
-            stored.flush()  # first the features, then the mark that they are there
-            done[places] = 1
+            _write(folder / "features.npy", stored.offset, places, batch.numpy())
+            done[places] = 1  # first the features, then the mark that they are there
             first += len(batch)
         done.flush()
         return torch.from_numpy(stored[rows]).to(device)
@@ -101,8 +103,9 @@ def features(model: ChestXrayModel, dataset, batch_size: int = 64, progress: boo
 
 def fold(model: ChestXrayModel, head: nn.Linear, scale: "_Scale") -> None:
     """Write a head on standardized features into the model, which standardizes nothing: the same logits from both."""
-    weight = head.weight.detach().double() / scale.std.double()
-    bias = head.bias.detach().double() - weight @ scale.mean.double()
+    weight, bias, mean, std = (each.detach().cpu().double() for each in (head.weight, head.bias, scale.mean, scale.std))
+    weight = weight / std  # in float64, which a Mac's GPU has not
+    bias = bias - weight @ mean
     with torch.no_grad():
         model.head.weight.copy_(weight)
         model.head.bias.copy_(bias)
@@ -186,13 +189,22 @@ def _batches(model: ChestXrayModel, dataset, rows, batch_size: int, progress: bo
         model.train(was_training)
 
 
+def _write(path: Path, offset: int, places: np.ndarray, rows: np.ndarray) -> None:
+    """By file, so that a full disk is an error; writing to the memory map would end the process without a word."""
+    with path.open("r+b") as file:
+        for place, row in zip(places, rows, strict=True):
+            file.seek(offset + int(place) * row.nbytes)
+            file.write(row.tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def _stored(folder: Path, rows: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """The memory maps features (rows, width) float32 and done (rows,) uint8, made where they are not there yet."""
     paths = folder / "features.npy", folder / "done.npy"
     if not all(path.is_file() for path in paths):
-        shapes = ((rows, width), np.float32), ((rows,), np.uint8)
-        for path, (shape, dtype) in zip(paths, shapes, strict=True):
-            np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape).flush()  # sparse
+        np.lib.format.open_memmap(paths[0], mode="w+", dtype=np.float32, shape=(rows, width)).flush()  # sparse
+        np.save(paths[1], np.zeros(rows, dtype=np.uint8))
     return tuple(np.load(path, mmap_mode="r+") for path in paths)
 
 
@@ -207,7 +219,6 @@ def _fingerprint(model: ChestXrayModel) -> str:
     return digest.hexdigest()
 
 
-def _save(path: Path, model: ChestXrayModel, config: TrainConfig, entries: pd.DataFrame, row: dict) -> None:
-    parts = {part: sorted(entries.loc[entries["part"] == part, "image"]) for part in ("train", "val")}
+def _save(path: Path, model: ChestXrayModel, config: TrainConfig, parts: dict, row: dict) -> None:
     about = {"config": asdict(config), "epoch": row["epoch"], "val_auroc": row["val_auroc"]}
     save_checkpoint(path, model, parts=parts, **about)

@@ -1,5 +1,6 @@
 """The saved state of a training run under way: state.pth in its folder, written whole or not at all."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
@@ -7,6 +8,7 @@ import torch
 
 from cxrlib.checkpoints import load_checkpoint, write_checkpoint
 from cxrlib.errors import InputError, some
+from cxrlib.recipe import TrainConfig
 
 
 def save_state(out: Path, identity: dict, **content) -> None:
@@ -42,9 +44,18 @@ def finished(out: Path, identity: dict) -> pd.DataFrame | None:
     return pd.read_csv(out / "history.csv")
 
 
+def with_defaults(theirs: dict) -> dict:
+    """What was asked of an older run, with the defaults of the parameters that it did not know yet."""
+    return {field.name: field.default for field in fields(TrainConfig)} | theirs
+
+
 def _refuse_another(path: Path, theirs: dict, ours: dict) -> None:
+    theirs = with_defaults(theirs)
     differ = [name for name in ours if theirs.get(name) != ours[name]]
     if differ:
-        shown = [f"{name} {theirs.get(name)!r}, now {ours[name]!r}" if name != "images" else name for name in differ]
+        shown = [
+            f"{name} {theirs.get(name)!r}, now {ours[name]!r}" if name != "images" else "images or labels"
+            for name in differ
+        ]
         raise InputError(f"{path} is of a run with other {some(shown)}; expected the same: "
                          "choose another folder, or train without resume")  # fmt: skip

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
+from cxrlib.errors import InputError
 from cxrlib.memory import kept_memory, remembered_bytes
 from cxrlib.models import ChestXrayModel
 from cxrlib.paths import CACHE, written_whole
@@ -31,9 +32,9 @@ def choose(config: TrainConfig, model: ChestXrayModel, device: torch.device, sho
     was. show: print what was chosen, and its figures.
     """
     precisions = ("fp32", "bf16") if config.precision == "auto" else (config.precision,)
-    if len(precisions) == 2 and device.type == "mps":  # its autocast knows no bf16 on older systems
+    if config.precision == "auto" and device.type == "mps":  # its autocast knows no bf16 on older systems
         precisions = ("fp32",)
-    if len(precisions) == 2 and device.type == "cpu" and (remembers := _bytes_in_fp32(config, model)) > _ROOM:
+    elif config.precision == "auto" and device.type == "cpu" and (remembers := _bytes_in_fp32(config, model)) > _ROOM:
         precisions = ("bf16",)
         if show:
             print(f"memory  bf16: in fp32 a batch of {config.batch_size} would keep {remembers / 2**30:.1f} GiB "
@@ -74,6 +75,7 @@ def _remembered(config: TrainConfig, model: ChestXrayModel, options, device: tor
     """Images a second of each option, by "precision layout"; timed where that has not been done yet."""
     chip = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {_cpu()}"
     batch_size = min(config.batch_size, _BATCH) if device.type == "cpu" else config.batch_size
+    batch_size = max(batch_size, 2)  # one image alone cannot be normalized
     about = f"{config.arch} {config.image_size} px batch {batch_size} on {chip}, torch {torch.__version__}"
     about += f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     path = CACHE / "speed.json"
@@ -83,12 +85,20 @@ def _remembered(config: TrainConfig, model: ChestXrayModel, options, device: tor
         speeds = known.get(about, {})
         missing = [option for option in options if " ".join(option) not in speeds]
         for precision, layout in missing:
-            speed = images_per_second(copy.deepcopy(model), batch_size, precision, layout, device)
+            try:
+                speed = images_per_second(copy.deepcopy(model), batch_size, precision, layout, device)
+            except torch.OutOfMemoryError:  # of a GPU; the other precision may fit
+                torch.cuda.empty_cache()
+                continue
             speeds[f"{precision} {layout}"] = round(speed, 1)
         if missing:
             with written_whole(path) as beside:
                 beside.write_text(json.dumps(known | {about: speeds}, indent=1), encoding="utf-8")
-    return {" ".join(option): speeds[" ".join(option)] for option in options}
+    speeds = {" ".join(option): speeds[" ".join(option)] for option in options if " ".join(option) in speeds}
+    if not speeds:
+        raise InputError(f"a batch of {batch_size} images of {config.image_size} pixels needs more than "
+                         f"{chip} has for {config.arch}; lower batch_size or image_size")  # fmt: skip
+    return speeds
 
 
 def _bytes_in_fp32(config: TrainConfig, model: ChestXrayModel) -> float:

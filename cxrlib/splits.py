@@ -4,6 +4,7 @@ Everything is chosen on validation; test is read once. Only a split by patient (
 of one patient from standing on both sides.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrlib.errors import InputError, nearest
+from cxrlib.errors import InputError, nearest, some
 from cxrlib.findings import FINDINGS
 from cxrlib.metadata import official_part
 
@@ -97,6 +98,38 @@ def leakage(entries: pd.DataFrame) -> pd.DataFrame:
             "share_leaked": float(leaked.mean()) if len(patients) else np.nan,
         }
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def remembered(
+    entries: pd.DataFrame, kind: str, earlier: dict[str, list[str]] | None = None, of: str | Path = "the checkpoint"
+) -> dict[str, list[str]]:
+    """The parts that a checkpoint remembers: {"train": image names, "val": image names}, each sorted.
+
+    earlier: the parts of the checkpoint `of` that the training started from; they are remembered, too. Raises
+    InputError where that one learned from what is held out here: from a patient of val or test, or, by choosing on its
+    val, from one of test.
+    """
+    parts = {part: set(entries.loc[entries["part"] == part, "image"]) for part in ("train", "val")}
+    if earlier is not None:
+        before = restore(entries, earlier, kind)["part"]
+        seen = (before == "train") & (entries["part"] != "train") | (before == "val") & (entries["part"] == "test")
+        if seen.any():
+            raise InputError(
+                f"{of} learned from {seen.sum():,} images, or other images of their patients, that are held out here "
+                f"(such as {some(entries.loc[seen, 'image'], 3)}); expected the split and seed of its training"
+            )
+        parts["train"] |= set(earlier["train"])
+        parts["val"] |= set(earlier["val"]) - parts["train"]
+    return {part: sorted(names) for part, names in parts.items()}
+
+
+def digest(*parts: pd.DataFrame) -> str:
+    """16 hex digits of the images, patients and labels of some entries; the order of the rows does not matter."""
+    summed = hashlib.sha256()
+    for entries in parts:
+        rows = entries[["image", "patient", *FINDINGS]].sort_values("image")
+        summed.update(rows.to_csv(index=False).encode() + b"\n\n")
+    return summed.hexdigest()[:16]
 
 
 def restore(entries: pd.DataFrame, parts: dict[str, list[str]], kind: str) -> pd.DataFrame:

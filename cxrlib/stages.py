@@ -69,7 +69,7 @@ def remember(run: RunFolder, name: str, basis: dict, files: list[str]) -> None:
 def forget(run: RunFolder, name: str) -> None:
     """Take back that a notebook has finished, with the tables and figures that could be taken for the next run's.
 
-    What lies in the folder of an architecture stays: a training that was stopped goes on from there.
+    What lies in the folders of architectures and comparisons stays: a comparison that was stopped goes on from there.
     """
     record = _read(run, name)
     files = record.get("files", []) if isinstance(record, dict) else []

@@ -6,8 +6,6 @@ and ends at the same weights, to the bit. Devices and processes are accelerate's
 """
 
 import copy
-import hashlib
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -15,14 +13,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast, is_tensorboard_available, set_seed
+from accelerate.utils import broadcast, broadcast_object_list, set_seed
 from torch import nn
 
 from cxrlib.cache import ImageCache
-from cxrlib.checkpoints import SUFFIXES
+from cxrlib.checkpoints import SUFFIXES, load_checkpoint
 from cxrlib.dataset import CachedDataset, ChestXrayDataset, EpochBatches, augment, make_loader, to_unit
+from cxrlib.devices import make_accelerator
 from cxrlib.errors import InputError
 from cxrlib.losses import make_loss
 from cxrlib.memory import kept_memory
@@ -41,7 +38,7 @@ from cxrlib.recipe import (
 )
 from cxrlib.resume import finished, load_state, save_state
 from cxrlib.speed import choose
-from cxrlib.splits import subset
+from cxrlib.splits import digest, remembered, subset
 
 _LOOK_EVERY = 50  # steps: reading the loss makes a GPU wait
 
@@ -102,22 +99,26 @@ class _Training:
         self.batches = EpochBatches(len(self.train), config.batch_size, config.seed, process, processes)
         self.loader = make_loader(self.train, batches=self.batches, num_workers=config.num_workers)
         self.rows, self.step = [], 0  # of the epochs done; updates done
+        self.spent = 0.0  # seconds on the epoch under way, before an interruption
         # what must agree for two runs to be one
         free = ("resume", "save_minutes", "tracker", "num_workers")
         self.identity = {name: value for name, value in asdict(config).items() if name not in free}
-        names = "\n".join(self.train.entries["image"])
-        self.identity |= {"images": hashlib.sha256(names.encode()).hexdigest(), "processes": processes}
+        self.identity |= {"images": digest(self.train.entries, self.val.entries), "processes": processes}
 
     def start(self) -> None:
         """Build everything, or take it from the saved state."""
         config, device = self.config, self.accelerator.device
         state = load_state(self.out, self.identity) if config.resume else None
+        self.parts = parts_to_remember(config, self.entries) if state is None else state["parts"]
+        if state is None and self.accelerator.is_main_process:  # an older run's end must not pass for that of this one
+            for name in ("state.pth", "model_last.pth"):
+                (self.out / name).unlink(missing_ok=True)
         set_seed(config.seed)
         model = build_model(config.arch, config.weights if state is None else "none", config.image_size)
         strengthen_dropout(model, config.drop_strength)
         if not config.weights.endswith(SUFFIXES):  # a checkpoint of ours brings its head
             start_at_prevalence(model, self.train.labels)
-        self.choice = choose(config, model, device, self.shown) if state is None else state["choice"]
+        self.choice = self._choose(model) if state is None else state["choice"]
         model.lay_out(self.choice["layout"]).to(device)
         self.criterion = make_loss(config.loss, self.train.labels, config.pos_weight_cap).to(device)
         optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, fused=device.type != "mps")
@@ -128,7 +129,7 @@ class _Training:
             model.load_state_dict(state["model"])
             self.average.model.load_state_dict(state["average"])
             optimizer.load_state_dict(state["optimizer"])
-            self.rows, self.step = state["rows"], state["step"]
+            self.rows, self.step, self.spent = state["rows"], state["step"], state["seconds"]
             self.losses.copy_(state["losses"])
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.saved = time.perf_counter()
@@ -144,6 +145,7 @@ class _Training:
     def epoch(self) -> None:
         """Train one epoch, or what is left of it, evaluate the averaged weights, write everything."""
         began, first = time.perf_counter(), self.step % len(self.batches)
+        self.began, self.spent = began - self.spent, 0.0
         number = len(self.rows) + 1
         self.batches.epoch, self.batches.first = number, first
         shown = bar(self.loader, show=self.shown, leave=False, initial=first, total=len(self.batches), unit=" batches",
@@ -168,7 +170,7 @@ class _Training:
             "val_loss": _loss_of(predictions, self.criterion),
             "val_auroc": float(auroc),
             "images_per_s": speed,
-            "seconds": time.perf_counter() - began,
+            "seconds": time.perf_counter() - self.began,
             "best": not self.rows or bool(auroc > max(row["val_auroc"] for row in self.rows)),
         }
         self.rows.append(row)
@@ -183,6 +185,12 @@ class _Training:
             (self.out / "state.pth").unlink(missing_ok=True)
         if self.config.tracker != "none":
             self.accelerator.end_training()
+
+    def _choose(self, model) -> dict[str, str]:
+        """Precision and layout, for all processes those that the first one's timed steps chose."""
+        first = self.accelerator.is_main_process
+        chosen = [choose(self.config, model, self.accelerator.device, self.shown) if first else None]
+        return broadcast_object_list(chosen)[0] if self.accelerator.num_processes > 1 else chosen[0]
 
     def _update(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """One step of the optimizer; returns the loss, still on the device."""
@@ -246,10 +254,9 @@ class _Training:
     def _save_epoch(self, predictions: Predictions) -> None:
         if not self.accelerator.is_main_process:
             return
-        parts = {part: sorted(self.entries.loc[self.entries["part"] == part, "image"]) for part in ("train", "val")}
         row = self.rows[-1]
         content = {
-            "parts": parts,
+            "parts": self.parts,
             "config": asdict(self.config) | self.choice,
             "epoch": row["epoch"],
             "val_auroc": row["val_auroc"],
@@ -272,6 +279,8 @@ class _Training:
                 self.out,
                 self.identity,
                 choice=self.choice,
+                parts=self.parts,
+                seconds=time.perf_counter() - self.began if place else 0.0,
                 model=self.accelerator.unwrap_model(self.model).state_dict(),
                 average=self.average.model.state_dict(),
                 optimizer=self.optimizer.state_dict(),
@@ -280,6 +289,12 @@ class _Training:
                 losses=self.losses.cpu(),
             )
         self.saved = time.perf_counter()
+
+
+def parts_to_remember(config: TrainConfig, entries: pd.DataFrame) -> dict[str, list[str]]:
+    """`splits.remembered` of a run: its own parts, and those of the checkpoint that it starts from."""
+    earlier = load_checkpoint(config.weights)["parts"] if config.weights.endswith(SUFFIXES) else None
+    return remembered(entries, config.split, earlier, config.weights)
 
 
 def datasets(config: TrainConfig, entries: pd.DataFrame, images: ImageCache | dict[str, Path]):
@@ -295,32 +310,6 @@ def datasets(config: TrainConfig, entries: pd.DataFrame, images: ImageCache | di
         raise InputError(f"no finding has positives and negatives among the {len(both[1])} validation images, so "
                          "no epoch can be chosen; enlarge val_subset")  # fmt: skip
     return both
-
-
-def pick_device(device: str = "auto") -> str:
-    """The device asked for; "auto" is cuda, else mps, else cpu. Raises InputError for one that is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        return next(name for name, is_there in there.items() if is_there)
-    if not there.get(device):
-        raise InputError(f"device {device!r} was asked for and is not there; use device=auto or device=cpu")
-    return device
-
-
-def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
-    """accelerate's view of the device, the processes and the tracker."""
-    device = pick_device(config.device)
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:  # a notebook may train on another device than before
-        AcceleratorState._reset_state(reset_partial_state=True)
-    # the fastest of cudnn's algorithms add in another order each time
-    torch.backends.cudnn.deterministic = True
-    if config.tracker == "none":
-        return Accelerator(cpu=device == "cpu")
-    if not is_tensorboard_available():  # accelerate would only warn
-        raise InputError("tracker tensorboard is not installed; pip install -e '.[tracker]', or use tracker=none")
-    accelerator = Accelerator(cpu=device == "cpu", log_with=config.tracker, project_dir=out)
-    accelerator.init_trackers("tracker", asdict(config))
-    return accelerator
 
 
 def _loss_of(predictions: Predictions, criterion: nn.Module) -> float:

@@ -415,6 +415,11 @@ def test_foreign_files_are_refused(tiny_nih, trained, refused):
     assert "foreign.pth lacks" in refused("train", *data(tiny_nih.root), *QUICK, "--weights", "foreign.pth")
 
 
+def test_what_no_architecture_of_a_comparison_can_do_is_said_before_any_is_trained(tiny_nih, empty, refused):
+    line = refused("compare", *data(tiny_nih.root), "--weights", "none", "--image_size", "32", "--drop_strength", "2")
+    assert "drop_strength 2 changes nothing: densenet121 has no dropout; expected 1" in line
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

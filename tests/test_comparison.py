@@ -1,6 +1,7 @@
 """One protocol for several architectures: budgets, members that are not trained twice, intervals, Holm, the front."""
 
 import json
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -53,6 +54,41 @@ def random_predictions(signal, seed=0, patients=60, noise=0):
     drawn = np.random.default_rng((seed, noise)).normal(size=labels.shape) + signal * labels
     names = [f"{i:03d}.png" for i in range(2 * patients)]
     return Predictions(1 / (1 + np.exp(-drawn)), labels, names, np.repeat(np.arange(patients), 2))
+
+
+def test_entrants_on_other_labels_are_refused():
+    results = {"one": [random_predictions(1)], "two": [random_predictions(1, noise=1)]}
+    other = replace(results["two"][0], labels=1 - results["two"][0].labels)
+    with pytest.raises(InputError, match="different images or labels"):
+        comparison_table(results | {"two": [other]}, replicates=10)
+
+
+def test_a_seed_counts_once(tmp_path):
+    with pytest.raises(InputError, match="seeds 0, 1, 0 name one more than once; expected each once"):
+        compare({"mobilenet_v2": QUICK}, (0, 1, 0), pd.DataFrame(), {}, pd.DataFrame(), tmp_path)
+
+
+def test_costs_that_another_measured_meanwhile_are_kept(tmp_path, monkeypatch):
+    path, measured = tmp_path / "costs.json", []
+
+    def measure(configs, progress):
+        [name] = configs
+        measured.append(name)
+        if len(measured) == 1:  # another task waits for its turn, and finds what this one wrote
+            other = threading.Thread(target=comparison.kept_costs, args=({"b": replace(QUICK, arch="resnet18")}, path))
+            other.start()
+            others.append(other)
+        return pd.DataFrame({name: {"memory": 1.0}}).T
+
+    others = []
+    monkeypatch.setattr(comparison, "measure_costs", measure)
+    comparison.kept_costs({"a": QUICK}, path)
+    others[0].join()
+    assert len(json.loads(path.read_text())) == 2
+    comparison.kept_costs({"a": QUICK, "b": replace(QUICK, arch="resnet18")}, path)
+    assert len(measured) == 2
+    comparison.kept_costs({"a": replace(QUICK, layout="contiguous")}, path)
+    assert len(measured) == 3
 
 
 def field(signals, seeds=3):

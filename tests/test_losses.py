@@ -43,6 +43,13 @@ def test_focal():
     assert make_loss("focal")(LOGITS, LABELS).item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["bce", "bce_pos_weight", "focal", "asymmetric"])
+def test_losses_are_linear_in_the_labels_which_mixup_mixes(name):
+    loss = make_loss(name, LABELS)
+    mixed = loss(LOGITS, 0.4 * LABELS + 0.6 * (1 - LABELS))
+    assert mixed.item() == pytest.approx(0.4 * loss(LOGITS, LABELS).item() + 0.6 * loss(LOGITS, 1 - LABELS).item())
+
+
 def test_focal_without_focus_is_half_the_bce():
     assert FocalLoss(gamma=0, alpha=0.5)(LOGITS, LABELS) == pytest.approx(make_loss("bce")(LOGITS, LABELS) / 2)
 

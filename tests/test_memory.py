@@ -1,6 +1,8 @@
 """Memory is kept while it is wanted and given back afterwards; what a step remembers is counted to the byte."""
 
+import gc
 import platform
+import weakref
 
 import pytest
 import torch
@@ -65,6 +67,15 @@ def test_bytes_between_forward_and_backward(count):
     images = torch.rand(count, 1, 8, 8)
     # the input of each linear layer; the sigmoid's output is the second's. No weight.
     assert remembered_bytes(model, images) == 4 * count * (64 + 10)
+
+
+def test_counting_leaves_nothing_behind():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.ReLU(), nn.Linear(10, 3))  # ReLU remembers its own output
+    remembered_bytes(model, torch.rand(2, 1, 8, 8))
+    gone = weakref.ref(model[1].weight)
+    del model
+    gc.collect()
+    assert gone() is None
 
 
 def test_half_as_much_in_bf16():

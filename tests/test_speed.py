@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cxrlib import speed
+from cxrlib.errors import InputError
 from cxrlib.models import build_model
 from cxrlib.speed import choose, images_per_second
 from cxrlib.training import TrainConfig
@@ -29,6 +30,31 @@ def timed(tmp_path, monkeypatch):
 
 def config(**values):
     return TrainConfig(arch="mobilenet_v2", weights="none", image_size=32, batch_size=4, **values)
+
+
+@pytest.mark.parametrize("arch", ["mobilenet_v2", "resnet18"])
+def test_one_image_a_batch_can_be_timed(tmp_path, monkeypatch, arch):
+    monkeypatch.setattr(speed, "CACHE", tmp_path)
+    alone = TrainConfig(arch=arch, weights="none", image_size=32, batch_size=1)
+    assert choose(alone, build_model(arch, "none", 32), CPU, show=False)["precision"] in ("fp32", "bf16")
+
+
+def test_what_does_not_fit_is_not_chosen(timed, monkeypatch):
+    speeds, _ = timed
+    fits = speed.images_per_second
+
+    def small(model, batch_size, precision, layout, device):
+        if precision not in speeds["fit"]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return fits(model, batch_size, precision, layout, device)
+
+    monkeypatch.setattr(speed, "images_per_second", small)
+    model = build_model("mobilenet_v2", "none", 32)
+    speeds |= {"bf16 channels_last": 5.0, "bf16 contiguous": 4.0, "fit": ["bf16"]}
+    assert choose(config(), model, CPU) == {"precision": "bf16", "layout": "channels_last"}
+    speeds["fit"] = []
+    with pytest.raises(InputError, match="lower batch_size or image_size"):
+        choose(config(precision="fp32"), model, CPU)
 
 
 @pytest.mark.parametrize(

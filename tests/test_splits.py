@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.metadata import official_part, read_entries, reference_entries
-from cxrlib.splits import KINDS, PARTS, leakage, restore, split, subset
+from cxrlib.splits import KINDS, PARTS, digest, leakage, remembered, restore, split, subset
 
 
 def table(patients, seed=0, share=0.1):
@@ -173,17 +173,13 @@ def test_a_split_by_image_leaks(nih):
     assert leakage(split(nih, "official"))["images_leaked"].sum() == 0
 
 
-def remembered(entries):
-    return {part: entries.loc[entries["part"] == part, "image"].tolist() for part in ("train", "val")}
-
-
 @pytest.mark.parametrize("kind", ["patient", "image"])
 def test_restore_gives_the_parts_back(kind):
     entries = split(table(np.repeat(np.arange(40), 3)), kind)
     shuffled = entries.drop(columns="part").sample(frac=1, random_state=0)
-    again = restore(shuffled, remembered(entries), kind)
+    again = restore(shuffled, remembered(entries, "patient"), kind)
     assert again.set_index("image")["part"].to_dict() == entries.set_index("image")["part"].to_dict()
-    pd.testing.assert_frame_equal(restore(entries, remembered(entries), kind), entries)
+    pd.testing.assert_frame_equal(restore(entries, remembered(entries, "patient"), kind), entries)
 
 
 @settings(max_examples=50)
@@ -191,7 +187,7 @@ def test_restore_gives_the_parts_back(kind):
 def test_restore_never_evaluates_a_patient_that_was_trained_on(patients, seed, data):
     entries = split(table(patients), "patient", seed)
     seen = data.draw(st.lists(st.booleans(), min_size=len(entries), max_size=len(entries)))
-    parts = remembered(entries[seen])  # the training saw some of the images; more came since
+    parts = remembered(entries[seen], "patient")  # the training saw some of the images; more came since
     trained = set(entries.loc[entries["image"].isin(parts["train"]), "patient"])
     again = restore(entries, parts, "patient")
     assert not trained & set(again.loc[again["part"] != "train", "patient"])
@@ -205,6 +201,38 @@ def test_restore_knows_the_patients_of_nihs_names_without_their_images():
     assert restore(later, parts, "patient")["part"].tolist() == ["train", "val", "test"]
     assert restore(later, parts, "official")["part"].tolist() == ["train", "val", "test"]
     assert restore(later, parts, "image")["part"].tolist() == ["test", "test", "test"]
+
+
+@given(patients, seeds, seeds)
+def test_what_one_training_saw_the_next_one_may_not_hold_out(patients, first, second):
+    entries = table(patients)
+    before, after = split(entries, "patient", first), split(entries, "patient", second)
+    parts = remembered(before, "patient")
+    held = {part: set(after.loc[after["part"].isin(kept), "patient"]) for part, kept in
+            (("train", ("val", "test")), ("val", ("test",)))}  # fmt: skip
+    leaks = any(held[part] & set(before.loc[before["part"] == part, "patient"]) for part in held)
+    if leaks:
+        with pytest.raises(InputError, match=r"first.pth learned from \d+ images.*split and seed of its training"):
+            remembered(after, "patient", parts, "first.pth")
+    else:
+        both = remembered(after, "patient", parts, "first.pth")
+        assert set(both["train"]) == set(parts["train"]) | set(after.loc[after["part"] == "train", "image"])
+        assert not set(both["train"]) & set(both["val"])
+
+
+def test_a_start_on_other_data_is_remembered_too():
+    elsewhere = {"train": ["a.png"], "val": ["b.png"]}
+    parts = remembered(split(table(range(30)), "patient", 0), "patient", elsewhere)
+    assert "a.png" in parts["train"]
+    assert "b.png" in parts["val"]
+
+
+def test_a_digest_knows_labels_and_patients_but_no_order():
+    entries = table(range(20))
+    assert digest(entries) == digest(entries.sample(frac=1, random_state=0))
+    assert digest(entries) != digest(entries.assign(Hernia=1 - entries["Hernia"]))
+    assert digest(entries) != digest(entries.assign(patient=entries["patient"] + 1))
+    assert digest(entries[:10], entries[10:]) != digest(entries)
 
 
 def test_restore_trusts_train_where_a_patient_is_on_both_sides():

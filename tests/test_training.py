@@ -379,6 +379,9 @@ def test_the_last_good_checkpoint_outlives_a_loss_that_is_no_number(train, tmp_p
     assert load_checkpoint(tmp_path / "run" / "model_last.pth")["epoch"] == 1
 
 
+_TIMES = ["images_per_s", "seconds"]
+
+
 class Killed(BaseException):
     """Nothing in the package may catch it."""
 
@@ -424,6 +427,55 @@ def test_a_finished_run_is_not_trained_again_and_another_is_refused(train, tmp_p
     pd.testing.assert_frame_equal(after, before)
     with pytest.raises(InputError, match=r"of a run with other lr 0.001, now 0.01; expected the same.*without resume"):
         train(epochs=1, train_subset=32, lr=0.01, resume=True)
+
+
+def test_an_older_runs_end_does_not_pass_for_that_of_a_newer_one(train, monkeypatch):
+    train(epochs=1, train_subset=32)
+    with monkeypatch.context() as patch:
+        interrupted(patch, 2)
+        with pytest.raises(Killed):
+            train(epochs=1, train_subset=32, lr=0.01, save_minutes=0.0)
+    again = train(epochs=1, train_subset=32, lr=0.01, resume=True)
+    pd.testing.assert_frame_equal(
+        again.drop(columns=_TIMES), train(epochs=1, train_subset=32, lr=0.01).drop(columns=_TIMES)
+    )
+
+
+def test_seconds_before_an_interruption_count(train, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupted(patch, 2)
+        good = _Training._save_state
+        patch.setattr(
+            _Training, "_save_state", lambda self, place: (setattr(self, "began", self.began - 1000), good(self, place))
+        )
+        with pytest.raises(Killed):
+            train(epochs=1, train_subset=32, save_minutes=0.0)
+    assert train(epochs=1, train_subset=32, resume=True)["seconds"].iloc[0] > 1000
+
+
+def test_other_labels_make_another_run(train, entries):
+    train(epochs=1, train_subset=32)
+    with pytest.raises(InputError, match="of a run with other images or labels; expected the same"):
+        train(epochs=1, train_subset=32, resume=True, entries=entries.assign(Mass=1 - entries["Mass"]))
+
+
+def test_a_parameter_that_an_older_run_did_not_know_had_its_default(train, tmp_path, monkeypatch):
+    before = train(epochs=1, train_subset=32)
+    path = tmp_path / "run" / "model_last.pth"
+    older = torch.load(path, weights_only=True)
+    del older["identity"]["drop_strength"]
+    torch.save(older, path)
+    monkeypatch.setattr(_Training, "_update", None)
+    pd.testing.assert_frame_equal(train(epochs=1, train_subset=32, resume=True), before)
+
+
+def test_a_start_from_a_checkpoint_that_saw_the_test_part_is_refused(train, entries, tmp_path):
+    train("first", epochs=1, train_subset=32)
+    start = str(tmp_path / "first" / "model_best.pth")
+    train("same", epochs=1, train_subset=32, weights=start)
+    swapped = entries.assign(part=entries["part"].map({"train": "test", "test": "train", "val": "val"}))
+    with pytest.raises(InputError, match=r"model_best.pth learned from \d+ images.*held out here"):
+        train("other", epochs=1, weights=start, entries=swapped)
 
 
 def test_a_state_of_another_run_or_in_pieces_is_refused(train, tmp_path, monkeypatch):
