@@ -249,7 +249,7 @@ class _Training:
         for buffer in self.average.model.buffers():  # batch norm's differ between processes: those of the first count
             if self.accelerator.num_processes > 1:
                 buffer.copy_(broadcast(buffer.clone()))
-        return predict(self.average.model, self.val, 2 * self.config.batch_size, accelerator=self.accelerator)
+        return predict(self.average.model, self.val, self.config.batch_size, accelerator=self.accelerator)
 
     def _save_epoch(self, predictions: Predictions) -> None:
         if not self.accelerator.is_main_process:
