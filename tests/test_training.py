@@ -540,7 +540,7 @@ def test_the_tracker_writes_what_the_history_says(train, tmp_path):
 
 
 def test_a_tracker_that_is_not_there_is_refused(train, monkeypatch, tmp_path):
-    monkeypatch.setattr("cxrlib.training.is_tensorboard_available", lambda: False)
+    monkeypatch.setattr("cxrlib.devices.is_tensorboard_available", lambda: False)
     with pytest.raises(InputError, match=r"tracker tensorboard is not installed; pip install -e '.\[tracker\]'"):
         train(tracker="tensorboard", train_subset=32)
     assert not (tmp_path / "run" / "model_last.pth").exists()
