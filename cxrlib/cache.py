@@ -19,7 +19,7 @@ import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cxrlib.errors import InputError, some
-from cxrlib.paths import CACHE, one_process, written_whole
+from cxrlib.paths import CACHE, one_process, write_rows, written_whole
 from cxrlib.progress import bar
 
 _FORMAT = 1  # part of the key: raise it when `read_image` changes what it returns
@@ -245,16 +245,9 @@ def _fill(cache: ImageCache, work: list[tuple[int, Path]], workers: int | None, 
 
 
 def _write(cache: ImageCache, rows: dict[int, np.ndarray]) -> None:
-    """Write some rows, then the mark that they are there, each on the disk before the next.
-
-    By file: on a full disk this is an error, where writing to the memory map would end the process without a word.
-    """
-    with (cache.folder / "images.npy").open("r+b") as file:
-        for row, pixels in rows.items():
-            file.seek(cache.images.offset + row * pixels.nbytes)
-            file.write(pixels.tobytes())
-        file.flush()
-        os.fsync(file.fileno())
+    """Write some rows, then the mark that they are there, each on the disk before the next."""
+    content = ((row, pixels.tobytes()) for row, pixels in rows.items())
+    write_rows(cache.folder / "images.npy", cache.images.offset, content)
     done = np.load(cache.folder / "done.npy", mmap_mode="r+")
     done[list(rows)] = _DONE
     done.flush()

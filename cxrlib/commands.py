@@ -52,7 +52,7 @@ def train(given: argparse.Namespace) -> None:
     data = _open(given)
     entries = split(data.entries, config.split, config.seed, lists_in=data.folders)
     _check_model(config)
-    parts_to_remember(config, entries)
+    parts_to_remember(config, entries)  # a start that learned from what is held out: likewise before decoding
     used = subsets(entries[entries["part"] != "test"], config.train_subset, config.val_subset, seed=config.seed)
     images = _images(given, data, config.image_size, used["image"])
     Path(given.run_dir).mkdir(parents=True, exist_ok=True)
@@ -107,10 +107,9 @@ def evaluate(given: argparse.Namespace) -> None:
     how["thresholds"] = Thresholds.load(given.thresholds) if given.thresholds else None
     checkpoint = load_checkpoint(given.weights)
     _can_write(Path(given.weights).parent)  # the checkpoint gets the thresholds
+    # before the model: it gives each process a GPU of its own
     together = Accelerator(cpu=given.device == "cpu", mixed_precision="no") if processes.count() > 1 else None
     model = _model(given, checkpoint)
-    if together:  # each process its own GPU
-        model.to(together.device)
     data = _open(given)
     val, test = _held_out(given, checkpoint, data)
     size = checkpoint["image_size"]

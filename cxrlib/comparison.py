@@ -8,13 +8,12 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 
 from cxrlib.cache import ImageCache
 from cxrlib.checkpoints import load_checkpoint
@@ -24,9 +23,9 @@ from cxrlib.differences import holm
 from cxrlib.errors import InputError, nearest, some
 from cxrlib.metrics import bootstrap, figures
 from cxrlib.models import ARCHITECTURES, model_from_checkpoint
-from cxrlib.paths import written_whole
+from cxrlib.paths import one_process, written_whole
 from cxrlib.predictions import Predictions, predict
-from cxrlib.recipe import TrainConfig
+from cxrlib.recipe import TrainConfig, asked_for
 from cxrlib.resampling import count_patients, interval, p_values, with_macro
 from cxrlib.resume import with_defaults
 from cxrlib.splits import digest, subset
@@ -252,7 +251,7 @@ def kept_costs(each: dict[str, TrainConfig], path: Path, progress: bool = True) 
     parts = ("arch", "image_size", "batch_size", "precision", "layout", "device")
     about = {name: ", ".join(f"{part} {getattr(config, part)}" for part in parts) for name, config in each.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):  # two that measure at once would measure each other
+    with one_process(path.with_suffix(".lock"), "measuring costs"):  # two at once would measure each other
         known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         missing = {about[name]: config for name, config in each.items() if about[name] not in known}
         for which, config in missing.items():
@@ -284,10 +283,7 @@ def _plain(name: str) -> str:
 def _asked(config: TrainConfig, entries: pd.DataFrame, test: pd.DataFrame) -> dict:
     """All that the result of a member depends on."""
     parts = [entries[entries["part"] == part] for part in ("train", "val")]
-    free = ("resume", "save_minutes", "tracker", "num_workers")
-    return {"images": digest(*parts, test)} | {
-        name: value for name, value in asdict(config).items() if name not in free
-    }
+    return {"images": digest(*parts, test)} | asked_for(config)
 
 
 def _macro(predictions: list[Predictions]) -> np.ndarray:

@@ -5,7 +5,7 @@ import glob
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -68,6 +68,19 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def write_rows(path: Path, offset: int, rows: Iterable[tuple[int, bytes]]) -> None:
+    """Write rows of a file, each (its number, its bytes, as many for all); the first begins at `offset`. Then sync it.
+
+    By file: on a full disk this is an error, where writing to a memory map would end the process without a word.
+    """
+    with path.open("r+b") as file:
+        for number, content in rows:
+            file.seek(offset + number * len(content))
+            file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager

@@ -6,7 +6,6 @@ on them a logistic regression is fitted, and folded back into the head, so that 
 
 import copy
 import hashlib
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +23,7 @@ from cxrlib.devices import pick_device
 from cxrlib.losses import make_loss
 from cxrlib.metrics import evaluate
 from cxrlib.models import ChestXrayModel, build_model, save_checkpoint
-from cxrlib.paths import written_whole
+from cxrlib.paths import write_rows, written_whole
 from cxrlib.predictions import Predictions, predict
 from cxrlib.progress import bar
 from cxrlib.recipe import TrainConfig
@@ -94,7 +93,8 @@ def features(model: ChestXrayModel, dataset, batch_size: int = 64, progress: boo
         first = 0
         for batch in _batches(model, dataset, missing, batch_size, progress):
             places = rows[missing[first : first + len(batch)]]
-            _write(folder / "features.npy", stored.offset, places, batch.numpy())
+            content = ((int(place), row.tobytes()) for place, row in zip(places, batch.numpy(), strict=True))
+            write_rows(folder / "features.npy", stored.offset, content)
             done[places] = 1  # first the features, then the mark that they are there
             first += len(batch)
         done.flush()
@@ -187,16 +187,6 @@ def _batches(model: ChestXrayModel, dataset, rows, batch_size: int, progress: bo
     finally:
         hook.remove()
         model.train(was_training)
-
-
-def _write(path: Path, offset: int, places: np.ndarray, rows: np.ndarray) -> None:
-    """By file, so that a full disk is an error; writing to the memory map would end the process without a word."""
-    with path.open("r+b") as file:
-        for place, row in zip(places, rows, strict=True):
-            file.seek(offset + int(place) * row.nbytes)
-            file.write(row.tobytes())
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _stored(folder: Path, rows: int, width: int) -> tuple[np.ndarray, np.ndarray]:

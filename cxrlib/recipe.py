@@ -8,7 +8,7 @@ import copy
 import math
 import numbers
 import os
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import torch
@@ -122,6 +122,12 @@ class TrainConfig:
                     f"unknown parameter {name!r}; expected one of {', '.join(names)}{nearest(name, names)}"
                 )
         return cls(**values)
+
+
+def asked_for(config: TrainConfig) -> dict:
+    """The parameters that the weights of a run depend on; the others may change where it goes on."""
+    free = ("resume", "save_minutes", "tracker", "num_workers")
+    return {name: value for name, value in asdict(config).items() if name not in free}
 
 
 def _typed(name: str, kind: type, value):

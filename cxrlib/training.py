@@ -31,6 +31,7 @@ from cxrlib.progress import bar
 from cxrlib.recipe import (
     Average,
     TrainConfig,
+    asked_for,
     learning_rate,
     parameter_groups,
     start_at_prevalence,
@@ -101,8 +102,7 @@ class _Training:
         self.rows, self.step = [], 0  # of the epochs done; updates done
         self.spent = 0.0  # seconds on the epoch under way, before an interruption
         # what must agree for two runs to be one
-        free = ("resume", "save_minutes", "tracker", "num_workers")
-        self.identity = {name: value for name, value in asdict(config).items() if name not in free}
+        self.identity = asked_for(config)
         self.identity |= {"images": digest(self.train.entries, self.val.entries), "processes": processes}
 
     def start(self) -> None:
