@@ -11,11 +11,12 @@ import json
 import re
 from pathlib import Path
 
+import cxrlib
 from cxrlib.parameters import COURSE, code_cells
 from cxrlib.paths import written_whole
 from cxrlib.runs import RunFolder, versions
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(cxrlib.__file__).parent
 
 
 def basis(name: str, parameters: dict, fingerprint: str) -> dict:
@@ -25,7 +26,7 @@ def basis(name: str, parameters: dict, fingerprint: str) -> dict:
         "parameters": {key: value for key, value in parameters.items() if key != "run_dir"},
         "data": fingerprint,
         "notebook": _digest(code.encode()),
-        "cxrlib": {module: _digest((_PACKAGE / f"{module}.py").read_bytes()) for module in sorted(modules(code))},
+        "cxrlib": {module: _digest(_file(module).read_bytes()) for module in sorted(modules(code))},
         "versions": versions(),
     }
 
@@ -37,12 +38,12 @@ def reads_from(name: str) -> list[str]:
 
 
 def modules(code: str) -> set[str]:
-    """The modules of cxrlib that some code imports, and those that these import, and so on."""
+    """The modules of cxrlib, such as "data.cache", that some code imports, and those that these import, and so on."""
     found, waiting = set(), set(_imported(code))
     while waiting:
         module = waiting.pop()
         found.add(module)
-        waiting |= _imported((_PACKAGE / f"{module}.py").read_text(encoding="utf-8")) - found
+        waiting |= _imported(_file(module).read_text(encoding="utf-8")) - found
     return found
 
 
@@ -128,15 +129,19 @@ def _code(name: str) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _imported(code: str) -> frozenset[str]:
+    """The modules of cxrlib that some code imports by name; their __init__ files hold nothing that could change."""
     names = set()
     for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.ImportFrom) and node.module == "cxrlib":
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cxrlib."):
-            names.add(node.module.split(".")[1])
+        if isinstance(node, ast.ImportFrom):
+            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("cxrlib.")}
-    return frozenset(name for name in names if (_PACKAGE / f"{name}.py").is_file())
+            names |= {alias.name for alias in node.names}
+    inside = {name.removeprefix("cxrlib.") for name in names if name.startswith("cxrlib.")}
+    return frozenset(module for module in inside if _file(module).is_file())
+
+
+def _file(module: str) -> Path:
+    return _PACKAGE / f"{module.replace('.', '/')}.py"
 
 
 def _digest(content: bytes) -> str:

@@ -131,7 +131,7 @@ def test_other_data_other_code_and_a_lost_file_run_again(run, folder, tiny_nih, 
     whole = stages._digest
     uses = {name: stages.modules("\n".join(code for code, _ in parameters.code_cells(name))) for name in COURSE}
     module = min(uses["06_gradcam"] - set().union(*(uses[name] for name in COURSE[:5])))  # that only the last one uses
-    changed = (Path(stages.__file__).parent / f"{module}.py").read_bytes()
+    changed = stages._file(module).read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(stages, "_digest", lambda content: "other" if content == changed else whole(content))
         assert run() == ["06_gradcam"]
