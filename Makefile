@@ -40,13 +40,13 @@ lab: setup ## JupyterLab on this machine, at its start page
 		--notebook-dir=. --LabApp.app_settings_dir=notebooks/lab --LabApp.default_url=/lab/tree/notebooks/START.md $(ARGS)
 
 labtest: setup ## every notebook in JupyterLab in a real browser: restart the kernel, run all cells (ARGS="--times 2")
-	$(BIN)/python tests/browser/restart_and_run_all.py $(ARGS)
+	$(BIN)/python -m tests.browser.restart_and_run_all $(ARGS)
 
 notebooks: setup ## execute the six notebooks in place, on their defaults, as they are committed
 	TQDM_DISABLE=1 PYDEVD_DISABLE_FILE_VALIDATION=1 JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False \
 		--ExecutePreprocessor.timeout=-1 --log-level=WARN notebooks/*.ipynb
-	$(BIN)/python tests/notebooks/compared.py --write
+	$(BIN)/python -m tests.notebooks.compared --write
 
 hooks: ## let git check notebooks before each commit
 	git config core.hooksPath .githooks

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tiny import make_tiny_nih
+
+from tests.tiny import make_tiny_nih
 
 # Before torch is imported, for child processes, too: on tiny tensors threads only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

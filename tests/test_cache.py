@@ -163,7 +163,7 @@ def test_the_cache_holds_what_the_pngs_hold(build, images):
 
 
 def test_rgba_and_16_bit_images_are_cached_as_their_grey_twins(build, images, tiny_nih):
-    from tiny import RGBA, SIXTEEN_BIT
+    from tests.tiny import RGBA, SIXTEEN_BIT
 
     for name in (RGBA, SIXTEEN_BIT):
         with Image.open(images[name]) as image:

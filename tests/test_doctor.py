@@ -132,7 +132,7 @@ def other_folder(data, path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def untouched(tmp_path_factory):
-    from tiny import make_tiny_nih
+    from tests.tiny import make_tiny_nih
 
     return check_dataset(make_tiny_nih(tmp_path_factory.mktemp("doctor")), deep=True, progress=False)
 

@@ -117,7 +117,7 @@ READERS: dict[str, Callable] = {
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory) -> dict[str, bytes]:
     """A whole small file of each kind."""
-    from tiny import make_tiny_nih
+    from tests.tiny import make_tiny_nih
 
     folder = make_tiny_nih(tmp_path_factory.mktemp("fuzz"))
     rng = np.random.default_rng(0)

@@ -2,8 +2,9 @@
 
 import os
 
-import lab
 import pytest
+
+from tests.browser import lab
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Every notebook in JupyterLab in a real browser, as a person would: restart the kernel, run all, look for errors.
 
-python tests/browser/restart_and_run_all.py [NOTEBOOK ...] [--times 2] [--timeout 900]
+python -m tests.browser.restart_and_run_all [NOTEBOOK ...] [--times 2] [--timeout 900]
 
 Works on copies, so that the committed notebooks stay as they are; the runs themselves go where the notebooks say.
 Leaves with 1 where a cell failed or did not run, and names it; with 2 where there is no browser.
@@ -13,9 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import lab
-
 from cxrlib.paths import NOTEBOOKS
+from tests.browser import lab
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """figures/05_explorer.png: the threshold explorer on phantoms, as the README shows it, out of JupyterLab.
 
-python tests/browser/screenshot.py [--run_dir runs/quick] [--to figures/05_explorer.png]
+python -m tests.browser.screenshot [--run_dir runs/quick] [--to figures/05_explorer.png]
 
 Needs a run of notebooks 03 and 05 on phantoms, and a browser.
 """
@@ -11,12 +11,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-import lab
 import nbformat
 from PIL import Image
 
 from cxrlib.findings import FINDINGS
 from cxrlib.paths import FIGURES
+from tests.browser import lab
 
 CELL = """
 from cxrlib.cache import build_cache

@@ -5,7 +5,6 @@ import statistics
 import time
 from contextlib import contextmanager
 
-import lab
 import nbformat
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from cxrlib.findings import FINDINGS
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import Thresholds
+from tests.browser import lab
 
 PRESSES = 50
 MEDIAN, WORST = 150, 400  # milliseconds from the key to the repainted page

@@ -1,7 +1,7 @@
 """Which outputs of the notebooks nbval compares to the letter, which not, and why not.
 
-python tests/notebooks/compared.py           prints the list of those that are not compared
-python tests/notebooks/compared.py --write   writes it to not_compared.md, as make notebooks does, and keeps the scores
+python -m tests.notebooks.compared           prints the list of those that are not compared
+python -m tests.notebooks.compared --write   writes it to not_compared.md, as make notebooks does, and keeps the scores
                                              that notebook 05 was executed with
 """
 

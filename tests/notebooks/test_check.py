@@ -5,12 +5,12 @@ import os
 import shutil
 import subprocess
 
-import check
 import nbformat
 import pytest
 
 from cxrlib.parameters import COURSE
 from cxrlib.paths import NOTEBOOKS
+from tests.notebooks import check
 
 REPOSITORY = NOTEBOOKS.parent
 

@@ -13,12 +13,12 @@ import subprocess
 import sys
 from xml.etree import ElementTree
 
-import compared
 import nbformat
 import pytest
 
 from cxrlib.parameters import COURSE, notebook_parameters
 from cxrlib.paths import NOTEBOOKS
+from tests.notebooks import compared
 
 
 def nbval(home, *notebooks):
@@ -74,7 +74,7 @@ def test_the_list_of_those_that_are_not_is_true_and_says_why(outputs):
     assert not [output for output in outputs if not output.compared and not output.reason], (
         'nothing in these cells says why they are not compared; say it in the cell\'s metadata: "not_compared": "..."'
     )
-    assert compared.LIST.read_text() == compared.table(outputs), "run tests/notebooks/compared.py --write"
+    assert compared.LIST.read_text() == compared.table(outputs), "run python -m tests.notebooks.compared --write"
 
 
 def test_the_scores_of_notebook_05_are_stored():

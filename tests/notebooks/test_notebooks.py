@@ -9,7 +9,6 @@ import sys
 import time
 from itertools import pairwise, takewhile
 
-import check
 import nbformat
 import numpy as np
 import pandas as pd
@@ -22,6 +21,7 @@ from cxrlib.parameters import COURSE, notebook_parameters, read_profile
 from cxrlib.paths import NOTEBOOKS
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import Thresholds
+from tests.notebooks import check
 
 TOY = {
     "split": "patient",
