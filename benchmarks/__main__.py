@@ -6,7 +6,7 @@ import json
 import pkgutil
 
 import benchmarks
-from cxrlib.paths import RUNS, written_whole
+from cxrlib.core.paths import RUNS, written_whole
 
 
 def main() -> None:

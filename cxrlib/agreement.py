@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrlib.errors import InputError, some
+from cxrlib.core.errors import InputError, some
 from cxrlib.findings import FINDINGS
 from cxrlib.metadata import read_expert_labels
 from cxrlib.resampling import chunks, draw_patients, interval, patient_sums, ratio

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from cxrlib.agreement import FOUR_FINDINGS
+from cxrlib.core.errors import InputError, some
 from cxrlib.differences import difference_table, group_difference, holm
-from cxrlib.errors import InputError, some
 from cxrlib.findings import FINDINGS
 from cxrlib.predictions import Predictions
 from cxrlib.resampling import count_patients

@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cxrlib.errors import InputError, some
-from cxrlib.paths import CACHE, one_process, write_rows, written_whole
-from cxrlib.progress import bar
+from cxrlib.core.errors import InputError, some
+from cxrlib.core.paths import CACHE, one_process, write_rows, written_whole
+from cxrlib.core.progress import bar
 
 _FORMAT = 1  # part of the key: raise it when `read_image` changes what it returns
 ON_BAD_IMAGE = ("error", "skip")

@@ -14,9 +14,9 @@ import numpy as np
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, logit
 
-from cxrlib.errors import InputError, nearest, some
+from cxrlib.core.errors import InputError, nearest, some
+from cxrlib.core.paths import write_json
 from cxrlib.findings import FINDINGS
-from cxrlib.paths import write_json
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import Thresholds
 

@@ -14,7 +14,7 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.gradcam import LAYERS, METHODS, grad_cam, usual_layers
 from cxrlib.metadata import BOX_FRAME

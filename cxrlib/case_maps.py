@@ -9,12 +9,12 @@ import torch
 from torch.nn.functional import interpolate
 
 from cxrlib.cache import ImageCache
+from cxrlib.core.progress import bar
 from cxrlib.faithfulness import take_statistics
 from cxrlib.findings import FINDINGS
 from cxrlib.gradcam import grad_cam, usual_layers
 from cxrlib.localization import score_boxes
 from cxrlib.models import ChestXrayModel, build_model
-from cxrlib.progress import bar
 
 METHOD = "layercam"  # points best on the validation part of the phantoms
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from cxrlib.errors import InputError, some
+from cxrlib.core.errors import InputError, some
+from cxrlib.core.paths import written_whole
 from cxrlib.findings import FINDINGS
-from cxrlib.paths import written_whole
 from cxrlib.splits import KINDS
 
 CHECKPOINT_FORMAT = 1

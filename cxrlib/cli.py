@@ -9,8 +9,8 @@ import sys
 from contextlib import nullcontext, redirect_stdout
 
 from cxrlib import commands, processes
-from cxrlib.errors import InputError, nearest
-from cxrlib.paths import NO_PLACE
+from cxrlib.core.errors import InputError, nearest
+from cxrlib.core.paths import NO_PLACE
 
 # name of a flag -> (type, default, help); the one vocabulary of command line, notebooks and profiles
 _DATA = {

@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from cxrlib import processes
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 
 
 def run(given: argparse.Namespace) -> None:
@@ -40,8 +40,8 @@ def report(given: argparse.Namespace) -> None:
 
 def train(given: argparse.Namespace) -> None:
     """Train on part train, choose the epoch on part val: model_best.pth, model_last.pth, history.csv in run_dir."""
+    from cxrlib.core.paths import one_process
     from cxrlib.devices import pick_device
-    from cxrlib.paths import one_process
     from cxrlib.splits import split, subsets
     from cxrlib.training import TrainConfig, fit, parts_to_remember
 
@@ -255,7 +255,7 @@ def _open(given: argparse.Namespace):
 def _images(given: argparse.Namespace, data, image_size: int, names: list[str]):
     """The cache with these images; what on_bad_image=skip leaves out is recorded in run.json of the output folder."""
     from cxrlib.cache import build_cache
-    from cxrlib.paths import CACHE
+    from cxrlib.core.paths import CACHE
     from cxrlib.runs import RunFolder
 
     cache = build_cache(data.images, image_size, names, given.cache_dir or CACHE, on_bad_image=given.on_bad_image)

@@ -17,13 +17,13 @@ import pandas as pd
 
 from cxrlib.cache import ImageCache
 from cxrlib.checkpoints import load_checkpoint
+from cxrlib.core.errors import InputError, nearest, some
+from cxrlib.core.paths import one_process, written_whole
 from cxrlib.costs import measure_costs
 from cxrlib.devices import pick_device
 from cxrlib.differences import holm
-from cxrlib.errors import InputError, nearest, some
 from cxrlib.metrics import bootstrap, figures
 from cxrlib.models import ARCHITECTURES, model_from_checkpoint
-from cxrlib.paths import one_process, written_whole
 from cxrlib.predictions import Predictions, predict
 from cxrlib.recipe import TrainConfig, asked_for
 from cxrlib.resampling import count_patients, interval, p_values, with_macro

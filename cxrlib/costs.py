@@ -12,9 +12,9 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from cxrlib.core.progress import bar
 from cxrlib.memory import kept_memory
 from cxrlib.models import ChestXrayModel, build_model
-from cxrlib.progress import bar
 from cxrlib.recipe import Average, TrainConfig
 from cxrlib.speed import choose, images_per_second
 

@@ -9,12 +9,12 @@ import nbformat
 import pandas as pd
 
 from cxrlib import stages
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
+from cxrlib.core.paths import NOTEBOOKS, RUNS
 from cxrlib.findings import FINDINGS
 from cxrlib.index_page import write_index
 from cxrlib.live import LiveLine
 from cxrlib.parameters import COURSE, check_parameters, compared, each_run, merged, notebook_parameters, read_profile
-from cxrlib.paths import NOTEBOOKS, RUNS
 from cxrlib.runs import Data, RunFolder, open_data
 
 # for the kernels: no bars in executed copies, no warning about frozen modules, and the kernel of this environment

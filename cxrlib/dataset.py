@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, SequentialSampler
 
 from cxrlib.cache import ImageCache, read_image
-from cxrlib.errors import InputError, some
+from cxrlib.core.errors import InputError, some
 from cxrlib.findings import FINDINGS
 
 Batch = tuple[torch.Tensor, torch.Tensor]

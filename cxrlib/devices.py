@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import is_tensorboard_available
 
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.recipe import TrainConfig
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from cxrlib.errors import InputError, some
+from cxrlib.core.errors import InputError, some
 from cxrlib.findings import FINDINGS
 from cxrlib.metrics import ROWS, bootstrap, figures, known_metric, one_each
 from cxrlib.predictions import Predictions

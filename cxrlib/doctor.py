@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from cxrlib.core.errors import InputError, some
+from cxrlib.core.paths import written_whole
 from cxrlib.doctor_checks import CHANGES, CHECKS, HARMLESS, STOPS
 from cxrlib.doctor_images import check_images
 from cxrlib.doctor_tables import check_boxes, check_csv, check_lists
-from cxrlib.errors import InputError, some
 from cxrlib.metadata import find_csv
-from cxrlib.paths import written_whole
 from cxrlib.sources import newest_version, scan_images
 
 _LEVELS = (STOPS, CHANGES, HARMLESS)

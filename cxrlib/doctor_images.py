@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cxrlib.cache import cores, decode
-from cxrlib.errors import InputError
-from cxrlib.progress import bar
+from cxrlib.core.errors import InputError
+from cxrlib.core.progress import bar
 
 PUBLISHED_SIDE = 1024  # pixels of NIH's radiographs
 _SIGNATURE, _END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cxrlib.core.errors import InputError
 from cxrlib.doctor_checks import OLDEST
-from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS, canonical, encode
 from cxrlib.metadata import BOX_FRAME, COLUMNS, NEEDED, UNSAFE_NAME, age_in_years, reference_entries
 

@@ -8,10 +8,10 @@ import pandas as pd
 from cxrlib.agreement import find_expert_labels
 from cxrlib.audits import GROUPS, against_experts, audit
 from cxrlib.calibration import METHODS, Calibrator
-from cxrlib.errors import InputError, nearest
+from cxrlib.core.errors import InputError, nearest
+from cxrlib.core.paths import written_whole
 from cxrlib.metrics import evaluate
 from cxrlib.objectives import parse_objective
-from cxrlib.paths import written_whole
 from cxrlib.predictions import Predictions
 from cxrlib.reliability import choose_method
 from cxrlib.runs import Data

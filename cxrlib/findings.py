@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from cxrlib.errors import InputError, nearest, some
+from cxrlib.core.errors import InputError, nearest, some
 
 FINDINGS = (
     "Atelectasis",

@@ -5,10 +5,10 @@ import re
 import shutil
 from pathlib import Path
 
-from cxrlib.errors import InputError, some
+from cxrlib.core.errors import InputError, some
+from cxrlib.core.paths import written_whole
+from cxrlib.core.progress import bar
 from cxrlib.metadata import find_csv
-from cxrlib.paths import written_whole
-from cxrlib.progress import bar
 from cxrlib.sources import find_images
 
 _TABLES = ("BBox_List_2017.csv", "train_val_list.txt", "test_list.txt")

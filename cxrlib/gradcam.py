@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cxrlib.core.errors import InputError, nearest
 from cxrlib.dataset import to_unit
-from cxrlib.errors import InputError, nearest
 from cxrlib.findings import FINDINGS
 from cxrlib.models import ChestXrayModel
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cxrlib.errors import InputError, nearest
+from cxrlib.core.errors import InputError, nearest
 
 LOSSES = ("bce", "bce_pos_weight", "focal", "asymmetric")
 

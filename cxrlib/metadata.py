@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrlib.errors import InputError, some
+from cxrlib.core.errors import InputError, some
 from cxrlib.findings import FINDINGS, canonical, encode
 from cxrlib.sources import newest_version
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from cxrlib.errors import InputError, nearest, some
+from cxrlib.core.errors import InputError, nearest, some
 from cxrlib.findings import FINDINGS
 from cxrlib.predictions import Predictions
 from cxrlib.resampling import (

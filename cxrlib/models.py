@@ -18,8 +18,8 @@ from torchvision import models as zoo
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from cxrlib.checkpoints import CHECKPOINT_FORMAT, SUFFIXES, load_checkpoint, write_checkpoint
+from cxrlib.core.errors import InputError, nearest
 from cxrlib.dataset import to_unit
-from cxrlib.errors import InputError, nearest
 from cxrlib.findings import FINDINGS
 from cxrlib.radiograph_weights import radiograph_state
 

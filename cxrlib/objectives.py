@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cxrlib.errors import InputError, nearest
+from cxrlib.core.errors import InputError, nearest
 
 
 def parse_objective(text: str) -> Callable:

@@ -11,7 +11,7 @@ from time import monotonic
 
 import numpy as np
 
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import NEVER, Thresholds

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from cxrlib.paths import written_whole
+from cxrlib.core.paths import written_whole
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _WIDEST = 1600  # pixels; a figure of 300 dots an inch is larger, and lies beside the page

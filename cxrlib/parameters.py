@@ -13,9 +13,9 @@ from pathlib import Path
 
 import yaml
 
-from cxrlib.errors import InputError, nearest, some
+from cxrlib.core.errors import InputError, nearest, some
+from cxrlib.core.paths import NOTEBOOKS, PROFILES
 from cxrlib.findings import FINDINGS
-from cxrlib.paths import NOTEBOOKS, PROFILES
 
 COURSE = (
     "01_eda",

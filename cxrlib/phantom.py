@@ -16,15 +16,15 @@ import joblib
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from cxrlib.errors import InputError, nearest
+from cxrlib.core.errors import InputError, nearest
+from cxrlib.core.paths import one_process, sync, written_whole
+from cxrlib.core.progress import bar
 from cxrlib.findings import FINDINGS, decode
 from cxrlib.metadata import BOX_FRAME
-from cxrlib.paths import one_process, sync, written_whole
 from cxrlib.phantom_anatomy import draw_patient
 from cxrlib.phantom_film import render
 from cxrlib.phantom_lesions import Lesion
 from cxrlib.phantom_patients import PREVALENCES, plan_visits
-from cxrlib.progress import bar
 
 VERSION = 1  # of the drawing: another version draws other pictures from the same seed
 _MANIFEST = "phantom.json"

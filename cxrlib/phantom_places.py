@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.phantom import VERSION, render_visits
 from cxrlib.phantom_patients import plan_visits
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.predictions import Predictions
 

@@ -18,14 +18,14 @@ from filelock import FileLock
 from torch import nn
 
 from cxrlib.cache import ImageCache
+from cxrlib.core.paths import write_rows, written_whole
+from cxrlib.core.progress import bar
 from cxrlib.dataset import make_loader
 from cxrlib.devices import pick_device
 from cxrlib.losses import make_loss
 from cxrlib.metrics import evaluate
 from cxrlib.models import ChestXrayModel, build_model, save_checkpoint
-from cxrlib.paths import write_rows, written_whole
 from cxrlib.predictions import Predictions, predict
-from cxrlib.progress import bar
 from cxrlib.recipe import TrainConfig
 
 # Ridge penalties on the weights of standardized features, strongest first; validation chooses one for all findings

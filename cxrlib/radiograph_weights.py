@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from cxrlib.errors import InputError, nearest
-from cxrlib.paths import CACHE, written_whole
+from cxrlib.core.errors import InputError, nearest
+from cxrlib.core.paths import CACHE, written_whole
 
 # name here -> name in torchxrayvision; mimic: with the labels of the CheXpert labeller
 RADIOGRAPH_WEIGHTS = {"xrv-chex": "chex", "xrv-pc": "pc", "xrv-mimic": "mimic_ch"}

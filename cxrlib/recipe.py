@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from cxrlib.errors import InputError, nearest
+from cxrlib.core.errors import InputError, nearest
 from cxrlib.losses import LOSSES
 from cxrlib.models import ChestXrayModel, check_image_size
 from cxrlib.splits import KINDS

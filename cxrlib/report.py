@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from cxrlib.calibration import Calibrator
+from cxrlib.core.paths import written_whole
 from cxrlib.findings import FINDINGS
-from cxrlib.paths import written_whole
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import Thresholds
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.evidence import Evidence
 from cxrlib.model_card import card, macro_rows
 from cxrlib.pages import data_uri, print_pdf, write_page

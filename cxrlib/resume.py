@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from cxrlib.checkpoints import load_checkpoint, write_checkpoint
-from cxrlib.errors import InputError, some
+from cxrlib.core.errors import InputError, some
 from cxrlib.recipe import TrainConfig
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
+from cxrlib.core.paths import FIGURES, PHANTOM, from_root, written_whole
 from cxrlib.findings import FINDINGS
 from cxrlib.metadata import find_csv, read_boxes, read_entries
-from cxrlib.paths import FIGURES, PHANTOM, from_root, written_whole
 from cxrlib.sources import find_images, keep_found
 
 _VERSIONS = ("cxrlib", "torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "papermill")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cxrlib.errors import InputError, some
+from cxrlib.core.errors import InputError, some
 
 # NIH's archives and Kaggle's full set; Kaggle's sample, which nests itself once more; one flat folder
 LAYOUTS = (

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
+from cxrlib.core.paths import CACHE, written_whole
 from cxrlib.memory import kept_memory, remembered_bytes
 from cxrlib.models import ChestXrayModel
-from cxrlib.paths import CACHE, written_whole
 from cxrlib.recipe import TrainConfig
 
 _WARM_UP, _TIMED = 1, 3

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrlib.errors import InputError, nearest, some
+from cxrlib.core.errors import InputError, nearest, some
 from cxrlib.findings import FINDINGS
 from cxrlib.metadata import official_part
 

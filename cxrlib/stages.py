@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 
 import cxrlib
+from cxrlib.core.paths import written_whole
 from cxrlib.parameters import COURSE, code_cells
-from cxrlib.paths import written_whole
 from cxrlib.runs import RunFolder, versions
 
 _PACKAGE = Path(cxrlib.__file__).parent

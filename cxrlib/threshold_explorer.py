@@ -8,7 +8,7 @@ from pathlib import Path
 import ipywidgets as w
 import numpy as np
 
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.metrics import figures
 from cxrlib.operating_points import SCALE, Session

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cxrlib.core.errors import InputError, some
+from cxrlib.core.paths import write_json
 from cxrlib.differences import difference_table
-from cxrlib.errors import InputError, some
 from cxrlib.findings import FINDINGS
 from cxrlib.metrics import at_or_above, check_calibration
 from cxrlib.objectives import parse_objective
-from cxrlib.paths import write_json
 from cxrlib.predictions import Predictions
 from cxrlib.resampling import chunks, count_patients, draw_patients, interval, label_table, patient_sums
 

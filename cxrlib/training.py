@@ -18,16 +18,16 @@ from torch import nn
 
 from cxrlib.cache import ImageCache
 from cxrlib.checkpoints import SUFFIXES, load_checkpoint
+from cxrlib.core.errors import InputError
+from cxrlib.core.paths import written_whole
+from cxrlib.core.progress import bar
 from cxrlib.dataset import CachedDataset, ChestXrayDataset, EpochBatches, augment, make_loader, to_unit
 from cxrlib.devices import make_accelerator
-from cxrlib.errors import InputError
 from cxrlib.losses import make_loss
 from cxrlib.memory import kept_memory
 from cxrlib.metrics import evaluate
 from cxrlib.models import build_model, save_checkpoint
-from cxrlib.paths import written_whole
 from cxrlib.predictions import Predictions, predict
-from cxrlib.progress import bar
 from cxrlib.recipe import (
     Average,
     TrainConfig,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
 from cxrlib.agreement import FOUR_FINDINGS, agreement, cohen_kappa, find_expert_labels
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.metadata import reference_entries, reference_expert_labels
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from cxrlib import cache as module
 from cxrlib.cache import ImageCache, build_cache, read_image
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.sources import find_images
 
 GREY = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)

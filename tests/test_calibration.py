@@ -12,7 +12,7 @@ from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
 from cxrlib.calibration import METHODS, Calibrator, operating_point
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.metrics import evaluate, figures
 from cxrlib.predictions import Predictions

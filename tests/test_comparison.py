@@ -22,8 +22,8 @@ from cxrlib.comparison import (
     parse_budget,
     with_budget,
 )
+from cxrlib.core.errors import InputError
 from cxrlib.differences import holm, paired_difference
-from cxrlib.errors import InputError
 from cxrlib.metrics import evaluate
 from cxrlib.models import ARCHITECTURES
 from cxrlib.plots import alt_text

@@ -14,8 +14,8 @@ from filelock import FileLock
 
 from cxrlib import course, parameters, runs, stages
 from cxrlib.cli import main
+from cxrlib.core.errors import InputError
 from cxrlib.course import run_course
-from cxrlib.errors import InputError
 from cxrlib.parameters import COURSE, notebook_parameters
 from cxrlib.runs import RunFolder
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Subset
 
 from cxrlib.cache import build_cache
+from cxrlib.core.errors import InputError
 from cxrlib.dataset import CachedDataset, ChestXrayDataset, EpochBatches, augment, make_loader, shifted, to_unit
-from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.metadata import read_entries
 from cxrlib.sources import find_images

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.special import ndtr, ndtri
 
+from cxrlib.core.errors import InputError
 from cxrlib.differences import differences_from, group_difference, holm, paired_difference
-from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.metrics import bootstrap, evaluate, figures
 from cxrlib.predictions import Predictions

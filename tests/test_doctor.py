@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from cxrlib.cache import build_cache, decode
+from cxrlib.core.errors import InputError
 from cxrlib.doctor import check_dataset
 from cxrlib.doctor_checks import CHECKS, HARMLESS, STOPS
 from cxrlib.doctor_images import read_header
-from cxrlib.errors import InputError
 from cxrlib.metadata import find_csv, read_boxes, read_entries, read_lists, reference_entries
 from cxrlib.sources import find_images, keep_found
 

@@ -20,14 +20,14 @@ from PIL import Image
 from cxrlib.cache import decode
 from cxrlib.calibration import Calibrator, operating_point
 from cxrlib.checkpoints import load_checkpoint, write_checkpoint
+from cxrlib.core.errors import InputError
+from cxrlib.core.paths import PROFILES
 from cxrlib.doctor import check_dataset
 from cxrlib.doctor_images import read_header
-from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.metadata import read_boxes, read_entries, read_expert_labels, read_lists
 from cxrlib.models import model_from_checkpoint
 from cxrlib.parameters import check_parameters, read_profile
-from cxrlib.paths import PROFILES
 from cxrlib.predictions import Predictions
 from cxrlib.runs import RunFolder
 from cxrlib.thresholds import Thresholds

@@ -22,8 +22,8 @@ from cxrlib import cache as cache_module
 from cxrlib import phantom as phantom_module
 from cxrlib.cache import ImageCache, build_cache, read_image
 from cxrlib.checkpoints import write_checkpoint
-from cxrlib.errors import InputError
-from cxrlib.paths import written_whole
+from cxrlib.core.errors import InputError
+from cxrlib.core.paths import written_whole
 from cxrlib.phantom import make_phantoms
 from cxrlib.predictions import Predictions
 from cxrlib.runs import RunFolder
@@ -132,11 +132,11 @@ def test_a_full_disk_leaves_the_old_file_and_a_sentence(tmp_path):
         "from cxrlib.predictions import Predictions; import numpy as np; r = np.random.default_rng(0)\n"
         "Predictions(r.random((9000, 14)), np.zeros((9000, 14)), range(9000), range(9000)).save(path)",
         "from cxrlib.runs import RunFolder\nRunFolder(path).record('stage', long='x' * 10**6)",
-        "from cxrlib.paths import written_whole\nwith written_whole(path) as beside: beside.write_bytes(b'x' * 10**6)",
+        "from cxrlib.core.paths import written_whole\nwith written_whole(path) as beside: beside.write_bytes(b'x' * 10**6)",
     ],
 )
 def test_no_writer_leaves_half_a_file(tmp_path, write):
-    code = "import sys; path = sys.argv[1]\nfrom cxrlib.errors import InputError\ntry:\n"
+    code = "import sys; path = sys.argv[1]\nfrom cxrlib.core.errors import InputError\ntry:\n"
     code += textwrap.indent(write, "    ") + "\nexcept InputError as error:\n    print(error)\n"
     done = in_a_process(code, tmp_path / "file", limit=20_000)
     assert "cannot be written (File too large); what was there before is unchanged" in done.stdout, done.stderr
@@ -312,7 +312,7 @@ def test_a_training_waits_for_another_in_its_folder(tiny_nih, tmp_path, monkeypa
     from cxrlib.cli import main
 
     (tmp_path / "run").mkdir()
-    code = "import sys, time\nfrom cxrlib.paths import one_process\nwith one_process(sys.argv[1], ''):\n"
+    code = "import sys, time\nfrom cxrlib.core.paths import one_process\nwith one_process(sys.argv[1], ''):\n"
     code += "    print('locked', flush=True)\n    sys.stdin.read()"
     other = subprocess.Popen(
         [sys.executable, "-c", code, tmp_path / "run" / ".train.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE

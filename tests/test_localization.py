@@ -10,7 +10,7 @@ from torch import nn
 
 from cxrlib import case_maps as making
 from cxrlib.case_maps import average_maps, case_maps, control_maps, random_maps
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.gradcam import METHODS, grad_cam
 from cxrlib.localization import METRICS, box_cases, chance, coverage, measure, measure_all, peak, score_boxes, wide

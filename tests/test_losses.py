@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.losses import LOSSES, AsymmetricLoss, FocalLoss, make_loss, pos_weight
 
 RNG = np.random.default_rng(0)

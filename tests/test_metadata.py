@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cxrlib import metadata
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.metadata import (
     find_csv,

@@ -12,7 +12,7 @@ from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
 from cxrlib import metrics, resampling
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.metrics import bootstrap, evaluate, figures
 from cxrlib.predictions import Predictions

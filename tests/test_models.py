@@ -14,7 +14,7 @@ from torch import nn
 from torchvision import models as zoo
 
 from cxrlib.checkpoints import load_checkpoint, write_checkpoint
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.models import (
     ARCHITECTURES,

@@ -8,8 +8,8 @@ import torch
 
 from cxrlib.cache import build_cache
 from cxrlib.calibration import METHODS, Calibrator
+from cxrlib.core.errors import InputError
 from cxrlib.dataset import CachedDataset
-from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.metadata import read_entries
 from cxrlib.metrics import evaluate

@@ -8,7 +8,7 @@ import torch
 
 from cxrlib import overlays
 from cxrlib.cache import build_cache
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.metadata import read_boxes
 from cxrlib.overlays import overlay_figure, radiographs, strongest, write_overlays

@@ -5,10 +5,10 @@ import pytest
 
 from cxrlib import parameters
 from cxrlib.cli import main
+from cxrlib.core.errors import InputError
+from cxrlib.core.paths import PROFILES
 from cxrlib.course import plan_runs, run_course
-from cxrlib.errors import InputError
 from cxrlib.parameters import COURSE, check_parameters, each_run, notebook_parameters, read_profile
-from cxrlib.paths import PROFILES
 from cxrlib.training import TrainConfig
 
 OURS = sorted(path.stem for path in PROFILES.glob("*.yaml"))

@@ -11,7 +11,7 @@ from sklearn.metrics import cohen_kappa_score
 
 import cxrlib.phantom as phantom
 import cxrlib.phantom_patients as cohort
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.metadata import read_boxes, read_entries, read_expert_labels, read_lists, reference_entries
 from cxrlib.phantom import make_phantoms

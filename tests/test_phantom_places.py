@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cxrlib.cache import read_image
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.phantom import make_phantoms, render_visits
 from cxrlib.phantom_patients import plan_visits
 from cxrlib.phantom_places import PLACES, energy_by_place, places

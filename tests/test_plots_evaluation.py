@@ -4,17 +4,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from scipy.special import ndtr
-from test_audits import made
 
 from cxrlib import plots, plots_evaluation
 from cxrlib.audits import audit
 from cxrlib.calibration import Calibrator
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.metrics import evaluate
 from cxrlib.predictions import Predictions
 from cxrlib.reliability import reliability
 from cxrlib.thresholds import NEVER, Thresholds
+from tests.test_audits import made
 
 
 @pytest.fixture(autouse=True)

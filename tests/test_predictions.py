@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.predictions import Predictions
 

@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from cxrlib import processes
+from cxrlib.core.paths import _HOME
 from cxrlib.metrics import evaluate
-from cxrlib.paths import _HOME
 from cxrlib.predictions import Predictions
 
 

@@ -8,7 +8,7 @@ import torch
 from torchxrayvision.models import DenseNet, model_urls
 
 from cxrlib import radiograph_weights
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.models import build_model
 from cxrlib.radiograph_weights import RADIOGRAPH_WEIGHTS
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit
 
 from cxrlib.calibration import Calibrator
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.metrics import figures
 from cxrlib.predictions import Predictions

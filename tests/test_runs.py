@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cxrlib import paths, runs
-from cxrlib.errors import InputError
+from cxrlib import runs
+from cxrlib.core import paths
+from cxrlib.core.errors import InputError
 from cxrlib.metadata import read_entries
 from cxrlib.runs import RunFolder, open_data
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cxrlib import speed
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.models import build_model
 from cxrlib.speed import choose, images_per_second
 from cxrlib.training import TrainConfig

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.metadata import official_part, read_entries, reference_entries
 from cxrlib.splits import KINDS, PARTS, digest, leakage, remembered, restore, split, subset

@@ -15,7 +15,7 @@ from scipy.special import ndtr
 from sklearn.metrics import f1_score
 
 from cxrlib import resampling, thresholds
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.metrics import figures
 from cxrlib.objectives import parse_objective

@@ -14,8 +14,8 @@ from timm.layers import DropPath
 from torchvision.ops import StochasticDepth
 
 from cxrlib.cache import build_cache
+from cxrlib.core.errors import InputError
 from cxrlib.dataset import shifted
-from cxrlib.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.metrics import evaluate
 from cxrlib.models import build_model, load_checkpoint, model_from_checkpoint, save_checkpoint

@@ -23,9 +23,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from cxrlib.cache import build_cache, read_image
 from cxrlib.checkpoints import load_checkpoint
+from cxrlib.core.errors import InputError
 from cxrlib.course import run_course
 from cxrlib.doctor import check_dataset
-from cxrlib.errors import InputError
 from cxrlib.metadata import read_boxes, read_entries
 from cxrlib.parameters import read_profile
 from cxrlib.predictions import Predictions

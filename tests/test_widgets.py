@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxrlib.checkpoints import load_checkpoint
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 from cxrlib.findings import FINDINGS
 from cxrlib.gradcam import LAYERS, grad_cam
 from cxrlib.metrics import figures

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from cxrlib.paths import NOTEBOOKS
+from cxrlib.core.paths import NOTEBOOKS
 from tests.browser import lab
 
 

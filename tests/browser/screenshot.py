@@ -14,8 +14,8 @@ from pathlib import Path
 import nbformat
 from PIL import Image
 
+from cxrlib.core.paths import FIGURES
 from cxrlib.findings import FINDINGS
-from cxrlib.paths import FIGURES
 from tests.browser import lab
 
 CELL = """

@@ -8,8 +8,8 @@ import subprocess
 import nbformat
 import pytest
 
+from cxrlib.core.paths import NOTEBOOKS
 from cxrlib.parameters import COURSE
-from cxrlib.paths import NOTEBOOKS
 from tests.notebooks import check
 
 REPOSITORY = NOTEBOOKS.parent

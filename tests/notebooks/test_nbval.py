@@ -16,8 +16,8 @@ from xml.etree import ElementTree
 import nbformat
 import pytest
 
+from cxrlib.core.paths import NOTEBOOKS
 from cxrlib.parameters import COURSE, notebook_parameters
-from cxrlib.paths import NOTEBOOKS
 from tests.notebooks import compared
 
 

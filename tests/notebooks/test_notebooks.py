@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 
 from cxrlib.checkpoints import load_checkpoint
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
+from cxrlib.core.paths import NOTEBOOKS
 from cxrlib.findings import FINDINGS
 from cxrlib.parameters import COURSE, notebook_parameters, read_profile
-from cxrlib.paths import NOTEBOOKS
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import Thresholds
 from tests.notebooks import check

@@ -6,9 +6,9 @@ import re
 import nbformat
 import pytest
 
+from cxrlib.core.paths import NOTEBOOKS
 from cxrlib.exercises import NOT_YET
 from cxrlib.parameters import notebook_parameters
-from cxrlib.paths import NOTEBOOKS
 from cxrlib.runs import RunFolder
 
 OPEN_ALONE = ("01_eda", "02_preprocess")  # the others need a trained model

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cxrlib.errors import InputError
+from cxrlib.core.errors import InputError
 
-_CHECKOUT = Path(__file__).resolve().parents[1]
+_CHECKOUT = Path(__file__).resolve().parents[2]
 # Installed without its checkout, the package keeps its cache in the user's home.
 _HOME = _CHECKOUT if (_CHECKOUT / "pyproject.toml").is_file() else Path.home() / ".cache" / "cxrlib"
 ROOT = Path(os.environ.get("CXR_HOME") or _HOME).expanduser().resolve()  # CXR_HOME: figures, runs and data elsewhere
