@@ -10,7 +10,7 @@ import captum.attr
 import torch
 
 from benchmarks.timing import fastest
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 from cxrlib.gradcam import METHODS, grad_cam, raw_maps
 from cxrlib.models import build_model
 

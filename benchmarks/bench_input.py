@@ -22,12 +22,12 @@ import torch
 from PIL import Image
 
 from benchmarks.timing import drain, fastest, in_turns
-from cxrlib.cache import ImageCache, build_cache, read_image
-from cxrlib.dataset import CachedDataset, ChestXrayDataset, augment, make_loader
-from cxrlib.findings import FINDINGS
+from cxrlib.data.cache import ImageCache, build_cache, read_image
+from cxrlib.data.dataset import CachedDataset, ChestXrayDataset, augment, make_loader
+from cxrlib.data.findings import FINDINGS
+from cxrlib.data.sources import find_images
 from cxrlib.losses import make_loss
 from cxrlib.models import build_model
-from cxrlib.sources import find_images
 from cxrlib.training import TrainConfig, fit
 
 SIDE, BATCH, IMAGES = 224, 32, 192

@@ -26,17 +26,17 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks.timing import drain, in_turns
-from cxrlib.cache import ImageCache, build_cache
-from cxrlib.dataset import CachedDataset, EpochBatches, make_loader
-from cxrlib.findings import FINDINGS
+from cxrlib.data.cache import ImageCache, build_cache
+from cxrlib.data.dataset import CachedDataset, EpochBatches, make_loader
+from cxrlib.data.findings import FINDINGS
+from cxrlib.data.metadata import reference_entries
+from cxrlib.data.splits import split
 from cxrlib.memory import kept_memory
-from cxrlib.metadata import reference_entries
 from cxrlib.metrics import evaluate
 from cxrlib.models import architecture, build_model
 from cxrlib.predictions import Predictions
 from cxrlib.recipe import TrainConfig
 from cxrlib.runs import open_data
-from cxrlib.splits import split
 from cxrlib.training import _Training, fit
 
 SIDE, BATCH, TURNS = 224, 32, 3

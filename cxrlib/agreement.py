@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from cxrlib.core.errors import InputError, some
-from cxrlib.findings import FINDINGS
-from cxrlib.metadata import read_expert_labels
+from cxrlib.data.findings import FINDINGS
+from cxrlib.data.metadata import read_expert_labels
 from cxrlib.resampling import chunks, draw_patients, interval, patient_sums, ratio
 
 EXPERT_FILES = ("all_findings_expert_labels_test_labels.csv", "true_labels.csv")

@@ -11,8 +11,8 @@ import pandas as pd
 
 from cxrlib.agreement import FOUR_FINDINGS
 from cxrlib.core.errors import InputError, some
+from cxrlib.data.findings import FINDINGS
 from cxrlib.differences import difference_table, group_difference, holm
-from cxrlib.findings import FINDINGS
 from cxrlib.predictions import Predictions
 from cxrlib.resampling import count_patients
 

@@ -16,7 +16,7 @@ from scipy.special import expit, logit
 
 from cxrlib.core.errors import InputError, nearest, some
 from cxrlib.core.paths import write_json
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import Thresholds
 

@@ -15,9 +15,9 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from cxrlib.core.errors import InputError
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
+from cxrlib.data.metadata import BOX_FRAME
 from cxrlib.gradcam import LAYERS, METHODS, grad_cam, usual_layers
-from cxrlib.metadata import BOX_FRAME
 from cxrlib.models import ChestXrayModel
 from cxrlib.plots import pretty
 from cxrlib.predictions import Predictions

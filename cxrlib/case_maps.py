@@ -8,10 +8,10 @@ import pandas as pd
 import torch
 from torch.nn.functional import interpolate
 
-from cxrlib.cache import ImageCache
 from cxrlib.core.progress import bar
+from cxrlib.data.cache import ImageCache
+from cxrlib.data.findings import FINDINGS
 from cxrlib.faithfulness import take_statistics
-from cxrlib.findings import FINDINGS
 from cxrlib.gradcam import grad_cam, usual_layers
 from cxrlib.localization import score_boxes
 from cxrlib.models import ChestXrayModel, build_model

@@ -13,8 +13,8 @@ import torch
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import written_whole
-from cxrlib.findings import FINDINGS
-from cxrlib.splits import KINDS
+from cxrlib.data.findings import FINDINGS
+from cxrlib.data.splits import KINDS
 
 CHECKPOINT_FORMAT = 1
 SUFFIXES = (".pth", ".pt", ".safetensors")

@@ -41,8 +41,8 @@ def report(given: argparse.Namespace) -> None:
 def train(given: argparse.Namespace) -> None:
     """Train on part train, choose the epoch on part val: model_best.pth, model_last.pth, history.csv in run_dir."""
     from cxrlib.core.paths import one_process
+    from cxrlib.data.splits import split, subsets
     from cxrlib.devices import pick_device
-    from cxrlib.splits import split, subsets
     from cxrlib.training import TrainConfig, fit, parts_to_remember
 
     values = {field.name: getattr(given, field.name) for field in fields(TrainConfig) if hasattr(given, field.name)}
@@ -70,9 +70,9 @@ def compare(given: argparse.Namespace) -> None:
     What has been trained in run_dir is not trained again.
     """
     from cxrlib.comparison import entrants, parse_budget, write_comparison
+    from cxrlib.data.splits import split, subset
     from cxrlib.devices import pick_device
     from cxrlib.recipe import TrainConfig
-    from cxrlib.splits import split, subset
 
     seeds, sizes = (_whole_numbers(name, getattr(given, name)) for name in ("seeds", "sizes"))
     parse_budget(given.budget)
@@ -186,7 +186,7 @@ def preprocess(given: argparse.Namespace) -> None:
 
 def doctor(given: argparse.Namespace) -> int:
     """What is wrong with a data set, counted and named; exit code 1 where something would change a result."""
-    from cxrlib.doctor import check_dataset
+    from cxrlib.data.doctor.check import check_dataset
 
     report = check_dataset(given.img_root, given.csv_path, given.deep)
     print(report)
@@ -198,14 +198,14 @@ def doctor(given: argparse.Namespace) -> int:
 
 def fetch(given: argparse.Namespace) -> None:
     """Download a data set through kagglehub and say where it lies."""
-    from cxrlib.sources import download
+    from cxrlib.data.sources import download
 
     print(download(given.dataset))
 
 
 def gather(given: argparse.Namespace) -> None:
     """A named subset of a data set, as a data set of its own."""
-    from cxrlib.gather import gather, read_names
+    from cxrlib.data.gather import gather, read_names
 
     names = read_names(given.names)
     print(f"{len(names):,} images in {gather(given.img_root, names, given.out)}")
@@ -254,8 +254,8 @@ def _open(given: argparse.Namespace):
 
 def _images(given: argparse.Namespace, data, image_size: int, names: list[str]):
     """The cache with these images; what on_bad_image=skip leaves out is recorded in run.json of the output folder."""
-    from cxrlib.cache import build_cache
     from cxrlib.core.paths import CACHE
+    from cxrlib.data.cache import build_cache
     from cxrlib.runs import RunFolder
 
     cache = build_cache(data.images, image_size, names, given.cache_dir or CACHE, on_bad_image=given.on_bad_image)
@@ -267,7 +267,7 @@ def _images(given: argparse.Namespace, data, image_size: int, names: list[str]):
 
 def _held_out(given: argparse.Namespace, checkpoint: dict, data):
     """Validation and test entries by what the checkpoint remembers, each cut to its subset."""
-    from cxrlib.splits import restore, subset
+    from cxrlib.data.splits import restore, subset
 
     config = checkpoint["config"]
     entries = restore(data.entries, checkpoint["parts"], config["split"])

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrlib.cache import ImageCache
 from cxrlib.checkpoints import load_checkpoint
 from cxrlib.core.errors import InputError, nearest, some
 from cxrlib.core.paths import one_process, written_whole
 from cxrlib.costs import measure_costs
+from cxrlib.data.cache import ImageCache
+from cxrlib.data.splits import digest, subset
 from cxrlib.devices import pick_device
 from cxrlib.differences import holm
 from cxrlib.metrics import bootstrap, figures
@@ -28,7 +29,6 @@ from cxrlib.predictions import Predictions, predict
 from cxrlib.recipe import TrainConfig, asked_for
 from cxrlib.resampling import count_patients, interval, p_values, with_macro
 from cxrlib.resume import with_defaults
-from cxrlib.splits import digest, subset
 from cxrlib.training import fit, make_dataset
 
 UNITS = ("epochs", "steps", "minutes")

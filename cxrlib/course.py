@@ -11,7 +11,7 @@ import pandas as pd
 from cxrlib import stages
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import NOTEBOOKS, RUNS
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 from cxrlib.index_page import write_index
 from cxrlib.live import LiveLine
 from cxrlib.parameters import COURSE, check_parameters, compared, each_run, merged, notebook_parameters, read_profile

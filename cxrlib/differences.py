@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cxrlib.core.errors import InputError, some
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 from cxrlib.metrics import ROWS, bootstrap, figures, known_metric, one_each
 from cxrlib.predictions import Predictions
 from cxrlib.resampling import count_patients, interval, p_values, with_macro

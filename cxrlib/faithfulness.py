@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 from torch import nn
 from torch.nn.functional import avg_pool2d, interpolate
 
-from cxrlib.dataset import to_unit
+from cxrlib.data.dataset import to_unit
 from cxrlib.gradcam import grad_cam
 from cxrlib.models import ChestXrayModel
 from cxrlib.resampling import ratio

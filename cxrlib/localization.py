@@ -20,8 +20,8 @@ import pandas as pd
 from scipy import ndimage
 
 from cxrlib.core.errors import InputError
-from cxrlib.findings import FINDINGS
-from cxrlib.metadata import BOX_FRAME
+from cxrlib.data.findings import FINDINGS
+from cxrlib.data.metadata import BOX_FRAME
 from cxrlib.resampling import draw_patients, interval, ratio
 
 OVERLAPS = ("iou", "iobb", "iou_region", "ior")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cxrlib.core.errors import InputError, nearest, some
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 from cxrlib.predictions import Predictions
 from cxrlib.resampling import (
     all_patients,

@@ -12,7 +12,7 @@ from time import monotonic
 import numpy as np
 
 from cxrlib.core.errors import InputError
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import NEVER, Thresholds
 

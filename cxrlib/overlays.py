@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from cxrlib.cache import ImageCache
-from cxrlib.findings import FINDINGS
+from cxrlib.data.cache import ImageCache
+from cxrlib.data.findings import FINDINGS
 from cxrlib.gradcam import grad_cam, usual_layers
 from cxrlib.models import ChestXrayModel
 from cxrlib.plots import plot_overlays, pretty, save_figure

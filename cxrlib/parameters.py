@@ -15,7 +15,7 @@ import yaml
 
 from cxrlib.core.errors import InputError, nearest, some
 from cxrlib.core.paths import NOTEBOOKS, PROFILES
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 
 COURSE = (
     "01_eda",

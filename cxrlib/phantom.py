@@ -19,8 +19,8 @@ from PIL import Image, PngImagePlugin
 from cxrlib.core.errors import InputError, nearest
 from cxrlib.core.paths import one_process, sync, written_whole
 from cxrlib.core.progress import bar
-from cxrlib.findings import FINDINGS, decode
-from cxrlib.metadata import BOX_FRAME
+from cxrlib.data.findings import FINDINGS, decode
+from cxrlib.data.metadata import BOX_FRAME
 from cxrlib.phantom_anatomy import draw_patient
 from cxrlib.phantom_film import render
 from cxrlib.phantom_lesions import Lesion

@@ -5,8 +5,8 @@ Only the metadata is read (`metadata.reference_entries`); no image and no networ
 
 import numpy as np
 
-from cxrlib.findings import FINDINGS
-from cxrlib.metadata import reference_entries
+from cxrlib.data.findings import FINDINGS
+from cxrlib.data.metadata import reference_entries
 
 PREVALENCES = ("teaching", "nih")
 FIRST_PATIENT = 90001  # beyond NIH's last, 30805: no phantom carries the name of a real image

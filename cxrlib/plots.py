@@ -18,8 +18,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
-from cxrlib.findings import FINDINGS
-from cxrlib.metadata import BOX_FRAME
+from cxrlib.data.findings import FINDINGS
+from cxrlib.data.metadata import BOX_FRAME
 
 BLUE, ORANGE, GREEN, RED = (sns.color_palette("colorblind")[i] for i in (0, 1, 2, 3))
 GREY = "0.45"

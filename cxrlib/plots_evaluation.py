@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 from cxrlib.plots import BLUE, GREEN, GREY, ORANGE, RED, described, panels, pretty
 from cxrlib.predictions import Predictions
 from cxrlib.reliability import reliability

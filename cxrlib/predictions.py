@@ -11,7 +11,7 @@ import numpy as np
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import written_whole
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 
 _UNREADABLE = (  # what zipfile and numpy raise for a file that is no whole .npz, or says to be larger than memory
     OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError, RuntimeError, SyntaxError,
@@ -156,7 +156,7 @@ def predict(model, dataset, batch_size: int = 64, accelerator=None, num_workers:
     import torch
 
     from cxrlib.core.progress import bar
-    from cxrlib.dataset import make_loader, shifted
+    from cxrlib.data.dataset import make_loader, shifted
     from cxrlib.memory import kept_memory
 
     loader = make_loader(dataset, batch_size, num_workers=num_workers)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from cxrlib.core.errors import InputError
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 from cxrlib.predictions import Predictions
 
 

@@ -17,10 +17,10 @@ from accelerate.utils import set_seed
 from filelock import FileLock
 from torch import nn
 
-from cxrlib.cache import ImageCache
 from cxrlib.core.paths import write_rows, written_whole
 from cxrlib.core.progress import bar
-from cxrlib.dataset import make_loader
+from cxrlib.data.cache import ImageCache
+from cxrlib.data.dataset import make_loader
 from cxrlib.devices import pick_device
 from cxrlib.losses import make_loss
 from cxrlib.metrics import evaluate

@@ -9,7 +9,7 @@ from scipy.special import ndtri
 
 from cxrlib.calibration import Calibrator, raw
 from cxrlib.core.errors import InputError, nearest
-from cxrlib.findings import FINDINGS, canonical
+from cxrlib.data.findings import FINDINGS, canonical
 from cxrlib.metrics import ECE_BINS, figures, mass_bins, width_bins
 from cxrlib.predictions import Predictions
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from cxrlib.calibration import Calibrator
 from cxrlib.core.paths import written_whole
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import Thresholds
 

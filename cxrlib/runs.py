@@ -15,9 +15,9 @@ from filelock import FileLock, Timeout
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import FIGURES, PHANTOM, from_root, written_whole
-from cxrlib.findings import FINDINGS
-from cxrlib.metadata import find_csv, read_boxes, read_entries
-from cxrlib.sources import find_images, keep_found
+from cxrlib.data.findings import FINDINGS
+from cxrlib.data.metadata import find_csv, read_boxes, read_entries
+from cxrlib.data.sources import find_images, keep_found
 
 _VERSIONS = ("cxrlib", "torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "papermill")
 

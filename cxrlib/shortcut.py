@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from cxrlib.cache import ImageCache
-from cxrlib.metadata import BOX_FRAME
+from cxrlib.data.cache import ImageCache
+from cxrlib.data.metadata import BOX_FRAME
 
 SHARE = 0.12  # the marker's side, of the image's
 

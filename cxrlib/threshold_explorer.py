@@ -9,7 +9,7 @@ import ipywidgets as w
 import numpy as np
 
 from cxrlib.core.errors import InputError
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 from cxrlib.metrics import figures
 from cxrlib.operating_points import SCALE, Session
 from cxrlib.plots import pretty

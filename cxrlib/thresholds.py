@@ -15,8 +15,8 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import write_json
+from cxrlib.data.findings import FINDINGS
 from cxrlib.differences import difference_table
-from cxrlib.findings import FINDINGS
 from cxrlib.metrics import at_or_above, check_calibration
 from cxrlib.objectives import parse_objective
 from cxrlib.predictions import Predictions

@@ -16,12 +16,13 @@ import torch
 from accelerate.utils import broadcast, broadcast_object_list, set_seed
 from torch import nn
 
-from cxrlib.cache import ImageCache
 from cxrlib.checkpoints import SUFFIXES, load_checkpoint
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import written_whole
 from cxrlib.core.progress import bar
-from cxrlib.dataset import CachedDataset, ChestXrayDataset, EpochBatches, augment, make_loader, to_unit
+from cxrlib.data.cache import ImageCache
+from cxrlib.data.dataset import CachedDataset, ChestXrayDataset, EpochBatches, augment, make_loader, to_unit
+from cxrlib.data.splits import digest, remembered, subset
 from cxrlib.devices import make_accelerator
 from cxrlib.losses import make_loss
 from cxrlib.memory import kept_memory
@@ -39,7 +40,6 @@ from cxrlib.recipe import (
 )
 from cxrlib.resume import finished, load_state, save_state
 from cxrlib.speed import choose
-from cxrlib.splits import digest, remembered, subset
 
 _LOOK_EVERY = 50  # steps: reading the loss makes a GPU wait
 

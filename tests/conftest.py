@@ -58,8 +58,8 @@ def tiny_nih(_tiny_original, tmp_path) -> TinyNih:
 @pytest.fixture
 def entries(tiny_nih):
     """The entries of the tiny data set, split by patient: half to train, a quarter to validate, a quarter to test."""
-    from cxrlib.metadata import read_entries
-    from cxrlib.splits import split
+    from cxrlib.data.metadata import read_entries
+    from cxrlib.data.splits import split
 
     return split(read_entries(tiny_nih.csv_path), "patient", fractions=(0.5, 0.25, 0.25))
 
@@ -67,7 +67,7 @@ def entries(tiny_nih):
 @pytest.fixture
 def cache(tiny_nih, tmp_path):
     """The tiny data set decoded at 32 pixels a side."""
-    from cxrlib.cache import build_cache
-    from cxrlib.sources import find_images
+    from cxrlib.data.cache import build_cache
+    from cxrlib.data.sources import find_images
 
     return build_cache(find_images(tiny_nih.root), 32, cache_dir=tmp_path / "cache", progress=False)

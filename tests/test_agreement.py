@@ -9,8 +9,8 @@ from sklearn.metrics import cohen_kappa_score
 
 from cxrlib.agreement import FOUR_FINDINGS, agreement, cohen_kappa, find_expert_labels
 from cxrlib.core.errors import InputError
-from cxrlib.findings import FINDINGS
-from cxrlib.metadata import reference_entries, reference_expert_labels
+from cxrlib.data.findings import FINDINGS
+from cxrlib.data.metadata import reference_entries, reference_expert_labels
 
 
 def tables(mined, read, patient=None):

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from cxrlib.calibration import METHODS, Calibrator, operating_point
 from cxrlib.core.errors import InputError
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 from cxrlib.metrics import evaluate, figures
 from cxrlib.predictions import Predictions
 from cxrlib.reliability import choose_method

@@ -15,11 +15,11 @@ import torch
 
 import cxrlib.evaluation
 import cxrlib.overlays
-from cxrlib.cache import ImageCache
 from cxrlib.calibration import Calibrator
 from cxrlib.checkpoints import load_checkpoint, write_checkpoint
 from cxrlib.cli import main
-from cxrlib.findings import FINDINGS
+from cxrlib.data.cache import ImageCache
+from cxrlib.data.findings import FINDINGS
 from cxrlib.metrics import evaluate
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import Thresholds

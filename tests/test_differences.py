@@ -8,8 +8,8 @@ from hypothesis.extra import numpy as hnp
 from scipy.special import ndtr, ndtri
 
 from cxrlib.core.errors import InputError
+from cxrlib.data.findings import FINDINGS
 from cxrlib.differences import differences_from, group_difference, holm, paired_difference
-from cxrlib.findings import FINDINGS
 from cxrlib.metrics import bootstrap, evaluate, figures
 from cxrlib.predictions import Predictions
 from cxrlib.resampling import interval, p_values

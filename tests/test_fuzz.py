@@ -17,15 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cxrlib.cache import decode
 from cxrlib.calibration import Calibrator, operating_point
 from cxrlib.checkpoints import load_checkpoint, write_checkpoint
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import PROFILES
-from cxrlib.doctor import check_dataset
-from cxrlib.doctor_images import read_header
-from cxrlib.findings import FINDINGS
-from cxrlib.metadata import read_boxes, read_entries, read_expert_labels, read_lists
+from cxrlib.data.cache import decode
+from cxrlib.data.doctor.check import check_dataset
+from cxrlib.data.doctor.images import read_header
+from cxrlib.data.findings import FINDINGS
+from cxrlib.data.metadata import read_boxes, read_entries, read_expert_labels, read_lists
 from cxrlib.models import model_from_checkpoint
 from cxrlib.parameters import check_parameters, read_profile
 from cxrlib.predictions import Predictions

@@ -13,7 +13,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
 from cxrlib.core.errors import InputError
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 from cxrlib.gradcam import LAYERS, METHODS, grad_cam, raw_maps
 from cxrlib.models import ARCHITECTURES, ChestXrayModel, build_model
 

@@ -18,16 +18,16 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrlib import cache as cache_module
 from cxrlib import phantom as phantom_module
-from cxrlib.cache import ImageCache, build_cache, read_image
 from cxrlib.checkpoints import write_checkpoint
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import written_whole
+from cxrlib.data import cache as cache_module
+from cxrlib.data.cache import ImageCache, build_cache, read_image
+from cxrlib.data.sources import find_images
 from cxrlib.phantom import make_phantoms
 from cxrlib.predictions import Predictions
 from cxrlib.runs import RunFolder
-from cxrlib.sources import find_images
 
 PHANTOMS = {"n_patients": 12, "size": 64, "seed": 3, "progress": False}
 
@@ -132,7 +132,8 @@ def test_a_full_disk_leaves_the_old_file_and_a_sentence(tmp_path):
         "from cxrlib.predictions import Predictions; import numpy as np; r = np.random.default_rng(0)\n"
         "Predictions(r.random((9000, 14)), np.zeros((9000, 14)), range(9000), range(9000)).save(path)",
         "from cxrlib.runs import RunFolder\nRunFolder(path).record('stage', long='x' * 10**6)",
-        "from cxrlib.core.paths import written_whole\nwith written_whole(path) as beside: beside.write_bytes(b'x' * 10**6)",
+        "from cxrlib.core.paths import written_whole\n"
+        "with written_whole(path) as beside: beside.write_bytes(b'x' * 10**6)",
     ],
 )
 def test_no_writer_leaves_half_a_file(tmp_path, write):
@@ -340,9 +341,9 @@ def test_a_training_waits_for_another_in_its_folder(tiny_nih, tmp_path, monkeypa
 # ---- an evaluation -----------------------------------------------------------------------------------------------
 def test_an_evaluation_stopped_before_any_of_its_files_ends_as_if_it_had_not_been(tiny_nih, tmp_path, monkeypatch):
     from cxrlib.cli import main
-    from cxrlib.metadata import read_entries
+    from cxrlib.data.metadata import read_entries
+    from cxrlib.data.splits import split
     from cxrlib.models import build_model, save_checkpoint
-    from cxrlib.splits import split
 
     entries = split(read_entries(tiny_nih.csv_path), "patient")
     parts = {part: entries.loc[entries["part"] == part, "image"].tolist() for part in ("train", "val")}
@@ -379,8 +380,8 @@ def test_an_evaluation_stopped_before_any_of_its_files_ends_as_if_it_had_not_bee
 
 
 def test_a_loader_whose_process_is_killed_is_a_sentence(tiny_nih, tmp_path, monkeypatch, capsys):
-    from cxrlib import dataset
     from cxrlib.cli import main
+    from cxrlib.data import dataset
 
     reading = dataset.CachedDataset._images
 

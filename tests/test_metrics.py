@@ -13,7 +13,7 @@ from sklearn.calibration import calibration_curve
 
 from cxrlib import metrics, resampling
 from cxrlib.core.errors import InputError
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 from cxrlib.metrics import bootstrap, evaluate, figures
 from cxrlib.predictions import Predictions
 from cxrlib.resampling import interval, with_macro

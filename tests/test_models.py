@@ -15,7 +15,7 @@ from torchvision import models as zoo
 
 from cxrlib.checkpoints import load_checkpoint, write_checkpoint
 from cxrlib.core.errors import InputError
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 from cxrlib.models import (
     ARCHITECTURES,
     ChestXrayModel,

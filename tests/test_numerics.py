@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from cxrlib.cache import build_cache
 from cxrlib.calibration import METHODS, Calibrator
 from cxrlib.core.errors import InputError
-from cxrlib.dataset import CachedDataset
-from cxrlib.findings import FINDINGS
-from cxrlib.metadata import read_entries
+from cxrlib.data.cache import build_cache
+from cxrlib.data.dataset import CachedDataset
+from cxrlib.data.findings import FINDINGS
+from cxrlib.data.metadata import read_entries
+from cxrlib.data.sources import find_images
+from cxrlib.data.splits import leakage, split, subset
 from cxrlib.metrics import evaluate
 from cxrlib.models import build_model
 from cxrlib.predictions import Predictions, predict
-from cxrlib.sources import find_images
-from cxrlib.splits import leakage, split, subset
 from cxrlib.thresholds import tune_thresholds
 from cxrlib.training import TrainConfig, fit
 

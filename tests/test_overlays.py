@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from cxrlib import overlays
-from cxrlib.cache import build_cache
 from cxrlib.core.errors import InputError
-from cxrlib.findings import FINDINGS
-from cxrlib.metadata import read_boxes
+from cxrlib.data.cache import build_cache
+from cxrlib.data.findings import FINDINGS
+from cxrlib.data.metadata import read_boxes
+from cxrlib.data.sources import find_images
 from cxrlib.overlays import overlay_figure, radiographs, strongest, write_overlays
 from cxrlib.predictions import Predictions
-from cxrlib.sources import find_images
 from cxrlib.thresholds import Thresholds
 
 MASS, EDEMA = FINDINGS.index("Mass"), FINDINGS.index("Edema")

@@ -12,8 +12,8 @@ from sklearn.metrics import cohen_kappa_score
 import cxrlib.phantom as phantom
 import cxrlib.phantom_patients as cohort
 from cxrlib.core.errors import InputError
-from cxrlib.findings import FINDINGS
-from cxrlib.metadata import read_boxes, read_entries, read_expert_labels, read_lists, reference_entries
+from cxrlib.data.findings import FINDINGS
+from cxrlib.data.metadata import read_boxes, read_entries, read_expert_labels, read_lists, reference_entries
 from cxrlib.phantom import make_phantoms
 from cxrlib.phantom_anatomy import draw_exposure, draw_patient
 from cxrlib.phantom_film import render

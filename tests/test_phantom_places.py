@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from cxrlib.cache import read_image
 from cxrlib.core.errors import InputError
+from cxrlib.data.cache import read_image
+from cxrlib.data.sources import find_images
 from cxrlib.phantom import make_phantoms, render_visits
 from cxrlib.phantom_patients import plan_visits
 from cxrlib.phantom_places import PLACES, energy_by_place, places
-from cxrlib.sources import find_images
 
 
 @pytest.fixture(scope="module")

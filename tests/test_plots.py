@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from cxrlib import plots, plots_data, plots_training
-from cxrlib.findings import FINDINGS
-from cxrlib.metadata import BOX_FRAME, read_boxes, read_entries
+from cxrlib.data.findings import FINDINGS
+from cxrlib.data.metadata import BOX_FRAME, read_boxes, read_entries
+from cxrlib.data.splits import leakage, split
 from cxrlib.metrics import evaluate
 from cxrlib.predictions import Predictions
-from cxrlib.splits import leakage, split
 
 
 @pytest.fixture(autouse=True)

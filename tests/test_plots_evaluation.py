@@ -9,7 +9,7 @@ from cxrlib import plots, plots_evaluation
 from cxrlib.audits import audit
 from cxrlib.calibration import Calibrator
 from cxrlib.core.errors import InputError
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 from cxrlib.metrics import evaluate
 from cxrlib.predictions import Predictions
 from cxrlib.reliability import reliability

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from cxrlib.core.errors import InputError
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 from cxrlib.predictions import Predictions
 
 N = 7

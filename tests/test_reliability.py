@@ -6,7 +6,7 @@ from scipy.special import expit
 
 from cxrlib.calibration import Calibrator
 from cxrlib.core.errors import InputError
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 from cxrlib.metrics import figures
 from cxrlib.predictions import Predictions
 from cxrlib.prevalence import estimate_prevalence, with_prevalence

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cxrlib.calibration import Calibrator
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 from cxrlib.metrics import evaluate
 from cxrlib.predictions import Predictions
 from cxrlib.report import metrics_text, write_text

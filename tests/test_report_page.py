@@ -15,8 +15,8 @@ from PIL.PngImagePlugin import PngInfo
 from cxrlib import pages
 from cxrlib.audits import audit
 from cxrlib.cli import main
+from cxrlib.data.findings import FINDINGS
 from cxrlib.evidence import written
-from cxrlib.findings import FINDINGS
 from cxrlib.index_page import write_index
 from cxrlib.metrics import evaluate
 from cxrlib.predictions import Predictions

@@ -15,7 +15,7 @@ from PIL import Image
 from cxrlib import runs
 from cxrlib.core import paths
 from cxrlib.core.errors import InputError
-from cxrlib.metadata import read_entries
+from cxrlib.data.metadata import read_entries
 from cxrlib.runs import RunFolder, open_data
 
 

@@ -16,7 +16,7 @@ from sklearn.metrics import f1_score
 
 from cxrlib import resampling, thresholds
 from cxrlib.core.errors import InputError
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 from cxrlib.metrics import figures
 from cxrlib.objectives import parse_objective
 from cxrlib.predictions import Predictions

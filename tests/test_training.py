@@ -13,14 +13,14 @@ from accelerate.utils import set_seed
 from timm.layers import DropPath
 from torchvision.ops import StochasticDepth
 
-from cxrlib.cache import build_cache
 from cxrlib.core.errors import InputError
-from cxrlib.dataset import shifted
-from cxrlib.findings import FINDINGS
+from cxrlib.data.cache import build_cache
+from cxrlib.data.dataset import shifted
+from cxrlib.data.findings import FINDINGS
+from cxrlib.data.sources import find_images
 from cxrlib.metrics import evaluate
 from cxrlib.models import build_model, load_checkpoint, model_from_checkpoint, save_checkpoint
 from cxrlib.predictions import Predictions, predict
-from cxrlib.sources import find_images
 from cxrlib.training import (
     TrainConfig,
     _Training,
@@ -495,9 +495,9 @@ def test_a_state_of_another_run_or_in_pieces_is_refused(train, tmp_path, monkeyp
 
 SCRIPT = """
 import sys
-from cxrlib.cache import ImageCache
-from cxrlib.metadata import read_entries
-from cxrlib.splits import split
+from cxrlib.data.cache import ImageCache
+from cxrlib.data.metadata import read_entries
+from cxrlib.data.splits import split
 from cxrlib.training import TrainConfig, fit
 csv, cache, out = sys.argv[1:]
 config = TrainConfig.of(arch="mobilenet_v2", weights="none", image_size=32, epochs=6, batch_size=8, lr=1e-3,

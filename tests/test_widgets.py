@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cxrlib.checkpoints import load_checkpoint
 from cxrlib.core.errors import InputError
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 from cxrlib.gradcam import LAYERS, grad_cam
 from cxrlib.metrics import figures
 from cxrlib.models import build_model, save_checkpoint

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 
 PATIENTS, SIDE = 32, 64
 # Far above NIH's 30,805 patients, so that no tiny image is mistaken for a published one.

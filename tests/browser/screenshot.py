@@ -15,11 +15,11 @@ import nbformat
 from PIL import Image
 
 from cxrlib.core.paths import FIGURES
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 from tests.browser import lab
 
 CELL = """
-from cxrlib.cache import build_cache
+from cxrlib.data.cache import build_cache
 from cxrlib.calibration import Calibrator
 from cxrlib.predictions import Predictions
 from cxrlib.runs import RunFolder, open_data

@@ -9,7 +9,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import Thresholds
 from tests.browser import lab

@@ -17,7 +17,7 @@ import pytest
 from cxrlib.checkpoints import load_checkpoint
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import NOTEBOOKS
-from cxrlib.findings import FINDINGS
+from cxrlib.data.findings import FINDINGS
 from cxrlib.parameters import COURSE, notebook_parameters, read_profile
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import Thresholds

@@ -194,8 +194,8 @@ def _stages(folder: Path) -> list[Stage]:
 
 def _cache_slowly(data: Path, to: Path) -> None:
     """The cache, with a mark of what is done every 8 images, and with pauses, so that a kill meets it at work."""
-    from cxrlib import cache
-    from cxrlib.sources import find_images
+    from cxrlib.data import cache
+    from cxrlib.data.sources import find_images
 
     read, cache._BATCH = cache.read_image, 8
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import written_whole
 from cxrlib.core.progress import bar
-from cxrlib.metadata import find_csv
-from cxrlib.sources import find_images
+from cxrlib.data.metadata import find_csv
+from cxrlib.data.sources import find_images
 
 _TABLES = ("BBox_List_2017.csv", "train_val_list.txt", "test_list.txt")
 _NAME = re.compile(r"\d{8}_\d{3}\.png")

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from cxrlib.core.errors import InputError, some
-from cxrlib.findings import FINDINGS, canonical, encode
-from cxrlib.sources import newest_version
+from cxrlib.data.findings import FINDINGS, canonical, encode
+from cxrlib.data.sources import newest_version
 
 BOX_FRAME = 1024  # the boxes are drawn in the coordinates of the published 1024 x 1024 pixel images
 
@@ -159,7 +159,7 @@ def official_part(entries: pd.DataFrame, *folders: str | Path) -> pd.Series:
                 f"no official lists (train_val_list.txt and test_list.txt) in {some(folders) or 'any folder'}, and not "
                 "all images are NIH's; put the lists there or split by patient (split=patient)"
             )
-        test_patients = resources.files("cxrlib").joinpath("official_test_patients.txt").read_text().split()
+        test_patients = resources.files("cxrlib.data").joinpath("official_test_patients.txt").read_text().split()
         of_test = reference["patient"].isin([int(patient) for patient in test_patients])
         is_test = entries["image"].isin(reference.loc[of_test, "image"])  # by image: the CSV's patients may be text
     else:

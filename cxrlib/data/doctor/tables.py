@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from cxrlib.core.errors import InputError
-from cxrlib.doctor_checks import OLDEST
-from cxrlib.findings import FINDINGS, canonical, encode
-from cxrlib.metadata import BOX_FRAME, COLUMNS, NEEDED, UNSAFE_NAME, age_in_years, reference_entries
+from cxrlib.data.doctor.checks import OLDEST
+from cxrlib.data.findings import FINDINGS, canonical, encode
+from cxrlib.data.metadata import BOX_FRAME, COLUMNS, NEEDED, UNSAFE_NAME, age_in_years, reference_entries
 
 _NIH_NAME = re.compile(r"(\d{8})_\d{3}\.png")
 _NIH_PATIENTS = 30_805

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cxrlib.core.errors import InputError
-from cxrlib.findings import FINDINGS, NO_FINDING, canonical, decode, encode
+from cxrlib.data.findings import FINDINGS, NO_FINDING, canonical, decode, encode
 
 rows = st.lists(st.lists(st.booleans(), min_size=14, max_size=14), max_size=20)
 

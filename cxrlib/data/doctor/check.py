@@ -13,11 +13,11 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import written_whole
-from cxrlib.doctor_checks import CHANGES, CHECKS, HARMLESS, STOPS
-from cxrlib.doctor_images import check_images
-from cxrlib.doctor_tables import check_boxes, check_csv, check_lists
-from cxrlib.metadata import find_csv
-from cxrlib.sources import newest_version, scan_images
+from cxrlib.data.doctor.checks import CHANGES, CHECKS, HARMLESS, STOPS
+from cxrlib.data.doctor.images import check_images
+from cxrlib.data.doctor.tables import check_boxes, check_csv, check_lists
+from cxrlib.data.metadata import find_csv
+from cxrlib.data.sources import newest_version, scan_images
 
 _LEVELS = (STOPS, CHANGES, HARMLESS)
 

@@ -7,8 +7,8 @@ import pytest
 from cxrlib.cli import main
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import NOTEBOOKS
-from cxrlib.gather import gather, read_names
-from cxrlib.metadata import read_boxes, read_lists
+from cxrlib.data.gather import gather, read_names
+from cxrlib.data.metadata import read_boxes, read_lists
 from cxrlib.runs import open_data
 
 OURS = NOTEBOOKS.parent / "data" / "subsets" / "nih-mini.txt"

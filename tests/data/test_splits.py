@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxrlib.core.errors import InputError
-from cxrlib.findings import FINDINGS
-from cxrlib.metadata import official_part, read_entries, reference_entries
-from cxrlib.splits import KINDS, PARTS, digest, leakage, remembered, restore, split, subset
+from cxrlib.data.findings import FINDINGS
+from cxrlib.data.metadata import official_part, read_entries, reference_entries
+from cxrlib.data.splits import KINDS, PARTS, digest, leakage, remembered, restore, split, subset
 
 
 def table(patients, seed=0, share=0.1):

@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Subset
 
-from cxrlib.cache import build_cache
 from cxrlib.core.errors import InputError
-from cxrlib.dataset import CachedDataset, ChestXrayDataset, EpochBatches, augment, make_loader, shifted, to_unit
-from cxrlib.findings import FINDINGS
-from cxrlib.metadata import read_entries
-from cxrlib.sources import find_images
+from cxrlib.data.cache import build_cache
+from cxrlib.data.dataset import CachedDataset, ChestXrayDataset, EpochBatches, augment, make_loader, shifted, to_unit
+from cxrlib.data.findings import FINDINGS
+from cxrlib.data.metadata import read_entries
+from cxrlib.data.sources import find_images
 
 STILL = {"rotation": 0.0, "shift": 0.0, "scale": 0.0, "contrast": 0.0}
 

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from cxrlib.core.errors import InputError, nearest, some
-from cxrlib.findings import FINDINGS
-from cxrlib.metadata import official_part
+from cxrlib.data.findings import FINDINGS
+from cxrlib.data.metadata import official_part
 
 PARTS = ("train", "val", "test")
 KINDS = ("official", "patient", "image")

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlib import metadata
 from cxrlib.core.errors import InputError
-from cxrlib.findings import FINDINGS
-from cxrlib.metadata import (
+from cxrlib.data import metadata
+from cxrlib.data.findings import FINDINGS
+from cxrlib.data.metadata import (
     find_csv,
     official_part,
     read_boxes,

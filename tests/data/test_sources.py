@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cxrlib.core.errors import InputError
-from cxrlib.metadata import find_csv
-from cxrlib.sources import describe_layout, download, find_images, keep_found, newest_version
+from cxrlib.data.metadata import find_csv
+from cxrlib.data.sources import describe_layout, download, find_images, keep_found, newest_version
 
 LAYOUTS = {
     "nih": [f"images_{number:03d}/images" for number in range(1, 13)],
@@ -165,7 +165,7 @@ def test_an_incomplete_download_goes_to_the_network(kaggle_cache, monkeypatch, t
 
 def test_no_network_is_a_sentence(tmp_path):
     code = (
-        "from cxrlib.core.errors import InputError\nfrom cxrlib.sources import download\n"
+        "from cxrlib.core.errors import InputError\nfrom cxrlib.data.sources import download\n"
         "try:\n    download('sample')\nexcept InputError as error:\n    print('InputError:', error)\n"
     )
     nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}  # nothing listens on port 9

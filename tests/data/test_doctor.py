@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrlib.cache import build_cache, decode
 from cxrlib.core.errors import InputError
-from cxrlib.doctor import check_dataset
-from cxrlib.doctor_checks import CHECKS, HARMLESS, STOPS
-from cxrlib.doctor_images import read_header
-from cxrlib.metadata import find_csv, read_boxes, read_entries, read_lists, reference_entries
-from cxrlib.sources import find_images, keep_found
+from cxrlib.data.cache import build_cache, decode
+from cxrlib.data.doctor.check import check_dataset
+from cxrlib.data.doctor.checks import CHECKS, HARMLESS, STOPS
+from cxrlib.data.doctor.images import read_header
+from cxrlib.data.metadata import find_csv, read_boxes, read_entries, read_lists, reference_entries
+from cxrlib.data.sources import find_images, keep_found
 
 LEVEL = {name: check.level for checks in CHECKS.values() for name, check in checks.items()}
 # what the tiny data set has anyway, see conftest.py
@@ -320,14 +320,14 @@ def test_the_real_ones_take_less_than_ten_seconds(real):
 def test_all_of_nihs_rows_take_less_than_five_seconds(tmp_path):
     import gzip
 
-    from cxrlib.metadata import _reference_file
+    from cxrlib.data.metadata import _reference_file
 
     (tmp_path / "images").mkdir()
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "images" / "00000001_000.png")
     content = gzip.decompress(_reference_file("Data_Entry_2017_v2020.csv.gz").read_bytes())
     (tmp_path / "Data_Entry_2017_v2020.csv").write_bytes(content)
     code = (
-        "import sys, time\nfrom cxrlib.doctor import check_dataset\n"
+        "import sys, time\nfrom cxrlib.data.doctor.check import check_dataset\n"
         "began = time.process_time()\nreport = check_dataset(sys.argv[1], progress=False)\n"
         "print(time.process_time() - began, len(report.names['without image']))"
     )

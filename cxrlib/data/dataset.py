@@ -15,9 +15,9 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, SequentialSampler
 
-from cxrlib.cache import ImageCache, read_image
 from cxrlib.core.errors import InputError, some
-from cxrlib.findings import FINDINGS
+from cxrlib.data.cache import ImageCache, read_image
+from cxrlib.data.findings import FINDINGS
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from cxrlib.cache import cores, decode
 from cxrlib.core.errors import InputError
 from cxrlib.core.progress import bar
+from cxrlib.data.cache import cores, decode
 
 PUBLISHED_SIDE = 1024  # pixels of NIH's radiographs
 _SIGNATURE, _END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"

@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cxrlib import cache as module
-from cxrlib.cache import ImageCache, build_cache, read_image
 from cxrlib.core.errors import InputError
-from cxrlib.sources import find_images
+from cxrlib.data import cache as module
+from cxrlib.data.cache import ImageCache, build_cache, read_image
+from cxrlib.data.sources import find_images
 
 GREY = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)
 
@@ -285,8 +285,8 @@ def test_too_little_space_is_refused_before_anything_is_written(build, monkeypat
 # A process of its own that builds the cache, as slowly as its third argument says.
 BUILDER = textwrap.dedent("""
     import sys, time
-    from cxrlib import cache
-    from cxrlib.sources import find_images
+    from cxrlib.data import cache
+    from cxrlib.data.sources import find_images
     root, folder, pause = sys.argv[1], sys.argv[2], float(sys.argv[3])
     read, cache._BATCH, count = cache.read_image, 4, 0
     def slowly(path, image_size):
@@ -373,8 +373,8 @@ def spoiled(images):
 
 
 def test_skip_leaves_the_same_images_out_everywhere(build, images, spoiled, tiny_nih, decoded, capsys):
-    from cxrlib.dataset import CachedDataset
-    from cxrlib.metadata import read_entries
+    from cxrlib.data.dataset import CachedDataset
+    from cxrlib.data.metadata import read_entries
 
     cache = build(on_bad_image="skip")
     assert list(cache.bad) == spoiled
