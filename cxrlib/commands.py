@@ -213,7 +213,7 @@ def gather(given: argparse.Namespace) -> None:
 
 def phantom(given: argparse.Namespace) -> None:
     """Draw a data set of phantom radiographs in the NIH layout."""
-    from cxrlib.phantom import make_phantoms
+    from cxrlib.phantom.generate import make_phantoms
 
     print(
         make_phantoms(given.root, given.n_patients, given.size, given.seed, given.prevalence, not given.no_label_noise)

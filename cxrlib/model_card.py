@@ -5,7 +5,7 @@ statement with its source.
 """
 
 from cxrlib.evidence import Evidence
-from cxrlib.phantom_patients import FIRST_PATIENT
+from cxrlib.phantom.patients import FIRST_PATIENT
 
 # (statement, source)
 LABELS = (

@@ -67,7 +67,7 @@ def open_data(csv_path: str | Path = "", img_root: str | Path = PHANTOM) -> Data
     """
     img_root = from_root(img_root)
     if img_root == PHANTOM and not (PHANTOM / "phantom.json").is_file():
-        from cxrlib.phantom import make_phantoms
+        from cxrlib.phantom.generate import make_phantoms
 
         make_phantoms(PHANTOM)
     csv_path = from_root(csv_path) if str(csv_path) else find_csv(img_root)

@@ -18,14 +18,14 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrlib import phantom as phantom_module
 from cxrlib.checkpoints import write_checkpoint
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import written_whole
 from cxrlib.data import cache as cache_module
 from cxrlib.data.cache import ImageCache, build_cache, read_image
 from cxrlib.data.sources import find_images
-from cxrlib.phantom import make_phantoms
+from cxrlib.phantom import generate as phantom_module
+from cxrlib.phantom.generate import make_phantoms
 from cxrlib.predictions import Predictions
 from cxrlib.runs import RunFolder
 
@@ -226,7 +226,9 @@ def test_an_interrupt_while_caching_keeps_what_is_done(tiny_nih, tmp_path, monke
 
 
 # ---- phantoms ----------------------------------------------------------------------------------------------------
-DRAWER = "import sys\nfrom cxrlib.phantom import make_phantoms\nmake_phantoms(sys.argv[1], 12, 64, 3, workers=2)"
+DRAWER = (
+    "import sys\nfrom cxrlib.phantom.generate import make_phantoms\nmake_phantoms(sys.argv[1], 12, 64, 3, workers=2)"
+)
 
 
 @pytest.fixture(scope="module")

@@ -237,11 +237,11 @@ def test_the_fingerprint_changes_with_the_data_only(tiny_nih, tmp_path):
 
 
 def test_phantoms_are_drawn_where_they_are_missing_and_nothing_else_is(tmp_path, monkeypatch, exported):
-    import cxrlib.phantom
+    import cxrlib.phantom.generate
 
     drawn = []
     monkeypatch.setattr(runs, "PHANTOM", tmp_path / "phantom")
-    monkeypatch.setattr(cxrlib.phantom, "make_phantoms", drawn.append)
+    monkeypatch.setattr(cxrlib.phantom.generate, "make_phantoms", drawn.append)
     with pytest.raises(InputError, match="is not a folder"):
         open_data("", tmp_path / "phantom")
     assert drawn == [tmp_path / "phantom"]

@@ -170,7 +170,7 @@ def _stages(folder: Path) -> list[Stage]:
     os.environ |= {"CXR_HOME": str(folder / "home"), "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
     import cxrlib.training  # noqa: F401 - now, for all the forks
     from cxrlib.cli import main
-    from cxrlib.phantom import make_phantoms
+    from cxrlib.phantom.generate import make_phantoms
 
     data = folder / "data"
     # in a fork: the workers of this process would be lost in the others

@@ -8,9 +8,9 @@ import pytest
 from cxrlib.core.errors import InputError
 from cxrlib.data.cache import read_image
 from cxrlib.data.sources import find_images
-from cxrlib.phantom import make_phantoms, render_visits
-from cxrlib.phantom_patients import plan_visits
-from cxrlib.phantom_places import PLACES, energy_by_place, places
+from cxrlib.phantom.generate import make_phantoms, render_visits
+from cxrlib.phantom.patients import plan_visits
+from cxrlib.phantom.places import PLACES, energy_by_place, places
 
 
 @pytest.fixture(scope="module")

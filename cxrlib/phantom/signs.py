@@ -8,7 +8,7 @@ returns masks of what it drew, one for each place, from which the boxes come. Ea
 
 import numpy as np
 
-from cxrlib.phantom_lesions import ball, between, cloud, lines, patches, replace
+from cxrlib.phantom.lesions import ball, between, cloud, lines, patches, replace
 
 
 # ---- shape: anatomy that a finding changes ---------------------------------------------------------------------------

@@ -3,9 +3,9 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cxrlib.phantom_anatomy import draw_exposure
-from cxrlib.phantom_findings import PAINTERS, SHAPES
-from cxrlib.phantom_scene import Scene
+from cxrlib.phantom.anatomy import draw_exposure
+from cxrlib.phantom.scene import Scene
+from cxrlib.phantom.signs import PAINTERS, SHAPES
 
 SOFT = 0.19  # attenuation of soft tissue, 1 / cm, at the effective energy of a chest exposure
 BONE = 0.36  # what bone adds to it

@@ -9,20 +9,20 @@ import pytest
 from PIL import Image
 from sklearn.metrics import cohen_kappa_score
 
-import cxrlib.phantom as phantom
-import cxrlib.phantom_patients as cohort
+import cxrlib.phantom.generate as phantom
+import cxrlib.phantom.patients as cohort
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import read_boxes, read_entries, read_expert_labels, read_lists, reference_entries
-from cxrlib.phantom import make_phantoms
-from cxrlib.phantom_anatomy import draw_exposure, draw_patient
-from cxrlib.phantom_film import render
-from cxrlib.phantom_findings import SHAPES
-from cxrlib.phantom_lesions import Lesion
-from cxrlib.phantom_scene import Scene
+from cxrlib.phantom.anatomy import draw_exposure, draw_patient
+from cxrlib.phantom.film import render
+from cxrlib.phantom.generate import make_phantoms
+from cxrlib.phantom.lesions import Lesion
+from cxrlib.phantom.scene import Scene
+from cxrlib.phantom.signs import SHAPES
 
 SMALL = {"n_patients": 30, "size": 64, "seed": 5, "progress": False}
-REFERENCE = Path(__file__).with_name("phantom_reference.json")
+REFERENCE = Path(__file__).with_name("reference.json")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from PIL import Image
 
 from cxrlib.data.findings import FINDINGS
 from cxrlib.localization import coverage
-from cxrlib.shortcut import plant, trap
+from cxrlib.phantom.shortcut import plant, trap
 
 
 @pytest.mark.parametrize("size", [64, 128, 224])

@@ -21,10 +21,10 @@ from cxrlib.core.paths import one_process, sync, written_whole
 from cxrlib.core.progress import bar
 from cxrlib.data.findings import FINDINGS, decode
 from cxrlib.data.metadata import BOX_FRAME
-from cxrlib.phantom_anatomy import draw_patient
-from cxrlib.phantom_film import render
-from cxrlib.phantom_lesions import Lesion
-from cxrlib.phantom_patients import PREVALENCES, plan_visits
+from cxrlib.phantom.anatomy import draw_patient
+from cxrlib.phantom.film import render
+from cxrlib.phantom.lesions import Lesion
+from cxrlib.phantom.patients import PREVALENCES, plan_visits
 
 VERSION = 1  # of the drawing: another version draws other pictures from the same seed
 _MANIFEST = "phantom.json"

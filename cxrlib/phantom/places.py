@@ -9,8 +9,8 @@ from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion
 
 from cxrlib.core.errors import InputError
-from cxrlib.phantom import VERSION, render_visits
-from cxrlib.phantom_patients import plan_visits
+from cxrlib.phantom.generate import VERSION, render_visits
+from cxrlib.phantom.patients import plan_visits
 
 PLACES = ("lungs", "heart border", "devices", "letters", "elsewhere")
 

@@ -1,0 +1,1 @@
+"""Radiographs that are drawn: a data set in the NIH layout, with its truth."""
