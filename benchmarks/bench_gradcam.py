@@ -12,7 +12,7 @@ import torch
 from benchmarks.timing import fastest
 from cxrlib.data.findings import FINDINGS
 from cxrlib.gradcam import METHODS, grad_cam, raw_maps
-from cxrlib.models import build_model
+from cxrlib.models.architectures import build_model
 
 BATCH, SIDE, TIMES = 16, 224, 5
 

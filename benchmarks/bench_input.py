@@ -27,7 +27,7 @@ from cxrlib.data.dataset import CachedDataset, ChestXrayDataset, augment, make_l
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.sources import find_images
 from cxrlib.losses import make_loss
-from cxrlib.models import build_model
+from cxrlib.models.architectures import build_model
 from cxrlib.training import TrainConfig, fit
 
 SIDE, BATCH, IMAGES = 224, 32, 192

@@ -33,7 +33,7 @@ from cxrlib.data.metadata import reference_entries
 from cxrlib.data.splits import split
 from cxrlib.memory import kept_memory
 from cxrlib.metrics import evaluate
-from cxrlib.models import architecture, build_model
+from cxrlib.models.architectures import architecture, build_model
 from cxrlib.predictions import Predictions
 from cxrlib.recipe import TrainConfig
 from cxrlib.runs import open_data

@@ -18,7 +18,7 @@ from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import BOX_FRAME
 from cxrlib.gradcam import LAYERS, METHODS, grad_cam, usual_layers
-from cxrlib.models import ChestXrayModel
+from cxrlib.models.architectures import ChestXrayModel
 from cxrlib.plots import pretty
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import Thresholds

@@ -14,7 +14,7 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.faithfulness import take_statistics
 from cxrlib.gradcam import grad_cam, usual_layers
 from cxrlib.localization import score_boxes
-from cxrlib.models import ChestXrayModel, build_model
+from cxrlib.models.architectures import ChestXrayModel, build_model
 
 METHOD = "layercam"  # points best on the validation part of the phantoms
 

@@ -94,8 +94,8 @@ def evaluate(given: argparse.Namespace) -> None:
     """Calibrate and tune on the validation part of the checkpoint, report on test, which neither of them saw."""
     from accelerate import Accelerator
 
-    from cxrlib.checkpoints import load_checkpoint, write_checkpoint
     from cxrlib.evaluation import check_how, evaluate_at_tuned, write_audits
+    from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
     from cxrlib.predictions import predict
     from cxrlib.report import metrics_text
     from cxrlib.thresholds import Thresholds
@@ -137,8 +137,8 @@ def evaluate(given: argparse.Namespace) -> None:
 def gradcam(given: argparse.Namespace) -> None:
     """Overlays of the heat map of one labelled finding each, on radiographs of the test part; with --boxes, a score."""
     from cxrlib.calibration import operating_point
-    from cxrlib.checkpoints import load_checkpoint
     from cxrlib.gradcam import check_method
+    from cxrlib.models.checkpoints import load_checkpoint
     from cxrlib.overlays import choose, write_overlays
     from cxrlib.predictions import predict
     from cxrlib.training import make_dataset
@@ -284,7 +284,7 @@ def _held_out(given: argparse.Namespace, checkpoint: dict, data):
 
 def _check_model(config) -> None:
     """Say before anything is decoded or trained that weights cannot be had, or that there is no dropout to change."""
-    from cxrlib.models import build_model
+    from cxrlib.models.architectures import build_model
     from cxrlib.recipe import strengthen_dropout
 
     if config.weights != "none" or config.drop_strength != 1:
@@ -294,6 +294,6 @@ def _check_model(config) -> None:
 
 def _model(given: argparse.Namespace, checkpoint: dict):
     from cxrlib.devices import pick_device
-    from cxrlib.models import model_from_checkpoint
+    from cxrlib.models.architectures import model_from_checkpoint
 
     return model_from_checkpoint(checkpoint).to(pick_device(given.device))

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrlib.checkpoints import load_checkpoint
 from cxrlib.core.errors import InputError, nearest, some
 from cxrlib.core.paths import one_process, written_whole
 from cxrlib.costs import measure_costs
@@ -24,7 +23,8 @@ from cxrlib.data.splits import digest, subset
 from cxrlib.devices import pick_device
 from cxrlib.differences import holm
 from cxrlib.metrics import bootstrap, figures
-from cxrlib.models import ARCHITECTURES, model_from_checkpoint
+from cxrlib.models.architectures import ARCHITECTURES, model_from_checkpoint
+from cxrlib.models.checkpoints import load_checkpoint
 from cxrlib.predictions import Predictions, predict
 from cxrlib.recipe import TrainConfig, asked_for
 from cxrlib.resampling import count_patients, interval, p_values, with_macro

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cxrlib.core.progress import bar
 from cxrlib.memory import kept_memory
-from cxrlib.models import ChestXrayModel, build_model
+from cxrlib.models.architectures import ChestXrayModel, build_model
 from cxrlib.recipe import Average, TrainConfig
 from cxrlib.speed import choose, images_per_second
 

@@ -19,7 +19,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from cxrlib.data.dataset import to_unit
 from cxrlib.gradcam import grad_cam
-from cxrlib.models import ChestXrayModel
+from cxrlib.models.architectures import ChestXrayModel
 from cxrlib.resampling import ratio
 
 _WINDOW = 8  # pixels a side of the patches in which structure is compared

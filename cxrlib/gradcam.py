@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from cxrlib.core.errors import InputError, nearest
 from cxrlib.data.dataset import to_unit
 from cxrlib.data.findings import FINDINGS
-from cxrlib.models import ChestXrayModel
+from cxrlib.models.architectures import ChestXrayModel
 
 # of each architecture, from the finest grid (an 8th of the pixels; VGG-16 a 4th, ViT a 16th) to the usual layer
 LAYERS: dict[str, tuple[str, ...]] = {

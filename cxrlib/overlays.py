@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.findings import FINDINGS
 from cxrlib.gradcam import grad_cam, usual_layers
-from cxrlib.models import ChestXrayModel
+from cxrlib.models.architectures import ChestXrayModel
 from cxrlib.plots import plot_overlays, pretty, save_figure
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import Thresholds

@@ -115,7 +115,7 @@ def merged(parameters: dict[str, dict]) -> dict:
 
 def compared(values: dict) -> list[dict]:
     """What the comparison trains: for each architecture the parameters that differ from the main training's."""
-    from cxrlib.models import ARCHITECTURES
+    from cxrlib.models.architectures import ARCHITECTURES
 
     own = {name.removeprefix("compare_"): value for name, value in values.items() if name.startswith("compare_")}
     named = [name.partition(":") for name in values["archs"] or ARCHITECTURES]  # resnet18, or resnet18:imagenet

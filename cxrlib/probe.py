@@ -24,7 +24,7 @@ from cxrlib.data.dataset import make_loader
 from cxrlib.devices import pick_device
 from cxrlib.losses import make_loss
 from cxrlib.metrics import evaluate
-from cxrlib.models import ChestXrayModel, build_model, save_checkpoint
+from cxrlib.models.architectures import ChestXrayModel, build_model, save_checkpoint
 from cxrlib.predictions import Predictions, predict
 from cxrlib.recipe import TrainConfig
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from cxrlib.checkpoints import load_checkpoint, write_checkpoint
 from cxrlib.core.errors import InputError, some
+from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
 from cxrlib.recipe import TrainConfig
 
 

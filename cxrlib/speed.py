@@ -17,7 +17,7 @@ from filelock import FileLock
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import CACHE, written_whole
 from cxrlib.memory import kept_memory, remembered_bytes
-from cxrlib.models import ChestXrayModel
+from cxrlib.models.architectures import ChestXrayModel
 from cxrlib.recipe import TrainConfig
 
 _WARM_UP, _TIMED = 1, 3

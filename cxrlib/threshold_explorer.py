@@ -185,7 +185,10 @@ class ThresholdExplorer(w.VBox):
         made = self.session.thresholds()
         told = str(made.save(self._save_to))
         if self._checkpoint is not None:
-            from cxrlib.checkpoints import load_checkpoint, write_checkpoint  # torch, which moving thresholds needs not
+            from cxrlib.models.checkpoints import (  # torch, which moving thresholds needs not
+                load_checkpoint,
+                write_checkpoint,
+            )
 
             write_checkpoint(self._checkpoint, load_checkpoint(self._checkpoint) | {"thresholds": made.to_dict()})
             told += f" and {self._checkpoint}"

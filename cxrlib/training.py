@@ -16,7 +16,6 @@ import torch
 from accelerate.utils import broadcast, broadcast_object_list, set_seed
 from torch import nn
 
-from cxrlib.checkpoints import SUFFIXES, load_checkpoint
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import written_whole
 from cxrlib.core.progress import bar
@@ -27,7 +26,8 @@ from cxrlib.devices import make_accelerator
 from cxrlib.losses import make_loss
 from cxrlib.memory import kept_memory
 from cxrlib.metrics import evaluate
-from cxrlib.models import build_model, save_checkpoint
+from cxrlib.models.architectures import build_model, save_checkpoint
+from cxrlib.models.checkpoints import SUFFIXES, load_checkpoint
 from cxrlib.predictions import Predictions, predict
 from cxrlib.recipe import (
     Average,

@@ -16,11 +16,11 @@ import torch
 import cxrlib.evaluation
 import cxrlib.overlays
 from cxrlib.calibration import Calibrator
-from cxrlib.checkpoints import load_checkpoint, write_checkpoint
 from cxrlib.cli import main
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.findings import FINDINGS
 from cxrlib.metrics import evaluate
+from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import Thresholds
 

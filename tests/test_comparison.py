@@ -25,7 +25,7 @@ from cxrlib.comparison import (
 from cxrlib.core.errors import InputError
 from cxrlib.differences import holm, paired_difference
 from cxrlib.metrics import evaluate
-from cxrlib.models import ARCHITECTURES
+from cxrlib.models.architectures import ARCHITECTURES
 from cxrlib.plots import alt_text
 from cxrlib.plots_comparison import plot_costs, plot_differences, plot_learning_curves
 from cxrlib.predictions import Predictions

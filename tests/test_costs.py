@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from cxrlib.costs import COLUMNS, gflop, measure_costs
-from cxrlib.models import build_model
+from cxrlib.models.architectures import build_model
 from cxrlib.recipe import TrainConfig
 
 

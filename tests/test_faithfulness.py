@@ -16,7 +16,7 @@ from cxrlib.faithfulness import (
     sanity,
     structural_similarity,
 )  # fmt: skip
-from cxrlib.models import build_model
+from cxrlib.models.architectures import build_model
 
 
 def images(n=4, side=32):

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cxrlib.calibration import Calibrator, operating_point
-from cxrlib.checkpoints import load_checkpoint, write_checkpoint
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import PROFILES
 from cxrlib.data.cache import decode
@@ -26,7 +25,8 @@ from cxrlib.data.doctor.check import check_dataset
 from cxrlib.data.doctor.images import read_header
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import read_boxes, read_entries, read_expert_labels, read_lists
-from cxrlib.models import model_from_checkpoint
+from cxrlib.models.architectures import model_from_checkpoint
+from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
 from cxrlib.parameters import check_parameters, read_profile
 from cxrlib.predictions import Predictions
 from cxrlib.runs import RunFolder

@@ -18,12 +18,12 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrlib.checkpoints import write_checkpoint
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import written_whole
 from cxrlib.data import cache as cache_module
 from cxrlib.data.cache import ImageCache, build_cache, read_image
 from cxrlib.data.sources import find_images
+from cxrlib.models.checkpoints import write_checkpoint
 from cxrlib.phantom import generate as phantom_module
 from cxrlib.phantom.generate import make_phantoms
 from cxrlib.predictions import Predictions
@@ -127,7 +127,7 @@ def test_a_full_disk_leaves_the_old_file_and_a_sentence(tmp_path):
 @pytest.mark.parametrize(
     "write",
     [
-        "from cxrlib.checkpoints import write_checkpoint; import torch\n"
+        "from cxrlib.models.checkpoints import write_checkpoint; import torch\n"
         "write_checkpoint(path, {'a': torch.zeros(10**6)})",
         "from cxrlib.predictions import Predictions; import numpy as np; r = np.random.default_rng(0)\n"
         "Predictions(r.random((9000, 14)), np.zeros((9000, 14)), range(9000), range(9000)).save(path)",
@@ -345,7 +345,7 @@ def test_an_evaluation_stopped_before_any_of_its_files_ends_as_if_it_had_not_bee
     from cxrlib.cli import main
     from cxrlib.data.metadata import read_entries
     from cxrlib.data.splits import split
-    from cxrlib.models import build_model, save_checkpoint
+    from cxrlib.models.architectures import build_model, save_checkpoint
 
     entries = split(read_entries(tiny_nih.csv_path), "patient")
     parts = {part: entries.loc[entries["part"] == part, "image"].tolist() for part in ("train", "val")}

@@ -15,7 +15,7 @@ from cxrlib.data.metadata import read_entries
 from cxrlib.data.sources import find_images
 from cxrlib.data.splits import leakage, split, subset
 from cxrlib.metrics import evaluate
-from cxrlib.models import build_model
+from cxrlib.models.architectures import build_model
 from cxrlib.predictions import Predictions, predict
 from cxrlib.thresholds import tune_thresholds
 from cxrlib.training import TrainConfig, fit

@@ -7,7 +7,7 @@ import torch
 
 from cxrlib import speed
 from cxrlib.core.errors import InputError
-from cxrlib.models import build_model
+from cxrlib.models.architectures import build_model
 from cxrlib.speed import choose, images_per_second
 from cxrlib.training import TrainConfig
 

@@ -21,13 +21,13 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from cxrlib.checkpoints import load_checkpoint
 from cxrlib.core.errors import InputError
 from cxrlib.course import run_course
 from cxrlib.data.cache import build_cache, read_image
 from cxrlib.data.doctor.check import check_dataset
 from cxrlib.data.metadata import read_boxes, read_entries
 from cxrlib.data.sources import find_images
+from cxrlib.models.checkpoints import load_checkpoint
 from cxrlib.parameters import read_profile
 from cxrlib.predictions import Predictions
 

@@ -14,12 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxrlib.checkpoints import load_checkpoint
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.gradcam import LAYERS, grad_cam
 from cxrlib.metrics import figures
-from cxrlib.models import build_model, save_checkpoint
+from cxrlib.models.architectures import build_model, save_checkpoint
+from cxrlib.models.checkpoints import load_checkpoint
 from cxrlib.operating_points import SCALE, Counts, Curve, Session
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import NEVER, Thresholds, tune_thresholds

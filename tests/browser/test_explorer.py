@@ -46,7 +46,7 @@ MEASURE = """() => {
 
 CAM_CELL = """
 import numpy as np
-from cxrlib.models import build_model
+from cxrlib.models.architectures import build_model
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import Thresholds
 from cxrlib.widgets import CamExplorer

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlib.checkpoints import load_checkpoint
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import NOTEBOOKS
 from cxrlib.data.findings import FINDINGS
+from cxrlib.models.checkpoints import load_checkpoint
 from cxrlib.parameters import COURSE, notebook_parameters, read_profile
 from cxrlib.predictions import Predictions
 from cxrlib.thresholds import Thresholds

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torchxrayvision.models import DenseNet, model_urls
 
-from cxrlib import radiograph_weights
 from cxrlib.core.errors import InputError
-from cxrlib.models import build_model
-from cxrlib.radiograph_weights import RADIOGRAPH_WEIGHTS
+from cxrlib.models import pretrained as radiograph_weights
+from cxrlib.models.architectures import build_model
+from cxrlib.models.pretrained import RADIOGRAPH_WEIGHTS
 
 
 @pytest.fixture

@@ -13,10 +13,9 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models as zoo
 
-from cxrlib.checkpoints import load_checkpoint, write_checkpoint
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.models import (
+from cxrlib.models.architectures import (
     ARCHITECTURES,
     ChestXrayModel,
     build_model,
@@ -24,6 +23,7 @@ from cxrlib.models import (
     model_from_checkpoint,
     save_checkpoint,
 )
+from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
 
 CONFIG = {"arch": "resnet18", "split": "patient", "seed": 0, "val_subset": 0}
 FIELDS = {"parts": {"train": ["a.png"], "val": ["b.png"]}, "config": CONFIG, "epoch": 1}

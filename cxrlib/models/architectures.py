@@ -17,11 +17,11 @@ from torch import nn
 from torchvision import models as zoo
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from cxrlib.checkpoints import CHECKPOINT_FORMAT, SUFFIXES, load_checkpoint, write_checkpoint
 from cxrlib.core.errors import InputError, nearest
 from cxrlib.data.dataset import to_unit
 from cxrlib.data.findings import FINDINGS
-from cxrlib.radiograph_weights import radiograph_state
+from cxrlib.models.checkpoints import CHECKPOINT_FORMAT, SUFFIXES, load_checkpoint, write_checkpoint
+from cxrlib.models.pretrained import radiograph_state
 
 _IMAGENET_NORM = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF_NORM = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # what EfficientNet-Lite was published with

@@ -1,0 +1,1 @@
+"""Networks that take bytes and give fourteen logits: architectures, pretrained weights, checkpoints."""
