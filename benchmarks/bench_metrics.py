@@ -10,10 +10,10 @@ from scipy.special import ndtr
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.timing import fastest
-from cxrlib.metrics import evaluate
-from cxrlib.predictions import Predictions
-from cxrlib.resampling import draw_patients, label_table
-from cxrlib.thresholds import tune_thresholds
+from cxrlib.evaluation.bootstrap import draw_patients, label_table
+from cxrlib.evaluation.metrics import evaluate
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.thresholds import tune_thresholds
 
 IMAGES, PATIENTS, REPLICATES = 25_596, 2_797, 1_000
 # positives of the official test part, in the order of FINDINGS, counted from Data_Entry_2017_v2020.csv

@@ -31,10 +31,10 @@ from cxrlib.data.dataset import CachedDataset, EpochBatches, make_loader
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import reference_entries
 from cxrlib.data.splits import split
+from cxrlib.evaluation.metrics import evaluate
+from cxrlib.evaluation.predictions import Predictions
 from cxrlib.memory import kept_memory
-from cxrlib.metrics import evaluate
 from cxrlib.models.architectures import architecture, build_model
-from cxrlib.predictions import Predictions
 from cxrlib.recipe import TrainConfig
 from cxrlib.runs import open_data
 from cxrlib.training import _Training, fit

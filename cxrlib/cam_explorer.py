@@ -17,11 +17,11 @@ from PIL import Image
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import BOX_FRAME
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.gradcam import LAYERS, METHODS, grad_cam, usual_layers
 from cxrlib.models.architectures import ChestXrayModel
 from cxrlib.plots import pretty
-from cxrlib.predictions import Predictions
-from cxrlib.thresholds import Thresholds
 from cxrlib.widget_html import INK, NEGATIVE, POSITIVE, STYLE, data_uri
 
 SIDE = 448  # pixels of the picture on the page

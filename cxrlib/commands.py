@@ -94,11 +94,11 @@ def evaluate(given: argparse.Namespace) -> None:
     """Calibrate and tune on the validation part of the checkpoint, report on test, which neither of them saw."""
     from accelerate import Accelerator
 
-    from cxrlib.evaluation import check_how, evaluate_at_tuned, write_audits
+    from cxrlib.evaluation.predictions import predict
+    from cxrlib.evaluation.protocol import check_how, evaluate_at_tuned, write_audits
+    from cxrlib.evaluation.text import metrics_text
+    from cxrlib.evaluation.thresholds import Thresholds
     from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
-    from cxrlib.predictions import predict
-    from cxrlib.report import metrics_text
-    from cxrlib.thresholds import Thresholds
     from cxrlib.training import make_dataset
 
     _at_least(given, batch_size=1, num_workers=0, replicates=0, subset=0)
@@ -136,11 +136,11 @@ def evaluate(given: argparse.Namespace) -> None:
 
 def gradcam(given: argparse.Namespace) -> None:
     """Overlays of the heat map of one labelled finding each, on radiographs of the test part; with --boxes, a score."""
-    from cxrlib.calibration import operating_point
+    from cxrlib.evaluation.calibration import operating_point
+    from cxrlib.evaluation.predictions import predict
     from cxrlib.gradcam import check_method
     from cxrlib.models.checkpoints import load_checkpoint
     from cxrlib.overlays import choose, write_overlays
-    from cxrlib.predictions import predict
     from cxrlib.training import make_dataset
 
     _at_least(given, samples=1, batch_size=1, num_workers=0, subset=0, replicates=0)

@@ -21,13 +21,13 @@ from cxrlib.costs import measure_costs
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.splits import digest, subset
 from cxrlib.devices import pick_device
-from cxrlib.differences import holm
-from cxrlib.metrics import bootstrap, figures
+from cxrlib.evaluation.bootstrap import count_patients, interval, p_values, with_macro
+from cxrlib.evaluation.differences import holm
+from cxrlib.evaluation.metrics import bootstrap, figures
+from cxrlib.evaluation.predictions import Predictions, predict
 from cxrlib.models.architectures import ARCHITECTURES, model_from_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint
-from cxrlib.predictions import Predictions, predict
 from cxrlib.recipe import TrainConfig, asked_for
-from cxrlib.resampling import count_patients, interval, p_values, with_macro
 from cxrlib.resume import with_defaults
 from cxrlib.training import fit, make_dataset
 

@@ -22,7 +22,7 @@ from scipy import ndimage
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import BOX_FRAME
-from cxrlib.resampling import draw_patients, interval, ratio
+from cxrlib.evaluation.bootstrap import draw_patients, interval, ratio
 
 OVERLAPS = ("iou", "iobb", "iou_region", "ior")
 ABOVE = (0.1, 0.3, 0.5, 0.7)

@@ -13,8 +13,8 @@ import numpy as np
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.predictions import Predictions
-from cxrlib.thresholds import NEVER, Thresholds
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.thresholds import NEVER, Thresholds
 
 # Where a slider stops: 0 to 1, fine near 0 where rare findings have their scores, and above every score at the end.
 SCALE = np.array(

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.findings import FINDINGS
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.gradcam import grad_cam, usual_layers
 from cxrlib.models.architectures import ChestXrayModel
 from cxrlib.plots import plot_overlays, pretty, save_figure
-from cxrlib.predictions import Predictions
-from cxrlib.thresholds import Thresholds
 
 SHEET = "contact_sheet.png"
 _SHEET = 48  # overlays on one page

@@ -153,8 +153,8 @@ def _in_a_name(value) -> str:
 
 def _check_thresholds(values: dict) -> None:
     """InputError for a grid or an objective that notebook 5 would refuse."""
-    from cxrlib.predictions import Predictions
-    from cxrlib.thresholds import grid_values, tune_thresholds
+    from cxrlib.evaluation.predictions import Predictions
+    from cxrlib.evaluation.thresholds import grid_values, tune_thresholds
 
     grid_values(tuple(values[f"threshold_{end}"] for end in ("min", "max", "step")))
     one = Predictions([[0.5] * len(FINDINGS)], [[1] * len(FINDINGS)], ["one"], [1])

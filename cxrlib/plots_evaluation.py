@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
 from cxrlib.data.findings import FINDINGS
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.reliability import reliability
+from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.plots import BLUE, GREEN, GREY, ORANGE, RED, described, panels, pretty
-from cxrlib.predictions import Predictions
-from cxrlib.reliability import reliability
-from cxrlib.thresholds import Thresholds
 
 _LEAST_IN_MEAN = 3  # findings: a mean of fewer is a finding under another name
 _STYLES = ((BLUE, "o"), (ORANGE, "D"), (GREEN, "s"), (RED, "^"))

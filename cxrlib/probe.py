@@ -22,10 +22,10 @@ from cxrlib.core.progress import bar
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.dataset import make_loader
 from cxrlib.devices import pick_device
+from cxrlib.evaluation.metrics import evaluate
+from cxrlib.evaluation.predictions import Predictions, predict
 from cxrlib.losses import make_loss
-from cxrlib.metrics import evaluate
 from cxrlib.models.architectures import ChestXrayModel, build_model, save_checkpoint
-from cxrlib.predictions import Predictions, predict
 from cxrlib.recipe import TrainConfig
 
 # Ridge penalties on the weights of standardized features, strongest first; validation chooses one for all findings

@@ -10,10 +10,11 @@ import numpy as np
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.metrics import figures
+from cxrlib.evaluation.metrics import figures
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.thresholds import Thresholds, tune_thresholds
 from cxrlib.operating_points import SCALE, Session
 from cxrlib.plots import pretty
-from cxrlib.predictions import Predictions
 from cxrlib.threshold_panels import (
     Histogram,
     PrPanel,
@@ -25,7 +26,6 @@ from cxrlib.threshold_panels import (
     row_figures,
     show_threshold,
 )
-from cxrlib.thresholds import Thresholds, tune_thresholds
 from cxrlib.widget_html import STYLE, data_uri, legend, plain_button, step_slider
 
 COSTS = (0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 500, 1000)

@@ -23,12 +23,12 @@ from cxrlib.data.cache import ImageCache
 from cxrlib.data.dataset import CachedDataset, ChestXrayDataset, EpochBatches, augment, make_loader, to_unit
 from cxrlib.data.splits import digest, remembered, subset
 from cxrlib.devices import make_accelerator
+from cxrlib.evaluation.metrics import evaluate
+from cxrlib.evaluation.predictions import Predictions, predict
 from cxrlib.losses import make_loss
 from cxrlib.memory import kept_memory
-from cxrlib.metrics import evaluate
 from cxrlib.models.architectures import build_model, save_checkpoint
 from cxrlib.models.checkpoints import SUFFIXES, load_checkpoint
-from cxrlib.predictions import Predictions, predict
 from cxrlib.recipe import (
     Average,
     TrainConfig,

@@ -13,16 +13,16 @@ import pandas as pd
 import pytest
 import torch
 
-import cxrlib.evaluation
+import cxrlib.evaluation.protocol
 import cxrlib.overlays
-from cxrlib.calibration import Calibrator
 from cxrlib.cli import main
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.findings import FINDINGS
-from cxrlib.metrics import evaluate
+from cxrlib.evaluation.calibration import Calibrator
+from cxrlib.evaluation.metrics import evaluate
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
-from cxrlib.predictions import Predictions
-from cxrlib.thresholds import Thresholds
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 COMMANDS = ("run", "train", "eval", "gradcam", "preprocess", "download", "phantom")
@@ -190,8 +190,10 @@ def test_eval_and_gradcam_follow_the_checkpoint_not_the_lists(trained, tiny_nih)
 
 
 def test_eval_tunes_on_validation_only(trained, tiny_nih, monkeypatch):
-    seen, tune = [], cxrlib.evaluation.tune_thresholds
-    monkeypatch.setattr(cxrlib.evaluation, "tune_thresholds", lambda val, *how: seen.append(val) or tune(val, *how))
+    seen, tune = [], cxrlib.evaluation.protocol.tune_thresholds
+    monkeypatch.setattr(
+        cxrlib.evaluation.protocol, "tune_thresholds", lambda val, *how: seen.append(val) or tune(val, *how)
+    )
     assert main(["eval", *data(tiny_nih.root), "--replicates", "0"]) == 0
     patient_of = pd.read_csv(tiny_nih.csv_path, index_col="Image Index")["Patient ID"]
     parts = load_checkpoint("model_best.pth")["parts"]

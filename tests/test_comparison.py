@@ -23,12 +23,12 @@ from cxrlib.comparison import (
     with_budget,
 )
 from cxrlib.core.errors import InputError
-from cxrlib.differences import holm, paired_difference
-from cxrlib.metrics import evaluate
+from cxrlib.evaluation.differences import holm, paired_difference
+from cxrlib.evaluation.metrics import evaluate
+from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.architectures import ARCHITECTURES
 from cxrlib.plots import alt_text
 from cxrlib.plots_comparison import plot_costs, plot_differences, plot_learning_curves
-from cxrlib.predictions import Predictions
 from cxrlib.recipe import TrainConfig
 
 SIDE = 32

@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cxrlib.calibration import Calibrator, operating_point
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import PROFILES
 from cxrlib.data.cache import decode
@@ -25,12 +24,13 @@ from cxrlib.data.doctor.check import check_dataset
 from cxrlib.data.doctor.images import read_header
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import read_boxes, read_entries, read_expert_labels, read_lists
+from cxrlib.evaluation.calibration import Calibrator, operating_point
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.models.architectures import model_from_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
 from cxrlib.parameters import check_parameters, read_profile
-from cxrlib.predictions import Predictions
 from cxrlib.runs import RunFolder
-from cxrlib.thresholds import Thresholds
 
 # words that mean something to one of the readers
 TOKENS = [b",", b";", b'"', b"\n", b"\r\n", b"\0", b"|", b"..", b"/", b"\xef\xbb\xbf", b"\xff", b"{", b"]", b":", b"- ",

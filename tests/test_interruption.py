@@ -23,10 +23,10 @@ from cxrlib.core.paths import written_whole
 from cxrlib.data import cache as cache_module
 from cxrlib.data.cache import ImageCache, build_cache, read_image
 from cxrlib.data.sources import find_images
+from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.checkpoints import write_checkpoint
 from cxrlib.phantom import generate as phantom_module
 from cxrlib.phantom.generate import make_phantoms
-from cxrlib.predictions import Predictions
 from cxrlib.runs import RunFolder
 
 PHANTOMS = {"n_patients": 12, "size": 64, "seed": 3, "progress": False}
@@ -129,7 +129,7 @@ def test_a_full_disk_leaves_the_old_file_and_a_sentence(tmp_path):
     [
         "from cxrlib.models.checkpoints import write_checkpoint; import torch\n"
         "write_checkpoint(path, {'a': torch.zeros(10**6)})",
-        "from cxrlib.predictions import Predictions; import numpy as np; r = np.random.default_rng(0)\n"
+        "from cxrlib.evaluation.predictions import Predictions; import numpy as np; r = np.random.default_rng(0)\n"
         "Predictions(r.random((9000, 14)), np.zeros((9000, 14)), range(9000), range(9000)).save(path)",
         "from cxrlib.runs import RunFolder\nRunFolder(path).record('stage', long='x' * 10**6)",
         "from cxrlib.core.paths import written_whole\n"

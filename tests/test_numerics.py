@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from cxrlib.calibration import METHODS, Calibrator
 from cxrlib.core.errors import InputError
 from cxrlib.data.cache import build_cache
 from cxrlib.data.dataset import CachedDataset
@@ -14,10 +13,11 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import read_entries
 from cxrlib.data.sources import find_images
 from cxrlib.data.splits import leakage, split, subset
-from cxrlib.metrics import evaluate
+from cxrlib.evaluation.calibration import METHODS, Calibrator
+from cxrlib.evaluation.metrics import evaluate
+from cxrlib.evaluation.predictions import Predictions, predict
+from cxrlib.evaluation.thresholds import tune_thresholds
 from cxrlib.models.architectures import build_model
-from cxrlib.predictions import Predictions, predict
-from cxrlib.thresholds import tune_thresholds
 from cxrlib.training import TrainConfig, fit
 
 TOY = {"arch": "mobilenet_v2", "weights": "none", "image_size": 32, "epochs": 1, "split": "patient", "device": "cpu",

@@ -12,9 +12,9 @@ from cxrlib.data.cache import build_cache
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import read_boxes
 from cxrlib.data.sources import find_images
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.overlays import overlay_figure, radiographs, strongest, write_overlays
-from cxrlib.predictions import Predictions
-from cxrlib.thresholds import Thresholds
 
 MASS, EDEMA = FINDINGS.index("Mass"), FINDINGS.index("Edema")
 

@@ -13,8 +13,8 @@ from cxrlib import plots, plots_data, plots_training
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import BOX_FRAME, read_boxes, read_entries
 from cxrlib.data.splits import leakage, split
-from cxrlib.metrics import evaluate
-from cxrlib.predictions import Predictions
+from cxrlib.evaluation.metrics import evaluate
+from cxrlib.evaluation.predictions import Predictions
 
 
 @pytest.fixture(autouse=True)

@@ -6,15 +6,15 @@ import pytest
 from scipy.special import ndtr
 
 from cxrlib import plots, plots_evaluation
-from cxrlib.audits import audit
-from cxrlib.calibration import Calibrator
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.metrics import evaluate
-from cxrlib.predictions import Predictions
-from cxrlib.reliability import reliability
-from cxrlib.thresholds import NEVER, Thresholds
-from tests.test_audits import made
+from cxrlib.evaluation.audits import audit
+from cxrlib.evaluation.calibration import Calibrator
+from cxrlib.evaluation.metrics import evaluate
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.reliability import reliability
+from cxrlib.evaluation.thresholds import NEVER, Thresholds
+from tests.evaluation.test_audits import made
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,10 @@ import torch
 
 from cxrlib import probe
 from cxrlib.data.sources import find_images
-from cxrlib.metrics import evaluate
+from cxrlib.evaluation.metrics import evaluate
+from cxrlib.evaluation.predictions import Predictions, predict
 from cxrlib.models.architectures import ARCHITECTURES, build_model, model_from_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint
-from cxrlib.predictions import Predictions, predict
 from cxrlib.probe import features, fit_probe
 from cxrlib.recipe import TrainConfig
 from cxrlib.training import fit, make_dataset

@@ -10,8 +10,8 @@ import pytest
 
 from cxrlib import processes
 from cxrlib.core.paths import _HOME
-from cxrlib.metrics import evaluate
-from cxrlib.predictions import Predictions
+from cxrlib.evaluation.metrics import evaluate
+from cxrlib.evaluation.predictions import Predictions
 
 
 class Parent:

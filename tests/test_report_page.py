@@ -13,16 +13,16 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from cxrlib import pages
-from cxrlib.audits import audit
 from cxrlib.cli import main
 from cxrlib.data.findings import FINDINGS
+from cxrlib.evaluation.audits import audit
+from cxrlib.evaluation.metrics import evaluate
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.thresholds import tune_thresholds
 from cxrlib.evidence import written
 from cxrlib.index_page import write_index
-from cxrlib.metrics import evaluate
-from cxrlib.predictions import Predictions
 from cxrlib.report_page import write_report
 from cxrlib.runs import RunFolder
-from cxrlib.thresholds import tune_thresholds
 
 NASTY = '"><script>alert(1)</script>&'
 NUMBER = re.compile(r"(?<![\w.#-])\d+(?:[.,]\d+)*")

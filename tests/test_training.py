@@ -18,9 +18,9 @@ from cxrlib.data.cache import build_cache
 from cxrlib.data.dataset import shifted
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.sources import find_images
-from cxrlib.metrics import evaluate
+from cxrlib.evaluation.metrics import evaluate
+from cxrlib.evaluation.predictions import Predictions, predict
 from cxrlib.models.architectures import build_model, load_checkpoint, model_from_checkpoint, save_checkpoint
-from cxrlib.predictions import Predictions, predict
 from cxrlib.training import (
     TrainConfig,
     _Training,

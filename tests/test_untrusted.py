@@ -27,9 +27,9 @@ from cxrlib.data.cache import build_cache, read_image
 from cxrlib.data.doctor.check import check_dataset
 from cxrlib.data.metadata import read_boxes, read_entries
 from cxrlib.data.sources import find_images
+from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.checkpoints import load_checkpoint
 from cxrlib.parameters import read_profile
-from cxrlib.predictions import Predictions
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
+from cxrlib.evaluation.metrics import figures
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.thresholds import NEVER, Thresholds, tune_thresholds
 from cxrlib.gradcam import LAYERS, grad_cam
-from cxrlib.metrics import figures
 from cxrlib.models.architectures import build_model, save_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint
 from cxrlib.operating_points import SCALE, Counts, Curve, Session
-from cxrlib.predictions import Predictions
-from cxrlib.thresholds import NEVER, Thresholds, tune_thresholds
 from cxrlib.widgets import CamExplorer, ThresholdExplorer
 
 HERNIA = FINDINGS.index("Hernia")
@@ -453,8 +453,8 @@ def test_text_stands_out_from_its_ground():
 
 CELL = """
 import numpy as np
-from cxrlib.predictions import Predictions
-from cxrlib.thresholds import tune_thresholds
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.thresholds import tune_thresholds
 from cxrlib.widgets import ThresholdExplorer
 
 val = Predictions.load({path!r})

@@ -20,10 +20,10 @@ from tests.browser import lab
 
 CELL = """
 from cxrlib.data.cache import build_cache
-from cxrlib.calibration import Calibrator
-from cxrlib.predictions import Predictions
+from cxrlib.evaluation.calibration import Calibrator
+from cxrlib.evaluation.predictions import Predictions
 from cxrlib.runs import RunFolder, open_data
-from cxrlib.thresholds import Thresholds
+from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.widgets import ThresholdExplorer
 
 run, data = RunFolder({run_dir!r}), open_data()

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from cxrlib.data.findings import FINDINGS
-from cxrlib.predictions import Predictions
-from cxrlib.thresholds import Thresholds
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.thresholds import Thresholds
 from tests.browser import lab
 
 PRESSES = 50
@@ -20,8 +20,8 @@ ROUNDS = 3  # a machine that others use at the same time may need another try
 
 CELL = """
 import numpy as np
-from cxrlib.predictions import Predictions
-from cxrlib.thresholds import tune_thresholds
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.thresholds import tune_thresholds
 from cxrlib.widgets import ThresholdExplorer
 
 val = Predictions.load("val.npz")
@@ -47,8 +47,8 @@ MEASURE = """() => {
 CAM_CELL = """
 import numpy as np
 from cxrlib.models.architectures import build_model
-from cxrlib.predictions import Predictions
-from cxrlib.thresholds import Thresholds
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.widgets import CamExplorer
 
 val = Predictions.load("val.npz").take(np.arange(60))

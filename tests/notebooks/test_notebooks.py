@@ -17,10 +17,10 @@ import pytest
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import NOTEBOOKS
 from cxrlib.data.findings import FINDINGS
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.models.checkpoints import load_checkpoint
 from cxrlib.parameters import COURSE, notebook_parameters, read_profile
-from cxrlib.predictions import Predictions
-from cxrlib.thresholds import Thresholds
 from tests.notebooks import check
 
 TOY = {

@@ -225,8 +225,8 @@ def _cache(folder: Path) -> dict[str, str]:
 
 def _trained(folder: Path) -> dict[str, str]:
     """The weights bit by bit, the predictions, and the history without its seconds."""
+    from cxrlib.evaluation.predictions import Predictions
     from cxrlib.models.checkpoints import load_checkpoint
-    from cxrlib.predictions import Predictions
 
     found = {}
     for path in folder.rglob("model_*.pth"):

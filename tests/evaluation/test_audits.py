@@ -5,16 +5,16 @@ import pandas as pd
 import pytest
 from scipy.special import expit, ndtr
 
-from cxrlib.agreement import FOUR_FINDINGS, agreement
-from cxrlib.audits import against_experts, audit, groups
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import read_expert_labels, reference_entries
-from cxrlib.differences import group_difference, holm
-from cxrlib.evaluation import check_how, evaluate_at_tuned
-from cxrlib.metrics import evaluate, figures
-from cxrlib.predictions import Predictions
-from cxrlib.thresholds import GRID, Thresholds, tune_thresholds
+from cxrlib.evaluation.agreement import FOUR_FINDINGS, agreement
+from cxrlib.evaluation.audits import against_experts, audit, groups
+from cxrlib.evaluation.differences import group_difference, holm
+from cxrlib.evaluation.metrics import evaluate, figures
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.protocol import check_how, evaluate_at_tuned
+from cxrlib.evaluation.thresholds import GRID, Thresholds, tune_thresholds
 
 HALF = Thresholds([0.5] * 14)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.predictions import Predictions
+from cxrlib.evaluation.predictions import Predictions
 
 
 def with_prevalence(predictions: Predictions, before: np.ndarray, after: np.ndarray) -> Predictions:

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from cxrlib.calibration import Calibrator, raw
 from cxrlib.core.errors import InputError, nearest
 from cxrlib.data.findings import FINDINGS, canonical
-from cxrlib.metrics import ECE_BINS, figures, mass_bins, width_bins
-from cxrlib.predictions import Predictions
+from cxrlib.evaluation.calibration import Calibrator, raw
+from cxrlib.evaluation.metrics import ECE_BINS, figures, mass_bins, width_bins
+from cxrlib.evaluation.predictions import Predictions
 
 
 def reliability(predictions: Predictions, finding: str, bins: int = 10, confidence: float = 0.95) -> pd.DataFrame:

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from cxrlib.agreement import FOUR_FINDINGS, agreement, cohen_kappa, find_expert_labels
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import reference_entries, reference_expert_labels
+from cxrlib.evaluation.agreement import FOUR_FINDINGS, agreement, cohen_kappa, find_expert_labels
 
 
 def tables(mined, read, patient=None):

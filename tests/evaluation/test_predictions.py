@@ -11,7 +11,7 @@ import pytest
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.predictions import Predictions
+from cxrlib.evaluation.predictions import Predictions
 
 N = 7
 
@@ -185,5 +185,6 @@ def test_load_refuses_what_is_no_set_of_predictions(tmp_path):
 
 
 def test_importing_the_evaluation_loads_no_torch():
-    code = "import sys, cxrlib.predictions, cxrlib.metrics, cxrlib.thresholds; sys.exit('torch' in sys.modules)"
+    modules = ", ".join(f"cxrlib.evaluation.{name}" for name in ("predictions", "metrics", "thresholds"))
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

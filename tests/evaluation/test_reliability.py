@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from cxrlib.calibration import Calibrator
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.metrics import figures
-from cxrlib.predictions import Predictions
-from cxrlib.prevalence import estimate_prevalence, with_prevalence
-from cxrlib.reliability import ece_floor, out_of_fold, reliability
+from cxrlib.evaluation.calibration import Calibrator
+from cxrlib.evaluation.metrics import figures
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.prevalence import estimate_prevalence, with_prevalence
+from cxrlib.evaluation.reliability import ece_floor, out_of_fold, reliability
 
 
 def make(scores, labels, patient=None):

@@ -10,9 +10,9 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS
-from cxrlib.metrics import ROWS, bootstrap, figures, known_metric, one_each
-from cxrlib.predictions import Predictions
-from cxrlib.resampling import count_patients, interval, p_values, with_macro
+from cxrlib.evaluation.bootstrap import count_patients, interval, p_values, with_macro
+from cxrlib.evaluation.metrics import ROWS, bootstrap, figures, known_metric, one_each
+from cxrlib.evaluation.predictions import Predictions
 
 
 def paired_difference(

@@ -9,11 +9,11 @@ from scipy.special import ndtr, ndtri
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.differences import differences_from, group_difference, holm, paired_difference
-from cxrlib.metrics import bootstrap, evaluate, figures
-from cxrlib.predictions import Predictions
-from cxrlib.resampling import interval, p_values
-from cxrlib.thresholds import Thresholds
+from cxrlib.evaluation.bootstrap import interval, p_values
+from cxrlib.evaluation.differences import differences_from, group_difference, holm, paired_difference
+from cxrlib.evaluation.metrics import bootstrap, evaluate, figures
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.thresholds import Thresholds
 
 
 def make(scores, labels, patient=None):

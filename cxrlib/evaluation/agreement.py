@@ -14,7 +14,7 @@ import pandas as pd
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import read_expert_labels
-from cxrlib.resampling import chunks, draw_patients, interval, patient_sums, ratio
+from cxrlib.evaluation.bootstrap import chunks, draw_patients, interval, patient_sums, ratio
 
 EXPERT_FILES = ("all_findings_expert_labels_test_labels.csv", "true_labels.csv")
 # what Majkowska et al. asked their readers -> the mined labels that say the same; "Airspace opacity" is our reading

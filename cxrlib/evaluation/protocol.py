@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from cxrlib.agreement import find_expert_labels
-from cxrlib.audits import GROUPS, against_experts, audit
-from cxrlib.calibration import METHODS, Calibrator
 from cxrlib.core.errors import InputError, nearest
 from cxrlib.core.paths import written_whole
-from cxrlib.metrics import evaluate
-from cxrlib.objectives import parse_objective
-from cxrlib.predictions import Predictions
-from cxrlib.reliability import choose_method
+from cxrlib.evaluation.agreement import find_expert_labels
+from cxrlib.evaluation.audits import GROUPS, against_experts, audit
+from cxrlib.evaluation.calibration import METHODS, Calibrator
+from cxrlib.evaluation.metrics import evaluate
+from cxrlib.evaluation.objectives import parse_objective
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.reliability import choose_method
+from cxrlib.evaluation.thresholds import GRID, Thresholds, grid_values, tune_thresholds
 from cxrlib.runs import Data
-from cxrlib.thresholds import GRID, Thresholds, grid_values, tune_thresholds
 
 CALIBRATE = ("auto", *METHODS)
 

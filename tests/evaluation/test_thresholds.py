@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from scipy.special import ndtr
 from sklearn.metrics import f1_score
 
-from cxrlib import resampling, thresholds
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.metrics import figures
-from cxrlib.objectives import parse_objective
-from cxrlib.predictions import Predictions
-from cxrlib.thresholds import NEVER, Thresholds, grid_values, optimism, tune_thresholds
+from cxrlib.evaluation import bootstrap as resampling
+from cxrlib.evaluation import thresholds
+from cxrlib.evaluation.metrics import figures
+from cxrlib.evaluation.objectives import parse_objective
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.thresholds import NEVER, Thresholds, grid_values, optimism, tune_thresholds
 
 
 def make(scores, labels, patient=None):

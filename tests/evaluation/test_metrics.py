@@ -11,13 +11,14 @@ from scipy.special import ndtr, ndtri
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
-from cxrlib import metrics, resampling
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.metrics import bootstrap, evaluate, figures
-from cxrlib.predictions import Predictions
-from cxrlib.resampling import interval, with_macro
-from cxrlib.thresholds import Thresholds
+from cxrlib.evaluation import bootstrap as resampling
+from cxrlib.evaluation import metrics
+from cxrlib.evaluation.bootstrap import interval, with_macro
+from cxrlib.evaluation.metrics import bootstrap, evaluate, figures
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.thresholds import Thresholds
 
 EXACT = {"rtol": 0, "atol": 1e-9, "equal_nan": True}
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrlib.calibration import Calibrator
 from cxrlib.core.paths import written_whole
 from cxrlib.data.findings import FINDINGS
-from cxrlib.predictions import Predictions
-from cxrlib.thresholds import Thresholds
+from cxrlib.evaluation.calibration import Calibrator
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.thresholds import Thresholds
 
 
 def metrics_text(

@@ -5,12 +5,12 @@ import os
 import numpy as np
 import pytest
 
-from cxrlib.calibration import Calibrator
 from cxrlib.data.findings import FINDINGS
-from cxrlib.metrics import evaluate
-from cxrlib.predictions import Predictions
-from cxrlib.report import metrics_text, write_text
-from cxrlib.thresholds import tune_thresholds
+from cxrlib.evaluation.calibration import Calibrator
+from cxrlib.evaluation.metrics import evaluate
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.text import metrics_text, write_text
+from cxrlib.evaluation.thresholds import tune_thresholds
 
 CHECKPOINT = {"arch": "resnet18", "image_size": 224, "epoch": 3, "config": {"split": "patient", "seed": 7}}
 

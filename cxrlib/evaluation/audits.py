@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from cxrlib.agreement import FOUR_FINDINGS
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS
-from cxrlib.differences import difference_table, group_difference, holm
-from cxrlib.predictions import Predictions
-from cxrlib.resampling import count_patients
+from cxrlib.evaluation.agreement import FOUR_FINDINGS
+from cxrlib.evaluation.bootstrap import count_patients
+from cxrlib.evaluation.differences import difference_table, group_difference, holm
+from cxrlib.evaluation.predictions import Predictions
 
 GROUPS = ("sex", "age", "view")
 _SEXES = {"F": "women", "M": "men"}

@@ -11,8 +11,7 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError, nearest, some
 from cxrlib.data.findings import FINDINGS
-from cxrlib.predictions import Predictions
-from cxrlib.resampling import (
+from cxrlib.evaluation.bootstrap import (
     all_patients,
     chunks,
     count_patients,
@@ -23,6 +22,7 @@ from cxrlib.resampling import (
     ratio,
     with_macro,
 )
+from cxrlib.evaluation.predictions import Predictions
 
 RANKING_METRICS = ("auroc", "ap", "ap_lift", "brier", "ece", "ece_mass")
 THRESHOLD_METRICS = ("f1", "sensitivity", "specificity", "ppv", "npv")

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
-from cxrlib.calibration import METHODS, Calibrator, operating_point
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.metrics import evaluate, figures
-from cxrlib.predictions import Predictions
-from cxrlib.reliability import choose_method
-from cxrlib.thresholds import Thresholds, tune_thresholds
+from cxrlib.evaluation.calibration import METHODS, Calibrator, operating_point
+from cxrlib.evaluation.metrics import evaluate, figures
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.reliability import choose_method
+from cxrlib.evaluation.thresholds import Thresholds, tune_thresholds
 
 
 def make(scores, labels, patient=None):

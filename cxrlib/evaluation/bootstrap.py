@@ -13,7 +13,7 @@ from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.predictions import Predictions
+from cxrlib.evaluation.predictions import Predictions
 
 _CHUNK = 4_000_000  # numbers in the largest table of one chunk of replicates: 32 MB
 

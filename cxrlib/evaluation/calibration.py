@@ -17,8 +17,8 @@ from scipy.special import expit, logit
 from cxrlib.core.errors import InputError, nearest, some
 from cxrlib.core.paths import write_json
 from cxrlib.data.findings import FINDINGS
-from cxrlib.predictions import Predictions
-from cxrlib.thresholds import Thresholds
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.thresholds import Thresholds
 
 METHODS = ("none", "platt", "temperature", "isotonic")
 _FORMAT = "cxrlib calibration 1"

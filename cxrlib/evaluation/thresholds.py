@@ -16,11 +16,11 @@ import pandas as pd
 from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import write_json
 from cxrlib.data.findings import FINDINGS
-from cxrlib.differences import difference_table
-from cxrlib.metrics import at_or_above, check_calibration
-from cxrlib.objectives import parse_objective
-from cxrlib.predictions import Predictions
-from cxrlib.resampling import chunks, count_patients, draw_patients, interval, label_table, patient_sums
+from cxrlib.evaluation.bootstrap import chunks, count_patients, draw_patients, interval, label_table, patient_sums
+from cxrlib.evaluation.differences import difference_table
+from cxrlib.evaluation.metrics import at_or_above, check_calibration
+from cxrlib.evaluation.objectives import parse_objective
+from cxrlib.evaluation.predictions import Predictions
 
 GRID = (0.05, 0.40, 0.05)  # start, stop, step
 NEVER = float(np.nextafter(np.float32(1), np.float32(2)))  # above every score: never positive

@@ -1,0 +1,1 @@
+"""Numbers with intervals from scores and labels: bootstrap, metrics, thresholds, calibration, audits; no torch."""
