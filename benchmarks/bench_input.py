@@ -26,9 +26,9 @@ from cxrlib.data.cache import ImageCache, build_cache, read_image
 from cxrlib.data.dataset import CachedDataset, ChestXrayDataset, augment, make_loader
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.sources import find_images
-from cxrlib.losses import make_loss
 from cxrlib.models.architectures import build_model
-from cxrlib.training import TrainConfig, fit
+from cxrlib.training.loop import TrainConfig, fit
+from cxrlib.training.losses import make_loss
 
 SIDE, BATCH, IMAGES = 224, 32, 192
 STEPS, STEP_BATCH = 12, 16  # training steps that are compared, of either kind, and their images

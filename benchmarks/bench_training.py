@@ -33,11 +33,11 @@ from cxrlib.data.metadata import reference_entries
 from cxrlib.data.splits import split
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.memory import kept_memory
 from cxrlib.models.architectures import architecture, build_model
-from cxrlib.recipe import TrainConfig
 from cxrlib.runs import open_data
-from cxrlib.training import _Training, fit
+from cxrlib.training.config import TrainConfig
+from cxrlib.training.loop import _Training, fit
+from cxrlib.training.memory import kept_memory
 
 SIDE, BATCH, TURNS = 224, 32, 3
 BATCHES = {"vgg16": 8, "vit_b_16": 8}  # one image a second

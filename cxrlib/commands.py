@@ -42,8 +42,8 @@ def train(given: argparse.Namespace) -> None:
     """Train on part train, choose the epoch on part val: model_best.pth, model_last.pth, history.csv in run_dir."""
     from cxrlib.core.paths import one_process
     from cxrlib.data.splits import split, subsets
-    from cxrlib.devices import pick_device
-    from cxrlib.training import TrainConfig, fit, parts_to_remember
+    from cxrlib.training.device import pick_device
+    from cxrlib.training.loop import TrainConfig, fit, parts_to_remember
 
     values = {field.name: getattr(given, field.name) for field in fields(TrainConfig) if hasattr(given, field.name)}
     config = TrainConfig.of(**values)
@@ -69,10 +69,10 @@ def compare(given: argparse.Namespace) -> None:
 
     What has been trained in run_dir is not trained again.
     """
-    from cxrlib.comparison import entrants, parse_budget, write_comparison
     from cxrlib.data.splits import split, subset
-    from cxrlib.devices import pick_device
-    from cxrlib.recipe import TrainConfig
+    from cxrlib.training.comparison import entrants, parse_budget, write_comparison
+    from cxrlib.training.config import TrainConfig
+    from cxrlib.training.device import pick_device
 
     seeds, sizes = (_whole_numbers(name, getattr(given, name)) for name in ("seeds", "sizes"))
     parse_budget(given.budget)
@@ -99,7 +99,7 @@ def evaluate(given: argparse.Namespace) -> None:
     from cxrlib.evaluation.text import metrics_text
     from cxrlib.evaluation.thresholds import Thresholds
     from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
-    from cxrlib.training import make_dataset
+    from cxrlib.training.loop import make_dataset
 
     _at_least(given, batch_size=1, num_workers=0, replicates=0, subset=0)
     _can_write(given.out)
@@ -141,7 +141,7 @@ def gradcam(given: argparse.Namespace) -> None:
     from cxrlib.gradcam import check_method
     from cxrlib.models.checkpoints import load_checkpoint
     from cxrlib.overlays import choose, write_overlays
-    from cxrlib.training import make_dataset
+    from cxrlib.training.loop import make_dataset
 
     _at_least(given, samples=1, batch_size=1, num_workers=0, subset=0, replicates=0)
     check_method(given.method)
@@ -285,7 +285,7 @@ def _held_out(given: argparse.Namespace, checkpoint: dict, data):
 def _check_model(config) -> None:
     """Say before anything is decoded or trained that weights cannot be had, or that there is no dropout to change."""
     from cxrlib.models.architectures import build_model
-    from cxrlib.recipe import strengthen_dropout
+    from cxrlib.training.config import strengthen_dropout
 
     if config.weights != "none" or config.drop_strength != 1:
         model = build_model(config.arch, config.weights, config.image_size)
@@ -293,7 +293,7 @@ def _check_model(config) -> None:
 
 
 def _model(given: argparse.Namespace, checkpoint: dict):
-    from cxrlib.devices import pick_device
     from cxrlib.models.architectures import model_from_checkpoint
+    from cxrlib.training.device import pick_device
 
     return model_from_checkpoint(checkpoint).to(pick_device(given.device))

@@ -210,8 +210,8 @@ def _outcome(run: RunFolder) -> str:
 
 def _check_machine(values: dict) -> None:
     """InputError for a device or weights that cannot be had here, before an hour of training says so."""
-    from cxrlib.devices import pick_device
     from cxrlib.models.architectures import build_model
+    from cxrlib.training.device import pick_device
 
     pick_device(values["device"])
     for each in [values, *(values | own for own in compared(values))]:

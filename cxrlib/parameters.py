@@ -83,8 +83,8 @@ def check_parameters(values: dict) -> dict[str, dict]:
     Text is converted to the type of the default. Raises InputError for a name that no notebook knows (with the nearest
     one), for another type, and for values that a training run would refuse.
     """
-    from cxrlib.comparison import parse_budget
-    from cxrlib.training import TrainConfig
+    from cxrlib.training.comparison import parse_budget
+    from cxrlib.training.loop import TrainConfig
 
     defaults = {name: notebook_parameters(name) for name in COURSE}
     known = merged(defaults)

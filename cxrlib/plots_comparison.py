@@ -9,8 +9,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from cxrlib.comparison import on_front
 from cxrlib.plots import BLUE, GREY, ORANGE, described
+from cxrlib.training.comparison import on_front
 
 # column of the table -> its label
 COSTS = {

@@ -311,8 +311,8 @@ def test_run_json_is_whole_whenever_its_writer_is_killed(tmp_path):
 
 
 def test_a_training_waits_for_another_in_its_folder(tiny_nih, tmp_path, monkeypatch, capsys):
-    from cxrlib import training
     from cxrlib.cli import main
+    from cxrlib.training import loop as training
 
     (tmp_path / "run").mkdir()
     code = "import sys, time\nfrom cxrlib.core.paths import one_process\nwith one_process(sys.argv[1], ''):\n"

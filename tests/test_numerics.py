@@ -18,7 +18,7 @@ from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions, predict
 from cxrlib.evaluation.thresholds import tune_thresholds
 from cxrlib.models.architectures import build_model
-from cxrlib.training import TrainConfig, fit
+from cxrlib.training.loop import TrainConfig, fit
 
 TOY = {"arch": "mobilenet_v2", "weights": "none", "image_size": 32, "epochs": 1, "split": "patient", "device": "cpu",
        "precision": "fp32", "layout": "contiguous"}  # fmt: skip

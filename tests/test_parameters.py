@@ -9,7 +9,7 @@ from cxrlib.core.errors import InputError
 from cxrlib.core.paths import PROFILES
 from cxrlib.course import plan_runs, run_course
 from cxrlib.parameters import COURSE, check_parameters, each_run, notebook_parameters, read_profile
-from cxrlib.training import TrainConfig
+from cxrlib.training.loop import TrainConfig
 
 OURS = sorted(path.stem for path in PROFILES.glob("*.yaml"))
 

@@ -157,7 +157,7 @@ def predict(model, dataset, batch_size: int = 64, accelerator=None, num_workers:
 
     from cxrlib.core.progress import bar
     from cxrlib.data.dataset import make_loader, shifted
-    from cxrlib.memory import kept_memory
+    from cxrlib.training.memory import kept_memory
 
     loader = make_loader(dataset, batch_size, num_workers=num_workers)
     if accelerator is not None:

@@ -8,7 +8,7 @@ import torch
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
-from cxrlib.recipe import TrainConfig
+from cxrlib.training.config import TrainConfig
 
 
 def save_state(out: Path, identity: dict, **content) -> None:

@@ -22,14 +22,11 @@ from cxrlib.core.progress import bar
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.dataset import CachedDataset, ChestXrayDataset, EpochBatches, augment, make_loader, to_unit
 from cxrlib.data.splits import digest, remembered, subset
-from cxrlib.devices import make_accelerator
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions, predict
-from cxrlib.losses import make_loss
-from cxrlib.memory import kept_memory
 from cxrlib.models.architectures import build_model, save_checkpoint
 from cxrlib.models.checkpoints import SUFFIXES, load_checkpoint
-from cxrlib.recipe import (
+from cxrlib.training.config import (
     Average,
     TrainConfig,
     asked_for,
@@ -38,8 +35,11 @@ from cxrlib.recipe import (
     start_at_prevalence,
     strengthen_dropout,
 )
-from cxrlib.resume import finished, load_state, save_state
-from cxrlib.speed import choose
+from cxrlib.training.device import make_accelerator
+from cxrlib.training.losses import make_loss
+from cxrlib.training.memory import kept_memory
+from cxrlib.training.resume import finished, load_state, save_state
+from cxrlib.training.speed import choose
 
 _LOOK_EVERY = 50  # steps: reading the loss makes a GPU wait
 
@@ -74,7 +74,7 @@ def fit(
     the folder holds an interrupted run of another configuration.
     """
     if config.mode == "probe":
-        from cxrlib.probe import fit_probe
+        from cxrlib.training.probe import fit_probe
 
         return fit_probe(config, entries, images, out, progress)
     out = Path(out)

@@ -7,9 +7,9 @@ import time
 import psutil
 import pytest
 
-from cxrlib.costs import COLUMNS, gflop, measure_costs
 from cxrlib.models.architectures import build_model
-from cxrlib.recipe import TrainConfig
+from cxrlib.training.config import TrainConfig
+from cxrlib.training.costs import COLUMNS, gflop, measure_costs
 
 
 @pytest.mark.parametrize(("arch", "published"), [("resnet18", 1.814), ("mobilenet_v2", 0.301)])
@@ -35,8 +35,8 @@ def test_each_is_measured_for_itself():
 def test_no_process_outlives_the_one_that_was_killed():
     """The process that measures would wait for more work for ever."""
     code = """
-from cxrlib.costs import measure_costs
-from cxrlib.recipe import TrainConfig
+from cxrlib.training.costs import measure_costs
+from cxrlib.training.config import TrainConfig
 if __name__ == "__main__":
     config = TrainConfig(arch="mobilenet_v2", weights="none", image_size=32, device="cpu", precision="fp32",
                          layout="channels_last")

@@ -5,15 +5,15 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrlib import probe
 from cxrlib.data.sources import find_images
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions, predict
 from cxrlib.models.architectures import ARCHITECTURES, build_model, model_from_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint
-from cxrlib.probe import features, fit_probe
-from cxrlib.recipe import TrainConfig
-from cxrlib.training import fit, make_dataset
+from cxrlib.training import probe
+from cxrlib.training.config import TrainConfig
+from cxrlib.training.loop import fit, make_dataset
+from cxrlib.training.probe import features, fit_probe
 
 SIDE = 32
 QUICK = {"arch": "mobilenet_v2", "weights": "none", "mode": "probe", "image_size": SIDE, "split": "patient",

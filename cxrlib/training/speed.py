@@ -16,9 +16,9 @@ from filelock import FileLock
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import CACHE, written_whole
-from cxrlib.memory import kept_memory, remembered_bytes
 from cxrlib.models.architectures import ChestXrayModel
-from cxrlib.recipe import TrainConfig
+from cxrlib.training.config import TrainConfig
+from cxrlib.training.memory import kept_memory, remembered_bytes
 
 _WARM_UP, _TIMED = 1, 3
 _BATCH = 16  # at most, on a CPU: enough to tell which is faster

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from cxrlib.memory import kept_memory, remembered_bytes
+from cxrlib.training.memory import kept_memory, remembered_bytes
 
 MIB = 2**20
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told what to keep")

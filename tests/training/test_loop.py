@@ -21,7 +21,7 @@ from cxrlib.data.sources import find_images
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions, predict
 from cxrlib.models.architectures import build_model, load_checkpoint, model_from_checkpoint, save_checkpoint
-from cxrlib.training import (
+from cxrlib.training.loop import (
     TrainConfig,
     _Training,
     fit,
@@ -123,7 +123,7 @@ def test_the_best_epoch_has_the_highest_validation_auroc(train, tmp_path, monkey
         table.loc["macro", "auroc"] = next(aurocs)
         return table
 
-    monkeypatch.setattr("cxrlib.training.evaluate", scripted)
+    monkeypatch.setattr("cxrlib.training.loop.evaluate", scripted)
     history = train(epochs=4)
     assert history["best"].tolist() == [True, True, False, False], "a tie goes to the earlier"
     assert load_checkpoint(tmp_path / "run" / "model_best.pth")["epoch"] == 2
@@ -159,7 +159,7 @@ def test_subsets_limit_what_is_trained_and_validated_on(train, entries, tmp_path
         seen.append(set(chosen["image"]))
         return original(chosen, *rest)
 
-    monkeypatch.setattr("cxrlib.training.make_dataset", watched)
+    monkeypatch.setattr("cxrlib.training.loop.make_dataset", watched)
     train(train_subset=12, val_subset=8, epochs=1)
     assert [len(names) <= size for names, size in zip(seen, (12, 8), strict=True)] == [True, True]
     parts = load_checkpoint(tmp_path / "run" / "model_best.pth")["parts"]
@@ -498,7 +498,7 @@ import sys
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.metadata import read_entries
 from cxrlib.data.splits import split
-from cxrlib.training import TrainConfig, fit
+from cxrlib.training.loop import TrainConfig, fit
 csv, cache, out = sys.argv[1:]
 config = TrainConfig.of(arch="mobilenet_v2", weights="none", image_size=32, epochs=6, batch_size=8, lr=1e-3,
                         split="patient", device="cpu", precision="fp32", layout="channels_last", resume=True,
@@ -540,7 +540,7 @@ def test_the_tracker_writes_what_the_history_says(train, tmp_path):
 
 
 def test_a_tracker_that_is_not_there_is_refused(train, monkeypatch, tmp_path):
-    monkeypatch.setattr("cxrlib.devices.is_tensorboard_available", lambda: False)
+    monkeypatch.setattr("cxrlib.training.device.is_tensorboard_available", lambda: False)
     with pytest.raises(InputError, match=r"tracker tensorboard is not installed; pip install -e '.\[tracker\]'"):
         train(tracker="tensorboard", train_subset=32)
     assert not (tmp_path / "run" / "model_last.pth").exists()
@@ -555,7 +555,7 @@ def test_it_stops_early_when_nothing_gets_better(train, monkeypatch):
         table.loc["macro", "auroc"] = next(aurocs)
         return table
 
-    monkeypatch.setattr("cxrlib.training.evaluate", scripted)
+    monkeypatch.setattr("cxrlib.training.loop.evaluate", scripted)
     assert train(epochs=5, patience=2, train_subset=32)["epoch"].tolist() == [1, 2, 3, 4]
 
 

@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import is_tensorboard_available
 
 from cxrlib.core.errors import InputError
-from cxrlib.recipe import TrainConfig
+from cxrlib.training.config import TrainConfig
 
 
 def pick_device(device: str = "auto") -> str:

@@ -21,12 +21,12 @@ from cxrlib.core.paths import write_rows, written_whole
 from cxrlib.core.progress import bar
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.dataset import make_loader
-from cxrlib.devices import pick_device
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions, predict
-from cxrlib.losses import make_loss
 from cxrlib.models.architectures import ChestXrayModel, build_model, save_checkpoint
-from cxrlib.recipe import TrainConfig
+from cxrlib.training.config import TrainConfig
+from cxrlib.training.device import pick_device
+from cxrlib.training.losses import make_loss
 
 # Ridge penalties on the weights of standardized features, strongest first; validation chooses one for all findings
 # (each finding its own would be chosen by a handful of positives).
@@ -50,7 +50,7 @@ def fit_probe(
     last one tried. Of the recipe only loss and
     pos_weight_cap count: nothing is augmented, every image is seen as it is.
     """
-    from cxrlib.training import datasets, parts_to_remember  # which imports this module
+    from cxrlib.training.loop import datasets, parts_to_remember  # which imports this module
 
     set_seed(config.seed)
     model = build_model(config.arch, config.weights, config.image_size).to(pick_device(config.device))

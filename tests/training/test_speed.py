@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from cxrlib import speed
 from cxrlib.core.errors import InputError
 from cxrlib.models.architectures import build_model
-from cxrlib.speed import choose, images_per_second
-from cxrlib.training import TrainConfig
+from cxrlib.training import speed
+from cxrlib.training.loop import TrainConfig
+from cxrlib.training.speed import choose, images_per_second
 
 CPU = torch.device("cpu")
 

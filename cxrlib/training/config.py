@@ -17,8 +17,8 @@ from torchvision.ops import StochasticDepth
 
 from cxrlib.core.errors import InputError, nearest
 from cxrlib.data.splits import KINDS
-from cxrlib.losses import LOSSES
 from cxrlib.models.architectures import ChestXrayModel, check_image_size
+from cxrlib.training.losses import LOSSES
 
 DEPTHS = 8  # steps in which the learning rate falls from the head to the first layer
 _CHOICES = {

@@ -13,10 +13,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from cxrlib.core.progress import bar
-from cxrlib.memory import kept_memory
 from cxrlib.models.architectures import ChestXrayModel, build_model
-from cxrlib.recipe import Average, TrainConfig
-from cxrlib.speed import choose, images_per_second
+from cxrlib.training.config import Average, TrainConfig
+from cxrlib.training.memory import kept_memory
+from cxrlib.training.speed import choose, images_per_second
 
 COLUMNS = ("parameters", "gflop", "train_images_per_s", "images_per_s", "memory")
 _WARM_UP, _TIMED = 1, 3
@@ -69,7 +69,7 @@ def _context():
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cxrlib.costs"])
+    context.set_forkserver_preload(["cxrlib.training.costs"])
     return context
 
 
@@ -108,6 +108,6 @@ def _peak_gib(device: torch.device) -> float:
 
 
 def _device(config: TrainConfig) -> str:
-    from cxrlib.devices import pick_device
+    from cxrlib.training.device import pick_device
 
     return pick_device(config.device)

@@ -17,19 +17,19 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError, nearest, some
 from cxrlib.core.paths import one_process, written_whole
-from cxrlib.costs import measure_costs
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.splits import digest, subset
-from cxrlib.devices import pick_device
 from cxrlib.evaluation.bootstrap import count_patients, interval, p_values, with_macro
 from cxrlib.evaluation.differences import holm
 from cxrlib.evaluation.metrics import bootstrap, figures
 from cxrlib.evaluation.predictions import Predictions, predict
 from cxrlib.models.architectures import ARCHITECTURES, model_from_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint
-from cxrlib.recipe import TrainConfig, asked_for
-from cxrlib.resume import with_defaults
-from cxrlib.training import fit, make_dataset
+from cxrlib.training.config import TrainConfig, asked_for
+from cxrlib.training.costs import measure_costs
+from cxrlib.training.device import pick_device
+from cxrlib.training.loop import fit, make_dataset
+from cxrlib.training.resume import with_defaults
 
 UNITS = ("epochs", "steps", "minutes")
 Results = dict[str, list[Predictions]]

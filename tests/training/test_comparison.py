@@ -8,9 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlib import comparison
 from cxrlib.cli import main
-from cxrlib.comparison import (
+from cxrlib.core.errors import InputError
+from cxrlib.evaluation.differences import holm, paired_difference
+from cxrlib.evaluation.metrics import evaluate
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.models.architectures import ARCHITECTURES
+from cxrlib.plots import alt_text
+from cxrlib.plots_comparison import plot_costs, plot_differences, plot_learning_curves
+from cxrlib.training import comparison
+from cxrlib.training.comparison import (
     all_differences,
     compare,
     comparison_table,
@@ -22,14 +29,7 @@ from cxrlib.comparison import (
     parse_budget,
     with_budget,
 )
-from cxrlib.core.errors import InputError
-from cxrlib.evaluation.differences import holm, paired_difference
-from cxrlib.evaluation.metrics import evaluate
-from cxrlib.evaluation.predictions import Predictions
-from cxrlib.models.architectures import ARCHITECTURES
-from cxrlib.plots import alt_text
-from cxrlib.plots_comparison import plot_costs, plot_differences, plot_learning_curves
-from cxrlib.recipe import TrainConfig
+from cxrlib.training.config import TrainConfig
 
 SIDE = 32
 QUICK = TrainConfig(arch="mobilenet_v2", weights="none", image_size=SIDE, epochs=1, batch_size=8, split="patient",
