@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.timing import fastest
 from cxrlib.data.findings import FINDINGS
-from cxrlib.gradcam import METHODS, grad_cam, raw_maps
+from cxrlib.explain.gradcam import METHODS, grad_cam, raw_maps
 from cxrlib.models.architectures import build_model
 
 BATCH, SIDE, TIMES = 16, 224, 5

@@ -19,7 +19,7 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import BOX_FRAME
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
-from cxrlib.gradcam import LAYERS, METHODS, grad_cam, usual_layers
+from cxrlib.explain.gradcam import LAYERS, METHODS, grad_cam, usual_layers
 from cxrlib.models.architectures import ChestXrayModel
 from cxrlib.plots import pretty
 from cxrlib.widget_html import INK, NEGATIVE, POSITIVE, STYLE, data_uri

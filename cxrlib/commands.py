@@ -138,7 +138,7 @@ def gradcam(given: argparse.Namespace) -> None:
     """Overlays of the heat map of one labelled finding each, on radiographs of the test part; with --boxes, a score."""
     from cxrlib.evaluation.calibration import operating_point
     from cxrlib.evaluation.predictions import predict
-    from cxrlib.gradcam import check_method
+    from cxrlib.explain.gradcam import check_method
     from cxrlib.models.checkpoints import load_checkpoint
     from cxrlib.overlays import choose, write_overlays
     from cxrlib.training.loop import make_dataset
@@ -164,8 +164,8 @@ def gradcam(given: argparse.Namespace) -> None:
 
 def _localize(given: argparse.Namespace, model, data, test, folder: Path) -> None:
     """Score the maps of all boxed images of the test part and print the pointing game."""
-    from cxrlib.case_maps import localize
-    from cxrlib.localization import box_cases, wide
+    from cxrlib.explain.case_maps import localize
+    from cxrlib.explain.localization import box_cases, wide
 
     if data.boxes is None:
         raise InputError(f"{given.img_root} holds no BBox_List_2017.csv; put NIH's list there to score against boxes")

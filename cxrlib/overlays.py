@@ -13,7 +13,7 @@ from cxrlib.data.cache import ImageCache
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
-from cxrlib.gradcam import grad_cam, usual_layers
+from cxrlib.explain.gradcam import grad_cam, usual_layers
 from cxrlib.models.architectures import ChestXrayModel
 from cxrlib.plots import plot_overlays, pretty, save_figure
 

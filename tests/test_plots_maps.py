@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlib.localization import METRICS
+from cxrlib.explain.localization import METRICS
 from cxrlib.plots import alt_text
 from cxrlib.plots_maps import plot_faithfulness, plot_localization, plot_places, plot_sanity
 

@@ -19,7 +19,7 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.metrics import figures
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import NEVER, Thresholds, tune_thresholds
-from cxrlib.gradcam import LAYERS, grad_cam
+from cxrlib.explain.gradcam import LAYERS, grad_cam
 from cxrlib.models.architectures import build_model, save_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint
 from cxrlib.operating_points import SCALE, Counts, Curve, Session

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from cxrlib.data.findings import FINDINGS
-from cxrlib.localization import coverage
+from cxrlib.explain.localization import coverage
 from cxrlib.phantom.shortcut import plant, trap
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.gradcam import LAYERS, METHODS, grad_cam, raw_maps
+from cxrlib.explain.gradcam import LAYERS, METHODS, grad_cam, raw_maps
 from cxrlib.models.architectures import ARCHITECTURES, ChestXrayModel, build_model
 
 SIDE = 64

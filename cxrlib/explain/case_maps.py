@@ -11,9 +11,9 @@ from torch.nn.functional import interpolate
 from cxrlib.core.progress import bar
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.findings import FINDINGS
-from cxrlib.faithfulness import take_statistics
-from cxrlib.gradcam import grad_cam, usual_layers
-from cxrlib.localization import score_boxes
+from cxrlib.explain.faithfulness import take_statistics
+from cxrlib.explain.gradcam import grad_cam, usual_layers
+from cxrlib.explain.localization import score_boxes
 from cxrlib.models.architectures import ChestXrayModel, build_model
 
 METHOD = "layercam"  # points best on the validation part of the phantoms

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from cxrlib.faithfulness import (
+from cxrlib.explain.faithfulness import (
     areas,
     perturbation,
     randomized,

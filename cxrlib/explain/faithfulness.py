@@ -19,7 +19,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from cxrlib.data.dataset import to_unit
 from cxrlib.evaluation.bootstrap import ratio
-from cxrlib.gradcam import grad_cam
+from cxrlib.explain.gradcam import grad_cam
 from cxrlib.models.architectures import ChestXrayModel
 
 _WINDOW = 8  # pixels a side of the patches in which structure is compared

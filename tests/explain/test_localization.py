@@ -8,13 +8,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cxrlib import case_maps as making
-from cxrlib.case_maps import average_maps, case_maps, control_maps, random_maps
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import read_boxes
-from cxrlib.gradcam import METHODS, grad_cam
-from cxrlib.localization import METRICS, box_cases, chance, coverage, measure, measure_all, peak, score_boxes, wide
+from cxrlib.explain import case_maps as making
+from cxrlib.explain.case_maps import average_maps, case_maps, control_maps, random_maps
+from cxrlib.explain.gradcam import METHODS, grad_cam
+from cxrlib.explain.localization import (
+    METRICS,
+    box_cases,
+    chance,
+    coverage,
+    measure,
+    measure_all,
+    peak,
+    score_boxes,
+    wide,
+)
 
 SIDE = 32  # a pixel is 32 x 32 of the frame
 UNIT = 1024 / SIDE

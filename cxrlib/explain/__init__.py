@@ -1,0 +1,1 @@
+"""Heat maps, and how good they are: Grad-CAM, localization against boxes, faithfulness."""
