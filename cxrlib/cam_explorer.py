@@ -21,7 +21,7 @@ from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.explain.gradcam import LAYERS, METHODS, grad_cam, usual_layers
 from cxrlib.models.architectures import ChestXrayModel
-from cxrlib.plots import pretty
+from cxrlib.plots.style import pretty
 from cxrlib.widget_html import INK, NEGATIVE, POSITIVE, STYLE, data_uri
 
 SIDE = 448  # pixels of the picture on the page

@@ -140,7 +140,7 @@ def gradcam(given: argparse.Namespace) -> None:
     from cxrlib.evaluation.predictions import predict
     from cxrlib.explain.gradcam import check_method
     from cxrlib.models.checkpoints import load_checkpoint
-    from cxrlib.overlays import choose, write_overlays
+    from cxrlib.plots.overlays import choose, write_overlays
     from cxrlib.training.loop import make_dataset
 
     _at_least(given, samples=1, batch_size=1, num_workers=0, subset=0, replicates=0)

@@ -191,7 +191,7 @@ class RunFolder:
         shows: the data whose radiographs can be seen in it. Unless these are phantoms, the figure stays in the run
         folder, which git ignores.
         """
-        from cxrlib.plots import PRINT, save_figure  # 80 MB of matplotlib, which training can do without
+        from cxrlib.plots.style import PRINT, save_figure  # 80 MB of matplotlib, which training can do without
 
         if shows is None or shows.are_phantoms:
             save_figure(figure, name, FIGURES)

@@ -14,7 +14,7 @@ from cxrlib.evaluation.metrics import figures
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds, tune_thresholds
 from cxrlib.operating_points import SCALE, Session
-from cxrlib.plots import pretty
+from cxrlib.plots.style import pretty
 from cxrlib.threshold_panels import (
     Histogram,
     PrPanel,

@@ -6,7 +6,7 @@ import numpy as np
 
 from cxrlib.evaluation.thresholds import NEVER
 from cxrlib.operating_points import Counts, Curve
-from cxrlib.plots import pretty
+from cxrlib.plots.style import pretty
 from cxrlib.widget_html import INK, NEGATIVE, POSITIVE, SOFT, Chart, number
 
 _TICKS = (0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1)

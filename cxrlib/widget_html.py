@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from cxrlib.plots import BLUE, ORANGE
+from cxrlib.plots.style import BLUE, ORANGE
 
 NEGATIVE, POSITIVE = to_hex(BLUE), to_hex(ORANGE)
 INK, SOFT, RULE = "#222222", "#555555", "#c8c8c8"

@@ -213,8 +213,8 @@ def write_comparison(
 
     build: decodes the radiographs of these names. What `out` holds of the same question is read, not made again.
     """
-    from cxrlib import plots_comparison as plots
-    from cxrlib.plots import save_figure
+    from cxrlib.plots import comparison as plots
+    from cxrlib.plots.style import save_figure
 
     costs = kept_costs(each, out / "costs.json")
     train, val = ((entries["part"] == part).sum() for part in ("train", "val"))

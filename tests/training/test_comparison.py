@@ -14,8 +14,8 @@ from cxrlib.evaluation.differences import holm, paired_difference
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.architectures import ARCHITECTURES
-from cxrlib.plots import alt_text
-from cxrlib.plots_comparison import plot_costs, plot_differences, plot_learning_curves
+from cxrlib.plots.comparison import plot_costs, plot_differences, plot_learning_curves
+from cxrlib.plots.style import alt_text
 from cxrlib.training import comparison
 from cxrlib.training.comparison import (
     all_differences,

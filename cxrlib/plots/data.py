@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from cxrlib.data.findings import FINDINGS
-from cxrlib.plots import BLUE, GREEN, GREY, ORANGE, described, pretty
+from cxrlib.plots.style import BLUE, GREEN, GREY, ORANGE, described, pretty
 
 
 def plot_label_counts(entries: pd.DataFrame) -> Figure:

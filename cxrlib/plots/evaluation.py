@@ -12,7 +12,7 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.reliability import reliability
 from cxrlib.evaluation.thresholds import Thresholds
-from cxrlib.plots import BLUE, GREEN, GREY, ORANGE, RED, described, panels, pretty
+from cxrlib.plots.style import BLUE, GREEN, GREY, ORANGE, RED, described, panels, pretty
 
 _LEAST_IN_MEAN = 3  # findings: a mean of fewer is a finding under another name
 _STYLES = ((BLUE, "o"), (ORANGE, "D"), (GREEN, "s"), (RED, "^"))

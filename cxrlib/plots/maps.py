@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cxrlib.plots import BLUE, GREEN, GREY, ORANGE, RED, described, pretty
+from cxrlib.plots.style import BLUE, GREEN, GREY, ORANGE, RED, described, pretty
 
 _STYLES = {
     "model": (BLUE, "o"),

@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from cxrlib.plots import BLUE, GREY, ORANGE, described
+from cxrlib.plots.style import BLUE, GREY, ORANGE, described
 from cxrlib.training.comparison import on_front
 
 # column of the table -> its label

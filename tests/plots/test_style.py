@@ -9,12 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from cxrlib import plots, plots_data, plots_training
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import BOX_FRAME, read_boxes, read_entries
 from cxrlib.data.splits import leakage, split
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
+from cxrlib.plots import data as plots_data
+from cxrlib.plots import style as plots
+from cxrlib.plots import training as plots_training
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrlib import overlays
 from cxrlib.core.errors import InputError
 from cxrlib.data.cache import build_cache
 from cxrlib.data.findings import FINDINGS
@@ -14,7 +13,8 @@ from cxrlib.data.metadata import read_boxes
 from cxrlib.data.sources import find_images
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
-from cxrlib.overlays import overlay_figure, radiographs, strongest, write_overlays
+from cxrlib.plots import overlays
+from cxrlib.plots.overlays import overlay_figure, radiographs, strongest, write_overlays
 
 MASS, EDEMA = FINDINGS.index("Mass"), FINDINGS.index("Edema")
 

@@ -15,7 +15,7 @@ from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.explain.gradcam import grad_cam, usual_layers
 from cxrlib.models.architectures import ChestXrayModel
-from cxrlib.plots import plot_overlays, pretty, save_figure
+from cxrlib.plots.style import plot_overlays, pretty, save_figure
 
 SHEET = "contact_sheet.png"
 _SHEET = 48  # overlays on one page

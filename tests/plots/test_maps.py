@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from cxrlib.explain.localization import METRICS
-from cxrlib.plots import alt_text
-from cxrlib.plots_maps import plot_faithfulness, plot_localization, plot_places, plot_sanity
+from cxrlib.plots.maps import plot_faithfulness, plot_localization, plot_places, plot_sanity
+from cxrlib.plots.style import alt_text
 
 
 @pytest.fixture(autouse=True)

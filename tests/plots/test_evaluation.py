@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from cxrlib import plots, plots_evaluation
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.audits import audit
@@ -14,6 +13,8 @@ from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.reliability import reliability
 from cxrlib.evaluation.thresholds import NEVER, Thresholds
+from cxrlib.plots import evaluation as plots_evaluation
+from cxrlib.plots import style as plots
 from tests.evaluation.test_audits import made
 
 

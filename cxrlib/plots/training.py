@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cxrlib.plots import BLUE, GREEN, ORANGE, RED, described
+from cxrlib.plots.style import BLUE, GREEN, ORANGE, RED, described
 
 _LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, ":"), (RED, "-."))
 
