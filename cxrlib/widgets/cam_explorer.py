@@ -22,7 +22,7 @@ from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.explain.gradcam import LAYERS, METHODS, grad_cam, usual_layers
 from cxrlib.models.architectures import ChestXrayModel
 from cxrlib.plots.style import pretty
-from cxrlib.widget_html import INK, NEGATIVE, POSITIVE, STYLE, data_uri
+from cxrlib.widgets.html import INK, NEGATIVE, POSITIVE, STYLE, data_uri
 
 SIDE = 448  # pixels of the picture on the page
 KEPT = 32  # maps of so many (image, method, layer) are kept: 14 maps each

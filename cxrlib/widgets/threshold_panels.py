@@ -5,9 +5,9 @@ from html import escape
 import numpy as np
 
 from cxrlib.evaluation.thresholds import NEVER
-from cxrlib.operating_points import Counts, Curve
 from cxrlib.plots.style import pretty
-from cxrlib.widget_html import INK, NEGATIVE, POSITIVE, SOFT, Chart, number
+from cxrlib.widgets.html import INK, NEGATIVE, POSITIVE, SOFT, Chart, number
+from cxrlib.widgets.operating_points import Counts, Curve
 
 _TICKS = (0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1)
 _BINS = 48

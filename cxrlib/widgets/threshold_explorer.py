@@ -13,9 +13,10 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.metrics import figures
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds, tune_thresholds
-from cxrlib.operating_points import SCALE, Session
 from cxrlib.plots.style import pretty
-from cxrlib.threshold_panels import (
+from cxrlib.widgets.html import STYLE, data_uri, legend, plain_button, step_slider
+from cxrlib.widgets.operating_points import SCALE, Session
+from cxrlib.widgets.threshold_panels import (
     Histogram,
     PrPanel,
     RocPanel,
@@ -26,7 +27,6 @@ from cxrlib.threshold_panels import (
     row_figures,
     show_threshold,
 )
-from cxrlib.widget_html import STYLE, data_uri, legend, plain_button, step_slider
 
 COSTS = (0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 500, 1000)
 PREVALENCES = (*range(1, 10), *range(10, 50, 5), *range(50, 200, 10), *range(200, 1000, 50))  # in 1,000 patients

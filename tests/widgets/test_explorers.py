@@ -22,8 +22,8 @@ from cxrlib.evaluation.thresholds import NEVER, Thresholds, tune_thresholds
 from cxrlib.explain.gradcam import LAYERS, grad_cam
 from cxrlib.models.architectures import build_model, save_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint
-from cxrlib.operating_points import SCALE, Counts, Curve, Session
-from cxrlib.widgets import CamExplorer, ThresholdExplorer
+from cxrlib.widgets.facade import CamExplorer, ThresholdExplorer
+from cxrlib.widgets.operating_points import SCALE, Counts, Curve, Session
 
 HERNIA = FINDINGS.index("Hernia")
 
@@ -366,7 +366,7 @@ def test_the_maps_are_those_of_grad_cam_and_kept(cam, model, pictures, val, monk
     row, calls = cam._row.value, []
     x = torch.from_numpy(pictures[val.image[row]])[None, None]
     np.testing.assert_allclose(cam.maps(), grad_cam(model, x)[0].numpy())
-    monkeypatch.setattr("cxrlib.cam_explorer.grad_cam", lambda *given: calls.append(given) or grad_cam(*given))
+    monkeypatch.setattr("cxrlib.widgets.cam_explorer.grad_cam", lambda *given: calls.append(given) or grad_cam(*given))
     picture = cam._picture.value
     cam._finding.value = (cam._finding.value + 1) % 14
     assert cam._picture.value != picture
@@ -400,7 +400,7 @@ def test_boxes_on_demand(cam):
 
 
 def test_no_more_maps_are_kept_than_said(cam, monkeypatch):
-    monkeypatch.setattr("cxrlib.cam_explorer.KEPT", 3)
+    monkeypatch.setattr("cxrlib.widgets.cam_explorer.KEPT", 3)
     for row in range(6):
         cam._row.value = row
     assert len(cam._maps) == 3
@@ -436,8 +436,8 @@ def test_its_text_is_the_same_every_time(explorer, val):
 
 
 def test_text_stands_out_from_its_ground():
-    from cxrlib.threshold_panels import _pale
-    from cxrlib.widget_html import INK, NEGATIVE, POSITIVE, SOFT
+    from cxrlib.widgets.html import INK, NEGATIVE, POSITIVE, SOFT
+    from cxrlib.widgets.threshold_panels import _pale
 
     def light(colour):
         parts = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
@@ -455,7 +455,7 @@ CELL = """
 import numpy as np
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import tune_thresholds
-from cxrlib.widgets import ThresholdExplorer
+from cxrlib.widgets.facade import ThresholdExplorer
 
 val = Predictions.load({path!r})
 explorer = ThresholdExplorer(val, tune_thresholds(val, replicates=0))
