@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks.timing import drain, in_turns
+from cxrlib.course.runs import open_data
 from cxrlib.data.cache import ImageCache, build_cache
 from cxrlib.data.dataset import CachedDataset, EpochBatches, make_loader
 from cxrlib.data.findings import FINDINGS
@@ -34,7 +35,6 @@ from cxrlib.data.splits import split
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.architectures import architecture, build_model
-from cxrlib.runs import open_data
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.loop import _Training, fit
 from cxrlib.training.memory import kept_memory

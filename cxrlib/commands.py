@@ -15,7 +15,7 @@ from cxrlib.core.errors import InputError
 
 def run(given: argparse.Namespace) -> None:
     """The six notebooks, headless, into one run folder; what has finished is not run again."""
-    from cxrlib.course import describe, plan_runs, run_course
+    from cxrlib.course.runner import describe, plan_runs, run_course
 
     if given.dry_run:
         plans = plan_runs(given.profile, given.parameter, given.data)
@@ -27,9 +27,9 @@ def run(given: argparse.Namespace) -> None:
 
 def report(given: argparse.Namespace) -> None:
     """The report of a run as one HTML file that opens offline, and as PDF where a browser is installed."""
-    from cxrlib.index_page import write_index
-    from cxrlib.report_page import write_report
-    from cxrlib.runs import RunFolder
+    from cxrlib.course.report.index import write_index
+    from cxrlib.course.report.page import write_report
+    from cxrlib.course.runs import RunFolder
 
     run = RunFolder(Path(given.run_dir).absolute())
     for path in write_report(run):
@@ -243,7 +243,7 @@ def _can_write(folder: str) -> None:
 
 
 def _open(given: argparse.Namespace):
-    from cxrlib.runs import open_data
+    from cxrlib.course.runs import open_data
 
     if not given.img_root:
         raise InputError("img_root is not given; expected the folder of the radiographs, such as --img_root data/raw")
@@ -255,8 +255,8 @@ def _open(given: argparse.Namespace):
 def _images(given: argparse.Namespace, data, image_size: int, names: list[str]):
     """The cache with these images; what on_bad_image=skip leaves out is recorded in run.json of the output folder."""
     from cxrlib.core.paths import CACHE
+    from cxrlib.course.runs import RunFolder
     from cxrlib.data.cache import build_cache
-    from cxrlib.runs import RunFolder
 
     cache = build_cache(data.images, image_size, names, given.cache_dir or CACHE, on_bad_image=given.on_bad_image)
     folder = getattr(given, "run_dir", getattr(given, "out", None))

@@ -19,6 +19,8 @@ from PIL import Image
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import PROFILES
+from cxrlib.course.parameters import check_parameters, read_profile
+from cxrlib.course.runs import RunFolder
 from cxrlib.data.cache import decode
 from cxrlib.data.doctor.check import check_dataset
 from cxrlib.data.doctor.images import read_header
@@ -29,8 +31,6 @@ from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.models.architectures import model_from_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
-from cxrlib.parameters import check_parameters, read_profile
-from cxrlib.runs import RunFolder
 
 # words that mean something to one of the readers
 TOKENS = [b",", b";", b'"', b"\n", b"\r\n", b"\0", b"|", b"..", b"/", b"\xef\xbb\xbf", b"\xff", b"{", b"]", b":", b"- ",

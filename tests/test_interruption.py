@@ -20,6 +20,7 @@ import torch
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import written_whole
+from cxrlib.course.runs import RunFolder
 from cxrlib.data import cache as cache_module
 from cxrlib.data.cache import ImageCache, build_cache, read_image
 from cxrlib.data.sources import find_images
@@ -27,7 +28,6 @@ from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.checkpoints import write_checkpoint
 from cxrlib.phantom import generate as phantom_module
 from cxrlib.phantom.generate import make_phantoms
-from cxrlib.runs import RunFolder
 
 PHANTOMS = {"n_patients": 12, "size": 64, "seed": 3, "progress": False}
 
@@ -131,7 +131,7 @@ def test_a_full_disk_leaves_the_old_file_and_a_sentence(tmp_path):
         "write_checkpoint(path, {'a': torch.zeros(10**6)})",
         "from cxrlib.evaluation.predictions import Predictions; import numpy as np; r = np.random.default_rng(0)\n"
         "Predictions(r.random((9000, 14)), np.zeros((9000, 14)), range(9000), range(9000)).save(path)",
-        "from cxrlib.runs import RunFolder\nRunFolder(path).record('stage', long='x' * 10**6)",
+        "from cxrlib.course.runs import RunFolder\nRunFolder(path).record('stage', long='x' * 10**6)",
         "from cxrlib.core.paths import written_whole\n"
         "with written_whole(path) as beside: beside.write_bytes(b'x' * 10**6)",
     ],
@@ -293,7 +293,7 @@ def test_a_disk_too_small_for_the_phantoms_is_a_sentence(tmp_path):
 
 # ---- a run folder ------------------------------------------------------------------------------------------------
 def test_run_json_is_whole_whenever_its_writer_is_killed(tmp_path):
-    code = "import sys\nfrom cxrlib.runs import RunFolder\nrun = RunFolder(sys.argv[1])\nfor number in range(10**6):\n"
+    code = "import sys\nfrom cxrlib.course.runs import RunFolder\nrun = RunFolder(sys.argv[1])\nfor number in range(10**6):\n"
     code += "    run.record('stage', number=number, long='x' * 20_000)"
     process = subprocess.Popen([sys.executable, "-c", code, tmp_path / "run"])
     path = tmp_path / "run" / "run.json"

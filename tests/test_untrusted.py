@@ -22,14 +22,14 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from cxrlib.core.errors import InputError
-from cxrlib.course import run_course
+from cxrlib.course.parameters import read_profile
+from cxrlib.course.runner import run_course
 from cxrlib.data.cache import build_cache, read_image
 from cxrlib.data.doctor.check import check_dataset
 from cxrlib.data.metadata import read_boxes, read_entries
 from cxrlib.data.sources import find_images
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.checkpoints import load_checkpoint
-from cxrlib.parameters import read_profile
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -108,7 +108,7 @@ def test_image_names_with_a_path_or_a_control_character_are_refused(tiny_nih, na
 def test_a_box_finds_its_image_by_name_and_opens_no_path(tiny_nih):
     with tiny_nih.boxes_path.open("a") as file:
         file.write("../../../etc/passwd,Mass,1,1,9,9,,,\n")
-    from cxrlib.runs import open_data
+    from cxrlib.course.runs import open_data
 
     assert "../../../etc/passwd" in set(read_boxes(tiny_nih.boxes_path)["image"])
     assert "../../../etc/passwd" not in set(open_data("", tiny_nih.root).boxes["image"]), "only images that are there"

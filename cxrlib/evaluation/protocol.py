@@ -7,6 +7,7 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError, nearest
 from cxrlib.core.paths import written_whole
+from cxrlib.course.runs import Data
 from cxrlib.evaluation.agreement import find_expert_labels
 from cxrlib.evaluation.audits import GROUPS, against_experts, audit
 from cxrlib.evaluation.calibration import METHODS, Calibrator
@@ -15,7 +16,6 @@ from cxrlib.evaluation.objectives import parse_objective
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.reliability import choose_method
 from cxrlib.evaluation.thresholds import GRID, Thresholds, grid_values, tune_thresholds
-from cxrlib.runs import Data
 
 CALIBRATE = ("auto", *METHODS)
 

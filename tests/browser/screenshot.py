@@ -22,7 +22,7 @@ CELL = """
 from cxrlib.data.cache import build_cache
 from cxrlib.evaluation.calibration import Calibrator
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.runs import RunFolder, open_data
+from cxrlib.course.runs import RunFolder, open_data
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.widgets.facade import ThresholdExplorer
 

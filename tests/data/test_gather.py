@@ -7,9 +7,9 @@ import pytest
 from cxrlib.cli import main
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import NOTEBOOKS
+from cxrlib.course.runs import open_data
 from cxrlib.data.gather import gather, read_names
 from cxrlib.data.metadata import read_boxes, read_lists
-from cxrlib.runs import open_data
 
 OURS = NOTEBOOKS.parent / "data" / "subsets" / "nih-mini.txt"
 

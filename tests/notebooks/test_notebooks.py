@@ -16,11 +16,11 @@ import pytest
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import NOTEBOOKS
+from cxrlib.course.parameters import COURSE, notebook_parameters, read_profile
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.models.checkpoints import load_checkpoint
-from cxrlib.parameters import COURSE, notebook_parameters, read_profile
 from tests.notebooks import check
 
 TOY = {

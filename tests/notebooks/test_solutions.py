@@ -7,9 +7,9 @@ import nbformat
 import pytest
 
 from cxrlib.core.paths import NOTEBOOKS
-from cxrlib.exercises import NOT_YET
-from cxrlib.parameters import notebook_parameters
-from cxrlib.runs import RunFolder
+from cxrlib.course.exercises import NOT_YET
+from cxrlib.course.parameters import notebook_parameters
+from cxrlib.course.runs import RunFolder
 
 OPEN_ALONE = ("01_eda", "02_preprocess")  # the others need a trained model
 

@@ -12,12 +12,13 @@ import papermill
 import pytest
 from filelock import FileLock
 
-from cxrlib import course, parameters, runs, stages
 from cxrlib.cli import main
 from cxrlib.core.errors import InputError
-from cxrlib.course import run_course
-from cxrlib.parameters import COURSE, notebook_parameters
-from cxrlib.runs import RunFolder
+from cxrlib.course import parameters, runs, stages
+from cxrlib.course import runner as course
+from cxrlib.course.parameters import COURSE, notebook_parameters
+from cxrlib.course.runner import run_course
+from cxrlib.course.runs import RunFolder
 
 LEAVES = {"02_preprocess": "splits.csv", "03_train_efficientnet": "resnet18/model_best.pth"}
 

@@ -3,12 +3,12 @@
 import nbformat
 import pytest
 
-from cxrlib import parameters
 from cxrlib.cli import main
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import PROFILES
-from cxrlib.course import plan_runs, run_course
-from cxrlib.parameters import COURSE, check_parameters, each_run, notebook_parameters, read_profile
+from cxrlib.course import parameters
+from cxrlib.course.parameters import COURSE, check_parameters, each_run, notebook_parameters, read_profile
+from cxrlib.course.runner import plan_runs, run_course
 from cxrlib.training.loop import TrainConfig
 
 OURS = sorted(path.stem for path in PROFILES.glob("*.yaml"))

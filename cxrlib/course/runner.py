@@ -8,14 +8,22 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from cxrlib import stages
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import NOTEBOOKS, RUNS
+from cxrlib.course import stages
+from cxrlib.course.live import LiveLine
+from cxrlib.course.parameters import (
+    COURSE,
+    check_parameters,
+    compared,
+    each_run,
+    merged,
+    notebook_parameters,
+    read_profile,
+)
+from cxrlib.course.report.index import write_index
+from cxrlib.course.runs import Data, RunFolder, open_data
 from cxrlib.data.findings import FINDINGS
-from cxrlib.index_page import write_index
-from cxrlib.live import LiveLine
-from cxrlib.parameters import COURSE, check_parameters, compared, each_run, merged, notebook_parameters, read_profile
-from cxrlib.runs import Data, RunFolder, open_data
 
 # for the kernels: no bars in executed copies, no warning about frozen modules, and the kernel of this environment
 _QUIET = {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "JUPYTER_PREFER_ENV_PATH": "1"}

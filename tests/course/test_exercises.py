@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlib.exercises import NOT_YET, check, check_function, check_that, seal
+from cxrlib.course.exercises import NOT_YET, check, check_function, check_that, seal
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ What is measured comes from the run folder (`Evidence`); what is known of the da
 statement with its source.
 """
 
-from cxrlib.evidence import Evidence
+from cxrlib.course.report.evidence import Evidence
 from cxrlib.phantom.patients import FIRST_PATIENT
 
 # (statement, source)

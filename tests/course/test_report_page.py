@@ -12,17 +12,17 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from cxrlib import pages
 from cxrlib.cli import main
+from cxrlib.course.report import pages
+from cxrlib.course.report.evidence import written
+from cxrlib.course.report.index import write_index
+from cxrlib.course.report.page import write_report
+from cxrlib.course.runs import RunFolder
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.audits import audit
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import tune_thresholds
-from cxrlib.evidence import written
-from cxrlib.index_page import write_index
-from cxrlib.report_page import write_report
-from cxrlib.runs import RunFolder
 
 NASTY = '"><script>alert(1)</script>&'
 NUMBER = re.compile(r"(?<![\w.#-])\d+(?:[.,]\d+)*")

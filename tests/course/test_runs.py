@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cxrlib import runs
 from cxrlib.core import paths
 from cxrlib.core.errors import InputError
+from cxrlib.course import runs
+from cxrlib.course.runs import RunFolder, open_data
 from cxrlib.data.metadata import read_entries
-from cxrlib.runs import RunFolder, open_data
 
 
 @pytest.fixture

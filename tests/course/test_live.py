@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from cxrlib.live import LiveLine, _clock, last_epoch
+from cxrlib.course.live import LiveLine, _clock, last_epoch
 
 
 @pytest.fixture

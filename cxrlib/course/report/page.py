@@ -6,10 +6,10 @@ from pathlib import Path
 from PIL import Image
 
 from cxrlib.core.errors import InputError
-from cxrlib.evidence import Evidence
-from cxrlib.model_card import card, macro_rows
-from cxrlib.pages import data_uri, print_pdf, write_page
-from cxrlib.runs import RunFolder
+from cxrlib.course.report.evidence import Evidence
+from cxrlib.course.report.model_card import card, macro_rows
+from cxrlib.course.report.pages import data_uri, print_pdf, write_page
+from cxrlib.course.runs import RunFolder
 
 _METRICS = ["finding", "positives", "auroc", "ap", "f1", "threshold", "sensitivity", "specificity", "ppv"]
 _TOLD = ("splits.csv", "metrics.csv", "audit.csv", "experts.csv", "comparison.csv", "comparison_differences.csv")

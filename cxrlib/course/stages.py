@@ -13,8 +13,8 @@ from pathlib import Path
 
 import cxrlib
 from cxrlib.core.paths import written_whole
-from cxrlib.parameters import COURSE, code_cells
-from cxrlib.runs import RunFolder, versions
+from cxrlib.course.parameters import COURSE, code_cells
+from cxrlib.course.runs import RunFolder, versions
 
 _PACKAGE = Path(cxrlib.__file__).parent
 

@@ -6,8 +6,8 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from cxrlib.pages import write_page
-from cxrlib.parameters import COURSE
+from cxrlib.course.parameters import COURSE
+from cxrlib.course.report.pages import write_page
 
 
 def write_index(folder: Path) -> Path:

@@ -1,0 +1,1 @@
+"""The report of a run: evidence, pages, the index of all runs."""
