@@ -5,7 +5,7 @@ The same as `cxr eval`.
 
 import sys
 
-from cxrlib.cli import main
+from cxrlib.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["eval", *sys.argv[1:]]))

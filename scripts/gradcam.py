@@ -5,7 +5,7 @@ The same as `cxr gradcam`.
 
 import sys
 
-from cxrlib.cli import main
+from cxrlib.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["gradcam", *sys.argv[1:]]))

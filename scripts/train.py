@@ -5,7 +5,7 @@ The same as `cxr train`.
 
 import sys
 
-from cxrlib.cli import main
+from cxrlib.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

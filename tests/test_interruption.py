@@ -293,8 +293,8 @@ def test_a_disk_too_small_for_the_phantoms_is_a_sentence(tmp_path):
 
 # ---- a run folder ------------------------------------------------------------------------------------------------
 def test_run_json_is_whole_whenever_its_writer_is_killed(tmp_path):
-    code = "import sys\nfrom cxrlib.course.runs import RunFolder\nrun = RunFolder(sys.argv[1])\nfor number in range(10**6):\n"
-    code += "    run.record('stage', number=number, long='x' * 20_000)"
+    code = "import sys\nfrom cxrlib.course.runs import RunFolder\nrun = RunFolder(sys.argv[1])\n"
+    code += "for number in range(10**6):\n    run.record('stage', number=number, long='x' * 20_000)"
     process = subprocess.Popen([sys.executable, "-c", code, tmp_path / "run"])
     path = tmp_path / "run" / "run.json"
     until = time.monotonic() + 60
@@ -311,7 +311,7 @@ def test_run_json_is_whole_whenever_its_writer_is_killed(tmp_path):
 
 
 def test_a_training_waits_for_another_in_its_folder(tiny_nih, tmp_path, monkeypatch, capsys):
-    from cxrlib.cli import main
+    from cxrlib.cli.main import main
     from cxrlib.training import loop as training
 
     (tmp_path / "run").mkdir()
@@ -342,7 +342,7 @@ def test_a_training_waits_for_another_in_its_folder(tiny_nih, tmp_path, monkeypa
 
 # ---- an evaluation -----------------------------------------------------------------------------------------------
 def test_an_evaluation_stopped_before_any_of_its_files_ends_as_if_it_had_not_been(tiny_nih, tmp_path, monkeypatch):
-    from cxrlib.cli import main
+    from cxrlib.cli.main import main
     from cxrlib.data.metadata import read_entries
     from cxrlib.data.splits import split
     from cxrlib.models.architectures import build_model, save_checkpoint
@@ -382,7 +382,7 @@ def test_an_evaluation_stopped_before_any_of_its_files_ends_as_if_it_had_not_bee
 
 
 def test_a_loader_whose_process_is_killed_is_a_sentence(tiny_nih, tmp_path, monkeypatch, capsys):
-    from cxrlib.cli import main
+    from cxrlib.cli.main import main
     from cxrlib.data import dataset
 
     reading = dataset.CachedDataset._images
@@ -403,8 +403,8 @@ def test_a_loader_whose_process_is_killed_is_a_sentence(tiny_nih, tmp_path, monk
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
 def test_a_full_disk_in_someone_elses_writer_is_a_sentence(monkeypatch, capsys, number):
     """papermill and matplotlib write by themselves."""
-    from cxrlib import commands
-    from cxrlib.cli import main
+    from cxrlib.cli import commands
+    from cxrlib.cli.main import main
 
     def full(_):
         """Write until the disk is full."""

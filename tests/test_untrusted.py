@@ -197,7 +197,7 @@ import socket, sys
 def refuse(*_, **__):
     raise AssertionError("a network call that nobody asked for")
 socket.socket.connect = socket.socket.connect_ex = socket.socket.bind = socket.getaddrinfo = refuse
-from cxrlib.cli import main
+from cxrlib.cli.main import main
 data, out = sys.argv[1:]
 small = ["--img_root", data, "--cache_dir", out + "/cache"]
 assert main(["doctor", data, "--deep"]) == 0

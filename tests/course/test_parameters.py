@@ -3,7 +3,7 @@
 import nbformat
 import pytest
 
-from cxrlib.cli import main
+from cxrlib.cli.main import main
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import PROFILES
 from cxrlib.course import parameters

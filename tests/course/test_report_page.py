@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from cxrlib.cli import main
+from cxrlib.cli.main import main
 from cxrlib.course.report import pages
 from cxrlib.course.report.evidence import written
 from cxrlib.course.report.index import write_index

@@ -12,7 +12,7 @@ import papermill
 import pytest
 from filelock import FileLock
 
-from cxrlib.cli import main
+from cxrlib.cli.main import main
 from cxrlib.core.errors import InputError
 from cxrlib.course import parameters, runs, stages
 from cxrlib.course import runner as course

@@ -411,7 +411,7 @@ def test_a_disk_that_errs_is_no_bad_image(build, images, monkeypatch):
 
 
 def test_the_commands_leave_them_out_and_record_them(tiny_nih, tmp_path, spoiled, monkeypatch, capsys):
-    from cxrlib.cli import main
+    from cxrlib.cli.main import main
     from cxrlib.evaluation.predictions import Predictions
 
     monkeypatch.chdir(tmp_path)

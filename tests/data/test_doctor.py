@@ -284,7 +284,7 @@ def test_what_is_not_there_is_not_looked_at(tiny_nih):
 
 
 def test_the_command_says_it_and_exits_with_1(tiny_nih, tmp_path, capsys):
-    from cxrlib.cli import main
+    from cxrlib.cli.main import main
 
     assert main(["doctor", str(tiny_nih.root)]) == 0
     assert "nothing that would change a result" in capsys.readouterr().out

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from cxrlib.cli import main
+from cxrlib.cli.main import main
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import NOTEBOOKS
 from cxrlib.course.runs import open_data

@@ -253,7 +253,12 @@ def course(_tiny_original, tmp_path_factory):
     folder = tmp_path_factory.mktemp("course")
     overrides = [word for name, value in TOY.items() for word in ("-p", name, str(value))]
     given = ["run", "--data", str(_tiny_original), "-p", "run_dir", str(folder / "run"), *overrides]
-    command = [sys.executable, "-c", "import sys; from cxrlib.cli import main; sys.exit(main(sys.argv[1:]))", *given]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from cxrlib.cli.main import main; sys.exit(main(sys.argv[1:]))",
+        *given,
+    ]
     environment = os.environ | {"CXR_HOME": str(folder / "home")}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as killed:
         for line in killed.stdout:

@@ -169,7 +169,7 @@ def _finish(work: Callable, folder: Path, outcome: Outcome) -> None:
 def _stages(folder: Path) -> list[Stage]:
     os.environ |= {"CXR_HOME": str(folder / "home"), "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
     import cxrlib.training.loop  # noqa: F401 - now, for all the forks
-    from cxrlib.cli import main
+    from cxrlib.cli.main import main
     from cxrlib.phantom.generate import make_phantoms
 
     data = folder / "data"

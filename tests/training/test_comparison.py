@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlib.cli import main
+from cxrlib.cli.main import main
 from cxrlib.core.errors import InputError
 from cxrlib.evaluation.differences import holm, paired_difference
 from cxrlib.evaluation.metrics import evaluate

@@ -19,7 +19,7 @@ _WIDEST = 1600  # pixels; a figure of 300 dots an inch is larger, and lies besid
 
 
 def write_page(path: Path, template: str, **values) -> Path:
-    """Fill a template of cxrlib/templates and write the page whole. Values are escaped unless they are `Markup`."""
+    """Fill a template of templates/ and write the page whole. Values are escaped unless they are `Markup`."""
     filled = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,

@@ -15,7 +15,7 @@ import torch
 
 import cxrlib.evaluation.protocol
 import cxrlib.plots.overlays
-from cxrlib.cli import main
+from cxrlib.cli.main import main
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.calibration import Calibrator
@@ -24,7 +24,7 @@ from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 COMMANDS = ("run", "train", "eval", "gradcam", "preprocess", "download", "phantom")
 QUICK = ["--arch", "mobilenet_v2", "--weights", "none", "--image_size", "32", "--epochs", "1", "--device", "cpu"]
 

@@ -8,7 +8,7 @@ import io
 import sys
 from contextlib import nullcontext, redirect_stdout
 
-from cxrlib import commands, processes
+from cxrlib.cli import commands, processes
 from cxrlib.core.errors import InputError, nearest
 from cxrlib.core.paths import NO_PLACE
 

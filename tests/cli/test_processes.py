@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
-from cxrlib import processes
+from cxrlib.cli import processes
 from cxrlib.core.paths import _HOME
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 
-from cxrlib import processes
+from cxrlib.cli import processes
 from cxrlib.core.errors import InputError
 
 

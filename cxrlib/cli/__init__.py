@@ -1,0 +1,1 @@
+"""The command line: flags, what each command does, several processes."""
