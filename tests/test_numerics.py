@@ -15,9 +15,10 @@ from cxrlib.data.sources import find_images
 from cxrlib.data.splits import leakage, split, subset
 from cxrlib.evaluation.calibration import METHODS, Calibrator
 from cxrlib.evaluation.metrics import evaluate
-from cxrlib.evaluation.predictions import Predictions, predict
+from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import tune_thresholds
 from cxrlib.models.architectures import build_model
+from cxrlib.training.inference import predict
 from cxrlib.training.loop import TrainConfig, fit
 
 TOY = {"arch": "mobilenet_v2", "weights": "none", "image_size": 32, "epochs": 1, "split": "patient", "device": "cpu",

@@ -43,7 +43,8 @@ def train(given: argparse.Namespace) -> None:
     from cxrlib.core.paths import one_process
     from cxrlib.data.splits import split, subsets
     from cxrlib.training.device import pick_device
-    from cxrlib.training.loop import TrainConfig, fit, parts_to_remember
+    from cxrlib.training.inputs import parts_to_remember
+    from cxrlib.training.loop import TrainConfig, fit
 
     values = {field.name: getattr(given, field.name) for field in fields(TrainConfig) if hasattr(given, field.name)}
     config = TrainConfig.of(**values)
@@ -94,12 +95,12 @@ def evaluate(given: argparse.Namespace) -> None:
     """Calibrate and tune on the validation part of the checkpoint, report on test, which neither of them saw."""
     from accelerate import Accelerator
 
-    from cxrlib.evaluation.predictions import predict
     from cxrlib.evaluation.protocol import check_how, evaluate_at_tuned, write_audits
     from cxrlib.evaluation.text import metrics_text
     from cxrlib.evaluation.thresholds import Thresholds
     from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
-    from cxrlib.training.loop import make_dataset
+    from cxrlib.training.inference import predict
+    from cxrlib.training.inputs import make_dataset
 
     _at_least(given, batch_size=1, num_workers=0, replicates=0, subset=0)
     _can_write(given.out)
@@ -137,11 +138,11 @@ def evaluate(given: argparse.Namespace) -> None:
 def gradcam(given: argparse.Namespace) -> None:
     """Overlays of the heat map of one labelled finding each, on radiographs of the test part; with --boxes, a score."""
     from cxrlib.evaluation.calibration import operating_point
-    from cxrlib.evaluation.predictions import predict
     from cxrlib.explain.gradcam import check_method
     from cxrlib.models.checkpoints import load_checkpoint
     from cxrlib.plots.overlays import choose, write_overlays
-    from cxrlib.training.loop import make_dataset
+    from cxrlib.training.inference import predict
+    from cxrlib.training.inputs import make_dataset
 
     _at_least(given, samples=1, batch_size=1, num_workers=0, subset=0, replicates=0)
     check_method(given.method)

@@ -22,13 +22,15 @@ from cxrlib.data.splits import digest, subset
 from cxrlib.evaluation.bootstrap import count_patients, interval, p_values, with_macro
 from cxrlib.evaluation.differences import holm
 from cxrlib.evaluation.metrics import bootstrap, figures
-from cxrlib.evaluation.predictions import Predictions, predict
+from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.architectures import ARCHITECTURES, model_from_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint
 from cxrlib.training.config import TrainConfig, asked_for
 from cxrlib.training.costs import measure_costs
 from cxrlib.training.device import pick_device
-from cxrlib.training.loop import fit, make_dataset
+from cxrlib.training.inference import predict
+from cxrlib.training.inputs import make_dataset
+from cxrlib.training.loop import fit
 from cxrlib.training.resume import with_defaults
 
 UNITS = ("epochs", "steps", "minutes")

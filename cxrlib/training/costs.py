@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cxrlib.core.progress import bar
 from cxrlib.models.architectures import ChestXrayModel, build_model
 from cxrlib.training.config import Average, TrainConfig
+from cxrlib.training.device import pick_device
 from cxrlib.training.memory import kept_memory
 from cxrlib.training.speed import choose, images_per_second
 
@@ -36,7 +37,7 @@ def measure_costs(configs: dict[str, TrainConfig], progress: bool = True) -> pd.
     rows = {}
     for name, config in bar(configs.items(), show=progress, desc="costs", unit=" models", leave=False):
         model = build_model(config.arch, "none", config.image_size)
-        choice = choose(config, model, torch.device(_device(config)), show=False)
+        choice = choose(config, model, torch.device(pick_device(config.device)), show=False)
         config = replace(config, **choice, weights="none")
         with ProcessPoolExecutor(1, _context(), _end_with_parent) as fresh:
             rows[name] = fresh.submit(_measure, config).result()
@@ -55,7 +56,7 @@ def gflop(model: ChestXrayModel) -> float:
 
 def _measure(config: TrainConfig) -> list[float]:
     """The columns of `measure_costs`, in a process that has done nothing else."""
-    device = torch.device(_device(config))
+    device = torch.device(pick_device(config.device))
     model = build_model(config.arch, "none", config.image_size).to(device)
     average = Average(model, config.ema_decay)  # it takes its memory, too
     training = images_per_second(model, config.batch_size, config.precision, config.layout, device)
@@ -105,9 +106,3 @@ def _peak_gib(device: torch.device) -> float:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-def _device(config: TrainConfig) -> str:
-    from cxrlib.training.device import pick_device
-
-    return pick_device(config.device)

@@ -20,12 +20,12 @@ from cxrlib.core.errors import InputError
 from cxrlib.core.paths import written_whole
 from cxrlib.core.progress import bar
 from cxrlib.data.cache import ImageCache
-from cxrlib.data.dataset import CachedDataset, ChestXrayDataset, EpochBatches, augment, make_loader, to_unit
-from cxrlib.data.splits import digest, remembered, subset
+from cxrlib.data.dataset import EpochBatches, augment, make_loader, to_unit
+from cxrlib.data.splits import digest
 from cxrlib.evaluation.metrics import evaluate
-from cxrlib.evaluation.predictions import Predictions, predict
+from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.architectures import build_model, save_checkpoint
-from cxrlib.models.checkpoints import SUFFIXES, load_checkpoint
+from cxrlib.models.checkpoints import SUFFIXES
 from cxrlib.training.config import (
     Average,
     TrainConfig,
@@ -36,21 +36,15 @@ from cxrlib.training.config import (
     strengthen_dropout,
 )
 from cxrlib.training.device import make_accelerator
+from cxrlib.training.inference import predict
+from cxrlib.training.inputs import datasets, parts_to_remember
 from cxrlib.training.losses import make_loss
 from cxrlib.training.memory import kept_memory
+from cxrlib.training.probe import fit_probe
 from cxrlib.training.resume import finished, load_state, save_state
 from cxrlib.training.speed import choose
 
 _LOOK_EVERY = 50  # steps: reading the loss makes a GPU wait
-
-
-def make_dataset(entries: pd.DataFrame, images: ImageCache | dict[str, Path], image_size: int):
-    """The dataset of some entries, over the cache or (images: name -> path) straight from the PNGs."""
-    if isinstance(images, ImageCache):
-        if images.image_size != image_size:
-            raise InputError(f"the cache holds {images.image_size} pixels a side; expected {image_size}; build it anew")
-        return CachedDataset(entries, images)
-    return ChestXrayDataset(entries, images, image_size)
 
 
 @kept_memory()
@@ -74,8 +68,6 @@ def fit(
     the folder holds an interrupted run of another configuration.
     """
     if config.mode == "probe":
-        from cxrlib.training.probe import fit_probe
-
         return fit_probe(config, entries, images, out, progress)
     out = Path(out)
     training = _Training(config, entries, images, out, progress)
@@ -289,27 +281,6 @@ class _Training:
                 losses=self.losses.cpu(),
             )
         self.saved = time.perf_counter()
-
-
-def parts_to_remember(config: TrainConfig, entries: pd.DataFrame) -> dict[str, list[str]]:
-    """`splits.remembered` of a run: its own parts, and those of the checkpoint that it starts from."""
-    earlier = load_checkpoint(config.weights)["parts"] if config.weights.endswith(SUFFIXES) else None
-    return remembered(entries, config.split, earlier, config.weights)
-
-
-def datasets(config: TrainConfig, entries: pd.DataFrame, images: ImageCache | dict[str, Path]):
-    """The datasets of part "train" and part "val". Raises InputError where nothing can be learned or chosen."""
-    both = []
-    for part, size in (("train", config.train_subset), ("val", config.val_subset)):
-        chosen = subset(entries, part, size, config.seed)
-        if chosen.empty:
-            raise InputError(f"the part {part!r} holds no image; expected some (look at the split and at img_root)")
-        both.append(make_dataset(chosen, images, config.image_size))
-    positives = both[1].labels.mean(dim=0)
-    if not ((positives > 0) & (positives < 1)).any():
-        raise InputError(f"no finding has positives and negatives among the {len(both[1])} validation images, so "
-                         "no epoch can be chosen; enlarge val_subset")  # fmt: skip
-    return both
 
 
 def _loss_of(predictions: Predictions, criterion: nn.Module) -> float:

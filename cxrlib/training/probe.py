@@ -22,10 +22,12 @@ from cxrlib.core.progress import bar
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.dataset import make_loader
 from cxrlib.evaluation.metrics import evaluate
-from cxrlib.evaluation.predictions import Predictions, predict
+from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.architectures import ChestXrayModel, build_model, save_checkpoint
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.device import pick_device
+from cxrlib.training.inference import predict
+from cxrlib.training.inputs import datasets, parts_to_remember
 from cxrlib.training.losses import make_loss
 
 # Ridge penalties on the weights of standardized features, strongest first; validation chooses one for all findings
@@ -50,8 +52,6 @@ def fit_probe(
     last one tried. Of the recipe only loss and
     pos_weight_cap count: nothing is augmented, every image is seen as it is.
     """
-    from cxrlib.training.loop import datasets, parts_to_remember  # which imports this module
-
     set_seed(config.seed)
     model = build_model(config.arch, config.weights, config.image_size).to(pick_device(config.device))
     train, val = datasets(config, entries, images)

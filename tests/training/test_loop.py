@@ -19,14 +19,15 @@ from cxrlib.data.dataset import shifted
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.sources import find_images
 from cxrlib.evaluation.metrics import evaluate
-from cxrlib.evaluation.predictions import Predictions, predict
+from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.architectures import build_model, load_checkpoint, model_from_checkpoint, save_checkpoint
+from cxrlib.training.inference import predict
+from cxrlib.training.inputs import make_dataset
 from cxrlib.training.loop import (
     TrainConfig,
     _Training,
     fit,
     learning_rate,
-    make_dataset,
     parameter_groups,
     start_at_prevalence,
     strengthen_dropout,
@@ -159,7 +160,7 @@ def test_subsets_limit_what_is_trained_and_validated_on(train, entries, tmp_path
         seen.append(set(chosen["image"]))
         return original(chosen, *rest)
 
-    monkeypatch.setattr("cxrlib.training.loop.make_dataset", watched)
+    monkeypatch.setattr("cxrlib.training.inputs.make_dataset", watched)
     train(train_subset=12, val_subset=8, epochs=1)
     assert [len(names) <= size for names, size in zip(seen, (12, 8), strict=True)] == [True, True]
     parts = load_checkpoint(tmp_path / "run" / "model_best.pth")["parts"]

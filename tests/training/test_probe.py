@@ -7,12 +7,14 @@ import torch
 
 from cxrlib.data.sources import find_images
 from cxrlib.evaluation.metrics import evaluate
-from cxrlib.evaluation.predictions import Predictions, predict
+from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.architectures import ARCHITECTURES, build_model, model_from_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint
 from cxrlib.training import probe
 from cxrlib.training.config import TrainConfig
-from cxrlib.training.loop import fit, make_dataset
+from cxrlib.training.inference import predict
+from cxrlib.training.inputs import make_dataset
+from cxrlib.training.loop import fit
 from cxrlib.training.probe import features, fit_probe
 
 SIDE = 32

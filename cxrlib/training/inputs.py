@@ -1,0 +1,42 @@
+"""What a training reads: its datasets, and the images that its checkpoint has to remember."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from cxrlib.core.errors import InputError
+from cxrlib.data.cache import ImageCache
+from cxrlib.data.dataset import CachedDataset, ChestXrayDataset
+from cxrlib.data.splits import remembered, subset
+from cxrlib.models.checkpoints import SUFFIXES, load_checkpoint
+from cxrlib.training.config import TrainConfig
+
+
+def make_dataset(entries: pd.DataFrame, images: ImageCache | dict[str, Path], image_size: int):
+    """The dataset of some entries, over the cache or (images: name -> path) straight from the PNGs."""
+    if isinstance(images, ImageCache):
+        if images.image_size != image_size:
+            raise InputError(f"the cache holds {images.image_size} pixels a side; expected {image_size}; build it anew")
+        return CachedDataset(entries, images)
+    return ChestXrayDataset(entries, images, image_size)
+
+
+def datasets(config: TrainConfig, entries: pd.DataFrame, images: ImageCache | dict[str, Path]):
+    """The datasets of part "train" and part "val". Raises InputError where nothing can be learned or chosen."""
+    both = []
+    for part, size in (("train", config.train_subset), ("val", config.val_subset)):
+        chosen = subset(entries, part, size, config.seed)
+        if chosen.empty:
+            raise InputError(f"the part {part!r} holds no image; expected some (look at the split and at img_root)")
+        both.append(make_dataset(chosen, images, config.image_size))
+    positives = both[1].labels.mean(dim=0)
+    if not ((positives > 0) & (positives < 1)).any():
+        raise InputError(f"no finding has positives and negatives among the {len(both[1])} validation images, so "
+                         "no epoch can be chosen; enlarge val_subset")  # fmt: skip
+    return both
+
+
+def parts_to_remember(config: TrainConfig, entries: pd.DataFrame) -> dict[str, list[str]]:
+    """`splits.remembered` of a run: its own parts, and those of the checkpoint that it starts from."""
+    earlier = load_checkpoint(config.weights)["parts"] if config.weights.endswith(SUFFIXES) else None
+    return remembered(entries, config.split, earlier, config.weights)
