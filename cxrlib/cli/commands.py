@@ -71,7 +71,7 @@ def compare(given: argparse.Namespace) -> None:
     What has been trained in run_dir is not trained again.
     """
     from cxrlib.data.splits import split, subset
-    from cxrlib.training.comparison import entrants, parse_budget, write_comparison
+    from cxrlib.training.comparison import entrants, parse_budget
     from cxrlib.training.config import TrainConfig
     from cxrlib.training.device import pick_device
 
@@ -86,16 +86,59 @@ def compare(given: argparse.Namespace) -> None:
     data = _open(given)
     entries = split(data.entries, given.split, given.seed, lists_in=data.folders)
     test = subset(entries, "test", given.subset, given.seed)
-    text = write_comparison(each, given.budget, seeds, sizes, entries, test, Path(given.run_dir),
-                            lambda names: _images(given, data, given.image_size, names))  # fmt: skip
-    print(text, end="")
+    _compare(given, each, seeds, sizes, entries, test, data)
+
+
+def _compare(given: argparse.Namespace, each, seeds, sizes, entries, test, data) -> None:
+    """Measure the costs, train all, and write the tables and figures of the comparison to run_dir."""
+    from dataclasses import replace
+
+    import pandas as pd
+
+    from cxrlib.core.paths import write_csv
+    from cxrlib.data.splits import subset
+    from cxrlib.plots import comparison as plots
+    from cxrlib.plots.style import save_figure
+    from cxrlib.training import comparison
+
+    out = Path(given.run_dir)
+    costs = comparison.kept_costs(each, out / "costs.json")
+    train, val = ((entries["part"] == part).sum() for part in ("train", "val"))
+    each = comparison.with_budget(each, given.budget, train, val, costs)
+    most = [max((replace(config, train_subset=size) for size in (config.train_subset, *sizes)),
+                key=lambda one: one.train_subset or train) for config in each.values()]  # fmt: skip
+    used = {name for config in most for seed in seeds
+            for part, size in (("train", config.train_subset), ("val", config.val_subset))
+            for name in subset(entries, part, size, seed)["image"]}  # fmt: skip
+    images = _images(given, data, given.image_size, sorted(used | set(test["image"])))
+    results = comparison.compare(each, seeds, entries, images, test, out)
+    table = comparison.comparison_table(results)
+    table = table.assign(minutes=comparison.minutes(out, each, seeds)).join(costs)
+    differences = comparison.all_differences(results)
+    tables = {"comparison": table, "comparison_differences": differences.set_index(["a", "b"])}
+    figures = {"04_accuracy_cost": plots.plot_costs(table), "04_differences": plots.plot_differences(differences)}
+    if sizes:
+        folder = out / "sizes"
+        curves = {
+            name: comparison.learning_curve(
+                config, sizes, seeds, entries, images, test, folder / name.replace(":", "-")
+            )
+            for name, config in each.items()
+        }
+        tables["learning_curves"] = pd.concat(curves, names=["arch"])
+        figures["04_learning_curves"] = plots.plot_learning_curves(curves)
+    for name, content in tables.items():
+        write_csv(out / f"{name}.csv", content)
+    for name, figure in figures.items():
+        save_figure(figure, name, out / "figures")
+    print("\n\n".join(content.round(3).to_string() for content in tables.values()) + f"\nwrote them to {out}")
 
 
 def evaluate(given: argparse.Namespace) -> None:
     """Calibrate and tune on the validation part of the checkpoint, report on test, which neither of them saw."""
     from accelerate import Accelerator
 
-    from cxrlib.evaluation.protocol import check_how, evaluate_at_tuned, write_audits
+    from cxrlib.evaluation.protocol import check_how, evaluate_at_tuned
     from cxrlib.evaluation.text import metrics_text
     from cxrlib.evaluation.thresholds import Thresholds
     from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
@@ -131,8 +174,22 @@ def evaluate(given: argparse.Namespace) -> None:
     print(text, end="")
     print(f"wrote {tables / 'metrics.txt'}; thresholds and calibration are now also in {given.weights}")
     if given.audit:
-        for path in write_audits(tables, done, test, data, given.replicates):
-            print(f"wrote {path}")
+        _write_audits(tables, done, test, data, given.replicates)
+
+
+def _write_audits(folder: Path, done, entries, data, replicates: int) -> None:
+    """audit.csv, the gaps between groups; experts.csv where expert labels (or the phantoms' truth) are at hand."""
+    from cxrlib.core.paths import write_csv
+    from cxrlib.evaluation.agreement import find_expert_labels
+    from cxrlib.evaluation.audits import GROUPS, against_experts, audit
+
+    present = [name for name in GROUPS if name in entries]
+    tables = {"audit.csv": audit(done.test, entries, done.thresholds, present, replicates=replicates)}
+    found = find_expert_labels(*data.folders)
+    if found is not None:
+        tables["experts.csv"] = against_experts(done.test, found[0], replicates=replicates).reset_index()
+    for name, table in tables.items():
+        print(f"wrote {write_csv(folder / name, table, index=False)}")
 
 
 def gradcam(given: argparse.Namespace) -> None:

@@ -116,9 +116,18 @@ def sync(path: Path) -> None:
             os.close(opened)
 
 
-def write_json(path: str | Path, content: dict) -> Path:
-    """Write JSON, one value a line, NaN refused: the old file or the whole new one, never a part. Returns the path."""
-    path = Path(path)
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a text file whole (`written_whole`) and return its path."""
     with written_whole(path) as beside:
-        beside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return path
+        beside.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def write_json(path: str | Path, content: dict) -> Path:
+    """Write JSON whole, one value per line, and return its path. Raises ValueError for NaN, which JSON lacks."""
+    return write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def write_csv(path: str | Path, table, index: bool = True) -> Path:
+    """Write a DataFrame as a CSV, whole, and return its path."""
+    return write_text(path, table.to_csv(index=index))

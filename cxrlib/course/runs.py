@@ -14,7 +14,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from cxrlib.core.errors import InputError
-from cxrlib.core.paths import FIGURES, PHANTOM, from_root, written_whole
+from cxrlib.core.paths import FIGURES, PHANTOM, from_root, write_text
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import find_csv, read_boxes, read_entries
 from cxrlib.data.sources import find_images, keep_found
@@ -207,8 +207,7 @@ class RunFolder:
             raise InputError(
                 f"the run cannot be written to {self.path} ({error.strerror}); choose another run_dir"
             ) from None
-        with written_whole(path) as beside:
-            beside.write_text(text, encoding="utf-8")
+        write_text(path, text)
 
 
 def versions() -> dict[str, str]:

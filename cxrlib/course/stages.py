@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 import cxrlib
-from cxrlib.core.paths import written_whole
+from cxrlib.core.paths import write_json
 from cxrlib.course.parameters import COURSE, code_cells
 from cxrlib.course.runs import RunFolder, versions
 
@@ -63,8 +63,7 @@ def why_again(run: RunFolder, every: dict[str, dict]) -> dict[str, str]:
 
 def remember(run: RunFolder, name: str, basis: dict, files: list[str]) -> None:
     """Write that a notebook has finished, with what, and which files of the run folder it wrote."""
-    with written_whole(_record(run, name)) as beside:
-        beside.write_text(json.dumps(basis | {"files": files}, indent=1), encoding="utf-8")
+    write_json(_record(run, name), basis | {"files": files})
 
 
 def forget(run: RunFolder, name: str) -> None:

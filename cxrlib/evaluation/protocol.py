@@ -6,10 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from cxrlib.core.errors import InputError, nearest
-from cxrlib.core.paths import written_whole
-from cxrlib.course.runs import Data
-from cxrlib.evaluation.agreement import find_expert_labels
-from cxrlib.evaluation.audits import GROUPS, against_experts, audit
+from cxrlib.core.paths import write_csv, write_text
 from cxrlib.evaluation.calibration import METHODS, Calibrator
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.objectives import parse_objective
@@ -32,9 +29,8 @@ class Evaluation:
     def write(self, folder: str | Path, raw: Predictions, text: str) -> None:
         """metrics.txt (`text`), metrics.csv, thresholds.json, calibration.json, and predictions_test.npz (`raw`)."""
         folder = Path(folder)
-        write_table(folder / "metrics.csv", self.table)
-        with written_whole(folder / "metrics.txt") as beside:
-            beside.write_text(text, encoding="utf-8")
+        write_csv(folder / "metrics.csv", self.table)
+        write_text(folder / "metrics.txt", text)
         self.thresholds.save(folder / "thresholds.json")
         self.calibrator.save(folder / "calibration.json")
         raw.save(folder / "predictions_test.npz")
@@ -88,25 +84,3 @@ def evaluate_at_tuned(
         thresholds = tune_thresholds(calibrator.apply(val), grid, objective)
     test = calibrator.apply(test)
     return Evaluation(calibrator, thresholds, evaluate(test, thresholds, replicates), test)
-
-
-def write_audits(
-    folder: str | Path, done: Evaluation, entries: pd.DataFrame, data: Data, replicates: int = 1000
-) -> list[Path]:
-    """audit.csv, the gaps between the groups that `entries` tell apart; experts.csv where there are expert labels.
-
-    These (or the truth of phantoms) are looked for beside the radiographs and beside the CSV. Returns the paths.
-    """
-    present = [name for name in GROUPS if name in entries]
-    tables = {"audit.csv": audit(done.test, entries, done.thresholds, present, replicates=replicates)}
-    found = find_expert_labels(*data.folders)
-    if found is not None:
-        tables["experts.csv"] = against_experts(done.test, found[0], replicates=replicates).reset_index()
-    return [write_table(Path(folder) / name, table, index=False) for name, table in tables.items()]
-
-
-def write_table(path: Path, table: pd.DataFrame, index: bool = True) -> Path:
-    """Write a CSV whole or not at all; returns the path."""
-    with written_whole(path) as beside:
-        table.to_csv(beside, index=index)
-    return path

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrlib.core.paths import written_whole
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.calibration import Calibrator
 from cxrlib.evaluation.predictions import Predictions
@@ -52,12 +51,6 @@ def metrics_text(
     for note in dict.fromkeys(note for note, _ in notes if note):  # one line a note, with the findings it speaks of
         lines.append(f"# {', '.join(finding for text, finding in notes if text == note)}: {note}")
     return "\n".join(lines) + "\n"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with written_whole(path) as beside:
-        beside.write_text(text, encoding="utf-8")
 
 
 def _figure(row: pd.Series, metric: str) -> str:

@@ -7,7 +7,7 @@ that was stopped goes on where it was, and a finished member is not trained agai
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from cxrlib.core.errors import InputError, nearest, some
-from cxrlib.core.paths import one_process, written_whole
+from cxrlib.core.paths import one_process, write_json
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.splits import digest, subset
 from cxrlib.evaluation.bootstrap import count_patients, interval, p_values, with_macro
@@ -200,51 +200,6 @@ def learning_curve(
     return table.assign(images=counts).rename_axis("size")
 
 
-def write_comparison(
-    each: dict[str, TrainConfig],
-    budget: str,
-    seeds: list[int],
-    sizes: list[int],
-    entries: pd.DataFrame,
-    test: pd.DataFrame,
-    out: Path,
-    build: Callable[[list[str]], ImageCache],
-) -> str:
-    """Measure the costs, train all, and write comparison.csv, comparison_differences.csv, with `sizes` also
-    learning_curves.csv, and their figures to `out`; returns the tables as text.
-
-    build: decodes the radiographs of these names. What `out` holds of the same question is read, not made again.
-    """
-    from cxrlib.plots import comparison as plots
-    from cxrlib.plots.style import save_figure
-
-    costs = kept_costs(each, out / "costs.json")
-    train, val = ((entries["part"] == part).sum() for part in ("train", "val"))
-    each = with_budget(each, budget, train, val, costs)
-    most = [max((replace(config, train_subset=size) for size in (config.train_subset, *sizes)),
-                key=lambda one: one.train_subset or train) for config in each.values()]  # fmt: skip
-    used = {name for config in most for seed in seeds
-            for part, size in (("train", config.train_subset), ("val", config.val_subset))
-            for name in subset(entries, part, size, seed)["image"]}  # fmt: skip
-    images = build(sorted(used | set(test["image"])))
-    results = compare(each, seeds, entries, images, test, out)
-    table = comparison_table(results).assign(minutes=minutes(out, each, seeds)).join(costs)
-    differences = all_differences(results)
-    tables = {"comparison": table, "comparison_differences": differences.set_index(["a", "b"])}
-    figures = {"04_accuracy_cost": plots.plot_costs(table), "04_differences": plots.plot_differences(differences)}
-    if sizes:
-        curves = {name: learning_curve(config, sizes, seeds, entries, images, test, out / "sizes" / _plain(name))
-                  for name, config in each.items()}  # fmt: skip
-        tables["learning_curves"] = pd.concat(curves, names=["arch"])
-        figures["04_learning_curves"] = plots.plot_learning_curves(curves)
-    for name, content in tables.items():
-        with written_whole(out / f"{name}.csv") as beside:
-            content.to_csv(beside)
-    for name, figure in figures.items():
-        save_figure(figure, name, out / "figures")
-    return "\n\n".join(content.round(3).to_string() for content in tables.values()) + f"\nwrote them to {out}\n"
-
-
 def kept_costs(each: dict[str, TrainConfig], path: Path, progress: bool = True) -> pd.DataFrame:
     """`measure_costs`, measured once: what the file `path` holds of these configs is read.
 
@@ -258,8 +213,7 @@ def kept_costs(each: dict[str, TrainConfig], path: Path, progress: bool = True) 
         missing = {about[name]: config for name, config in each.items() if about[name] not in known}
         for which, config in missing.items():
             known |= measure_costs({which: config}, progress).T.to_dict()
-            with written_whole(path) as beside:
-                beside.write_text(json.dumps(known, indent=1), encoding="utf-8")
+            write_json(path, known)
     return pd.DataFrame({name: known[about[name]] for name in each}).T
 
 
@@ -269,8 +223,7 @@ def _member(config: TrainConfig, entries, images, test: pd.DataFrame, folder: Pa
         for name in ("model_best.pth", "model_last.pth", "state.pth", "history.csv", "predictions_test.npz"):
             (folder / name).unlink(missing_ok=True)
     if not (folder / "predictions_test.npz").is_file():
-        with written_whole(path) as beside:
-            beside.write_text(json.dumps(asked, indent=1), encoding="utf-8")
+        write_json(path, asked)
         fit(config, entries, images, folder, progress)
         model = model_from_checkpoint(load_checkpoint(folder / "model_best.pth")).to(pick_device(config.device))
         predict(model, make_dataset(test, images, config.image_size)).save(folder / "predictions_test.npz")

@@ -17,7 +17,7 @@ from accelerate.utils import broadcast, broadcast_object_list, set_seed
 from torch import nn
 
 from cxrlib.core.errors import InputError
-from cxrlib.core.paths import written_whole
+from cxrlib.core.paths import write_csv
 from cxrlib.core.progress import bar
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.dataset import EpochBatches, augment, make_loader, to_unit
@@ -257,8 +257,7 @@ class _Training:
         if row["best"]:
             save_checkpoint(self.out / "model_best.pth", self.average.model, **content)
             predictions.save(self.out / "predictions_val.npz")
-        with written_whole(self.out / "history.csv") as beside:
-            pd.DataFrame(self.rows).to_csv(beside, index=False)
+        write_csv(self.out / "history.csv", pd.DataFrame(self.rows), index=False)
         done = {"identity": self.identity} if self.over else {}
         save_checkpoint(self.out / "model_last.pth", self.average.model, **content, **done)
         self._save_state(0)

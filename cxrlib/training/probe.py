@@ -17,7 +17,7 @@ from accelerate.utils import set_seed
 from filelock import FileLock
 from torch import nn
 
-from cxrlib.core.paths import write_rows, written_whole
+from cxrlib.core.paths import write_csv, write_rows
 from cxrlib.core.progress import bar
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.dataset import make_loader
@@ -69,8 +69,7 @@ def fit_probe(
         fold(model, head, scale)
         _save(out / f"model_{name}.pth", model, config, parts, row)
     (predict(model, val, 2 * config.batch_size) if config.tta else tried[best][2]).save(out / "predictions_val.npz")
-    with written_whole(out / "history.csv") as beside:
-        history.to_csv(beside, index=False)
+    write_csv(out / "history.csv", history, index=False)
     return history
 
 

@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 
 from cxrlib.core.errors import InputError
-from cxrlib.core.paths import CACHE, written_whole
+from cxrlib.core.paths import CACHE, write_json
 from cxrlib.models.architectures import ChestXrayModel
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.memory import kept_memory, remembered_bytes
@@ -92,8 +92,7 @@ def _remembered(config: TrainConfig, model: ChestXrayModel, options, device: tor
                 continue
             speeds[f"{precision} {layout}"] = round(speed, 1)
         if missing:
-            with written_whole(path) as beside:
-                beside.write_text(json.dumps(known | {about: speeds}, indent=1), encoding="utf-8")
+            write_json(path, known | {about: speeds})
     speeds = {" ".join(option): speeds[" ".join(option)] for option in options if " ".join(option) in speeds}
     if not speeds:
         raise InputError(f"a batch of {batch_size} images of {config.image_size} pixels needs more than "

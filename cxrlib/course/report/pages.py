@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from cxrlib.core.paths import written_whole
+from cxrlib.core.paths import write_text, written_whole
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _WIDEST = 1600  # pixels; a figure of 300 dots an inch is larger, and lies beside the page
@@ -28,9 +28,7 @@ def write_page(path: Path, template: str, **values) -> Path:
         lstrip_blocks=True,
     ).get_template(template)
     css = Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8"))
-    with written_whole(path) as beside:
-        beside.write_text(filled.render(css=css, **values), encoding="utf-8")
-    return path
+    return write_text(path, filled.render(css=css, **values))
 
 
 def data_uri(path: Path) -> str:
