@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from cxrlib.core.errors import InputError, nearest, some
-from cxrlib.core.paths import one_process, write_json
+from cxrlib.core.paths import one_process, write_json, write_text
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.splits import digest, subset
 from cxrlib.evaluation.bootstrap import count_patients, interval, p_values, with_macro
@@ -213,7 +213,7 @@ def kept_costs(each: dict[str, TrainConfig], path: Path, progress: bool = True) 
         missing = {about[name]: config for name, config in each.items() if about[name] not in known}
         for which, config in missing.items():
             known |= measure_costs({which: config}, progress).T.to_dict()
-            write_json(path, known)
+            write_text(path, json.dumps(known, indent=1))  # memory is NaN on Windows, which write_json refuses
     return pd.DataFrame({name: known[about[name]] for name in each}).T
 
 
