@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks.timing import drain, in_turns
-from cxrlib.course.runs import open_data
+from cxrlib.course.opening import open_data
 from cxrlib.data.cache import ImageCache, build_cache
 from cxrlib.data.dataset import CachedDataset, EpochBatches, make_loader
 from cxrlib.data.findings import FINDINGS

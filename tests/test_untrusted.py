@@ -108,7 +108,7 @@ def test_image_names_with_a_path_or_a_control_character_are_refused(tiny_nih, na
 def test_a_box_finds_its_image_by_name_and_opens_no_path(tiny_nih):
     with tiny_nih.boxes_path.open("a") as file:
         file.write("../../../etc/passwd,Mass,1,1,9,9,,,\n")
-    from cxrlib.course.runs import open_data
+    from cxrlib.course.opening import open_data
 
     assert "../../../etc/passwd" in set(read_boxes(tiny_nih.boxes_path)["image"])
     assert "../../../etc/passwd" not in set(open_data("", tiny_nih.root).boxes["image"]), "only images that are there"

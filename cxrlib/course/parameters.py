@@ -8,14 +8,19 @@ import functools
 import itertools
 import json
 import re
-from dataclasses import fields
 from pathlib import Path
 
 import yaml
 
 from cxrlib.core.errors import InputError, nearest, some
 from cxrlib.core.paths import NOTEBOOKS, PROFILES
+from cxrlib.course.config import CourseConfig
 from cxrlib.data.findings import FINDINGS
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.thresholds import grid_values, tune_thresholds
+from cxrlib.models.architectures import ARCHITECTURES
+from cxrlib.training.comparison import parse_budget
+from cxrlib.training.config import TrainConfig
 
 COURSE = (
     "01_eda",
@@ -78,30 +83,29 @@ def read_profile(profile: str | Path) -> dict:
 
 
 def check_parameters(values: dict) -> dict[str, dict]:
-    """The parameters each notebook gets beside its defaults: {notebook: {name: value}}. All is checked before any runs.
+    """Check all parameters before anything runs.
 
-    Text is converted to the type of the default. Raises InputError for a name that no notebook knows (with the nearest
-    one), for another type, and for values that a training run would refuse.
+    Text is converted to the declared type (`CourseConfig`).
+
+    Returns:
+        The parameters that each notebook gets besides its defaults: {notebook: {name: value}}.
+
+    Raises:
+        InputError: For a name that no notebook has (with the nearest one), and for values that a training, a comparison
+            or the tuning of thresholds would refuse.
     """
-    from cxrlib.training.comparison import parse_budget
-    from cxrlib.training.loop import TrainConfig
-
     defaults = {name: notebook_parameters(name) for name in COURSE}
     known = merged(defaults)
-    values = {name: _converted(name, value, known) for name, value in values.items()}
+    values = {name: _typed(name, value, known) for name, value in values.items()}
     every = known | values
-    trained = {field.name for field in fields(TrainConfig)}
-    TrainConfig.of(**{name: value for name, value in every.items() if name in trained})
+    CourseConfig(**every)
     try:
         for own in compared(every):
-            TrainConfig.of(**{name: value for name, value in (every | own).items() if name in trained})
+            CourseConfig(**every | {name: value for name, value in own.items() if name in TrainConfig.model_fields})
         parse_budget(every["compare_budget"])
     except InputError as error:
         raise InputError(f"in the comparison (archs, compare_...): {error}") from None
     _check_thresholds(every)
-    for name, least in {"samples": 1, "test_subset": 0, "replicates": 0, "compare_seeds": 1}.items():
-        if every[name] < least:
-            raise InputError(f"{name} {every[name]} is too small; expected at least {least}")
     return {
         name: {parameter: value for parameter, value in values.items() if parameter in parameters}
         for name, parameters in defaults.items()
@@ -115,8 +119,6 @@ def merged(parameters: dict[str, dict]) -> dict:
 
 def compared(values: dict) -> list[dict]:
     """What the comparison trains: for each architecture the parameters that differ from the main training's."""
-    from cxrlib.models.architectures import ARCHITECTURES
-
     own = {name.removeprefix("compare_"): value for name, value in values.items() if name.startswith("compare_")}
     named = [name.partition(":") for name in values["archs"] or ARCHITECTURES]  # resnet18, or resnet18:imagenet
     return [own | {"arch": arch} | ({"weights": weights} if weights else {}) for arch, _, weights in named]
@@ -132,7 +134,7 @@ def each_run(pairs: list[tuple[str, str]]) -> dict[str, dict]:
     known = merged({name: notebook_parameters(name) for name in COURSE})
     values = {}
     for name, value in pairs:
-        value = _converted(name, value, known)
+        value = _typed(name, value, known)
         if value in values.setdefault(name, []):
             raise InputError(f"{name} {value!r} is given twice; expected another value each time")
         values[name].append(value)
@@ -153,29 +155,13 @@ def _in_a_name(value) -> str:
 
 def _check_thresholds(values: dict) -> None:
     """InputError for a grid or an objective that notebook 5 would refuse."""
-    from cxrlib.evaluation.predictions import Predictions
-    from cxrlib.evaluation.thresholds import grid_values, tune_thresholds
-
     grid_values(tuple(values[f"threshold_{end}"] for end in ("min", "max", "step")))
     one = Predictions([[0.5] * len(FINDINGS)], [[1] * len(FINDINGS)], ["one"], [1])
     tune_thresholds(one, objective=values["objective"], replicates=0)
 
 
-def _converted(name: str, value, known: dict):
+def _typed(name: str, value, known: dict):
+    """The value of one parameter in its declared type; InputError for an unknown name or an unusable value."""
     if name not in known:
         raise InputError(f"unknown parameter {name!r}; expected one of {some(sorted(known), 60)}{nearest(name, known)}")
-    wanted = type(known[name])
-    try:
-        if isinstance(value, str) and wanted is bool:
-            value = {"true": True, "false": False}[value.lower()]
-        elif isinstance(value, str) and wanted is list:
-            value = [item.strip() for item in value.split(",") if item.strip()]
-        elif isinstance(value, str) and wanted in (int, float):
-            value = wanted(value)
-        elif wanted is float and type(value) is int:
-            value = float(value)
-    except (ValueError, KeyError):
-        pass
-    if type(value) is not wanted or (wanted is list and not all(isinstance(item, str) for item in value)):
-        raise InputError(f"parameter {name} is {value!r}; expected {wanted.__name__}, such as {known[name]!r}")
-    return value
+    return getattr(CourseConfig(**known | {name: value}), name)

@@ -12,6 +12,7 @@ from cxrlib.core.errors import InputError
 from cxrlib.core.paths import NOTEBOOKS, RUNS
 from cxrlib.course import stages
 from cxrlib.course.live import LiveLine
+from cxrlib.course.opening import Data, open_data
 from cxrlib.course.parameters import (
     COURSE,
     check_parameters,
@@ -22,8 +23,10 @@ from cxrlib.course.parameters import (
     read_profile,
 )
 from cxrlib.course.report.index import write_index
-from cxrlib.course.runs import Data, RunFolder, open_data
+from cxrlib.course.runs import RunFolder
 from cxrlib.data.findings import FINDINGS
+from cxrlib.models.architectures import build_model
+from cxrlib.training.device import pick_device
 
 # for the kernels: no bars in executed copies, no warning about frozen modules, and the kernel of this environment
 _QUIET = {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
@@ -218,9 +221,6 @@ def _outcome(run: RunFolder) -> str:
 
 def _check_machine(values: dict) -> None:
     """InputError for a device or weights that cannot be had here, before an hour of training says so."""
-    from cxrlib.models.architectures import build_model
-    from cxrlib.training.device import pick_device
-
     pick_device(values["device"])
     for each in [values, *(values | own for own in compared(values))]:
         if each["weights"] != "none":

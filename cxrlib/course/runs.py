@@ -1,80 +1,22 @@
-"""A run: the data it reads, and the folder where each stage leaves what the next one reads."""
+"""A run: the folder where each stage leaves what the next one reads."""
 
 import datetime
-import hashlib
 import json
 import platform
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import metadata as installed
 from pathlib import Path
 
 import pandas as pd
 from filelock import FileLock, Timeout
+from matplotlib.figure import Figure
 
 from cxrlib.core.errors import InputError
-from cxrlib.core.paths import FIGURES, PHANTOM, from_root, write_text
-from cxrlib.data.findings import FINDINGS
-from cxrlib.data.metadata import find_csv, read_boxes, read_entries
-from cxrlib.data.sources import find_images, keep_found
+from cxrlib.core.paths import from_root, write_text
+from cxrlib.plots.style import PRINT, save_figure
 
 _VERSIONS = ("cxrlib", "torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "papermill")
-
-
-@dataclass(frozen=True)
-class Data:
-    """A data set on disk: entries (one row an image that is there), images (name -> path), and where they came from."""
-
-    entries: pd.DataFrame
-    images: dict[str, Path]
-    csv_path: Path
-    img_root: Path
-    summary: str
-
-    @property
-    def folders(self) -> tuple[Path, Path]:
-        """Where the official lists and the boxes may lie."""
-        return self.img_root, self.csv_path.parent
-
-    @property
-    def are_phantoms(self) -> bool:
-        """Whether the radiographs were drawn by `make_phantoms`, so that their pictures may go anywhere."""
-        return (self.img_root / "phantom.json").is_file()
-
-    @property
-    def boxes(self) -> pd.DataFrame | None:
-        """The boxes of BBox_List_2017.csv on images that are there; None where the file is not."""
-        for folder in self.folders:
-            if (folder / "BBox_List_2017.csv").is_file():
-                boxes = read_boxes(folder / "BBox_List_2017.csv")
-                return boxes[boxes["image"].isin(self.entries["image"])].reset_index(drop=True)
-        return None
-
-    @property
-    def fingerprint(self) -> str:
-        """Sixteen digits that change with the images, their patients and their labels, and with nothing else."""
-        rows = self.entries.sort_values("image")[["image", "patient", *FINDINGS]]
-        return hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()[:16]
-
-
-def open_data(csv_path: str | Path = "", img_root: str | Path = PHANTOM) -> Data:
-    """Read the CSV, find the images, keep what belongs together and say what was left out.
-
-    csv_path: "" for the CSV in `img_root`. img_root: a root in any layout of `sources`; the project's own data/phantom
-    is drawn first where it is not there yet. Relative paths count from the project's root.
-    Raises InputError for whatever is missing.
-    """
-    img_root = from_root(img_root)
-    if img_root == PHANTOM and not (PHANTOM / "phantom.json").is_file():
-        from cxrlib.phantom.generate import make_phantoms
-
-        make_phantoms(PHANTOM)
-    csv_path = from_root(csv_path) if str(csv_path) else find_csv(img_root)
-    entries = read_entries(csv_path)
-    images = find_images(img_root)
-    entries, summary = keep_found(entries, images)
-    return Data(entries, images, csv_path, img_root, summary)
 
 
 class RunFolder:
@@ -185,16 +127,8 @@ class RunFolder:
         finally:
             lock.release()
 
-    def save_figure(self, figure, name: str, shows: Data | None = None) -> None:
-        """Export a figure: for print into the run folder (PNG of 300 dots an inch, PDF), for pages into figures/.
-
-        shows: the data whose radiographs can be seen in it. Unless these are phantoms, the figure stays in the run
-        folder, which git ignores.
-        """
-        from cxrlib.plots.style import PRINT, save_figure  # 80 MB of matplotlib, which training can do without
-
-        if shows is None or shows.are_phantoms:
-            save_figure(figure, name, FIGURES)
+    def save_figure(self, figure: Figure, name: str) -> None:
+        """Export a figure for print into the run folder, which git ignores: a PNG at 300 dots per inch and a PDF."""
         save_figure(figure, name, self.figures, dpi=PRINT, pdf=True)
 
     def _write_run(self, run: dict) -> None:

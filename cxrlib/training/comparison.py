@@ -8,7 +8,6 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from cxrlib.evaluation.metrics import bootstrap, figures
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.architectures import ARCHITECTURES, model_from_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint
-from cxrlib.training.config import TrainConfig, asked_for
+from cxrlib.training.config import TrainConfig
 from cxrlib.training.costs import measure_costs
 from cxrlib.training.device import pick_device
 from cxrlib.training.inference import predict
@@ -45,7 +44,7 @@ def entrants(archs: Iterable[str], config: TrainConfig) -> dict[str, TrainConfig
     each = {}
     for name in archs or ARCHITECTURES:
         arch, _, weights = name.partition(":")
-        each[name] = replace(config, arch=arch, weights=weights or config.weights)
+        each[name] = config.replace(arch=arch, weights=weights or config.weights)
     return each
 
 
@@ -76,7 +75,7 @@ def with_budget(
     """
     unit, amount = parse_budget(budget)
     if unit == "epochs":
-        return {name: replace(config, epochs=int(amount)) for name, config in each.items()}
+        return {name: config.replace(epochs=int(amount)) for name, config in each.items()}
     planned = {}
     for name, config in each.items():
         images = min(train, config.train_subset or train)
@@ -89,7 +88,7 @@ def with_budget(
             seen = max((60 * amount - evaluation) * speed["train_images_per_s"], 2 * config.batch_size)
             epochs = 60 * amount / (images / speed["train_images_per_s"] + evaluation)
         enough = epochs >= 1
-        planned[name] = replace(config, epochs=max(1, round(epochs) if unit == "steps" else int(epochs)),
+        planned[name] = config.replace(epochs=max(1, round(epochs) if unit == "steps" else int(epochs)),
                                 train_subset=config.train_subset if enough else int(seen))  # fmt: skip
     return planned
 
@@ -115,7 +114,7 @@ def compare(
     if not each or not seeds:
         raise InputError("nobody takes part in the comparison; expected at least one architecture and one seed")
     return {
-        name: [_member(replace(config, seed=seed, resume=True), entries, images, test, member_folder(out, name, seed),
+        name: [_member(config.replace(seed=seed, resume=True), entries, images, test, member_folder(out, name, seed),
                        progress) for seed in seeds]
         for name, config in each.items()
     }  # fmt: skip
@@ -192,7 +191,7 @@ def learning_curve(
     seed draws others. `images` is how many they are in the mean.
     """
     seeds = list(seeds)
-    each = {str(size): replace(config, train_subset=size) for size in sizes}
+    each = {str(size): config.replace(train_subset=size) for size in sizes}
     results = compare(each, seeds, entries, images, test, out, progress)
     table = comparison_table(results, replicates, config.seed)
     counts = {name: np.mean([len(subset(entries, "train", one.train_subset, seed)) for seed in seeds])
@@ -238,7 +237,7 @@ def _plain(name: str) -> str:
 def _asked(config: TrainConfig, entries: pd.DataFrame, test: pd.DataFrame) -> dict:
     """All that the result of a member depends on."""
     parts = [entries[entries["part"] == part] for part in ("train", "val")]
-    return {"images": digest(*parts, test)} | asked_for(config)
+    return {"images": digest(*parts, test)} | config.identity
 
 
 def _macro(predictions: list[Predictions]) -> np.ndarray:

@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 
 import pandas as pd
 import torch
@@ -14,9 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cxrlib.core.progress import bar
 from cxrlib.models.architectures import ChestXrayModel, build_model
-from cxrlib.training.config import Average, TrainConfig
+from cxrlib.training.config import TrainConfig
 from cxrlib.training.device import pick_device
 from cxrlib.training.memory import kept_memory
+from cxrlib.training.optimization import EMA
 from cxrlib.training.speed import choose, images_per_second
 
 COLUMNS = ("parameters", "gflop", "train_images_per_s", "images_per_s", "memory")
@@ -38,7 +38,7 @@ def measure_costs(configs: dict[str, TrainConfig], progress: bool = True) -> pd.
     for name, config in bar(configs.items(), show=progress, desc="costs", unit=" models", leave=False):
         model = build_model(config.arch, "none", config.image_size)
         choice = choose(config, model, torch.device(pick_device(config.device)), show=False)
-        config = replace(config, **choice, weights="none")
+        config = config.replace(**choice, weights="none")
         with ProcessPoolExecutor(1, _context(), _end_with_parent) as fresh:
             rows[name] = fresh.submit(_measure, config).result()
     return pd.DataFrame(rows, index=list(COLUMNS)).T
@@ -58,7 +58,7 @@ def _measure(config: TrainConfig) -> list[float]:
     """The columns of `measure_costs`, in a process that has done nothing else."""
     device = torch.device(pick_device(config.device))
     model = build_model(config.arch, "none", config.image_size).to(device)
-    average = Average(model, config.ema_decay)  # it takes its memory, too
+    average = EMA(model, config.ema_decay)  # it takes its memory, too
     training = images_per_second(model, config.batch_size, config.precision, config.layout, device)
     memory = _peak_gib(device)
     millions = sum(parameter.numel() for parameter in average.model.parameters()) / 1e6

@@ -1,7 +1,6 @@
 """Which device a run is on, and accelerate's view of it: the processes, the tracker."""
 
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -36,5 +35,5 @@ def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
     if not is_tensorboard_available():  # accelerate would only warn
         raise InputError("tracker tensorboard is not installed; pip install -e '.[tracker]', or use tracker=none")
     accelerator = Accelerator(**how, log_with=config.tracker, project_dir=out)
-    accelerator.init_trackers("tracker", asdict(config))
+    accelerator.init_trackers("tracker", config.model_dump())
     return accelerator

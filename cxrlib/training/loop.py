@@ -7,7 +7,6 @@ and ends at the same weights, to the bit. Devices and processes are accelerate's
 
 import copy
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -26,20 +25,19 @@ from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.architectures import build_model, save_checkpoint
 from cxrlib.models.checkpoints import SUFFIXES
-from cxrlib.training.config import (
-    Average,
-    TrainConfig,
-    asked_for,
-    learning_rate,
-    parameter_groups,
-    start_at_prevalence,
-    strengthen_dropout,
-)
+from cxrlib.training.config import TrainConfig
 from cxrlib.training.device import make_accelerator
 from cxrlib.training.inference import predict
 from cxrlib.training.inputs import datasets, parts_to_remember
 from cxrlib.training.losses import make_loss
 from cxrlib.training.memory import kept_memory
+from cxrlib.training.optimization import (
+    EMA,
+    learning_rate,
+    parameter_groups,
+    start_at_prevalence,
+    strengthen_dropout,
+)
 from cxrlib.training.probe import fit_probe
 from cxrlib.training.resume import finished, load_state, save_state
 from cxrlib.training.speed import choose
@@ -94,7 +92,7 @@ class _Training:
         self.rows, self.step = [], 0  # of the epochs done; updates done
         self.spent = 0.0  # seconds on the epoch under way, before an interruption
         # what must agree for two runs to be one
-        self.identity = asked_for(config)
+        self.identity = config.identity
         self.identity |= {"images": digest(self.train.entries, self.val.entries), "processes": processes}
 
     def start(self) -> None:
@@ -114,12 +112,12 @@ class _Training:
         model.lay_out(self.choice["layout"]).to(device)
         self.criterion = make_loss(config.loss, self.train.labels, config.pos_weight_cap).to(device)
         optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, fused=device.type != "mps")
-        self.average = Average(model, config.ema_decay)
-        self.average.model.tta = config.tta
+        self.ema = EMA(model, config.ema_decay)
+        self.ema.model.tta = config.tta
         self.losses = torch.zeros(len(self.batches), device=device)
         if state is not None:
             model.load_state_dict(state["model"])
-            self.average.model.load_state_dict(state["average"])
+            self.ema.model.load_state_dict(state["average"])
             optimizer.load_state_dict(state["optimizer"])
             self.rows, self.step, self.spent = state["rows"], state["step"], state["seconds"]
             self.losses.copy_(state["losses"])
@@ -213,7 +211,7 @@ class _Training:
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.average.update(self.accelerator.unwrap_model(self.model), self.step)
+        self.ema.update(self.accelerator.unwrap_model(self.model), self.step)
         return loss.detach()
 
     def _learning_rate(self, step: int) -> float:
@@ -238,10 +236,10 @@ class _Training:
         return float(losses.mean())
 
     def _evaluate(self) -> Predictions:
-        for buffer in self.average.model.buffers():  # batch norm's differ between processes: those of the first count
+        for buffer in self.ema.model.buffers():  # batch norm's differ between processes: those of the first count
             if self.accelerator.num_processes > 1:
                 buffer.copy_(broadcast(buffer.clone()))
-        return predict(self.average.model, self.val, self.config.batch_size, accelerator=self.accelerator)
+        return predict(self.ema.model, self.val, self.config.batch_size, accelerator=self.accelerator)
 
     def _save_epoch(self, predictions: Predictions) -> None:
         if not self.accelerator.is_main_process:
@@ -249,17 +247,17 @@ class _Training:
         row = self.rows[-1]
         content = {
             "parts": self.parts,
-            "config": asdict(self.config) | self.choice,
+            "config": self.config.model_dump() | self.choice,
             "epoch": row["epoch"],
             "val_auroc": row["val_auroc"],
         }
         self.out.mkdir(parents=True, exist_ok=True)
         if row["best"]:
-            save_checkpoint(self.out / "model_best.pth", self.average.model, **content)
+            save_checkpoint(self.out / "model_best.pth", self.ema.model, **content)
             predictions.save(self.out / "predictions_val.npz")
         write_csv(self.out / "history.csv", pd.DataFrame(self.rows), index=False)
         done = {"identity": self.identity} if self.over else {}
-        save_checkpoint(self.out / "model_last.pth", self.average.model, **content, **done)
+        save_checkpoint(self.out / "model_last.pth", self.ema.model, **content, **done)
         self._save_state(0)
 
     def _save_state(self, place: int) -> None:
@@ -273,7 +271,7 @@ class _Training:
                 parts=self.parts,
                 seconds=time.perf_counter() - self.began if place else 0.0,
                 model=self.accelerator.unwrap_model(self.model).state_dict(),
-                average=self.average.model.state_dict(),
+                average=self.ema.model.state_dict(),
                 optimizer=self.optimizer.state_dict(),
                 rows=self.rows,
                 step=self.step,

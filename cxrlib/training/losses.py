@@ -5,8 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cxrlib.core.errors import InputError, nearest
-
-LOSSES = ("bce", "bce_pos_weight", "focal", "asymmetric")
+from cxrlib.training.config import LOSSES
 
 
 def make_loss(name: str, labels: torch.Tensor | None = None, pos_weight_cap: float = 20.0) -> nn.Module:

@@ -7,7 +7,6 @@ on them a logistic regression is fitted, and folded back into the head, so that 
 import copy
 import hashlib
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -209,5 +208,5 @@ def _fingerprint(model: ChestXrayModel) -> str:
 
 
 def _save(path: Path, model: ChestXrayModel, config: TrainConfig, parts: dict, row: dict) -> None:
-    about = {"config": asdict(config), "epoch": row["epoch"], "val_auroc": row["val_auroc"]}
+    about = {"config": config.model_dump(), "epoch": row["epoch"], "val_auroc": row["val_auroc"]}
     save_checkpoint(path, model, parts=parts, **about)

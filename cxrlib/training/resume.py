@@ -1,6 +1,5 @@
 """The saved state of a training run under way: state.pth in its folder, written whole or not at all."""
 
-from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
@@ -46,7 +45,7 @@ def finished(out: Path, identity: dict) -> pd.DataFrame | None:
 
 def with_defaults(theirs: dict) -> dict:
     """What was asked of an older run, with the defaults of the parameters that it did not know yet."""
-    return {field.name: field.default for field in fields(TrainConfig)} | theirs
+    return {name: field.default for name, field in TrainConfig.model_fields.items()} | theirs
 
 
 def _refuse_another(path: Path, theirs: dict, ours: dict) -> None:

@@ -22,7 +22,8 @@ CELL = """
 from cxrlib.data.cache import build_cache
 from cxrlib.evaluation.calibration import Calibrator
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.course.runs import RunFolder, open_data
+from cxrlib.course.runs import RunFolder
+from cxrlib.course.opening import open_data
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.widgets.facade import ThresholdExplorer
 

@@ -208,7 +208,7 @@ def test_gradcam_compares_calibrated_scores_with_calibrated_thresholds(trained, 
     fields = {"thresholds": thresholds.to_dict(), "calibration": calibrator.to_dict()}
     write_checkpoint("model_best.pth", load_checkpoint("model_best.pth") | fields)
     drawn = []
-    monkeypatch.setattr(cxrlib.plots.overlays, "write_overlays", lambda *given: drawn.append(given[3:5]) or [])
+    monkeypatch.setattr("cxrlib.cli.commands.gradcam.write_overlays", lambda *given: drawn.append(given[3:5]) or [])
     assert main(["gradcam", *data(tiny_nih.root), "--samples", "3"]) == 0
     [(predictions, cuts)] = drawn
     assert predictions.calibration == cuts.calibration == "platt"
@@ -433,7 +433,7 @@ def test_what_no_architecture_of_a_comparison_can_do_is_said_before_any_is_train
         (["trian"], "unknown command 'trian'; expected one of run, report, train, "),
         (["trian"], "did you mean 'train'?"),
         ([], "required: COMMAND"),
-        (["train", "--lr", "fast"], "--lr: invalid float value: 'fast'"),
+        (["train", "--lr", "fast"], "lr 'fast' cannot be used; expected a number above 0"),
         (["run", "-p", "epochs"], "expected 2 arguments"),
         (["run", "-p", "epocs", "3"], "unknown parameter 'epocs'"),
         (["run", "--profile", "quik"], "did you mean 'quick'?"),
@@ -449,7 +449,7 @@ def test_unknown_names_suggest_the_nearest(arguments, message, empty, refused):
     ("flags", "message"),
     [
         (["--arch", "resnet81"], "did you mean 'resnet18'?"),
-        (["--image_size", "8"], "image_size 8 does not fit"),
+        (["--image_size", "8"], "image_size 8 cannot be used"),
         (["--epochs", "0"], "epochs 0"),
         (["--lr", "nan"], "lr nan"),
         (["--split", "patients"], "did you mean 'patient'?"),
@@ -469,7 +469,7 @@ def test_values_that_no_training_can_use(flags, message, tiny_nih, empty, refuse
 @pytest.mark.parametrize(
     ("command", "flags", "message"),
     [
-        ("gradcam", ["--samples", "0"], "samples 0 is too small; expected at least 1"),
+        ("gradcam", ["--samples", "0"], "samples 0 cannot be used; expected a whole number at least 1"),
         ("gradcam", ["--samples", "-3"], "samples -3"),
         ("gradcam", ["--batch_size", "0"], "batch_size 0"),
         ("eval", ["--batch_size", "0"], "batch_size 0"),

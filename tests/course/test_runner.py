@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import papermill
 import pytest
 from filelock import FileLock
 
+import cxrlib
 from cxrlib.cli.main import main
 from cxrlib.core.errors import InputError
 from cxrlib.course import parameters, runs, stages
@@ -206,10 +208,27 @@ def test_a_notebook_names_in_quotes_what_it_reads():
 
 
 def test_the_modules_of_a_notebook_are_those_it_imports_and_those_they_import():
-    assert stages.modules("from cxrlib.data.findings import FINDINGS") == {"findings", "errors"}
-    assert {"models", "losses", "errors"} <= stages.modules("import cxrlib.training.loop")
-    assert "plots" in stages.modules("from cxrlib import plots")
-    assert "report" not in stages.modules("from cxrlib import plots")
+    assert stages.modules("from cxrlib.data.findings import FINDINGS") == {"data.findings", "core.errors"}
+    assert {"models.architectures", "training.losses"} <= stages.modules("import cxrlib.training.loop")
+    assert "plots.style" in stages.modules("from cxrlib.plots import style")
+    assert "course.report.page" in stages.modules("from cxrlib.course.report import page")
+    assert not {name for name in stages.modules("from cxrlib.plots import style") if name.startswith("course")}
+
+
+def test_a_changed_line_in_a_room_runs_exactly_the_notebooks_that_use_it_again(run, folder, tmp_path, monkeypatch):
+    run()
+    package = tmp_path / "cxrlib"
+    shutil.copytree(Path(cxrlib.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(stages, "_PACKAGE", package)
+    assert run() == [], "a copy is no change"
+    uses = {name: stages.modules("\n".join(code for code, _ in parameters.code_cells(name))) for name in COURSE}
+    expected = [name for name in COURSE if "evaluation.metrics" in uses[name]]
+    assert 0 < len(expected) < len(COURSE)
+    with (package / "evaluation" / "metrics.py").open("a") as file:
+        file.write("CHANGED = True\n")
+    again = set(run())
+    assert set(expected) <= again
+    assert all(set(stages.reads_from(name)) & again for name in again - set(expected)), "the others read from these"
 
 
 # ---- several runs ----------------------------------------------------------------------------------------------------

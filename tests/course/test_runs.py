@@ -14,8 +14,9 @@ from PIL import Image
 
 from cxrlib.core import paths
 from cxrlib.core.errors import InputError
-from cxrlib.course import runs
-from cxrlib.course.runs import RunFolder, open_data
+from cxrlib.course import opening
+from cxrlib.course.opening import open_data
+from cxrlib.course.runs import RunFolder
 from cxrlib.data.metadata import read_entries
 
 
@@ -28,13 +29,6 @@ def run(tmp_path) -> RunFolder:
 def entries(tiny_nih) -> pd.DataFrame:
     entries = read_entries(tiny_nih.csv_path)
     return entries.assign(part=np.resize(["train", "val", "test"], len(entries)))
-
-
-@pytest.fixture
-def exported(tmp_path, monkeypatch):
-    """figures/ in a temporary folder."""
-    monkeypatch.setattr(runs, "FIGURES", tmp_path / "figures")
-    return tmp_path / "figures"
 
 
 # ---- where things lie ------------------------------------------------------------------------------------------------
@@ -62,9 +56,8 @@ def test_relative_paths_count_from_the_project_not_from_the_working_directory(tm
 
 
 def test_cxr_home_moves_what_is_written_but_not_the_notebooks(tmp_path):
-    code = (
-        "from cxrlib import paths as p; print(p.ROOT, p.FIGURES, p.CACHE, p.from_root('runs/a'), p.NOTEBOOKS, sep='|')"
-    )
+    code = "from cxrlib.core import paths as p; "
+    code += "print(p.ROOT, p.FIGURES, p.CACHE, p.from_root('runs/a'), p.NOTEBOOKS, sep='|')"
     found = subprocess.run([sys.executable, "-c", code], env=os.environ | {"CXR_HOME": str(tmp_path)}, text=True,
                            capture_output=True, check=True).stdout.strip().split("|")  # fmt: skip
     home = str(tmp_path)
@@ -236,12 +229,10 @@ def test_the_fingerprint_changes_with_the_data_only(tiny_nih, tmp_path):
     assert open_data("", tiny_nih.root).fingerprint != first.fingerprint
 
 
-def test_phantoms_are_drawn_where_they_are_missing_and_nothing_else_is(tmp_path, monkeypatch, exported):
-    import cxrlib.phantom.generate
-
+def test_phantoms_are_drawn_where_they_are_missing_and_nothing_else_is(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(runs, "PHANTOM", tmp_path / "phantom")
-    monkeypatch.setattr(cxrlib.phantom.generate, "make_phantoms", drawn.append)
+    monkeypatch.setattr(opening, "PHANTOM", tmp_path / "phantom")
+    monkeypatch.setattr(opening, "make_phantoms", drawn.append)
     with pytest.raises(InputError, match="is not a folder"):
         open_data("", tmp_path / "phantom")
     assert drawn == [tmp_path / "phantom"]
@@ -258,28 +249,10 @@ def figure():
     plt.close(figure)
 
 
-def saved(run, exported):
-    return {path.name for path in run.figures.glob("*")}, {path.name for path in exported.glob("*")}
-
-
-def test_radiographs_of_patients_stay_in_the_run_folder(run, exported, figure, tiny_nih):
-    data = open_data("", tiny_nih.root)
+def test_figures_are_for_print_and_stay_in_the_run_folder(run, figure):
     run.save_figure(figure, "01_counts")
-    run.save_figure(figure, "01_examples", shows=data)
-    in_run = {f"01_{name}.{kind}" for name in ("counts", "examples") for kind in ("png", "pdf")}
-    assert saved(run, exported) == (in_run, {"01_counts.png"})
-
-
-def test_radiographs_of_phantoms_are_exported(run, exported, figure, tiny_nih):
-    (tiny_nih.root / "phantom.json").write_text("{}")
-    run.save_figure(figure, "01_examples", shows=open_data("", tiny_nih.root))
-    assert saved(run, exported) == ({"01_examples.png", "01_examples.pdf"}, {"01_examples.png"})
-
-
-def test_figures_are_for_print_in_the_run_folder_and_for_pages_beside_it(run, exported, figure):
-    run.save_figure(figure, "01_counts")
-    sizes = {folder: Image.open(folder / "01_counts.png").size for folder in (run.figures, exported)}
-    assert sizes == {run.figures: (300, 300), exported: (150, 150)}
+    assert {path.name for path in run.figures.iterdir()} == {"01_counts.png", "01_counts.pdf"}
+    assert Image.open(run.figures / "01_counts.png").size == (300, 300)
     pdf = (run.figures / "01_counts.pdf").read_bytes()
     assert pdf.startswith(b"%PDF")
     assert b"CreationDate" not in pdf

@@ -7,7 +7,7 @@ import pytest
 from cxrlib.cli.main import main
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import NOTEBOOKS
-from cxrlib.course.runs import open_data
+from cxrlib.course.opening import open_data
 from cxrlib.data.gather import gather, read_names
 from cxrlib.data.metadata import read_boxes, read_lists
 

@@ -75,7 +75,7 @@ def test_costs_that_another_measured_meanwhile_are_kept(tmp_path, monkeypatch):
         [name] = configs
         measured.append(name)
         if len(measured) == 1:  # another task waits for its turn, and finds what this one wrote
-            other = threading.Thread(target=comparison.kept_costs, args=({"b": replace(QUICK, arch="resnet18")}, path))
+            other = threading.Thread(target=comparison.kept_costs, args=({"b": QUICK.replace(arch="resnet18")}, path))
             other.start()
             others.append(other)
         return pd.DataFrame({name: {"memory": 1.0}}).T
@@ -85,9 +85,9 @@ def test_costs_that_another_measured_meanwhile_are_kept(tmp_path, monkeypatch):
     comparison.kept_costs({"a": QUICK}, path)
     others[0].join()
     assert len(json.loads(path.read_text())) == 2
-    comparison.kept_costs({"a": QUICK, "b": replace(QUICK, arch="resnet18")}, path)
+    comparison.kept_costs({"a": QUICK, "b": QUICK.replace(arch="resnet18")}, path)
     assert len(measured) == 2
-    comparison.kept_costs({"a": replace(QUICK, layout="contiguous")}, path)
+    comparison.kept_costs({"a": QUICK.replace(layout="contiguous")}, path)
     assert len(measured) == 3
 
 
@@ -104,7 +104,7 @@ def test_all_seven_take_part_unless_named():
         ("resnet18", "resnet18", "none"),
         ("efficientnet_lite0:imagenet", "efficientnet_lite0", "imagenet"),
     ]
-    assert each["resnet18"] == replace(QUICK, arch="resnet18")
+    assert each["resnet18"] == QUICK.replace(arch="resnet18")
     with pytest.raises(InputError, match="did you mean 'resnet18'"):
         entrants(["resnet81"], QUICK)
 
@@ -133,7 +133,7 @@ def test_the_same_steps_are_the_same_epochs_for_all():
     short = with_budget(each, "steps=5", train=100, val=20)
     assert {(one.epochs, one.train_subset) for one in short.values()} == {(1, 40)}
     assert {one.epochs for one in with_budget(each, "epochs=7", 100, 20).values()} == {7}
-    cut = with_budget({"a": replace(QUICK, train_subset=40)}, "steps=20", train=100, val=20)
+    cut = with_budget({"a": QUICK.replace(train_subset=40)}, "steps=20", train=100, val=20)
     assert (cut["a"].epochs, cut["a"].train_subset) == (4, 40)
 
 
@@ -166,17 +166,17 @@ def test_a_finished_member_is_not_trained_again(entries, cache, tmp_path, traine
             np.testing.assert_array_equal(one.scores, two.scores)
 
     trained.clear()
-    compare({"mobilenet_v2": replace(QUICK, lr=1e-2)}, [0], **given)
+    compare({"mobilenet_v2": QUICK.replace(lr=1e-2)}, [0], **given)
     assert trained == ["mobilenet_v2/seed0"], "another learning rate is another question"
     trained.clear()
-    compare({"mobilenet_v2": replace(QUICK, lr=1e-2)}, [0], **given | {"test": test.head(5)})
+    compare({"mobilenet_v2": QUICK.replace(lr=1e-2)}, [0], **given | {"test": test.head(5)})
     assert trained == ["mobilenet_v2/seed0"], "other test images, too"
     with pytest.raises(InputError, match="nobody takes part"):
         compare(each, [], **given)
 
 
 def test_a_larger_subset_only_adds(entries, cache, tmp_path):
-    config = replace(QUICK, mode="probe")
+    config = QUICK.replace(mode="probe")
     test = entries[entries["part"] == "test"]
     curve = learning_curve(config, [12, 0], [0, 1], entries, cache, test, tmp_path, progress=False, replicates=50)
     assert curve["images"].iloc[0] <= 12 < curve["images"].iloc[1] == (entries["part"] == "train").sum()

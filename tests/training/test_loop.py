@@ -501,7 +501,7 @@ from cxrlib.data.metadata import read_entries
 from cxrlib.data.splits import split
 from cxrlib.training.loop import TrainConfig, fit
 csv, cache, out = sys.argv[1:]
-config = TrainConfig.of(arch="mobilenet_v2", weights="none", image_size=32, epochs=6, batch_size=8, lr=1e-3,
+config = TrainConfig(arch="mobilenet_v2", weights="none", image_size=32, epochs=6, batch_size=8, lr=1e-3,
                         split="patient", device="cpu", precision="fp32", layout="channels_last", resume=True,
                         save_minutes=0.002)
 print("ready", flush=True)
@@ -625,9 +625,9 @@ def test_an_unknown_name_suggests_the_nearest():
         ("imgsize", "image_size"),
     ):
         with pytest.raises(InputError, match=f"unknown parameter '{name}'; expected one of arch, weights") as error:
-            TrainConfig.of(**{name: 1})
+            TrainConfig(**{name: 1})
         assert nearest is None or str(error.value).endswith(f"did you mean {nearest!r}?")
-    assert TrainConfig.of(epochs=3) == TrainConfig(epochs=3)
+    assert TrainConfig(epochs=3) == TrainConfig(epochs=3)
 
 
 @pytest.mark.parametrize(
@@ -685,7 +685,7 @@ def test_values_that_cannot_be_used_are_refused(name, value):
     with pytest.raises(
         InputError, match=name if name not in ("arch", "image_size") else "resnet|arch|image_size"
     ) as error:
-        TrainConfig.of(**{name: value})
+        TrainConfig(**{name: value})
     assert "expected" in str(error.value)
 
 

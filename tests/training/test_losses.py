@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cxrlib.core.errors import InputError
-from cxrlib.training.losses import LOSSES, AsymmetricLoss, FocalLoss, make_loss, pos_weight
+from cxrlib.training.config import LOSSES
+from cxrlib.training.losses import AsymmetricLoss, FocalLoss, make_loss, pos_weight
 
 RNG = np.random.default_rng(0)
 LOGITS = torch.tensor(RNG.normal(0, 3, (9, 14)), dtype=torch.float32)

@@ -1,0 +1,1 @@
+"""What each command does; main imports the module of the command that runs, and no other."""

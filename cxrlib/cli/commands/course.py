@@ -1,0 +1,28 @@
+"""cxr run and report."""
+
+import argparse
+from pathlib import Path
+
+from cxrlib.course.report.index import write_index
+from cxrlib.course.report.page import write_report
+from cxrlib.course.runner import describe, plan_runs, run_course
+from cxrlib.course.runs import RunFolder
+
+
+def run(given: argparse.Namespace) -> None:
+    """Run the six notebooks, or with --dry-run print what each would get."""
+    if given.dry_run:
+        plans = plan_runs(given.profile, given.parameter, given.data)
+        print("\n".join(map(describe, plans)))
+        print("every name and type fits the notebooks; data, device and weights were not looked at")
+    else:
+        run_course(given.profile, given.parameter, given.data, given.force)
+
+
+def report(given: argparse.Namespace) -> None:
+    """Write the report of a run, and link it from the page over all runs."""
+    run_folder = RunFolder(Path(given.run_dir).absolute())
+    for path in write_report(run_folder):
+        print(f"wrote {path}")
+    if (run_folder.path.parent / "index.html").exists():
+        write_index(run_folder.path.parent)

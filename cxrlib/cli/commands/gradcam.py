@@ -1,0 +1,49 @@
+"""cxr gradcam."""
+
+from pathlib import Path
+
+from cxrlib.cli.commands.opening import check_writable, data_of, held_out, images_of, model_of
+from cxrlib.cli.options import GradcamOptions
+from cxrlib.core.errors import InputError
+from cxrlib.evaluation.calibration import operating_point
+from cxrlib.explain.case_maps import localize
+from cxrlib.explain.gradcam import check_method
+from cxrlib.explain.localization import box_cases, wide
+from cxrlib.models.checkpoints import load_checkpoint
+from cxrlib.plots.overlays import choose, write_overlays
+from cxrlib.training.inference import predict
+from cxrlib.training.inputs import make_dataset
+
+
+def run(options: GradcamOptions) -> None:
+    """Overlays of one labelled finding each, on test images; with boxes, also a score of the maps."""
+    check_method(options.method)
+    check_writable(options.out)
+    checkpoint, folder = load_checkpoint(options.weights), Path(options.out) / "gradcam"
+    calibrator, thresholds = operating_point(checkpoint)
+    model, data = model_of(options, checkpoint), data_of(options)
+    _, test = held_out(options, checkpoint, data)
+    chosen = choose(test, options.samples, checkpoint["config"]["seed"])
+    if len(chosen) < options.samples:
+        print(f"the test part holds {len(chosen)} images, fewer than the {options.samples} samples asked for")
+    images = images_of(options, data, model.image_size, list(chosen["image"]), options.out)
+    dataset = make_dataset(chosen, images, images.image_size)
+    predictions = calibrator.apply(predict(model, dataset, options.batch_size, num_workers=options.num_workers))
+    paths = write_overlays(folder, model, images, predictions, thresholds, data.boxes, options.method)
+    print(f"wrote {len(paths)} overlays, a contact sheet and scores.csv to {folder}")
+    if options.boxes:
+        _localize(options, model, data, test, folder)
+
+
+def _localize(options: GradcamOptions, model, data, test, folder: Path) -> None:
+    """Score the maps of all boxed test images and print the pointing game."""
+    if data.boxes is None:
+        raise InputError(f"{options.img_root} holds no BBox_List_2017.csv; put NIH's list there to score against boxes")
+    cases = box_cases(data.boxes, test)
+    images = images_of(options, data, model.image_size, list(cases["image"].unique()), options.out)
+    table = localize(
+        model, images, cases, options.method, options.replicates, batch_size=options.batch_size, progress=True
+    )
+    table.to_csv(folder / "localization.csv", index=False)
+    print(f"pointing game, {options.method}, 95 % intervals over patients\n{wide(table).to_string()}")
+    print(f"wrote {folder / 'localization.csv'}, which also has energy, IoU and IoBB")

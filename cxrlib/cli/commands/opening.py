@@ -1,0 +1,73 @@
+"""What several commands open: the data set, its decoded images, a checkpoint and what was held out from it."""
+
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from cxrlib.core.errors import InputError
+from cxrlib.core.paths import CACHE
+from cxrlib.course.config import DataConfig
+from cxrlib.course.opening import Data, open_data
+from cxrlib.course.runs import RunFolder
+from cxrlib.data.cache import ImageCache, build_cache
+from cxrlib.data.splits import restore, subset
+from cxrlib.models.architectures import ChestXrayModel, build_model, model_from_checkpoint
+from cxrlib.training.config import TrainConfig
+from cxrlib.training.device import pick_device
+from cxrlib.training.optimization import strengthen_dropout
+
+
+def data_of(options: DataConfig) -> Data:
+    """Open the data set and print what it holds. Raises InputError where no folder is given."""
+    if not options.img_root:
+        raise InputError("img_root is not given; expected the folder of the radiographs, such as --img_root data/raw")
+    csv_path = Path(options.csv_path).absolute() if options.csv_path else ""
+    data = open_data(csv_path, Path(options.img_root).absolute())
+    print(data.summary)
+    return data
+
+
+def images_of(options: DataConfig, data: Data, image_size: int, names: list[str], out: str = "") -> ImageCache:
+    """The cache with these images; images that are left out (on_bad_image) are recorded in run.json of `out`."""
+    cache = build_cache(data.images, image_size, names, options.cache_dir or CACHE, on_bad_image=options.on_bad_image)
+    if cache.bad and out:
+        stage = type(options).__name__.removesuffix("Options").lower()
+        RunFolder(Path(out).absolute()).record(stage, on_bad_image="skip", left_out=cache.bad)
+    return cache
+
+
+def held_out(options, checkpoint: dict, data: Data) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Validation and test entries by what the checkpoint remembers, each reduced to its subset."""
+    config = checkpoint["config"]
+    entries = restore(data.entries, checkpoint["parts"], config["split"])
+    val = subset(entries, "val", config["val_subset"], config["seed"])
+    test = subset(entries, "test", options.subset, config["seed"])
+    for part, chosen in (("validation", val), ("test", test)):
+        if chosen.empty:
+            raise InputError(
+                f"{options.csv_path or options.img_root} holds no image of the {part} part of {options.weights} (split "
+                f"{config['split']}, seed {config['seed']}); give the data set that it was trained from"
+            )
+    return val, test
+
+
+def model_of(options, checkpoint: dict) -> ChestXrayModel:
+    """The trained model on the device asked for."""
+    return model_from_checkpoint(checkpoint).to(pick_device(options.device))
+
+
+def check_model(config: TrainConfig) -> None:
+    """Raise InputError, before anything is decoded, for weights or a dropout that cannot be had, or a wrong size."""
+    if config.weights != "none" or config.drop_strength != 1:
+        model = build_model(config.arch, config.weights, config.image_size)
+        strengthen_dropout(model, config.drop_strength)
+
+
+def check_writable(folder: str | Path) -> None:
+    """Raise InputError where results could not be written in the end; makes nothing."""
+    path = Path(folder).absolute()
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        found = "read-only" if there.is_dir() else "a file"
+        raise InputError(f"{folder} cannot be written ({there} is {found}); choose another folder")

@@ -1,0 +1,78 @@
+"""What the commands that read radiographs and models take, declared once; `flags` turns each class into flags."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from cxrlib.course.config import CALIBRATE, DataConfig, Names, Numbers
+from cxrlib.training.config import DEVICES, TrainConfig
+
+
+class _Cached(DataConfig):
+    cache_dir: str = Field("", description="where decoded images are kept; default: data/cache of the project")
+
+
+class TrainOptions(TrainConfig, _Cached):
+    """Train and write model_best.pth, model_last.pth and history.csv to run_dir."""
+
+    run_dir: str = Field(".", description="folder of model_best.pth, model_last.pth and history.csv")
+
+    @property
+    def config(self) -> TrainConfig:
+        """The parameters of the training alone."""
+        return TrainConfig(**{name: getattr(self, name) for name in TrainConfig.model_fields})
+
+
+class CompareOptions(TrainOptions):
+    """Train several architectures on one budget."""
+
+    archs: Names = Field(
+        [], description="candidates, such as resnet18,efficientnet_lite0:none, where the part after the colon replaces "
+        "--weights; default: all seven"
+    )  # fmt: skip
+    seeds: Numbers = Field([0, 1, 2], description="each candidate is trained once with each seed")
+    budget: str = Field("epochs=2", description="the same for all: epochs=2, steps=200 or minutes=3")
+    sizes: Numbers = Field([], description="also train on about this many images, such as 250,500: a learning curve")
+    subset: int = Field(0, ge=0, description="approximate number of test images; 0 for all")
+    run_dir: str = Field("runs/compare", description="folder of the models, tables and figures")
+
+
+class HeldOutOptions(_Cached):
+    """A checkpoint, and the part of its data set that it was not trained on."""
+
+    weights: str = Field("model_best.pth", description="checkpoint; gives architecture, image size, split and seed")
+    subset: int = Field(0, ge=0, description="approximate number of test images, whole patients; 0 for all")
+    out: str = Field("results", description="folder of the results")
+    batch_size: int = Field(32, ge=1, description="images per step")
+    num_workers: int = Field(0, ge=0, description="processes that read ahead; 0 is right with the cache")
+    device: Literal[DEVICES] = Field("auto", description=", ".join(DEVICES))
+    replicates: int = Field(1000, ge=0, description="bootstrap replicates over patients; 0 for no interval")
+
+
+class EvalOptions(HeldOutOptions):
+    """Calibrate and tune on validation, report on test."""
+
+    calibrate: Literal[CALIBRATE] = Field(
+        "auto", description="none, platt, temperature, isotonic, or auto: the best for held-out validation patients"
+    )
+    grid: str = Field("0.05:0.4:0.05", description="thresholds to try, first:last:step, or exact for all scores")
+    objective: str = Field(
+        "f1",
+        description="f1, f2, youden, sensitivity>=0.9, specificity>=0.9 or cost=10 (false alarms that a miss is worth)",
+    )
+    thresholds: str = Field("", description="thresholds.json to use instead of tuning, as notebook 05 saves it")
+    audit: bool = Field(False, description="also audit.csv (gaps by sex, age, view) and experts.csv (expert labels)")
+
+
+class GradcamOptions(HeldOutOptions):
+    """Heat maps of the test part."""
+
+    method: str = Field("gradcam", description="gradcam, gradcam++, layercam (finer), or activation as a control")
+    boxes: bool = Field(False, description="score the maps against the boxes, with controls")
+    samples: int = Field(8, ge=1, description="number of overlays")
+
+
+class PreprocessOptions(_Cached):
+    """Decode and resize once, into the cache."""
+
+    image_size: int = Field(224, ge=8, description="pixels per side")

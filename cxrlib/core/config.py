@@ -1,0 +1,87 @@
+"""Parameters that are declared once, each with its type, default, range or choices and help; pydantic checks them.
+
+The flags and `--help` of the command line are made from the same declaration (`cli.flags`), and the parameters of
+notebooks, profiles and `-p` are checked against it (`course.parameters`).
+"""
+
+import os
+from typing import Any, Literal, Self, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from cxrlib.core.errors import InputError, nearest
+
+_KINDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
+_LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+
+
+class Config(BaseModel):
+    """The base of all declared parameters: immutable, every value checked, an unknown name refused.
+
+    Text is converted to the declared type where it can be read as one ("3e-4", "true").
+
+    Raises:
+        InputError: One sentence that names the parameter, what was given and what was expected.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    def __init__(self, **values):
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise InputError(_sentence(type(self), error.errors()[0])) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, values: Any) -> Any:
+        """numpy's scalars as Python's, paths as text; True is refused where a number is expected."""
+        plain = {name: value.item() if hasattr(value, "item") else value for name, value in values.items()}
+        for name, value in plain.items():
+            if isinstance(value, os.PathLike):
+                plain[name] = os.fspath(value)
+            if isinstance(value, bool) and name in cls.model_fields and cls.model_fields[name].annotation is not bool:
+                raise InputError(f"{name} {value!r} cannot be used; expected {expected(cls, name)}")
+        return plain
+
+    def replace(self, **changes) -> Self:
+        """A copy with some parameters changed, checked like any other."""
+        return type(self)(**self.model_dump() | changes)
+
+
+def choices(kind: type[Config], name: str) -> tuple:
+    """The values that a parameter may take; empty where its type or range is what limits it."""
+    annotation = kind.model_fields[name].annotation
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def expected(kind: type[Config], name: str) -> str:
+    """What a parameter may be, in words: "a number above 0 and at most 3"."""
+    field = kind.model_fields[name]
+    if choices(kind, name):
+        return f"one of {', '.join(map(str, choices(kind, name)))}"
+    limits = [f"{word} {getattr(limit, short):g}" for limit in field.metadata for short, word in _LIMITS.items()
+              if hasattr(limit, short)]  # fmt: skip
+    return f"{_KINDS.get(field.annotation, 'a list of names')} {' and '.join(limits)}".strip()
+
+
+def _sentence(kind: type[Config], error: dict) -> str:
+    """One of pydantic's errors as a sentence for the user."""
+    if "error" in error.get("ctx", {}):  # raised as an InputError by a validator
+        return str(error["ctx"]["error"])
+    name, value = str(error["loc"][0]), error["input"]
+    if error["type"] == "extra_forbidden":
+        known = list(kind.model_fields)
+        return f"unknown parameter {name!r}; expected one of {', '.join(known)}{nearest(name, known)}"
+    if error["type"] == "literal_error":
+        return f"{name} {value!r} is unknown; expected {expected(kind, name)}{nearest(str(value), choices(kind, name))}"
+    return f"{name} {_shown(value)} cannot be used; expected {expected(kind, name)}"
+
+
+def _shown(value: Any) -> str:
+    """A value as the user gave it: text in quotes, unless it is a number from a command line."""
+    try:
+        float(value)
+        return str(value)
+    except (TypeError, ValueError):
+        return repr(value)

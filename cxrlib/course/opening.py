@@ -1,0 +1,66 @@
+"""Opening a data set: its table, its images and its boxes; the project's own phantoms are drawn when needed."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from cxrlib.core.paths import PHANTOM, from_root
+from cxrlib.data.findings import FINDINGS
+from cxrlib.data.metadata import find_csv, read_boxes, read_entries
+from cxrlib.data.sources import find_images, keep_found
+from cxrlib.phantom.generate import make_phantoms
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set on disk: entries (one row an image that is there), images (name -> path), and where they came from."""
+
+    entries: pd.DataFrame
+    images: dict[str, Path]
+    csv_path: Path
+    img_root: Path
+    summary: str
+
+    @property
+    def folders(self) -> tuple[Path, Path]:
+        """Where the official lists and the boxes may lie."""
+        return self.img_root, self.csv_path.parent
+
+    @property
+    def are_phantoms(self) -> bool:
+        """Whether the radiographs were drawn by `make_phantoms`, so that their pictures may go anywhere."""
+        return (self.img_root / "phantom.json").is_file()
+
+    @property
+    def boxes(self) -> pd.DataFrame | None:
+        """The boxes of BBox_List_2017.csv on images that are there; None where the file is not."""
+        for folder in self.folders:
+            if (folder / "BBox_List_2017.csv").is_file():
+                boxes = read_boxes(folder / "BBox_List_2017.csv")
+                return boxes[boxes["image"].isin(self.entries["image"])].reset_index(drop=True)
+        return None
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen digits that change with the images, their patients and their labels, and with nothing else."""
+        rows = self.entries.sort_values("image")[["image", "patient", *FINDINGS]]
+        return hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()[:16]
+
+
+def open_data(csv_path: str | Path = "", img_root: str | Path = PHANTOM) -> Data:
+    """Read the CSV, find the images, keep what belongs together and say what was left out.
+
+    csv_path: "" for the CSV in `img_root`. img_root: a root in any layout of `sources`; the project's own data/phantom
+    is drawn first where it is not there yet. Relative paths count from the project's root.
+    Raises InputError for whatever is missing.
+    """
+    img_root = from_root(img_root)
+    if img_root == PHANTOM and not (PHANTOM / "phantom.json").is_file():
+        make_phantoms(PHANTOM)
+    csv_path = from_root(csv_path) if str(csv_path) else find_csv(img_root)
+    entries = read_entries(csv_path)
+    images = find_images(img_root)
+    entries, summary = keep_found(entries, images)
+    return Data(entries, images, csv_path, img_root, summary)
