@@ -11,7 +11,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from cxrlib.core.errors import InputError, nearest
 
-_KINDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
+_KINDS = {
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    list[int]: "whole numbers, separated by commas",
+    list[str]: "names, separated by commas",
+}
 _LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
@@ -62,7 +69,7 @@ def expected(kind: type[Config], name: str) -> str:
         return f"one of {', '.join(map(str, choices(kind, name)))}"
     limits = [f"{word} {getattr(limit, short):g}" for limit in field.metadata for short, word in _LIMITS.items()
               if hasattr(limit, short)]  # fmt: skip
-    return f"{_KINDS.get(field.annotation, 'a list of names')} {' and '.join(limits)}".strip()
+    return f"{_KINDS[field.annotation]} {' and '.join(limits)}".strip()
 
 
 def _sentence(kind: type[Config], error: dict) -> str:

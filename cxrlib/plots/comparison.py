@@ -24,7 +24,7 @@ COSTS = {
 def plot_costs(table: pd.DataFrame, costs: tuple[str, ...] = ("parameters", "gflop", "minutes")) -> Figure:
     """Macro AUROC with its interval against each of some costs; a grey line joins those that nobody beats on both.
 
-    table: index the entrant; auroc, auroc_low, auroc_high and the columns `costs`.
+    table: index the candidate; auroc, auroc_low, auroc_high and the columns `costs`.
     """
     figure, panels = plt.subplots(1, len(costs), figsize=(3.7 * len(costs) + 2, 4.6), sharey=True, squeeze=False)
     table = table.sort_values("auroc", ascending=False)

@@ -1,6 +1,6 @@
 """Several architectures on one protocol: the same images, one budget, several seeds; who is better, and for how much.
 
-A member is one training of one entrant with one seed. What it asks for is written into its folder, so that a comparison
+A member is one training of one candidate with one seed. What it asks for is written into its folder, so that a comparison
 that was stopped goes on where it was, and a finished member is not trained again.
 """
 
@@ -36,7 +36,7 @@ UNITS = ("epochs", "steps", "minutes")
 Results = dict[str, list[Predictions]]
 
 
-def entrants(archs: Iterable[str], config: TrainConfig) -> dict[str, TrainConfig]:
+def candidates(archs: Iterable[str], config: TrainConfig) -> dict[str, TrainConfig]:
     """{name: config} of who takes part: "resnet18", or "efficientnet_lite0:imagenet" to start one from other weights.
 
     archs: empty for all architectures. config: what is the same for all. Raises InputError for an unknown one.
@@ -102,7 +102,7 @@ def compare(
     out: str | Path,
     progress: bool = True,
 ) -> Results:
-    """Train every entrant with every seed, predict the test entries, and return {name: predictions, one a seed}.
+    """Train every candidate with every seed, predict the test entries, and return {name: predictions, one a seed}.
 
     The checkpoint chosen on validation predicts. out: gets NAME/seedN/ with the files of `fit` and
     predictions_test.npz. A finished member is read, an interrupted one goes on; one that was asked for otherwise (other
@@ -134,7 +134,7 @@ def minutes(out: str | Path, names: Iterable[str], seeds: Iterable[int]) -> dict
 
 
 def comparison_table(results: Results, replicates: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """One row an entrant: auroc (macro on test, mean over the seeds), auroc_low, auroc_high, seed_sd, seeds.
+    """One row a candidate: auroc (macro on test, mean over the seeds), auroc_low, auroc_high, seed_sd, seeds.
 
     The interval covers the patients of the test part and, from two seeds on, the seeds: a replicate draws both anew.
     seed_sd: standard deviation over the seeds, NaN for one.
@@ -148,7 +148,7 @@ def comparison_table(results: Results, replicates: int = 2000, seed: int = 0) ->
 
 
 def all_differences(results: Results, replicates: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """Macro AUROC of one entrant minus that of another, every pair, the better one first; paired by patient and seed.
+    """Macro AUROC of one candidate minus that of another, every pair, the better one first; paired by patient and seed.
 
     Columns: a, b, difference, low, high, p (two-sided, of the replicates), p_holm (corrected for looking at all pairs).
     """
@@ -167,7 +167,7 @@ def all_differences(results: Results, replicates: int = 2000, seed: int = 0) -> 
 
 
 def on_front(table: pd.DataFrame, cost: str, gain: str = "auroc") -> pd.Series:
-    """True where no other entrant is at least as good and cheaper, or better and as cheap: the Pareto front."""
+    """True where no other candidate is at least as good and cheaper, or better and as cheap: the Pareto front."""
     value, price = table[gain].to_numpy(), table[cost].to_numpy()
     as_good, as_cheap = np.greater_equal.outer(value, value), np.less_equal.outer(price, price)
     beaten = as_good & as_cheap & ~(as_good.T & as_cheap.T)  # [i, j]: i beats j
@@ -182,8 +182,6 @@ def learning_curve(
     images: ImageCache | dict[str, Path],
     test: pd.DataFrame,
     out: str | Path,
-    progress: bool = True,
-    replicates: int = 1000,
 ) -> pd.DataFrame:
     """How many images a model needs: the table of `comparison_table`, one row a size, with the column images.
 
@@ -192,8 +190,8 @@ def learning_curve(
     """
     seeds = list(seeds)
     each = {str(size): config.replace(train_subset=size) for size in sizes}
-    results = compare(each, seeds, entries, images, test, out, progress)
-    table = comparison_table(results, replicates, config.seed)
+    results = compare(each, seeds, entries, images, test, out)
+    table = comparison_table(results, 1000, config.seed)
     counts = {name: np.mean([len(subset(entries, "train", one.train_subset, seed)) for seed in seeds])
               for name, one in each.items()}  # fmt: skip
     return table.assign(images=counts).rename_axis("size")
@@ -245,19 +243,19 @@ def _macro(predictions: list[Predictions]) -> np.ndarray:
 
 
 def _drawn(results: Results, replicates: int, seed: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Macro AUROC of each entrant in draws of patients and seeds, (replicates, entrants); of the data; and how many
-    patients bear the scarcer class. Every entrant gets the same patients and seeds in a draw.
+    """Macro AUROC of each candidate in draws of patients and seeds, (replicates, candidates); of the data; and how many
+    patients bear the scarcer class. Every candidate gets the same patients and seeds in a draw.
     """
     counts = {len(each) for each in results.values()}
     if len(counts) != 1:
         raise InputError(
-            f"the entrants have {sorted(counts)} seeds; expected the same seeds for all, so that they pair"
+            f"the candidates have {sorted(counts)} seeds; expected the same seeds for all, so that they pair"
         )
     [seeds] = counts
     flat = [one for each in results.values() for one in each]
     for other in flat[1:]:
         if not np.array_equal(other.image, flat[0].image) or not np.array_equal(other.labels, flat[0].labels):
-            raise InputError("the entrants were tested on different images or labels; expected the same for all")
+            raise InputError("the candidates were tested on different images or labels; expected the same for all")
     drawn = bootstrap(*flat, metrics=["auroc"], replicates=replicates, seed=seed)
     macro = np.stack([with_macro(one["auroc"], ~np.isnan(figures(of)["auroc"]))[:, -1]
                       for one, of in zip(drawn, flat, strict=True)], axis=1)  # fmt: skip

@@ -199,7 +199,7 @@ def test_a_broken_splits_file_is_refused(run, entries, text):
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------
-def test_open_data_finds_csv_images_and_boxes(tiny_nih, exported):
+def test_open_data_finds_csv_images_and_boxes(tiny_nih):
     data = open_data("", tiny_nih.root)
     assert data.csv_path == tiny_nih.csv_path
     assert set(data.images) == set(data.entries["image"])

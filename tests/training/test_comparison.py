@@ -21,7 +21,7 @@ from cxrlib.training.comparison import (
     all_differences,
     compare,
     comparison_table,
-    entrants,
+    candidates,
     learning_curve,
     member_folder,
     minutes,
@@ -56,7 +56,7 @@ def random_predictions(signal, seed=0, patients=60, noise=0):
     return Predictions(1 / (1 + np.exp(-drawn)), labels, names, np.repeat(np.arange(patients), 2))
 
 
-def test_entrants_on_other_labels_are_refused():
+def test_candidates_on_other_labels_are_refused():
     results = {"one": [random_predictions(1)], "two": [random_predictions(1, noise=1)]}
     other = replace(results["two"][0], labels=1 - results["two"][0].labels)
     with pytest.raises(InputError, match="different images or labels"):
@@ -98,15 +98,15 @@ def field(signals, seeds=3):
 
 # ---- who, and how long -----------------------------------------------------------------------------------------------
 def test_all_seven_take_part_unless_named():
-    assert list(entrants([], QUICK)) == list(ARCHITECTURES)
-    each = entrants(["resnet18", "efficientnet_lite0:imagenet"], QUICK)
+    assert list(candidates([], QUICK)) == list(ARCHITECTURES)
+    each = candidates(["resnet18", "efficientnet_lite0:imagenet"], QUICK)
     assert [(name, one.arch, one.weights) for name, one in each.items()] == [
         ("resnet18", "resnet18", "none"),
         ("efficientnet_lite0:imagenet", "efficientnet_lite0", "imagenet"),
     ]
     assert each["resnet18"] == QUICK.replace(arch="resnet18")
     with pytest.raises(InputError, match="did you mean 'resnet18'"):
-        entrants(["resnet81"], QUICK)
+        candidates(["resnet81"], QUICK)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_budgets_are_read():
 
 
 def test_the_same_steps_are_the_same_epochs_for_all():
-    each = entrants(["resnet18", "mobilenet_v2"], QUICK)
+    each = candidates(["resnet18", "mobilenet_v2"], QUICK)
     planned = with_budget(each, "steps=26", train=100, val=20)  # 13 steps an epoch of 100 images, 8 at a time
     assert {one.epochs for one in planned.values()} == {2}
     assert {one.train_subset for one in planned.values()} == {0}
@@ -147,7 +147,7 @@ def test_the_same_minutes_are_more_epochs_for_the_fast():
 
 # ---- members ---------------------------------------------------------------------------------------------------------
 def test_a_finished_member_is_not_trained_again(entries, cache, tmp_path, trained):
-    each = entrants(["mobilenet_v2", "efficientnet_lite0:none"], QUICK)
+    each = candidates(["mobilenet_v2", "efficientnet_lite0:none"], QUICK)
     test = entries[entries["part"] == "test"]
     given = {"entries": entries, "images": cache, "test": test, "out": tmp_path / "out", "progress": False}
     first = compare(each, [0, 1], **given)
@@ -178,7 +178,7 @@ def test_a_finished_member_is_not_trained_again(entries, cache, tmp_path, traine
 def test_a_larger_subset_only_adds(entries, cache, tmp_path):
     config = QUICK.replace(mode="probe")
     test = entries[entries["part"] == "test"]
-    curve = learning_curve(config, [12, 0], [0, 1], entries, cache, test, tmp_path, progress=False, replicates=50)
+    curve = learning_curve(config, [12, 0], [0, 1], entries, cache, test, tmp_path)
     assert curve["images"].iloc[0] <= 12 < curve["images"].iloc[1] == (entries["part"] == "train").sum()
     assert curve["seeds"].tolist() == [2, 2]
     assert json.loads((tmp_path / "12" / "seed1" / "member.json").read_text())["train_subset"] == 12
@@ -256,7 +256,7 @@ def test_the_front_is_who_is_beaten_by_nobody():
     assert on_front(table, "cost").to_dict() == {"a": True, "b": True, "c": False, "d": False, "e": True}
 
 
-def test_figures_show_every_entrant_and_say_it_in_words():
+def test_figures_show_every_candidate_and_say_it_in_words():
     results = field({"resnet18": 1.2, "vgg16": 0.6, "lite0:imagenet": 1.3})
     table = comparison_table(results, 100).assign(parameters=[11.2, 134, 3.4], gflop=[3.6, 31, 0.8], minutes=[1, 9, 1])
     figure = plot_costs(table)
@@ -298,7 +298,7 @@ def test_the_command_writes_tables_and_figures(tiny_nih, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flag", "value", "message"),
     [
-        ("--seeds", "a,b", "seeds 'a,b' cannot be read; expected whole numbers"),
+        ("--seeds", "a,b", "seeds 'a' cannot be used; expected whole numbers"),
         ("--budget", "steps=many", "budget 'steps=many' cannot be read"),
         ("--archs", "resnet81", "did you mean 'resnet18'"),
         ("--img_root", "", "img_root is not given"),

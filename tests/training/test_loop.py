@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -637,10 +638,8 @@ def test_an_unknown_name_suggests_the_nearest():
         ("arch", 18),
         ("weights", None),
         ("image_size", 31),
-        ("image_size", "224"),
         ("image_size", 224.5),
         ("epochs", 0),
-        ("epochs", "8"),
         ("epochs", 2.5),
         ("epochs", True),
         ("batch_size", 0),
@@ -648,7 +647,6 @@ def test_an_unknown_name_suggests_the_nearest():
         ("lr", -1e-4),
         ("lr", math.nan),
         ("lr", math.inf),
-        ("lr", "1e-4"),
         ("loss", "bse"),
         ("loss", ["bce"]),
         ("pos_weight_cap", 0.5),
@@ -666,7 +664,6 @@ def test_an_unknown_name_suggests_the_nearest():
         ("patience", -1),
         ("mixup", 1.5),
         ("drop_strength", -1.0),
-        ("tta", 1),
         ("tracker", "wandb"),
         ("layout", "nhwc"),
         ("save_minutes", -1.0),
@@ -687,6 +684,14 @@ def test_values_that_cannot_be_used_are_refused(name, value):
     ) as error:
         TrainConfig(**{name: value})
     assert "expected" in str(error.value)
+
+
+def test_text_from_a_command_line_or_a_profile_is_converted():
+    text = TrainConfig(image_size="64", epochs="3", lr="1e-4", tta="true", weights=Path("a.pth"), seed=np.int64(3))
+    assert text == TrainConfig(image_size=64, epochs=3, lr=1e-4, tta=True, weights="a.pth", seed=3)
+    assert [type(value) for value in (text.epochs, text.lr, text.tta, text.seed)] == [int, float, bool, int]
+    with pytest.raises(InputError, match="lr 'fast' cannot be used; expected a number above 0"):
+        text.replace(lr="fast")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, so that asking for one is no error")

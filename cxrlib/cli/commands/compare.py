@@ -18,7 +18,7 @@ from cxrlib.training.device import pick_device
 def run(options: CompareOptions) -> None:
     """Train every candidate with every seed; what run_dir holds of the same question is not trained again."""
     comparison.parse_budget(options.budget)
-    each = comparison.entrants(options.archs, options.config)
+    each = comparison.candidates(options.archs, options.config)
     check_writable(options.run_dir)
     pick_device(options.device)
     for config in each.values():
