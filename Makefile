@@ -2,9 +2,10 @@
 PYTHON ?= python3
 PROFILE ?= quick
 BIN := .venv/bin
+FAST := tests/core tests/data tests/phantom tests/evaluation tests/plots tests/widgets tests/course/test_parameters.py tests/test_structure.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run report test torture test-oldest lab labtest notebooks hooks bench clean
+.PHONY: help setup run report figures check test torture test-oldest lab labtest notebooks hooks bench clean
 
 help: ## this page
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1|/' | column -t -s '|'
@@ -20,6 +21,15 @@ run: setup ## the six notebooks, headless, into runs/
 
 report: setup ## the report of a run, HTML and PDF: RUN=runs/quick
 	$(BIN)/cxr report $(or $(RUN),runs/$(PROFILE))
+
+figures: setup ## figures of a run, small enough for a page, into TO=figures: RUN=runs/quick
+	$(BIN)/cxr figures $(or $(RUN),runs/$(PROFILE)) $(or $(TO),figures)
+
+check: setup ## the fast lane, two minutes: ruff, who imports from whom, and the tests that train nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q $(FAST) $(ARGS)
 
 test: setup ## ruff, then all tests, the notebooks among them
 	$(BIN)/ruff check .
@@ -42,11 +52,12 @@ lab: setup ## JupyterLab on this machine, at its start page
 labtest: setup ## every notebook in JupyterLab in a real browser: restart the kernel, run all cells (ARGS="--times 2")
 	$(BIN)/python -m tests.browser.restart_and_run_all $(ARGS)
 
-notebooks: setup ## execute the six notebooks in place, on their defaults, as they are committed
+notebooks: setup ## execute the six notebooks in place, on their defaults, as they are committed, with figures/
 	TQDM_DISABLE=1 PYDEVD_DISABLE_FILE_VALIDATION=1 JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False \
 		--ExecutePreprocessor.timeout=-1 --log-level=WARN notebooks/*.ipynb
 	$(BIN)/python -m tests.notebooks.compared --write
+	$(BIN)/cxr figures runs/quick figures
 
 hooks: ## let git check notebooks before each commit
 	git config core.hooksPath .githooks

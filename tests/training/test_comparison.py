@@ -19,9 +19,9 @@ from cxrlib.plots.style import alt_text
 from cxrlib.training import comparison
 from cxrlib.training.comparison import (
     all_differences,
+    candidates,
     compare,
     comparison_table,
-    candidates,
     learning_curve,
     member_folder,
     minutes,
