@@ -1,7 +1,7 @@
 """Several architectures on one protocol: the same images, one budget, several seeds; who is better, and for how much.
 
-A member is one training of one candidate with one seed. Its parameters are written into its folder, so that a comparison
-that was stopped goes on where it was, and a finished member is not trained again.
+A member is one training of one candidate with one seed. Its parameters are written into its folder, so that a stopped
+comparison continues where it was, and a finished member is not trained again.
 """
 
 import json
