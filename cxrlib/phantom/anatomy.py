@@ -9,8 +9,6 @@ import numpy as np
 class Patient:
     """What stays the same over all visits of one patient; lengths in cm."""
 
-    age: float
-    sex: str
     half_width: float  # of the rib cage, inside
     height: float  # of the lungs, apex to dome, at full inspiration
     depth: float  # of the trunk, front to back
@@ -69,8 +67,6 @@ def draw_patient(rng, age, sex):
     normal = lambda mean, sd: float(rng.normal(mean, sd))  # noqa: E731
     fat = float(np.clip(rng.gamma(3.0, 0.75), 0.5, 6.0))
     return Patient(
-        age=age,
-        sex=sex,
         half_width=grown * normal(14.2 if male else 12.8, 0.75),
         height=grown * normal(23.5 if male else 21.5, 1.5),
         depth=grown * normal(18.5 if male else 17.0, 1.2) + 1.1 * fat,

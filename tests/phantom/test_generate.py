@@ -19,7 +19,7 @@ from cxrlib.phantom.film import render
 from cxrlib.phantom.generate import make_phantoms
 from cxrlib.phantom.lesions import Lesion
 from cxrlib.phantom.scene import Scene
-from cxrlib.phantom.signs import SHAPES
+from cxrlib.phantom.signs import reshape
 
 SMALL = {"n_patients": 30, "size": 64, "seed": 5, "progress": False}
 REFERENCE = Path(__file__).with_name("reference.json")
@@ -293,13 +293,11 @@ def test_a_finding_shows_and_shows_more_when_it_is_stronger(finding):
 
 def scene(lesions=(), size=128, seed=0):
     patient = draw_patient(np.random.default_rng([1, seed]), 50.0, "M")
-    rng = np.random.default_rng([2, seed])
-    exposure = draw_exposure(rng, patient, "PA")
+    exposure = draw_exposure(np.random.default_rng([2, seed]), patient, "PA")
     for lesion in lesions:
-        SHAPES[lesion.finding](exposure, lesion)
+        reshape(exposure, lesion)
     built = Scene(patient, exposure, size)
-    built.build(rng)
-    return built
+    return Scene(patient, exposure, size)
 
 
 def test_signs_that_are_measured_in_centimetres():
