@@ -22,6 +22,7 @@ from cxrlib.phantom.scene import Scene
 from cxrlib.phantom.signs import reshape
 
 SMALL = {"n_patients": 30, "size": 64, "seed": 5, "progress": False}
+RESHAPING = {"Atelectasis", "Cardiomegaly", "Edema", "Effusion", "Emphysema", "Fibrosis", "Pneumothorax"}
 REFERENCE = Path(__file__).with_name("reference.json")
 
 
@@ -245,7 +246,7 @@ def test_errors_and_strengths_stay_with_the_patient():
 def test_a_finding_keeps_its_place_over_the_visits(tmp_path, monkeypatch):
     drawn = []
 
-    def note(patient, view, lesions, size, rng, drain):
+    def note(patient, view, lesions, size, rng, drain, places):
         drawn.append((patient.texture, {lesion.finding: lesion for lesion in lesions}))
         return np.zeros((size, size), np.uint8), {}
 
@@ -280,7 +281,7 @@ def test_a_finding_shows_and_shows_more_when_it_is_stronger(finding):
             changes.append(np.abs(picture - plain))
         for change, kept in zip(changes, (weak, strong, gross), strict=True):
             kept.append(change.mean())
-        if boxes[finding] and finding not in SHAPES:
+        if boxes[finding] and finding not in RESHAPING:
             mask = np.zeros(plain.shape, dtype=bool)
             for x, y, w, h in boxes[finding]:
                 mask[int(y) : int(y + h) + 1, int(x) : int(x + w) + 1] = True
@@ -296,7 +297,6 @@ def scene(lesions=(), size=128, seed=0):
     exposure = draw_exposure(np.random.default_rng([2, seed]), patient, "PA")
     for lesion in lesions:
         reshape(exposure, lesion)
-    built = Scene(patient, exposure, size)
     return Scene(patient, exposure, size)
 
 
