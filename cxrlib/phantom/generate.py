@@ -73,9 +73,7 @@ def make_phantoms(
         InputError: If a parameter is out of range, the folder holds anything else, or drawing or writing fails.
     """
     root, run = Path(root), _Run(**run)
-    wanted = _checked(n_patients, size, seed, prevalence, label_noise)
-    if run.workers is not None:
-        _check_number("workers", run.workers, 1)
+    wanted = _checked(n_patients, size, seed, prevalence, label_noise, run.workers)
     if _is_complete(root, wanted):
         return root
     try:
@@ -92,21 +90,17 @@ def make_phantoms(
     return root
 
 
-def _check_number(name, value, least):
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise InputError(f"{name} is {value!r}; expected a whole number of at least {least}")
-
-
-def _checked(n_patients, size, seed, prevalence, label_noise):
+def _checked(n_patients, size, seed, prevalence, label_noise, workers):
     """The parameters that decide what is drawn, as the manifest has them."""
-    numbers = {"n_patients": n_patients, "size": size, "seed": seed}
-    for (name, value), least in zip(numbers.items(), (1, 64, 0), strict=True):
-        _check_number(name, value, least)
+    numbers = {"n_patients": n_patients, "size": size, "seed": seed, "workers": 1 if workers is None else workers}
+    for (name, value), least in zip(numbers.items(), (1, 64, 0, 1), strict=True):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise InputError(f"{name} is {value!r}; expected a whole number of at least {least}")
     if prevalence not in PREVALENCES:
         known = f"{', '.join(PREVALENCES)}{nearest(prevalence, PREVALENCES)}"
         raise InputError(f"prevalence is {prevalence!r}; expected one of {known}")
-    numbers = {name: int(value) for name, value in numbers.items()}
-    return {"version": VERSION, **numbers, "prevalence": prevalence, "label_noise": bool(label_noise)}
+    wanted = {"version": VERSION, "n_patients": int(n_patients), "size": int(size), "seed": int(seed)}
+    return wanted | {"prevalence": prevalence, "label_noise": bool(label_noise)}
 
 
 def _is_complete(root, wanted):

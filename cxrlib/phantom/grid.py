@@ -92,10 +92,8 @@ class Pen:
         col, row = self.grid.pixels(x, y)
         reach = radius * self.scale
         box = [2 * col - reach, 2 * row - reach, 2 * col + reach, 2 * row + reach]
-        if ring:
-            self._draw.ellipse(box, outline=grey, width=max(1, round(ring * self.scale)))
-        else:
-            self._draw.ellipse(box, fill=grey)
+        fill, outline = (None, grey) if ring else (grey, None)
+        self._draw.ellipse(box, fill, outline, max(1, round(ring * self.scale)))
 
     def map(self):
         """The drawing on the grid: (size, size) float32, 0 to 1."""

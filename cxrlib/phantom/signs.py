@@ -6,8 +6,6 @@ domes, a shifted mediastinum). The finding's painter changes the maps of the bui
 data/README.md has the source of each sign.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 from cxrlib.phantom.grid import OUTWARDS, Pen
@@ -60,29 +58,15 @@ def _paint_atelectasis(scene, f, rng):
     return [(np.maximum(total, base) > 0.4) & lung]
 
 
-def _paint_cardiomegaly(scene, f, rng):
-    return ["heart"]
+def _airspace(scene, f, rng, size, down, border):
+    """An airspace opacity: its map from 0 to 1, its centre (side, across, down), and its horizontal half axis, cm.
 
-
-class _Airspace(NamedTuple):
-    """How an airspace opacity looks; ranges are from strength (or place) 0 to 1."""
-
-    size: tuple  # range of the horizontal half axis, cm
-    filling: tuple  # range of the share of air that is replaced
-    border: tuple  # softness and roughness
-    down: tuple  # range of the place, 0 apex to 1 dome
-
-
-_CONSOLIDATION = _Airspace(size=(3.6, 6.0), filling=(0.4, 0.92), border=(0.3, 0.5), down=(0.3, 0.85))
-_PNEUMONIA = _Airspace(size=(2.8, 5.2), filling=(0.42, 0.75), border=(0.6, 1.3), down=(0.5, 0.85))
-
-
-def _draw_airspace(scene, f, rng, look):
-    """An opacity: its map from 0 to 1, its centre (side, across, down), and its horizontal half axis, cm."""
-    a = between(*look.size, f.strength) * rng.uniform(0.85, 1.2)
-    b = a * rng.uniform(0.75, 1.15)
-    place = (f.side, between(0.38, 0.72, f.place[0]), between(*look.down, f.place[1]))
-    return cloud(scene, rng, place, (a, b), look.border) * (scene.lungs[f.side] > 0.6), place, a
+    `size` and `down` are the ranges of the half axis and of the height; `border` is as in `cloud`.
+    """
+    a = between(*size, f.strength) * rng.uniform(0.85, 1.2)
+    axes = (a, a * rng.uniform(0.75, 1.15))
+    place = (f.side, between(0.38, 0.72, f.place[0]), between(*down, f.place[1]))
+    return cloud(scene, rng, place, axes, border) * (scene.lungs[f.side] > 0.6), place, a
 
 
 def _bronchogram(scene, rng, place, reach):
@@ -100,16 +84,16 @@ def _bronchogram(scene, rng, place, reach):
 
 def _paint_consolidation(scene, f, rng):
     """Dense, homogeneous, lobar filling that hides vessels, with air bronchograms."""
-    opacity, place, reach = _draw_airspace(scene, f, rng, _CONSOLIDATION)
-    share = opacity * np.float32(between(*_CONSOLIDATION.filling, f.strength))
+    opacity, place, reach = _airspace(scene, f, rng, size=(3.6, 6.0), down=(0.3, 0.85), border=(0.3, 0.5))
+    share = opacity * np.float32(between(0.4, 0.92, f.strength))
     scene.replace_air(share * (1 - 0.4 * _bronchogram(scene, rng, place, reach)))
     return [opacity > 0.4]
 
 
 def _paint_pneumonia(scene, f, rng):
     """One focal, patchy, ill-defined opacity, mostly in a lower lobe."""
-    opacity, _, _ = _draw_airspace(scene, f, rng, _PNEUMONIA)
-    share = opacity * np.float32(between(*_PNEUMONIA.filling, f.strength))
+    opacity, _, _ = _airspace(scene, f, rng, size=(2.8, 5.2), down=(0.5, 0.85), border=(0.6, 1.3))
+    share = opacity * np.float32(between(0.42, 0.75, f.strength))
     scene.replace_air(share * (0.55 + 0.6 * patches(scene, rng, 30)))
     return [opacity > 0.3]
 
@@ -261,7 +245,7 @@ def _paint_hernia(scene, f, rng):
 
 
 PAINTERS = {  # in the order of drawing: findings that hide vessels come late
-    "Cardiomegaly": _paint_cardiomegaly,
+    "Cardiomegaly": lambda *_: ["heart"],  # drawn by `reshape`
     "Hernia": _paint_hernia,
     "Emphysema": _paint_emphysema,
     "Fibrosis": _paint_fibrosis,
