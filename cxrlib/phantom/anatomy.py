@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass
 class Patient:
-    """What is constant over the visits of one patient; lengths in cm, pairs are right and left."""
+    """What is constant over the visits of one patient; lengths in cm."""
 
     half_width: float  # of the rib cage, inside
     height: float  # of the lungs, apex to dome, at full inspiration
@@ -22,7 +22,7 @@ class Patient:
     unfolding: float  # of the aorta with age
     mediastinum: float  # half width of the upper mediastinum
     scoliosis: tuple  # amplitude cm, phase
-    domes: tuple  # height of the diaphragm's domes above the mean
+    domes: tuple  # height of the right and the left dome above their mean
     dome_curve: float
     breast: float
     breast_place: tuple

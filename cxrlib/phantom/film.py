@@ -2,7 +2,6 @@
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import find_objects
 
 from cxrlib.phantom.anatomy import draw_exposure
 from cxrlib.phantom.devices import draw_devices
@@ -16,19 +15,11 @@ LUNG = 0.27  # density of aerated lung relative to soft tissue
 
 
 def render(patient, view, lesions, size, rng, drain=None, places=None):
-    """Draws one radiograph.
+    """One radiograph, (size, size) uint8 from 0 (air) to 255, and its boxes {finding: [(x, y, w, h)]} in pixels.
 
-    Args:
-        patient: The Patient.
-        view: "PA" or "AP".
-        lesions: At most one Lesion per finding.
-        size: Pixels per side.
-        rng: Random numbers for what differs between the exposures of a patient.
-        drain: Side of a chest tube (0 right, 1 left), or None.
-        places: A dict to which masks (size, size) bool of lungs, heart, devices and letters are added, or None.
-
-    Returns:
-        The radiograph, (size, size) uint8 from 0 (air) to 255, and the boxes {finding: [(x, y, w, h)]} in pixels.
+    `view` is "PA" or "AP"; `lesions` has at most one Lesion per finding; `rng` decides what differs between exposures;
+    `drain` is the side of a chest tube (0 right, 1 left) or None; masks (size, size) bool of lungs, heart, devices and
+    letters are added to the dict `places`, unless it is None.
     """
     exposure = draw_exposure(rng, patient, view)
     for lesion in lesions:
@@ -52,18 +43,14 @@ def render(patient, view, lesions, size, rng, drain=None, places=None):
 def _box(scene, mask):
     """The box (x, y, w, h) of a mask or of the heart, in pixels; None where it lies outside the film."""
     if isinstance(mask, str):
-        left, right, top, bottom = scene.heart_frame()
-        corners = scene.pixels([left, right, left, right], [top, top, bottom, bottom])
-        (left, top), (right, bottom) = (
-            np.clip(ends, 0, scene.size) for ends in (np.min(corners, 1), np.max(corners, 1))
-        )
+        left, right, top, bottom = scene.heart_frame
+        cols, rows = np.clip(scene.pixels([left, right, left, right], [top, top, bottom, bottom]), 0, scene.size)
     else:
-        found = find_objects(mask.astype(np.uint8))
-        if not found:
-            return None
-        (top, bottom), (left, right) = ((span.start, span.stop) for span in found[0])
-    box = (float(left), float(top), float(right - left), float(bottom - top))
-    return box if min(box[2:]) > 0 else None
+        rows, cols = (np.append(at, at + 1) for at in np.nonzero(mask))
+    if not len(rows):
+        return None
+    x, y, w, h = (float(value) for value in (cols.min(), rows.min(), np.ptp(cols), np.ptp(rows)))
+    return (x, y, w, h) if w > 0 and h > 0 else None
 
 
 def _noise(rng, cells, size):
@@ -93,8 +80,7 @@ def _trachea(scene, tissue):
     """Air in the trachea and the two main bronchi."""
     split = 0.36 * scene.lung_height
     centre = np.float32(scene.midline * 0.8) + np.float32(0.02) * (scene.y - np.float32(split))
-    half = 0.85
-    column = np.sqrt(np.maximum(1 - np.square((scene.x - centre) / half), 0)) * np.clip((split - scene.y) * 2 + 1, 0, 1)
+    column = np.sqrt(np.maximum(1 - np.square((scene.x - centre) / 0.85), 0)) * np.clip((split - scene.y) * 2 + 1, 0, 1)
     tissue -= 1.7 * column * np.clip((scene.y + 9) / 6, 0, 1)
     for sign, run in zip(OUTWARDS, (3.0, 4.2), strict=True):
         window, away = scene.segment((scene.midline, split), (scene.midline + sign * run, split + 2.6), 0.7)

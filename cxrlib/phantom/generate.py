@@ -9,8 +9,8 @@ import json
 import shutil
 import tempfile
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import joblib
 import numpy as np
@@ -32,8 +32,7 @@ _MANIFEST = "phantom.json"
 _BOXED = {"Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax"}
 
 
-@dataclass
-class _Run:
+class _Run(NamedTuple):
     """How a set is drawn; the bytes do not depend on it."""
 
     workers: int | None = None
@@ -170,15 +169,10 @@ def _draw_visits(visits, size, folder):
 
 
 def render_visits(visits, size, places=None):
-    """Draws the visits of one patient; the random numbers depend on the seed and the patient only.
+    """Draws the visits of one patient, rows of `plan_visits` as dicts; yields each with its radiograph and boxes.
 
-    Args:
-        visits: Rows of `plan_visits`, as dicts.
-        size: Pixels per side.
-        places: A dict to which the masks of `render` are added for each image, or None.
-
-    Yields:
-        Each visit with its radiograph and its boxes.
+    The random numbers depend on the seed and the patient only. The masks of `render` are added to the dict `places`, by
+    image, unless it is None.
     """
     first = visits[0]
     seed, number = first["seed"], first["patient"]

@@ -9,21 +9,13 @@ from cxrlib.phantom.grid import enlarged
 
 @dataclass
 class Lesion:
-    """One finding of one patient at one visit.
-
-    Attributes:
-        finding: Its name, one of FINDINGS.
-        strength: 0 (hardly visible) to 1 (gross).
-        side: 0 right, 1 left.
-        place: Two numbers from 0 to 1, across and along the lung.
-        seed: For its fine structure. Side, place and seed stay the same over a patient's visits.
-    """
+    """One finding of one patient at one visit. Side, place and seed are constant over the patient's visits."""
 
     finding: str
-    strength: float
-    side: int
-    place: tuple
-    seed: int
+    strength: float  # 0 (hardly visible) to 1 (gross)
+    side: int  # 0 right, 1 left
+    place: tuple  # two numbers from 0 to 1, across and along the lung
+    seed: int  # for the fine structure
 
 
 def between(low, high, value):
@@ -39,12 +31,8 @@ def patches(scene, rng, cells):
 def cloud(scene, rng, place, axes, border):
     """An ill-defined cloud in one lung: a map from 0 to 1.
 
-    Args:
-        scene: The scene that it is drawn for; it is not changed.
-        rng: Random numbers for the border.
-        place: Side and lung coordinates of the centre: (side, across, down).
-        axes: Half axes in cm, horizontal and vertical.
-        border: Softness and roughness of the border, relative to the half axes.
+    `place` is (side, across, down), as in `Scene.in_lung`; `axes` are the horizontal and the vertical half axis in cm;
+    `border` is the softness and the roughness of the border, relative to them.
     """
     x, y = scene.in_lung(*place)
     softness, rough = border

@@ -64,8 +64,7 @@ class Scene(Grid):
 
     def _trunk(self):
         """Neck, trunk, upper arms and breasts."""
-        p = self.patient
-        y = self.heights
+        p, y = self.patient, self.heights
         wall = p.half_width + p.fat
         slope = np.clip((y + p.shoulder + 3.6) / 7.5, 0, 1)
         width = p.neck + (wall + 5.0 - p.neck) * (0.35 * slope**2 + 0.65 * slope**0.8)
@@ -74,9 +73,12 @@ class Scene(Grid):
         depth = p.depth * (0.66 + 0.34 * np.clip((y + 4) / 14, 0, 1)) * (1 + 0.012 * np.clip(y - 16, 0, 20))
         ratio = np.square(self.x / self.along(width))
         body = self.along(depth) * np.sqrt(np.maximum(1 - ratio * ratio, 0))
+        radius = 4.2 + 0.5 * p.fat
+        self.upper_arms = []  # shoulder joint and elbow
         for sign in OUTWARDS:
-            joint, elbow = self._upper_arm(sign)
-            radius = 4.2 + 0.5 * p.fat
+            joint = np.array([sign * (wall + 0.6), 3.0 - 0.4 * p.shoulder])
+            elbow = joint + np.array([sign * (4.0 + 2.0 * p.arms), 17.0])
+            self.upper_arms.append((joint, elbow))
             window, away = self.segment(joint, elbow, radius)
             arm = 2.0 * np.sqrt(np.maximum(radius * radius - away * away, 0))
             body[window] = np.maximum(body[window], arm)
@@ -88,20 +90,12 @@ class Scene(Grid):
                 body[window] += p.breast * 1.7 * low * np.sqrt(inside)
         self.body = body
 
-    def _upper_arm(self, sign):
-        """Shoulder joint and elbow of one arm."""
-        p = self.patient
-        joint = np.array([sign * (p.half_width + p.fat + 0.6), 3.0 - 0.4 * p.shoulder])
-        return joint, joint + np.array([sign * (4.0 + 2.0 * p.arms), 17.0])
-
     def dome(self, side, out):
         """The diaphragm's y (cm) at distances `out` (cm) from the midline."""
         p, e = self.patient, self.exposure
-        top = self.lung_height - p.domes[side] - e.domes[side]
-        curve = p.dome_curve * e.flatten
         lateral = out / np.float32(p.half_width) - np.float32(0.46)
         sag = np.where(lateral > 0, np.float32(17.0), np.float32(7.0)) * lateral * lateral
-        return top + np.float32(curve) * sag
+        return self.lung_height - p.domes[side] - e.domes[side] + np.float32(p.dome_curve * e.flatten) * sag
 
     def _lungs(self):
         """Both lungs, and the height of each pixel above the domes, cm."""
@@ -115,30 +109,21 @@ class Scene(Grid):
             above = self.dome(side, out) - self.y
             sharp = np.clip(above * np.float32(3.0) + np.float32(0.5), 0, 1)
             lung *= sharp * (0.6 + 0.4 * np.sqrt(np.clip(above * np.float32(0.2), 0, 1)))
-            behind = np.clip(1 + above * np.float32(0.25), 0, 1) * (1 - sharp)  # lung behind the dome
-            lung += depth * np.float32(0.10) * behind * np.clip((0.95 - ratio) * 8, 0, 1)
+            behind = depth * np.float32(0.10) * np.clip(1 + above * np.float32(0.25), 0, 1) * (1 - sharp)
+            lung += behind * np.clip((0.95 - ratio) * 8, 0, 1)  # the part behind the dome
             lung *= out > 0
             self.lungs.append(lung)
             self.above.append(above)
 
-    def heart_frame(self):
-        """The heart's box in the patient: left, right, top, bottom in cm."""
-        (rx, ra), (lx, la), y, b = self._heart_bodies()
-        return rx - ra, lx + la, y - b, y + b
-
-    def _heart_bodies(self):
-        """Centre x and half width of the right and the left part of the heart; their common y and half height."""
-        p, e = self.patient, self.exposure
-        wide, tall = e.heart_scale[0] * p.heart, e.heart_scale[1] * p.heart
-        y = self.lung_height - 3.3 * tall + 2.0 * (1 - e.breath)
-        reach = 5.6 * wide
-        return (self.midline - 0.9, 3.4 * (0.4 + 0.6 * wide)), (self.midline + 0.42 * reach, reach), y, 4.9 * tall
-
     def _mediastinum(self):
-        """Heart, great vessels and hila."""
+        """Heart, great vessels and hila; `heart_frame` is the heart's box: left, right, top, bottom in cm."""
         p, e = self.patient, self.exposure
-        (rx, ra), (lx, la), y, b = self._heart_bodies()
         height, turn, aorta = self.lung_height, self.midline, p.unfolding
+        wide, tall = e.heart_scale[0] * p.heart, e.heart_scale[1] * p.heart
+        rx, ra = turn - 0.9, 3.4 * (0.4 + 0.6 * wide)  # centre and half width of the right atrium
+        lx, la = turn + 0.42 * (5.6 * wide), 5.6 * wide  # and of the left ventricle
+        y, b = height - 3.3 * tall + 2.0 * (1 - e.breath), 4.9 * tall
+        self.heart_frame = (rx - ra, lx + la, y - b, y + b)
         bodies = [  # x, y, half axes, tilt, depth: right atrium, left ventricle, great vessels, arch, outflow, aorta
             (rx, y - 0.3, ra, b * 1.1, 0.12, 12.0),
             (lx - 0.3, y + 0.2, la * 1.15, b * 0.80, p.tilt, 13.5),
@@ -161,6 +146,7 @@ class Scene(Grid):
         self.heart = heart
 
     def _skeleton(self):
+        """Ribs, spine, clavicles and shoulders."""
         p = self.patient
         bone = np.zeros_like(self.x)
         inside = np.clip((self.cage + np.float32(0.7) - np.abs(self.x)) * 2, 0, 1) * np.clip(self.y * 0.5 + 1, 0, 1)
@@ -177,8 +163,8 @@ class Scene(Grid):
             bone += np.where(right, *tables) * weight * inside
         bone += self._spine()
         bone += self._clavicles()
-        for sign in OUTWARDS:
-            self._shoulder(bone, sign)
+        for sign, arm in zip(OUTWARDS, self.upper_arms, strict=True):
+            self._shoulder(bone, sign, *arm)
         self.bone = bone * np.float32(p.bone)
 
     def _rib_table(self, side, strength):
@@ -213,15 +199,13 @@ class Scene(Grid):
         ends = self.patient.half_width + 3
         return tube * np.clip((np.abs(self.x) - 1.6) * 2, 0, 1) * np.clip((ends - np.abs(self.x)) * 2, 0, 1)
 
-    def _shoulder(self, bone, sign):
+    def _shoulder(self, bone, sign, joint, elbow):
         """Head and shaft of the humerus, and the scapula as a plate with a dense border."""
-        p = self.patient
-        joint, elbow = self._upper_arm(sign)
         window, head = self.ellipse(joint[0], joint[1], 2.3, 2.5)
         bone[window] += np.sqrt(head)
         window, shaft = self.segment(joint, elbow, 1.2)
         bone[window] += np.where(shaft < 1.1, 0.5 + 0.7 * (shaft / 1.1) ** 4, 0)
-        tip = (sign * (p.half_width - 0.4), 12.5 + 0.4 * p.arms)
+        tip = (sign * (self.patient.half_width - 0.4), 12.5 + 0.4 * self.patient.arms)
         window, blade = self.segment(joint - (sign * 2.2, -0.6), tip, 2.8)
         half = 2.6 - 2.0 * np.clip((self.y[window] - float(joint[1])) / 12, 0, 1)
         bone[window] += np.where(blade < half, 0.16 + 0.3 * np.square(np.square(blade / half)), 0)

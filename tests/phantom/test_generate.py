@@ -302,7 +302,7 @@ def scene(lesions=(), size=128, seed=0):
 
 def test_signs_that_are_measured_in_centimetres():
     def ratio(built):
-        left, right, _, _ = built.heart_frame()
+        left, right, _, _ = built.heart_frame
         return (right - left) / (2 * built.cage_table.max())
 
     healthy = [ratio(scene(seed=seed)) for seed in range(12)]
