@@ -103,10 +103,7 @@ def draw_patient(rng, age, sex):
 
 
 def _vessel_tree(rng, side):
-    """Segments (n, 5) of vessels that fan out from the hilum and fork: start and end in lung coordinates, width in cm.
-
-    Lung coordinates are those of `Scene.in_lung`.
-    """
+    """Segments (n, 5) of vessels that fork from the hilum outwards: start and end in lung coordinates, width in cm."""
     angles = np.linspace(-1.35, 1.45, 8) + rng.normal(0, 0.1, 8)
     start = np.column_stack([np.full(8, 0.24), 0.47 - 0.04 * side + 0.12 * np.sin(angles)])
     width = rng.uniform(0.45, 0.75, 8)

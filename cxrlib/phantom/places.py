@@ -46,7 +46,8 @@ def places(root: str | Path, images: Iterable[str], size: int) -> dict[str, dict
         raise InputError(f"{root} holds no phantom {unknown[0]}; expected names from its Data_Entry_2017.csv")
     drawn = {}
     for _, group in visits[visits["image"].isin(images)].groupby("patient"):
-        list(render_visits(group.to_dict("records"), drawn_at, drawn))
+        for _ in render_visits(group.to_dict("records"), drawn_at, drawn):
+            pass
     return {image: _apart({name: _resized(mask, size) for name, mask in drawn[image].items()}) for image in images}
 
 
@@ -71,11 +72,9 @@ def _apart(masks):
 
 
 def energy_by_place(heat: np.ndarray, masks: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The share of a heat map's sum in each place, and its density there: the share divided by that of the area.
+    """The share of a heat map's sum in each place, and its density: the share divided by that of the area.
 
-    Returns:
-        {place: share, "place density": density}; a flat map has density 1. NaN for an empty map, and for the density
-        of an empty place.
+    Returns {place: share, "place density": density}; NaN for an empty map, and for the density of an empty place.
     """
     total = heat.sum()
     shares = {name: float((heat * mask).sum() / total) if total else np.nan for name, mask in masks.items()}

@@ -38,18 +38,10 @@ def plant(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.n
 def trap(
     folder: Path, cache: ImageCache, entries: pd.DataFrame, finding: str, share: float = 0.95, seed: int = 0
 ) -> tuple[dict[str, dict[str, Path]], pd.DataFrame]:
-    """Writes two sets of PNGs, "marked" and "clean", in which different images have the marker.
+    """Writes two sets of PNGs into `folder`, "marked" and "clean", in which different images have the marker.
 
-    All test images have it in both sets, so that their heat maps can be examined.
-
-    Args:
-        folder: Where the PNGs are written, into one subfolder per set.
-        cache: The images.
-        entries: The table of the images, with their part and labels.
-        finding: The finding that the marker of the first set correlates with.
-        share: In the marked set, the marker agrees with the label in this share of the images; in the clean set as
-            many images have it, at random.
-        seed: Of the random numbers.
+    In the marked set, the marker agrees with the label of the finding in a `share` of the images; in the clean set as
+    many images have it, at random. All test images have it in both sets, so that their heat maps can be examined.
 
     Returns:
         {set: {image: path}}, and the boxes of the markers on test images: columns image, x, y, w, h (1024-pixel frame).
