@@ -275,7 +275,7 @@ def test_two_that_draw_the_same_wait_for_each_other(drawn, tmp_path, capsys):
 
 def test_a_lost_worker_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(phantom_module, "_draw_visits", die)
-    with pytest.raises(InputError, match="was ended from outside, often for want of memory; draw with fewer workers"):
+    with pytest.raises(InputError, match="was killed, often because memory ran out; draw with fewer workers"):
         make_phantoms(tmp_path / "set", workers=2, **PHANTOMS)
     assert [path.name for path in tmp_path.iterdir()] == [".set.lock"]
 

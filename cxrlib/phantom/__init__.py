@@ -1,1 +1,1 @@
-"""Radiographs that are drawn: a data set in the NIH layout, with its truth."""
+"""Phantom radiographs: a drawn data set in the NIH layout, with the true findings."""

@@ -1,4 +1,4 @@
-"""Who stands before the film: one patient's anatomy, and what one exposure of it adds. All lengths in centimetres."""
+"""The random anatomy of a patient, and the random conditions of one exposure."""
 
 from dataclasses import dataclass, field
 
@@ -7,15 +7,13 @@ import numpy as np
 
 @dataclass
 class Patient:
-    """What stays the same over all visits of one patient; lengths in cm."""
+    """What is constant over the visits of one patient; lengths in cm."""
 
-    age: float
-    sex: str
     half_width: float  # of the rib cage, inside
     height: float  # of the lungs, apex to dome, at full inspiration
     depth: float  # of the trunk, front to back
     fat: float  # between rib cage and skin
-    neck: float
+    neck: float  # half width
     shoulder: float  # height of the shoulders above the apices
     apex: float  # exponent: how pointed the lungs are
     heart: float  # scale of the heart
@@ -24,7 +22,7 @@ class Patient:
     unfolding: float  # of the aorta with age
     mediastinum: float  # half width of the upper mediastinum
     scoliosis: tuple  # amplitude cm, phase
-    domes: tuple  # height of the right and left dome above the mean
+    domes: tuple  # height of the right and the left dome above their mean
     dome_curve: float
     breast: float
     breast_place: tuple
@@ -44,33 +42,31 @@ class Patient:
 
 @dataclass
 class Exposure:
-    """What one exposure adds; the findings change some of it before anything is drawn."""
+    """What differs between exposures; the findings change some of it before the scene is built."""
 
     view: str
-    field: tuple  # width and height of the film in the patient, cm
+    field: tuple  # width and height of the film, cm
     origin: tuple  # x, y of the film's centre
     angle: float  # radians
     breath: float  # height of the lungs relative to full inspiration
     turn: float  # shift of the mediastinum by axial rotation, cm
-    heart_scale: tuple = (1.0, 1.0)
-    shift: float = 0.0  # of the mediastinum by a finding
-    domes: list = field(default_factory=lambda: [0.0, 0.0])  # raised by, right and left
-    flatten: float = 1.0
-    inflate: float = 0.0
-    density: float = 1.0  # of the lung
+    heart_scale: tuple  # width and height
+    shift: float = 0.0  # of the mediastinum by a finding, cm
+    domes: list = field(default_factory=lambda: [0.0, 0.0])  # elevation of the right and the left dome, cm
+    flatten: float = 1.0  # curvature of the domes, relative
+    inflate: float = 0.0  # additional height of the lungs, cm
+    density: float = 1.0  # of the lung, relative
     pruning: float = 0.0  # share of the small vessels lost
-    engorged: float = 1.0
+    engorged: float = 1.0  # width of the vessels, relative
 
 
 def draw_patient(rng, age, sex):
-    """A patient's anatomy at random: `age` in years, `sex` "M" or "F"."""
+    """A random anatomy for an age in years and a sex, "M" or "F"."""
     male = sex == "M"
     grown = float(np.clip(0.45 + age / 34, 0.55, 1.0))  # children are small
     normal = lambda mean, sd: float(rng.normal(mean, sd))  # noqa: E731
     fat = float(np.clip(rng.gamma(3.0, 0.75), 0.5, 6.0))
     return Patient(
-        age=age,
-        sex=sex,
         half_width=grown * normal(14.2 if male else 12.8, 0.75),
         height=grown * normal(23.5 if male else 21.5, 1.5),
         depth=grown * normal(18.5 if male else 17.0, 1.2) + 1.1 * fat,
@@ -98,30 +94,22 @@ def draw_patient(rng, age, sex):
         arms=normal(0.0, 1.0),
         hardware=str(rng.choice(["", "wires", "pacemaker", "port", "clips"], p=[0.84, 0.05, 0.04, 0.04, 0.03])),
         marks=[
-            (
-                int(rng.integers(2)),
-                float(rng.uniform(0.15, 0.9)),
-                float(rng.uniform(0.3, 0.9)),
-                float(rng.uniform(0.15, 0.35)),
-            )
-            for _ in range(int(rng.poisson(0.7)))
+            (int(rng.integers(2)), *rng.uniform((0.15, 0.3, 0.15), (0.9, 0.9, 0.35)).tolist())
+            for _ in range(rng.poisson(0.7))
         ],
-        vessels=[_vessel_tree(rng, side) for side in (-1, 1)],
+        vessels=[_vessel_tree(rng, side) for side in (0, 1)],
         texture=int(rng.integers(2**31)),
     )
 
 
-def _vessel_tree(rng, side, generations=5):
-    """Segments (n, 5): start and end in lung coordinates (0 hilum .. 1 wall; y over lung height), width in cm.
-
-    Vessels leave the hilum as a fan and fork; each fork is thinner and shorter.
-    """
+def _vessel_tree(rng, side):
+    """Segments (n, 5) of vessels that fork from the hilum outwards: start and end in lung coordinates, width in cm."""
     angles = np.linspace(-1.35, 1.45, 8) + rng.normal(0, 0.1, 8)
-    start = np.column_stack([np.full(8, 0.24), 0.47 + 0.04 * (side > 0) * -1 + 0.12 * np.sin(angles)])
+    start = np.column_stack([np.full(8, 0.24), 0.47 - 0.04 * side + 0.12 * np.sin(angles)])
     width = rng.uniform(0.45, 0.75, 8)
     length = rng.uniform(0.15, 0.24, 8)
     segments = []
-    for _ in range(generations):
+    for _ in range(5):
         step = np.column_stack([np.cos(angles), 1.05 * np.sin(angles)]) * length[:, None]
         middle = start + step / 2 + rng.normal(0, 0.012, start.shape)
         end = start + step
@@ -135,7 +123,7 @@ def _vessel_tree(rng, side, generations=5):
 
 
 def draw_exposure(rng, patient, view):
-    """One exposure at random. AP: taken at the bedside, magnified heart, shallow breath, rotation. PA: upright."""
+    """A random exposure. AP is taken at the bedside: magnified heart, shallow breath, rotation. PA is upright."""
     portable = view == "AP"
     width = 2.72 * patient.half_width + rng.normal(1.4, 1.2) + 0.35 * patient.fat
     spread = 2.0 if portable else 1.0

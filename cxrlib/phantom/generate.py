@@ -1,23 +1,24 @@
-"""Phantom radiographs: a drawn data set in the layout of NIH's ChestX-ray14, with the truth beside the mined labels.
+"""Phantom radiographs: a drawn data set in the layout of NIH's ChestX-ray14, with the true and the mined labels.
 
-Who comes (age, sex, views, number of visits, findings and their company) is drawn from NIH's metadata of 30,805
-patients; the pictures are drawn by `phantom_film`. No pixel comes from a patient.
+Age, sex, views, number of visits and findings are sampled from NIH's metadata of 30,805 patients; the radiographs are
+drawn by `film`. No pixel comes from a patient.
 """
 
 import glob
 import json
-import math
 import shutil
 import tempfile
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import NamedTuple
 
 import joblib
 import numpy as np
+import pandas as pd
 from PIL import Image, PngImagePlugin
 
 from cxrlib.core.errors import InputError, nearest
-from cxrlib.core.paths import one_process, sync, written_whole
+from cxrlib.core.paths import one_process, sync, write_json
 from cxrlib.core.progress import bar
 from cxrlib.data.findings import FINDINGS, decode
 from cxrlib.data.metadata import BOX_FRAME
@@ -26,9 +27,16 @@ from cxrlib.phantom.film import render
 from cxrlib.phantom.lesions import Lesion
 from cxrlib.phantom.patients import PREVALENCES, plan_visits
 
-VERSION = 1  # of the drawing: another version draws other pictures from the same seed
+VERSION = 1  # of the drawing: another version draws other radiographs from the same seed
 _MANIFEST = "phantom.json"
 _BOXED = {"Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax"}
+
+
+class _Run(NamedTuple):
+    """How a set is drawn; the bytes do not depend on it."""
+
+    workers: int | None = None
+    progress: bool = True
 
 
 def make_phantoms(
@@ -38,90 +46,64 @@ def make_phantoms(
     seed: int = 0,
     prevalence: str = "teaching",
     label_noise: bool = True,
-    workers: int | None = None,
-    progress: bool = True,
+    **run,
 ) -> Path:
-    """Draws a data set of phantom radiographs and returns its folder, `root`.
+    """Draws a data set of phantom radiographs.
 
-    n_patients: 500 patients make about 1,600 images. size: 64 or more pixels a side, 8-bit grey. prevalence: "teaching"
-    (rare findings lifted, so that each has positives in every part of a small set) or "nih" (as in ChestX-ray14).
-    label_noise: whether the mined labels err. workers: processes, all cores if None; the bytes do not depend on it.
+    The folder gets ``images_001/images/*.png`` (10,000 per folder), ``Data_Entry_2017.csv`` with the mined labels,
+    ``BBox_List_2017.csv`` (true boxes of the eight findings that NIH boxed, 1024-pixel frame), ``train_val_list.txt``
+    and ``test_list.txt`` (20 % of the patients), ``true_labels.csv``, ``true_boxes.csv`` and ``phantom.json``. It
+    appears under its name only when complete; a complete set of the same parameters is not drawn again.
 
-    Written are ``images_001/images/*.png`` (10,000 a folder), ``Data_Entry_2017.csv`` with the mined labels,
-    ``BBox_List_2017.csv`` (the eight findings that NIH boxed, true places, 1024-pixel frame), ``train_val_list.txt``
-    and ``test_list.txt`` (20 % of the patients), ``true_labels.csv`` and ``true_boxes.csv`` with the truth, and
-    ``phantom.json``. The folder appears under its name only when complete. A complete set of the same parameters is
-    kept as it is.
-    Raises InputError for parameters out of range, and for a folder that holds anything else.
+    Args:
+        root: The folder.
+        n_patients: 500 patients make about 1,600 images.
+        size: Pixels per side, at least 64; images are 8-bit grey.
+        seed: Of the random numbers.
+        prevalence: "nih" (as in ChestX-ray14) or "teaching" (rare findings are more frequent, so that each split of a
+            small set has positives).
+        label_noise: Whether the mined labels contain errors.
+        **run: `workers`, the number of processes (None: one per core), and `progress`, whether to show a bar (True).
+
+    Returns:
+        `root`.
+
+    Raises:
+        InputError: If a parameter is out of range, the folder holds anything else, or drawing or writing fails.
     """
-    root = Path(root)
-    wanted = _parameters(n_patients, size, seed, prevalence, label_noise, workers)
+    root, run = Path(root), _Run(**run)
+    wanted = _checked(n_patients, size, seed, prevalence, label_noise, run.workers)
     if _is_complete(root, wanted):
         return root
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         with one_process(root.with_name(f".{root.name}.lock"), f"drawing {root}"):
             if not _is_complete(root, wanted):
-                _make(root, wanted, workers, progress)
+                _make(root, wanted, run)
     except BrokenProcessPool:
-        raise InputError(f"a process that drew phantoms for {root} was ended from outside, often for want of memory; "
+        raise InputError(f"a process that drew phantoms for {root} was killed, often because memory ran out; "
                          "draw with fewer workers") from None  # fmt: skip
     except OSError as error:
-        raise InputError(f"the phantoms cannot be written to {root} ({error.strerror or error}); make room, "
+        raise InputError(f"the phantoms cannot be written to {root} ({error.strerror or error}); free some space "
                          "or name another folder") from None  # fmt: skip
     return root
 
 
-def _make(root, wanted, workers, progress):
-    """Draws into a folder beside, which takes its name in the end. One process at a time."""
-    for left in root.parent.glob(f".{glob.escape(root.name)}.partial-*"):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    visits = plan_visits(wanted["n_patients"], wanted["seed"], wanted["prevalence"], wanted["label_noise"])
-    folder = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
-    try:
-        boxes = _draw(visits, wanted["size"], folder, workers, progress)
-        _write_tables(visits, boxes, folder)
-        (folder / "README.md").write_text(_README, encoding="utf-8")
-        manifest = {"PHANTOM": "drawn by cxrlib; no patient", **wanted, "images": len(visits)}
-        with written_whole(folder / _MANIFEST) as beside:
-            beside.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        folder.chmod(0o755)
-        for path in folder.rglob("*.*"):
-            sync(path)
-        folder.rename(root)
-        sync(root.parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _parameters(n_patients, size, seed, prevalence, label_noise, workers):
-    """The parameters that decide what is drawn, checked."""
-    for name, value, least in (
-        ("n_patients", n_patients, 1),
-        ("size", size, 64),
-        ("seed", seed, 0),
-        ("workers", workers, 1),
-    ):
-        if name == "workers" and value is None:
-            continue
+def _checked(n_patients, size, seed, prevalence, label_noise, workers):
+    """The parameters that decide what is drawn, as the manifest has them."""
+    numbers = {"n_patients": n_patients, "size": size, "seed": seed, "workers": 1 if workers is None else workers}
+    for (name, value), least in zip(numbers.items(), (1, 64, 0, 1), strict=True):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             raise InputError(f"{name} is {value!r}; expected a whole number of at least {least}")
     if prevalence not in PREVALENCES:
-        raise InputError(
-            f"prevalence is {prevalence!r}; expected one of {', '.join(PREVALENCES)}{nearest(prevalence, PREVALENCES)}"
-        )
-    return {
-        "version": VERSION,
-        "n_patients": int(n_patients),
-        "size": int(size),
-        "seed": int(seed),
-        "prevalence": prevalence,
-        "label_noise": bool(label_noise),
-    }
+        known = f"{', '.join(PREVALENCES)}{nearest(prevalence, PREVALENCES)}"
+        raise InputError(f"prevalence is {prevalence!r}; expected one of {known}")
+    wanted = {"version": VERSION, "n_patients": int(n_patients), "size": int(size), "seed": int(seed)}
+    return wanted | {"prevalence": prevalence, "label_noise": bool(label_noise)}
 
 
 def _is_complete(root, wanted):
-    """True where `root` is the very set, False where nothing is there; InputError where anything else is."""
+    """Whether `root` is this very set; False if it is missing or empty, InputError if it holds anything else."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     try:
@@ -131,37 +113,53 @@ def _is_complete(root, wanted):
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{root} exists and is not a set of phantoms; name another folder or remove it") from None
     if found != wanted:
-        differs = ", ".join(
-            f"{name}={found[name]!r}, not {wanted[name]!r}" for name in wanted if found[name] != wanted[name]
-        )
-        raise InputError(f"{root} holds phantoms of other parameters ({differs}); name another folder or remove it")
+        differ = ", ".join(f"{key}={found[key]!r}, not {wanted[key]!r}" for key in wanted if found[key] != wanted[key])
+        raise InputError(f"{root} holds phantoms of other parameters ({differ}); name another folder or remove it")
     there = sum(1 for _ in root.glob("images_*/images/*.png"))
     if there != images:
         raise InputError(f"{root} holds {there} of its {images} phantoms; remove the folder to draw them again")
     return True
 
 
-# ---- drawing and writing ---------------------------------------------------------------------------------------------
-def _draw(visits, size, folder, workers, progress):
-    """Draws every visit into the folder; returns rows (image, finding, x, y, w, h), in pixels of the 1024 frame."""
+def _make(root, wanted, run):
+    """Draws into a temporary folder next to `root` and renames it at the end."""
+    for left in root.parent.glob(f".{glob.escape(root.name)}.partial-*"):  # of processes that were killed
+        shutil.rmtree(left, ignore_errors=True)
+    visits = plan_visits(wanted["n_patients"], wanted["seed"], wanted["prevalence"], wanted["label_noise"])
+    folder = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
+    try:
+        boxes = _draw(visits, wanted["size"], folder, run)
+        _write_tables(visits, boxes, folder)
+        (folder / "README.md").write_text(_README, encoding="utf-8")
+        write_json(folder / _MANIFEST, {"PHANTOM": "drawn by cxrlib; no patient", **wanted, "images": len(visits)})
+        folder.chmod(0o755)
+        for path in folder.rglob("*.*"):
+            sync(path)
+        folder.rename(root)
+        sync(root.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _draw(visits, size, folder, run):
+    """Draws all visits; returns rows (image, finding, x, y, w, h) in the 1024-pixel frame."""
     visits["path"] = [f"images_{1 + row // 10_000:03d}/images/{name}" for row, name in enumerate(visits["image"])]
-    visits["rgba"] = np.arange(len(visits)) % 97 == 5
-    for name in visits["path"].map(lambda path: path.rsplit("/", 1)[0]).unique():
-        (folder / name).mkdir(parents=True)
+    visits["rgba"] = np.arange(len(visits)) % 97 == 5  # NIH has a few such files, too
+    for path in visits["path"][::10_000]:
+        (folder / path).parent.mkdir(parents=True)
     patients = [group.to_dict("records") for _, group in visits.groupby("patient", sort=True)]
-    parallel = joblib.Parallel(n_jobs=workers or joblib.cpu_count(), return_as="generator", pre_dispatch="4*n_jobs")
+    parallel = joblib.Parallel(n_jobs=run.workers or -1, return_as="generator", pre_dispatch="4*n_jobs")
+    drawn = parallel(joblib.delayed(_draw_visits)(group, size, folder) for group in patients)
     boxes = []
-    with bar(total=len(visits), show=progress, desc="phantoms", unit=" images") as shown:
-        for group, rows in zip(
-            patients, parallel(joblib.delayed(_draw_visits)(group, size, folder) for group in patients), strict=True
-        ):
+    with bar(total=len(visits), show=run.progress, desc="phantoms", unit=" images") as shown:
+        for group, rows in zip(patients, drawn, strict=True):
             boxes += rows
             shown.update(len(group))
     return boxes
 
 
 def _draw_visits(visits, size, folder):
-    """Draws all visits of one patient and returns the boxes' rows."""
+    """Draws all visits of one patient; returns the rows of the boxes."""
     np.empty(30 << 20, np.uint8)  # freed at once; glibc then keeps the memory of freed maps, a fifth of a worker's time
     rows = []
     for visit, picture, boxes in render_visits(visits, size):
@@ -171,9 +169,10 @@ def _draw_visits(visits, size, folder):
 
 
 def render_visits(visits, size, places=None):
-    """Each visit of one patient with its picture and boxes. places: a dict that takes masks by image, as `render` does.
+    """Draws the visits of one patient, rows of `plan_visits` as dicts; yields each with its radiograph and boxes.
 
-    Random numbers depend on seed and patient alone.
+    The random numbers depend on the seed and the patient only. The masks of `render` are added to the dict `places`, by
+    image, unless it is None.
     """
     first = visits[0]
     seed, number = first["seed"], first["patient"]
@@ -189,8 +188,8 @@ def render_visits(visits, size, places=None):
         ]
         rng = np.random.default_rng([seed, 4, number, visit["follow_up"]])
         drain = None if visit["drain"] < 0 else visit["drain"]
-        masks = {} if places is None else {"places": places.setdefault(visit["image"], {})}
-        yield visit, *render(patient, visit["view"], lesions, size, rng, drain, **masks)
+        masks = None if places is None else places.setdefault(visit["image"], {})
+        yield visit, *render(patient, visit["view"], lesions, size, rng, drain, masks)
 
 
 def _save(picture, path, rgba):
@@ -201,50 +200,32 @@ def _save(picture, path, rgba):
 
 
 def _write_tables(visits, boxes, folder):
-    """The tables, in NIH's own form to the letter: the header of 2017 with its extra comma, boxes with `Infiltrate`."""
+    """Writes the tables exactly as NIH does: an extra comma after the header of 2017, boxes of an `Infiltrate`."""
+
+    def write(name, header, table):
+        rows = table.to_csv(header=False, index=False, lineterminator="\n")
+        (folder / name).write_text(header + rows, encoding="utf-8")
+
+    columns = ["image", "mined", "follow_up", "patient", "age", "sex", "view", "width", "height", "spacing_x"]
+    entries = visits[[*columns, "spacing_y"]].astype({"age": int, "width": int, "height": int})
     header = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
-    lines = [header + "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"]
-    columns = (
-        "image",
-        "mined",
-        "follow_up",
-        "patient",
-        "age",
-        "sex",
-        "view",
-        "width",
-        "height",
-        "spacing_x",
-        "spacing_y",
-    )
-    for row in visits[list(columns)].itertuples(index=False):
-        row = row._replace(
-            mined=decode(row.mined), age=math.floor(row.age), width=int(row.width), height=int(row.height)
-        )
-        lines.append(",".join(map(str, row)) + ",")
-    _write(folder / "Data_Entry_2017.csv", lines)
+    header += "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],\n"
+    write("Data_Entry_2017.csv", header, entries.assign(mined=entries["mined"].map(decode), end=""))
 
-    names = [name.replace("_", " ") for name in FINDINGS]
-    lines = [",".join(["Image ID", "Patient ID", "Abnormal", *names])]
-    for image, patient, truth in zip(visits["image"], visits["patient"], visits["truth"], strict=True):
-        lines.append(",".join([image, str(patient), *("YES" if value else "NO" for value in (truth.any(), *truth))]))
-    _write(folder / "true_labels.csv", lines)
+    truth = np.stack(visits["truth"])
+    answers = pd.DataFrame(np.where(np.column_stack([truth.any(axis=1), truth]), "YES", "NO"))
+    names = ["Image ID", "Patient ID", "Abnormal", *(name.replace("_", " ") for name in FINDINGS)]
+    write("true_labels.csv", ",".join(names) + "\n", pd.concat([visits[["image", "patient"]], answers], axis=1))
 
-    lines = ["Image Index,Finding Label,Bbox [x,y,w,h],,,"]
-    for image, finding, *numbers in boxes:
-        label = "Infiltrate" if finding == "Infiltration" else finding
-        lines.append(",".join([image, label, *(f"{number:.3f}" for number in numbers), "", "", ""]))
-    _write(folder / "true_boxes.csv", lines)
-    _write(
-        folder / "BBox_List_2017.csv",
-        lines[:1] + [line for line, box in zip(lines[1:], boxes, strict=True) if box[1] in _BOXED],
-    )
-    _write(folder / "train_val_list.txt", visits.loc[~visits["test"], "image"])
-    _write(folder / "test_list.txt", visits.loc[visits["test"], "image"])
-
-
-def _write(path, lines):
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    header = "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
+    rows = [(*box[:2], *(f"{number:.3f}" for number in box[2:]), "", "", "") for box in boxes]
+    table = pd.DataFrame(rows, columns=range(9))
+    boxed = table[1].isin(_BOXED)
+    table[1] = table[1].replace("Infiltration", "Infiltrate")
+    write("true_boxes.csv", header, table)
+    write("BBox_List_2017.csv", header, table[boxed])
+    write("train_val_list.txt", "", visits.loc[~visits["test"], ["image"]])
+    write("test_list.txt", "", visits.loc[visits["test"], ["image"]])
 
 
 _README = """\

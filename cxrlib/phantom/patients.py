@@ -1,7 +1,4 @@
-"""Who comes to be drawn, how often and with what: patients from NIH's metadata, the truth, and the mined labels.
-
-Only the metadata is read (`metadata.reference_entries`); no image and no network.
-"""
+"""The patients and visits of a phantom data set, sampled from NIH's metadata, with true and mined labels."""
 
 import numpy as np
 
@@ -9,18 +6,17 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import reference_entries
 
 PREVALENCES = ("teaching", "nih")
-FIRST_PATIENT = 90001  # beyond NIH's last, 30805: no phantom carries the name of a real image
+FIRST_PATIENT = 90001  # NIH's last is 30805: no phantom has the name of a real image
 _CARRIERS = 0.11  # teaching: at least this share of the patients has each finding at some visit
-_VISITS = 3.2  # teaching: mean number of visits, and
-_MOST_VISITS = 20  # the most; NIH's mean is 3.6 with up to 184
+_VISITS, _MOST_VISITS = 3.2, 20  # teaching: mean and maximum number of visits per patient; NIH has 3.6 and 184
 _TEST_SHARE = 0.2
 
 # Cohen's kappa of NIH's mined labels against three radiologists' majority on 810 test images (Nabulsi et al. 2021).
 _NIH_KAPPA = dict(
     zip(FINDINGS, (0.18, 0.34, 0.13, 0.0, 0.34, 0.04, 0.05, 0.07, 0.36, 0.29, 0.17, 0.0, 0.54, 0.44), strict=True)
 )
-_DISAGREEMENT = 0.35  # share of NIH's disagreement that the phantoms have: part of NIH's lies between the readers
-_CONFUSED = {  # a wrong mined label is likelier where a look-alike is on the film
+_DISAGREEMENT = 0.35  # relative to NIH's, part of which is disagreement between the readers
+_CONFUSED = {  # false positive labels are likelier where one of these findings is present
     "Atelectasis": ("Effusion", "Infiltration"),
     "Cardiomegaly": ("Edema", "Effusion"),
     "Consolidation": ("Pneumonia", "Infiltration", "Atelectasis"),
@@ -39,30 +35,25 @@ _CONFUSED = {  # a wrong mined label is likelier where a look-alike is on the fi
 
 
 def plan_visits(n_patients, seed, prevalence, label_noise):
-    """A DataFrame with one row a visit: image, patient, follow_up, age, sex, view, the film's size, test (bool).
+    """A DataFrame with one row per visit.
 
-    Its columns truth, mined (bool) and strength (0..1) hold arrays of 14 values in the order of FINDINGS; drain is the
-    side of a chest tube (0 right, 1 left) or -1.
+    Columns: image, patient, follow_up, age, sex, view, width, height, spacing_x, spacing_y, seed, test (bool); truth,
+    mined (bool) and strength (0 to 1), arrays of 14 values in the order of FINDINGS; and drain, the side of a chest
+    tube (0 right, 1 left) or -1.
     """
     rng = np.random.default_rng([seed, 1])
     visits, truth = _histories(rng, n_patients, prevalence)
     who = visits["patient"].to_numpy() - FIRST_PATIENT
-    strength = _strengths(rng, who)
+    patients = rng.beta(1.7, 1.4, (n_patients, len(FINDINGS)))
+    strength = np.clip(patients[who] + rng.normal(0, 0.10, truth.shape), 0.02, 1)
     mined, drain = _mine(rng, who, truth, strength, visits["view"].eq("AP").to_numpy(), label_noise)
     visits["image"] = [f"{p:08d}_{k:03d}.png" for p, k in zip(visits["patient"], visits["follow_up"], strict=True)]
     visits["test"] = _test_patients(rng, who, truth | mined)[who]
-    visits["truth"], visits["mined"], visits["strength"], visits["drain"] = (
-        list(truth),
-        list(mined),
-        list(strength),
-        drain,
-    )
-    visits["seed"] = seed
-    return visits
+    return visits.assign(truth=list(truth), mined=list(mined), strength=list(strength), drain=drain, seed=seed)
 
 
 def _histories(rng, n_patients, prevalence):
-    """Visits of patients drawn from NIH's metadata, and which findings are truly there: (n, 14) bool."""
+    """Visits of patients sampled from NIH's metadata, and the true findings: (n, 14) bool."""
     entries = reference_entries().sort_values(["patient", "image"], kind="stable").reset_index(drop=True)
     if prevalence == "teaching":
         entries = entries[entries.groupby("patient").cumcount() < _MOST_VISITS].reset_index(drop=True)
@@ -73,9 +64,8 @@ def _histories(rng, n_patients, prevalence):
     weights = _lifted(carries, counts) if prevalence == "teaching" else np.ones(len(starts))
     chosen = _systematic(rng, weights, counts, n_patients)
     rows = np.concatenate([np.arange(starts[i], starts[i] + counts[i]) for i in chosen])
-    visits = entries.loc[rows, ["age", "sex", "view", "width", "height", "spacing_x", "spacing_y"]].reset_index(
-        drop=True
-    )
+    columns = ["age", "sex", "view", "width", "height", "spacing_x", "spacing_y"]
+    visits = entries.loc[rows, columns].reset_index(drop=True)
     visits["patient"] = FIRST_PATIENT + np.repeat(np.arange(n_patients), counts[chosen])
     visits["follow_up"] = visits.groupby("patient").cumcount()
     truth = np.concatenate([_episodes(labels[starts[i] : starts[i] + counts[i]]) for i in chosen])
@@ -83,10 +73,7 @@ def _histories(rng, n_patients, prevalence):
 
 
 def _lifted(carries, counts):
-    """Weights of the patients under which every finding has its share of carriers and the mean of visits holds.
-
-    Raking: the carriers of a finding that is too rare are weighted up, and all their company, until all shares hold.
-    """
+    """Weights of the patients so that enough have each finding and the mean number of visits is right, by raking."""
     weights = np.ones(len(counts))
     for _ in range(200):
         for column in carries.T:
@@ -99,7 +86,7 @@ def _lifted(carries, counts):
 
 
 def _systematic(rng, weights, counts, n):
-    """n patients drawn with these weights, evenly over the number of visits, so that the total hardly varies."""
+    """Systematic sample of n patients, ordered by number of visits, so that the total of visits hardly varies."""
     order = rng.permutation(len(weights))
     order = order[np.argsort(counts[order], kind="stable")]
     share = np.cumsum(weights[order])
@@ -108,7 +95,7 @@ def _systematic(rng, weights, counts, n):
 
 
 def _episodes(labels):
-    """One patient's labels, each finding's visits moved together: a finding comes, stays and goes. Counts are kept."""
+    """One patient's labels (visits, 14), with the visits of each finding made consecutive; their number is kept."""
     true = np.zeros_like(labels)
     for finding in np.flatnonzero(labels.any(axis=0)):
         at = np.flatnonzero(labels[:, finding])
@@ -117,17 +104,12 @@ def _episodes(labels):
     return true
 
 
-def _strengths(rng, who):
-    """How plain each finding would be: (n, 14) in 0..1, most of it the patient's, some of it the visit's."""
-    patients = rng.beta(1.7, 1.4, (who.max() + 1, len(FINDINGS)))
-    return np.clip(patients[who] + rng.normal(0, 0.10, (len(who), len(FINDINGS))), 0.02, 1)
-
-
 def _mine(rng, who, truth, strength, bedside, noise):
     """Mined labels (n, 14) bool, and the side of a chest drain or -1 for each visit.
 
-    The subtle is missed more often than the plain; a wrong label falls where a look-alike is, or, for the pneumothorax,
-    where a drain is (Oakden-Rayner 2017). Reports copy from their predecessor: most errors stay with the patient.
+    Subtle findings are missed more often. False positives are likelier where a similar finding is present and, for
+    pneumothorax, where there is a drain (Oakden-Rayner 2017). Most errors persist over the visits of a patient, as
+    reports repeat earlier ones.
     """
     n_patients = who.max() + 1
     copied = rng.random((2, n_patients, len(FINDINGS)))[:, who]
@@ -145,12 +127,12 @@ def _mine(rng, who, truth, strength, bedside, noise):
         error = _DISAGREEMENT * (1 - _NIH_KAPPA[finding])
         miss = true * np.square(1.15 - strength[:, column])
         alike = truth[:, [FINDINGS.index(name) for name in _CONFUSED[finding]]].any(axis=1)
-        alarm = ~true * (
-            1 + 12.0 * alike + 2.0 * bedside * (finding in ("Edema", "Infiltration", "Atelectasis", "Effusion"))
-        )
-        alarm = alarm * np.where(drained, 8.0, 0.3) if finding == "Pneumothorax" else alarm
+        hazy = finding in ("Edema", "Infiltration", "Atelectasis", "Effusion")
+        alarm = ~true * (1 + 12.0 * alike + 2.0 * bedside * hazy)
+        if finding == "Pneumothorax":
+            alarm *= np.where(drained, 8.0, 0.3)
         wrong = np.zeros(len(true), dtype=bool)
-        for kind, tendency in enumerate((miss, alarm)):  # as many false labels as missed ones: the prevalence stays
+        for kind, tendency in enumerate((miss, alarm)):  # as many false positives as misses
             scale = error * true.sum() / max(tendency.sum(), 1e-9)
             wrong |= chance[kind, :, column] < np.minimum(scale * tendency, 0.95)
         mined[:, column] ^= wrong
@@ -158,13 +140,13 @@ def _mine(rng, who, truth, strength, bedside, noise):
 
 
 def _test_patients(rng, who, labels):
-    """The patients of the test part, (patients,) bool: a fifth of the carriers of every finding, the rarest first."""
+    """The patients of the test split, (patients,) bool: a fifth of those with each finding, the rarest first."""
     n_patients = who.max() + 1
     carries = np.zeros((n_patients, len(FINDINGS)), dtype=bool)
     np.logical_or.at(carries, who, labels)
     test, placed = np.zeros(n_patients, dtype=bool), np.zeros(n_patients, dtype=bool)
-    groups = [carries[:, column] for column in np.argsort(carries.sum(axis=0), kind="stable")]
-    for group in [*groups, np.ones(n_patients, dtype=bool)]:
+    rarest = np.argsort(carries.sum(axis=0), kind="stable")
+    for group in [*carries.T[rarest], np.ones(n_patients, dtype=bool)]:
         free = rng.permutation(np.flatnonzero(group & ~placed))
         lacking = round(_TEST_SHARE * group.sum()) - (group & test).sum()
         test[free[: max(lacking, 0)]] = True

@@ -1,8 +1,7 @@
-"""A trap for a model: a marker on the film that goes with a disease, as pen marks, tubes and portable machines do.
+"""A shortcut for a model to learn: a marker on the film that correlates with a finding, as chest tubes do.
 
-Of two sets of the same radiographs with the same number of markers, one carries them where the disease is labelled,
-the other anywhere. A model trained on the first can read the marker instead of the lung (Zech et al. 2018), and only
-its heat map gives it away.
+Two sets of the same radiographs have the same number of markers: one where the finding is labelled, the other at
+random. A model trained on the first can rely on the marker (Zech et al. 2018), which its heat maps reveal.
 """
 
 from pathlib import Path
@@ -14,13 +13,13 @@ from PIL import Image, ImageDraw
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.metadata import BOX_FRAME
 
-SHARE = 0.12  # the marker's side, of the image's
+SHARE = 0.12  # side of the marker relative to the image
 
 
 def plant(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A copy of a radiograph (s, s) uint8 with a marker, a ring with a cross, and its box in the 1024-pixel frame.
+    """A copy of a radiograph, (size, size) uint8, with a marker, and the marker's box in the 1024-pixel frame.
 
-    It lies in the lower left corner of the film, below the lung, nowhere quite the same.
+    The marker is a ring with a cross, at a slightly random position in the lower left corner, below the lung.
     """
     size = image.shape[0]
     x, y = rng.uniform(0.04, 0.12) * size, rng.uniform(0.82, 0.88) * size
@@ -39,11 +38,13 @@ def plant(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.n
 def trap(
     folder: Path, cache: ImageCache, entries: pd.DataFrame, finding: str, share: float = 0.95, seed: int = 0
 ) -> tuple[dict[str, dict[str, Path]], pd.DataFrame]:
-    """Two sets of PNGs, "marked" and "clean", each {image: path} of the entries; and the markers' boxes, image -> box.
+    """Writes two sets of PNGs into `folder`, "marked" and "clean", in which different images have the marker.
 
-    marked: `share` of the images labelled with the finding carry the marker, and as many per cent of the others do not.
-    clean: as many images carry it, drawn from all. The boxes are of the test part, where every image of both sets
-    carries it, so that a heat map can be asked about it; columns image, x, y, w, h in the 1024-pixel frame.
+    In the marked set, the marker agrees with the label of the finding in a `share` of the images; in the clean set as
+    many images have it, at random. All test images have it in both sets, so that their heat maps can be examined.
+
+    Returns:
+        {set: {image: path}}, and the boxes of the markers on test images: columns image, x, y, w, h (1024-pixel frame).
     """
     rng = np.random.default_rng(seed)
     labelled, test = entries[finding].to_numpy() == 1, entries["part"].to_numpy() == "test"

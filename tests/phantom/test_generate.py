@@ -1,4 +1,4 @@
-"""The phantoms: NIH's layout, the truth beside the mined labels, the signs, the grey levels, and what is refused."""
+"""Phantoms: the NIH layout, true and mined labels, the signs, the grey levels, and invalid input."""
 
 import json
 import shutil
@@ -19,9 +19,10 @@ from cxrlib.phantom.film import render
 from cxrlib.phantom.generate import make_phantoms
 from cxrlib.phantom.lesions import Lesion
 from cxrlib.phantom.scene import Scene
-from cxrlib.phantom.signs import SHAPES
+from cxrlib.phantom.signs import reshape
 
 SMALL = {"n_patients": 30, "size": 64, "seed": 5, "progress": False}
+RESHAPING = {"Atelectasis", "Cardiomegaly", "Edema", "Effusion", "Emphysema", "Fibrosis", "Pneumothorax"}
 REFERENCE = Path(__file__).with_name("reference.json")
 
 
@@ -40,7 +41,7 @@ def contents(folder):
 
 
 # ---- layout ----------------------------------------------------------------------------------------------------------
-def test_tables_have_the_nih_form_to_the_letter(small):
+def test_tables_have_exactly_the_nih_format(small):
     header = (small / "Data_Entry_2017.csv").read_text().splitlines()[0]
     assert header == (
         "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
@@ -112,7 +113,7 @@ def test_a_complete_set_is_kept(small):
     assert before == {path: path.stat().st_mtime_ns for path in small.rglob("*")}
 
 
-# ---- refused ---------------------------------------------------------------------------------------------------------
+# ---- invalid input ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("bad", "says"),
     [
@@ -143,11 +144,11 @@ def test_folders_that_are_not_this_set_are_refused(small, tmp_path):
     assert (foreign / "thesis.txt").read_text() == "years of work"
     with pytest.raises(InputError, match="seed=5, not 6"):
         make_phantoms(small, **SMALL | {"seed": 6})
-    torn = tmp_path / "torn"
-    shutil.copytree(small, torn)
-    next(torn.glob("images_001/images/*.png")).unlink()
+    partial = tmp_path / "partial"
+    shutil.copytree(small, partial)
+    next(partial.glob("images_001/images/*.png")).unlink()
     with pytest.raises(InputError, match="remove the folder to draw them again"):
-        make_phantoms(torn, **SMALL)
+        make_phantoms(partial, **SMALL)
 
 
 @pytest.mark.parametrize("step", ["_save", "_write_tables"])
@@ -169,7 +170,7 @@ def test_an_empty_folder_is_used(tmp_path):
 
 # ---- statistics ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("seed", range(3))
-def test_teaching_has_every_finding_in_every_part(seed):
+def test_teaching_has_every_finding_in_every_split(seed):
     visits, truth, mined = plan(seed=seed)
     assert 1500 <= len(visits) <= 1700
     test = visits["test"].to_numpy()
@@ -235,7 +236,7 @@ def test_errors_and_strengths_stay_with_the_patient():
     wrong, who = truth ^ mined, visits["patient"].to_numpy()
     again = np.flatnonzero(who[1:] == who[:-1])
     after = wrong[again + 1][wrong[again] & (truth[again] == truth[again + 1])].mean()
-    assert after > 0.45  # 0.19 were every visit read anew
+    assert after > 0.45  # 0.19 if errors were independent between visits
     strength = np.stack(visits["strength"])
     assert (
         np.abs(strength[again + 1] - strength[again]).mean() < 0.5 * np.abs(strength[1:] - strength[:-1]).mean() + 0.05
@@ -245,7 +246,7 @@ def test_errors_and_strengths_stay_with_the_patient():
 def test_a_finding_keeps_its_place_over_the_visits(tmp_path, monkeypatch):
     drawn = []
 
-    def note(patient, view, lesions, size, rng, drain):
+    def note(patient, view, lesions, size, rng, drain, places):
         drawn.append((patient.texture, {lesion.finding: lesion for lesion in lesions}))
         return np.zeros((size, size), np.uint8), {}
 
@@ -280,7 +281,7 @@ def test_a_finding_shows_and_shows_more_when_it_is_stronger(finding):
             changes.append(np.abs(picture - plain))
         for change, kept in zip(changes, (weak, strong, gross), strict=True):
             kept.append(change.mean())
-        if boxes[finding] and finding not in SHAPES:
+        if boxes[finding] and finding not in RESHAPING:
             mask = np.zeros(plain.shape, dtype=bool)
             for x, y, w, h in boxes[finding]:
                 mask[int(y) : int(y + h) + 1, int(x) : int(x + w) + 1] = True
@@ -293,18 +294,15 @@ def test_a_finding_shows_and_shows_more_when_it_is_stronger(finding):
 
 def scene(lesions=(), size=128, seed=0):
     patient = draw_patient(np.random.default_rng([1, seed]), 50.0, "M")
-    rng = np.random.default_rng([2, seed])
-    exposure = draw_exposure(rng, patient, "PA")
+    exposure = draw_exposure(np.random.default_rng([2, seed]), patient, "PA")
     for lesion in lesions:
-        SHAPES[lesion.finding](exposure, lesion)
-    built = Scene(patient, exposure, size)
-    built.build(rng)
-    return built
+        reshape(exposure, lesion)
+    return Scene(patient, exposure, size)
 
 
 def test_signs_that_are_measured_in_centimetres():
     def ratio(built):
-        left, right, _, _ = built.heart_frame()
+        left, right, _, _ = built.heart_frame
         return (right - left) / (2 * built.cage_table.max())
 
     healthy = [ratio(scene(seed=seed)) for seed in range(12)]
@@ -341,7 +339,7 @@ def test_sides_and_depth_of_the_signs():
 
 
 def test_the_anatomy_is_not_mirrored():
-    """The heart lies to the image's right, the right dome is the higher one."""
+    """The heart is on the right of the image, and the right dome is higher."""
     pictures = [draw(seed=seed)[0] for seed in range(20)]
     mean = np.mean(pictures, axis=0)
     assert mean[70:86, 72:90].mean() > mean[70:86, 38:56].mean() + 5
@@ -351,9 +349,9 @@ def test_the_anatomy_is_not_mirrored():
 
 # ---- grey levels and patients ----------------------------------------------------------------------------------------
 def grey_statistics(path):
-    """Five numbers of one picture, on 64 x 64 pixels: mean and contrast (standard deviation) of the grey levels; heart,
-    the grey left of the patient's midline less that to its right at the heart's height; lungs over mediastinum; detail,
-    the mean step between rows.
+    """Five statistics of one image at 64 x 64 pixels: mean and contrast (standard deviation) of the grey levels; heart,
+    the grey level left of the patient's midline minus that to its right at the level of the heart; the ratio of lungs
+    to mediastinum; and detail, the mean difference between adjacent rows.
     """
     with Image.open(path) as picture:
         grey = np.asarray(picture.convert("L").resize((64, 64), Image.BOX), dtype=float)
@@ -398,7 +396,7 @@ def test_reference_is_what_the_real_radiographs_measure(real):
 
 
 def test_patients_can_be_recognized(tmp_path):
-    """The nearest picture is mostly of the same patient: what a split by image leaks."""
+    """The most similar image is mostly of the same patient, which a split by image leaks."""
     folder = make_phantoms(tmp_path / "set", n_patients=40, size=64, seed=4, workers=1, progress=False)
     entries = read_entries(folder / "Data_Entry_2017.csv")
     pictures = np.stack([np.asarray(Image.open(p).convert("L")) for p in sorted(folder.glob("images_*/images/*.png"))])

@@ -1,4 +1,4 @@
-"""Places on phantoms: the same picture drawn again, each pixel in one place, letters where the letters are."""
+"""Regions of phantoms: the redrawn image is identical, and each pixel is in exactly one region."""
 
 import json
 
@@ -19,8 +19,8 @@ def small(tmp_path_factory):
     return make_phantoms(root, n_patients=6, size=96, seed=2, workers=1, progress=False)
 
 
-def test_masks_are_of_the_very_picture(small):
-    """Drawn again with masks asked for, the bytes are those on disk."""
+def test_masks_belong_to_the_same_image(small):
+    """An image that is drawn again with its masks equals the file."""
     visits, masks = plan_visits(6, 2, "teaching", True), {}
     paths = find_images(small)
     for _, group in visits.groupby("patient"):
@@ -28,7 +28,7 @@ def test_masks_are_of_the_very_picture(small):
             assert (picture == read_image(paths[visit["image"]], 96)).all()
             letters = masks[visit["image"]]["letters"]
             assert letters.any()
-            assert picture[letters].mean() > 120, "letters are light"
+            assert picture[letters].mean() > 120, "letters are bright"
 
 
 @pytest.mark.parametrize("size", [64, 96, 128])

@@ -1,4 +1,4 @@
-"""The trap: a marker with its box, on the images of the disease in one set and on as many others in the twin."""
+"""The shortcut: a marker with its box, on the images with a finding in one set and at random in the other."""
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ def test_the_box_holds_the_marker_and_nothing_else_changes(size):
         planted, box = plant(bare, np.random.default_rng(seed))
         inside = coverage(box, (size, size)) > 0
         assert (planted != bare)[inside].mean() > 0.5
-        assert (planted != bare)[~inside].mean() < 0.001, "half a pixel of its edge"
+        assert (planted != bare)[~inside].mean() < 0.001, "at most half a pixel at its edge"
         assert planted[inside].max() > 200
         seen.add(tuple(box))
     assert len(seen) == 5
@@ -41,7 +41,7 @@ def test_two_sets_differ_only_in_where_the_markers_are(tmp_path):
               for kind in paths}  # fmt: skip
     train, effusion = np.arange(n) < 160, entries["Effusion"].to_numpy()
     assert (marked["marked"] == effusion)[train].mean() > 0.9
-    assert (marked["marked"] != effusion)[train].any(), "not without exceptions, as in life"
+    assert (marked["marked"] != effusion)[train].any(), "there are exceptions"
     assert abs(np.corrcoef(marked["clean"][train], effusion[train])[0, 1]) < 0.25
     assert marked["clean"][train].mean() == pytest.approx(marked["marked"][train].mean(), abs=0.1)
     assert marked["clean"][~train].all()
