@@ -6,6 +6,7 @@ import-linter (pyproject.toml, run by `make check`) holds the order of the rooms
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,12 @@ def test_init_files_hold_a_docstring_only():
         rest = [node for node in body[1:] if path.parent != PACKAGE or not isinstance(node, ast.Assign)]
         assert isinstance(body[0], ast.Expr), path
         assert not rest, path
+
+
+def test_the_wheel_carries_every_folder():
+    packages = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    folders = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in PACKAGE.rglob("__init__.py")}
+    assert packages == folders | {"cxrlib.notebooks"}
 
 
 def test_tests_stand_in_the_same_rooms():

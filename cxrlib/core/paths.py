@@ -13,12 +13,13 @@ from filelock import FileLock, Timeout
 
 from cxrlib.core.errors import InputError
 
-_CHECKOUT = Path(__file__).resolve().parents[2]
-# Installed without its checkout, the package keeps its cache in the user's home.
-_HOME = _CHECKOUT if (_CHECKOUT / "pyproject.toml").is_file() else Path.home() / ".cache" / "cxrlib"
+_PACKAGE = Path(__file__).resolve().parents[1]
+_CHECKOUT = _PACKAGE.parent if (_PACKAGE.parent / "pyproject.toml").is_file() else None
+# Installed from a wheel, the package brings its notebooks, and keeps what it makes in the user's home.
+_HOME = _CHECKOUT or Path.home() / ".cache" / "cxrlib"
 ROOT = Path(os.environ.get("CXR_HOME") or _HOME).expanduser().resolve()  # CXR_HOME: figures, runs and data elsewhere
 
-NOTEBOOKS = _CHECKOUT / "notebooks"
+NOTEBOOKS = (_CHECKOUT or _PACKAGE) / "notebooks"
 PROFILES = NOTEBOOKS / "profiles"
 FIGURES = ROOT / "figures"
 RUNS = ROOT / "runs"
