@@ -4,10 +4,12 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 from itertools import pairwise, takewhile
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -243,14 +245,29 @@ def test_opened_too_early_it_names_the_notebook_to_run_first(name, first, tiny_n
     assert not (tmp_path / "run").exists()
 
 
+def _checkout(folder: Path) -> Path:
+    """The files that git tracks here, as they are now, committed in a repository of their own."""
+    root = NOTEBOOKS.parent
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, tracked.split("\0")):
+        if (root / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / name, folder / name)
+    who = ["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "core.hooksPath=/dev/null"]
+    for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-q", "-m", "as it is"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return folder
+
+
 # ---- the whole way ---------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def course(_tiny_original, tmp_path_factory):
     """The six at toy size through the command line, killed in the third and run again, as a person would.
 
-    The folder of the run, and of the home where figures/ is; `said` holds what the second start printed.
+    In a checkout of its own, `clone`, which git knows. `said` holds what the second start printed.
     """
     folder = tmp_path_factory.mktemp("course")
+    clone = _checkout(folder / "clone")
     overrides = [word for name, value in TOY.items() for word in ("-p", name, str(value))]
     given = ["run", "--data", str(_tiny_original), "-p", "run_dir", str(folder / "run"), *overrides]
     command = [
@@ -259,7 +276,8 @@ def course(_tiny_original, tmp_path_factory):
         "import sys; from cxrlib.cli.main import main; sys.exit(main(sys.argv[1:]))",
         *given,
     ]
-    environment = os.environ | {"CXR_HOME": str(folder / "home")}
+    environment = {name: value for name, value in os.environ.items() if name != "CXR_HOME"}
+    environment["PYTHONPATH"] = str(clone)
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as killed:
         for line in killed.stdout:
             if line.startswith("[2/6]"):
@@ -347,19 +365,18 @@ def test_the_comparison_has_a_row_an_architecture(run):
         assert load_checkpoint(run / "comparison" / arch / "seed0" / "model_best.pth")["config"]["epochs"] == 1
 
 
-_RADIOGRAPHS = r"01_(examples|boxes)|02_aug|06_(by_hand|methods|true_positives|false_positives|overlapping|trap)"
+def test_figures_stay_in_the_run_folder_for_print(run):
+    names = {path.stem for path in (run / "figures").glob("*.png")}
+    assert {name[:2] for name in names} == {"01", "02", "03", "04", "05", "06"}
+    assert {"01_examples", "01_boxes", "02_augmentation", "06_by_hand"} <= names
+    assert {path.stem for path in (run / "figures").glob("*.pdf")} == names
 
 
-def test_figures_are_exported_but_none_with_a_radiograph(course, run):
-    in_run = {path.name for path in (run / "figures").glob("*.png")}
-    exported = {path.name for path in (course / "home" / "figures").glob("*.png")}
-    with_radiographs = {name for name in in_run if re.match(_RADIOGRAPHS, name)}
-    assert {"01_examples.png", "01_boxes.png", "02_augmentation.png", "06_by_hand.png"} <= with_radiographs
-    assert exported == in_run - with_radiographs
-    assert {name[:2] for name in exported} == {"01", "02", "03", "04", "05", "06"}
-    assert {path.stem for path in (run / "figures").glob("*.pdf")} == {name[:-4] for name in in_run}
+def test_a_run_leaves_the_checkout_clean(course):
+    status = ["git", "status", "--porcelain", "--untracked-files=all"]
+    changed = subprocess.run(status, cwd=course / "clone", capture_output=True, text=True, check=True).stdout
+    assert not changed, "a run writes into its folder, and into folders that git ignores"
 
 
-def test_nothing_is_written_beside_the_run_and_its_home(course):
-    assert {path.name for path in course.iterdir()} - {"said", "index.html", ".run.lock"} == {"run", "home"}
-    assert {path.name for path in (course / "home").iterdir()} == {"figures", "data"}
+def test_nothing_is_written_next_to_the_run(course):
+    assert {path.name for path in course.iterdir()} - {"said", "index.html", ".run.lock"} == {"run", "clone"}
