@@ -314,6 +314,6 @@ def test_the_index_lists_every_run_even_one_that_cannot_be_read(run):
     assert "2 of 6 notebooks" in text
     assert "resnet18 patient 240 radiographs of 120 patients" in text
     assert "broken" in text
-    assert "cannot be read" in text
+    assert "cannot be read: run.json" in text
     assert "1:04" in text
     assert {"one/report.html", "one/metrics.csv", "one/run.json"} <= set(page.urls)
