@@ -41,6 +41,7 @@ _NAMES = {
     "val_auroc": "Validation AUROC",
     "val_loss": "Validation loss",
 }
+_ELEMENT = Markup('<data value="{}" data-source="{}" title="{}">{}</data>')
 _UNDEFINED = Markup('<span class="undefined">undefined</span>')
 
 
@@ -98,9 +99,8 @@ class Evidence:
         """The element that shows a value, followed by its interval where the file has one."""
         shown = self.show(file, row, column)
         ends = [self.show(file, row, end) for end in _ends(column, self.table(file))]
-        if not ends or _UNDEFINED in ends:
-            return shown
-        return shown + Markup(' <span class="interval">[{}, {}]</span>').format(*ends)
+        known = ends and _UNDEFINED not in ends
+        return shown + Markup(' <span class="interval">[{}, {}]</span>').format(*ends) if known else shown
 
     def listing(self, file: str, columns: Sequence[str] = (), summary: bool = False) -> dict | None:
         """A CSV file as a table: head and rows of cells, each value with its interval; None if the file is missing.
@@ -150,8 +150,7 @@ class Evidence:
 
 
 def _element(value, source: str, text: str) -> Markup:
-    element = '<data value="{}" data-source="{}" title="{}">{}</data>'
-    return Markup(element).format(value, source, f"{source} = {value}", text)
+    return _ELEMENT.format(value, source, f"{source} = {value}", text)
 
 
 def _head(name: str, number: bool) -> dict:

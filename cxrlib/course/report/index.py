@@ -19,7 +19,8 @@ def write_index(folder: Path) -> Path:
 
 def _row(run: Evidence) -> dict:
     macro = {name: run.value("metrics.csv", "macro", name) for name in _METRICS}
-    measured = all(map(_is_number, macro.values()))
+    seconds = [run.value("run.json", "stages", name, "seconds") for name in COURSE]
+    measured = all(isinstance(value, int | float) for value in macro.values())
     return {
         "name": run.path.name,
         "links": _links(run.path),
@@ -29,14 +30,10 @@ def _row(run: Evidence) -> dict:
         "split": _asked(run, "split", "02_preprocess"),
         "data": run.value("run.json", "stages", "02_preprocess", "data") or "",
         "phantoms": run.value("run.json", "data", "phantoms"),
-        "seconds": sum(filter(_is_number, (run.value("run.json", "stages", name, "seconds") for name in COURSE))),
+        "seconds": sum(value for value in seconds if isinstance(value, int | float)),
         "state": _state(run, measured),
         "macro": macro if measured else None,
     }
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, int | float)
 
 
 def _asked(run: Evidence, parameter: str, stage: str) -> str:
@@ -47,10 +44,8 @@ def _state(run: Evidence, measured: bool) -> str:
     for file, content in {"run.json": run.json("run.json"), "metrics.csv": measured}.items():
         if not content and (run.path / file).is_file():
             return f"cannot be read: {file}"
-    failed, done = (
-        [name for name in COURSE if run.value("run.json", "stages", name, key) is not None]
-        for key in ("error", "seconds")
-    )
+    failed = [name for name in COURSE if run.value("run.json", "stages", name, "error") is not None]
+    done = [name for name in COURSE if run.value("run.json", "stages", name, "seconds") is not None]
     if failed:
         return f"failed in {failed[0]}"
     if len(done) == len(COURSE):
