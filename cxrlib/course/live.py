@@ -1,65 +1,54 @@
-"""One line for a person who waits for a notebook: how long it has run, and the last epoch of its training."""
+"""One line about a notebook that is running: elapsed and usual time, and the last epoch of its training."""
 
-import csv
 import sys
 import threading
 import time
 from pathlib import Path
 
+import pandas as pd
+from tqdm import tqdm
+
 
 class LiveLine:
-    """`with LiveLine(title, folder) as line:` shows title, time and epochs each second, on a terminal only.
+    """Time a block, `with LiveLine(title, folder) as line:`; afterwards `line.seconds` is the time it took.
 
-    folder: where the notebook trains; the newest history.csv below it that changed since the start is the one shown.
-    usual: the seconds it took the last time, if known. On leaving, `line.seconds` is how long it took.
+    On a terminal the line is refreshed every second. It shows the last epoch of the newest history.csv that was
+    written below `folder` since the start, and the `usual` number of seconds, if known.
     """
 
     def __init__(self, title: str, folder: Path, usual: float | None = None):
-        self.title, self.folder, self.usual = title, folder, usual
+        self.title, self.folder = title, folder
+        about = f" of about {tqdm.format_interval(usual)}" if usual else ""
+        self._format = f"{title}  {{elapsed}}{about}{{postfix}}"
         self._done = threading.Event()
 
     def __enter__(self) -> "LiveLine":
-        self._began, self._since = time.perf_counter(), time.time()
+        self._began = time.time()
         print(self.title, end=" ", flush=True)
         self._thread = threading.Thread(target=self._show, daemon=True)
-        if sys.stdout.isatty():
-            self._thread.start()
+        self._thread.start()
         return self
 
-    def __exit__(self, kind, error, where) -> None:
+    def __exit__(self, kind, error, traceback) -> None:
+        self.seconds = time.time() - self._began
         self._done.set()
-        if self._thread.is_alive():
-            self._thread.join()
-            print(f"\r\033[K{self.title}", end=" ")
-        self.seconds = time.perf_counter() - self._began
+        self._thread.join()
         print("stopped" if kind else f"{self.seconds:.0f} s", flush=True)
 
-    def text(self) -> str:
-        """What the line says now."""
-        words = [f"{self.title}  {_clock(time.perf_counter() - self._began)}"]
-        if self.usual:
-            words.append(f"of about {_clock(self.usual)}")
-        return "  ".join(words + ([epoch] if (epoch := last_epoch(self.folder, self._since)) else []))
-
     def _show(self) -> None:
-        while not self._done.wait(1):
-            print(f"\r\033[K{self.text()}", end="", flush=True)
+        if sys.stdout.isatty():
+            with tqdm(bar_format=self._format, file=sys.stdout, leave=False) as line:
+                while not self._done.wait(1):
+                    line.set_postfix_str(last_epoch(self.folder, self._began))
+            print(self.title, end=" ")
 
 
 def last_epoch(folder: Path, since: float) -> str:
-    """ "resnet18: epoch 3, validation AUROC 0.761" of the history.csv written last after `since`; "" where none was."""
-    histories = {path: path.stat().st_mtime for path in folder.rglob("history.csv")}
-    newest = max(histories, key=histories.get, default=None)
-    if newest is None or histories[newest] < since:
-        return ""
+    """The last epoch below `folder`, as "resnet18: epoch 3, validation AUROC 0.761"; empty if older than `since`."""
     try:
-        with newest.open(encoding="utf-8", newline="") as file:
-            last = list(csv.DictReader(file))[-1]
-        return f"{newest.parent.name}: epoch {last['epoch']}, validation AUROC {float(last['val_auroc']):.3f}"
-    except (OSError, ValueError, LookupError, TypeError):
-        return ""  # the line is a comfort: what is wrong with the file, others say
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
+        changed, newest = max((path.stat().st_mtime, path) for path in folder.rglob("history.csv"))
+        last = pd.read_csv(newest).iloc[-1]
+        text = f"{newest.parent.name}: epoch {last['epoch']:.0f}, validation AUROC {last['val_auroc']:.3f}"
+        return text if changed >= since else ""
+    except (OSError, ValueError, LookupError):
+        return ""

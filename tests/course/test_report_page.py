@@ -1,4 +1,4 @@
-"""The report of a run: every number comes from a file that it names, everything is escaped, nothing is fetched."""
+"""The report of a run: every number names its file, everything is escaped, nothing is fetched."""
 
 import json
 import re
@@ -30,7 +30,7 @@ VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """The texts of a page, each with the nearest data-source and data-fact around it; its tags; what it refers to."""
+    """The texts of a page, each with the nearest data-source and data-fact around it; its tags and its URLs."""
 
     def __init__(self, text):
         super().__init__()
@@ -57,7 +57,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def _whole(tmp_path_factory):
-    """A run folder with all that the report can tell, from small random predictions."""
+    """A run folder with everything that the report can show, from small random predictions."""
     rng = np.random.default_rng(0)
     labels = rng.random((240, 14)) < 0.25
     labels[:, FINDINGS.index("Fibrosis")] = False
@@ -100,7 +100,7 @@ def _whole(tmp_path_factory):
 
 @pytest.fixture
 def run(_whole, tmp_path):
-    """A copy of it that a test may change."""
+    """A copy of the run folder that a test may change."""
     shutil.copytree(_whole, tmp_path / "one")
     return RunFolder(tmp_path / "one")
 
@@ -110,7 +110,7 @@ def page_of(run):
 
 
 def looked_up(folder, source):
-    """What a data-source points to, read without the code under test."""
+    """The value that a data-source points to, read without the code under test."""
     file, _, keys = source.partition("#")
     if file.endswith(".json"):
         found = json.loads((folder / file).read_text())
@@ -190,7 +190,7 @@ def test_values_are_written_for_readers(value, text):
     assert written(value) == text
 
 
-# ---- what is missing, and what is nasty ------------------------------------------------------------------------------
+# ---- missing files and hostile content -------------------------------------------------------------------------------
 def test_what_is_missing_is_named_with_its_notebook(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     run = RunFolder(tmp_path / "bare")
@@ -265,7 +265,7 @@ def test_the_page_asks_no_host_for_anything(run):
     assert "https://" not in text
 
 
-def test_pictures_of_patients_are_said_to_stay(run):
+def test_a_report_with_pictures_of_patients_must_not_be_committed(run):
     assert "git ignores; do not commit it" in (run.path / "report.html").read_text()
     run.record("x")
     content = run.read()
@@ -294,7 +294,7 @@ def test_without_a_browser_the_html_stands_alone_and_says_so(run, monkeypatch, c
     assert "no browser of the Chromium family" in capsys.readouterr().out
 
 
-def test_a_browser_that_fails_is_said(run, monkeypatch):
+def test_a_browser_that_fails_is_reported(run, monkeypatch):
     monkeypatch.setenv("CXR_BROWSER", "/bin/false")
     with pytest.raises(RuntimeError, match=r"no PDF: /bin/false ended with code 1; the HTML is there"):
         pages.print_pdf(run.path / "report.html", run.path / "other.pdf")
@@ -314,6 +314,6 @@ def test_the_index_lists_every_run_even_one_that_cannot_be_read(run):
     assert "2 of 6 notebooks" in text
     assert "resnet18 patient 240 radiographs of 120 patients" in text
     assert "broken" in text
-    assert "cannot be read" in text
+    assert "cannot be read: run.json" in text
     assert "1:04" in text
     assert {"one/report.html", "one/metrics.csv", "one/run.json"} <= set(page.urls)

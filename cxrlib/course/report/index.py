@@ -1,55 +1,51 @@
-"""runs/index.html: every run of a folder with what it measured, newest first."""
+"""runs/index.html: all runs of a folder with their results, newest first."""
 
-import json
 from pathlib import Path
 from urllib.parse import quote
 
-import pandas as pd
-
 from cxrlib.course.parameters import COURSE
+from cxrlib.course.report.evidence import Evidence
 from cxrlib.course.report.pages import write_page
+
+_METRICS = ("n", "auroc", "auroc_low", "auroc_high", "f1", "f1_low", "f1_high")
 
 
 def write_index(folder: Path) -> Path:
-    """Write index.html over all runs in `folder`; a run that cannot be read is listed as such."""
-    runs = [_row(path.parent) for path in folder.glob("*/run.json")]
-    return write_page(
-        folder / "index.html",
-        "index.html",
-        runs=sorted(runs, key=lambda row: (row["started"], row["name"]), reverse=True),
-    )
+    """Write index.html for all runs in `folder`; a run that cannot be read is listed as such."""
+    runs = [_row(Evidence(path.parent)) for path in folder.glob("*/run.json")]
+    newest_first = sorted(runs, key=lambda row: (row["started"], row["name"]), reverse=True)
+    return write_page(folder / "index.html", "index.html", runs=newest_first)
 
 
-def _row(path: Path) -> dict:
-    row = dict.fromkeys(("started", "profile", "arch", "split", "data"), "")
-    row |= {"name": path.name, "links": _links(path), "phantoms": None, "seconds": 0, "macro": None}
-    try:
-        run = json.loads((path / "run.json").read_text(encoding="utf-8"))
-        parameters, data, stages = (run.get(name) or {} for name in ("parameters", "data", "stages"))
-        row |= {
-            "started": str(run.get("started", "")).replace("T", " "),
-            "profile": str(run.get("profile", "")),
-            "arch": str(parameters.get("arch") or stages.get("03_train_efficientnet", {}).get("arch", "")),
-            "split": str(parameters.get("split") or stages.get("02_preprocess", {}).get("split", "")),
-            "data": stages.get("02_preprocess", {}).get("data", ""),
-            "phantoms": data.get("phantoms"),
-            "seconds": sum(stage.get("seconds", 0) for stage in stages.values()),
-            "state": _state(stages),
-        }
-        if (path / "metrics.csv").is_file():
-            macro = pd.read_csv(path / "metrics.csv", index_col="finding").loc["macro"]
-            row["macro"] = {name: float(macro[name]) for name in _METRICS} | {"n": int(macro["n"])}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        row["state"] = f"cannot be read ({type(error).__name__})"
-    return row
+def _row(run: Evidence) -> dict:
+    macro = {name: run.value("metrics.csv", "macro", name) for name in _METRICS}
+    seconds = [run.value("run.json", "stages", name, "seconds") for name in COURSE]
+    measured = all(isinstance(value, int | float) for value in macro.values())
+    return {
+        "name": run.path.name,
+        "links": _links(run.path),
+        "started": str(run.value("run.json", "started") or ""),
+        "profile": run.value("run.json", "profile") or "",
+        "arch": _asked(run, "arch", "03_train_efficientnet"),
+        "split": _asked(run, "split", "02_preprocess"),
+        "data": run.value("run.json", "stages", "02_preprocess", "data") or "",
+        "phantoms": run.value("run.json", "data", "phantoms"),
+        "seconds": sum(value for value in seconds if isinstance(value, int | float)),
+        "state": _state(run, measured),
+        "macro": macro if measured else None,
+    }
 
 
-_METRICS = ("auroc", "auroc_low", "auroc_high", "f1", "f1_low", "f1_high")
+def _asked(run: Evidence, parameter: str, stage: str) -> str:
+    return run.value("run.json", "parameters", parameter) or run.value("run.json", "stages", stage, parameter) or ""
 
 
-def _state(stages: dict) -> str:
-    failed = [name for name in COURSE if "error" in stages.get(name, {})]
-    done = [name for name in COURSE if "seconds" in stages.get(name, {})]
+def _state(run: Evidence, measured: bool) -> str:
+    for file, content in {"run.json": run.json("run.json"), "metrics.csv": measured}.items():
+        if not content and (run.path / file).is_file():
+            return f"cannot be read: {file}"
+    failed = [name for name in COURSE if run.value("run.json", "stages", name, "error") is not None]
+    done = [name for name in COURSE if run.value("run.json", "stages", name, "seconds") is not None]
     if failed:
         return f"failed in {failed[0]}"
     if len(done) == len(COURSE):
@@ -58,16 +54,12 @@ def _state(stages: dict) -> str:
 
 
 def _links(path: Path) -> list[dict]:
-    """What of a run can be opened: report, notebooks as executed, metrics, parameters."""
-    there = [path / "report.html", path / "report.pdf", *sorted((path / "notebooks").glob("*.ipynb"))]
-    names = {"report.html": "report", "report.pdf": "PDF"}
-    there += [path / "metrics.csv", path / "run.json"]
+    """The files of a run that can be opened: report, notebooks as executed, metrics, parameters."""
+    files = {"report": "report.html", "PDF": "report.pdf"}
+    files |= {notebook.stem[:2]: f"notebooks/{notebook.name}" for notebook in sorted(path.glob("notebooks/*.ipynb"))}
+    files |= {"metrics.csv": "metrics.csv", "run.json": "run.json"}
+    there = {text: path / file for text, file in files.items() if (path / file).is_file()}
     return [
-        {
-            "text": names.get(file.name, file.stem[:2] if file.suffix == ".ipynb" else file.name),
-            "title": file.name,
-            "href": quote(file.relative_to(path.parent).as_posix()),
-        }
-        for file in there
-        if file.is_file()
+        {"text": text, "title": file.name, "href": quote(file.relative_to(path.parent).as_posix())}
+        for text, file in there.items()
     ]

@@ -1,4 +1,4 @@
-"""HTML pages that open offline: everything escaped, pictures inside, no request to any host."""
+"""HTML pages that open offline: everything escaped, pictures embedded, no request to any host."""
 
 import base64
 import io
@@ -9,30 +9,30 @@ import tempfile
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from PIL import Image
 
 from cxrlib.core.paths import write_text, written_whole
 
-_TEMPLATES = Path(__file__).parent / "templates"
-_WIDEST = 1600  # pixels; a figure of 300 dots an inch is larger, and lies beside the page
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+_MAC_BROWSER = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
+_WIDEST = 1600  # pixels; the files in figures/ have 300 dpi and are larger
+_PATIENCE = 120  # seconds for a PDF
 
 
 def write_page(path: Path, template: str, **values) -> Path:
     """Fill a template of templates/ and write the page whole. Values are escaped unless they are `Markup`."""
-    filled = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template(template)
-    css = Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8"))
-    return write_text(path, filled.render(css=css, **values))
+    return write_text(path, _TEMPLATES.get_template(template).render(**values))
 
 
 def data_uri(path: Path) -> str:
-    """A picture as text for `<img src>`: a PNG no wider than a screen."""
+    """A picture as a value for `<img src>`: a PNG no wider than a screen."""
     picture = io.BytesIO()
     with Image.open(path) as image:
         image = image.convert("RGB")
@@ -41,20 +41,17 @@ def data_uri(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()
 
 
-def print_pdf(page: Path, target: Path, seconds: int = 120) -> list[Path]:
-    """Print a page of ours with a browser of this machine; returns [target], or [] and a word where there is none.
+def print_pdf(page: Path, target: Path) -> list[Path]:
+    """Print a page of this package to PDF; returns [target], or [] with a message where no browser is installed.
 
-    CXR_BROWSER names a browser of the Chromium family elsewhere. The browser gets no network.
+    The browser is of the Chromium family, which CXR_BROWSER may name, and gets no network. Raises RuntimeError if it
+    fails.
     """
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
-    known = [os.environ.get("CXR_BROWSER"), *names, "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"]
-    browser = next((found for name in known if name and (found := shutil.which(name))), None)
+    browser = next(filter(None, map(shutil.which, (os.environ.get("CXR_BROWSER", ""), *_BROWSERS, _MAC_BROWSER))), None)
     if browser is None:
-        print(
-            "no PDF: no browser of the Chromium family is installed (or named by CXR_BROWSER); the HTML prints as well"
-        )
+        print("no PDF: no browser of the Chromium family is installed or named by CXR_BROWSER; the HTML prints as well")
         return []
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, written_whole(target) as beside:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, written_whole(target) as unfinished:
         command = [
             browser,
             "--headless",
@@ -62,15 +59,15 @@ def print_pdf(page: Path, target: Path, seconds: int = 120) -> list[Path]:
             "--no-pdf-header-footer",
             "--host-resolver-rules=MAP * ~NOTFOUND",
             f"--user-data-dir={profile}",
-            f"--print-to-pdf={beside}",
+            f"--print-to-pdf={unfinished}",
             *(["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),  # root cannot have one
             page.resolve().as_uri(),
         ]
         try:
-            done = subprocess.run(command, capture_output=True, timeout=seconds, check=False)
-            failed = "" if beside.is_file() else f"{browser} ended with code {done.returncode}"
+            code = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=False).returncode
+            failed = "" if unfinished.is_file() else f"{browser} ended with code {code}"
         except subprocess.TimeoutExpired:
-            failed = f"{browser} took more than {seconds} s"
+            failed = f"{browser} took more than {_PATIENCE} s"
         if failed:
             raise RuntimeError(f"no PDF: {failed}; the HTML is there: {page}")
     return [target]
