@@ -81,6 +81,9 @@ def build_parser() -> Parser:
     _add_run(command("course:run", "run the six notebooks headless; what has finished is not run again"))
     sub = command("course:report", "the report of a run as one HTML file, and as PDF where a browser is installed")
     sub.add_argument("run_dir", nargs="?", default="runs/quick", help="the folder of the run")
+    sub = command("course:figures", "copies of a run's figures, small enough for a page")
+    sub.add_argument("run_dir", help="the folder of the run")
+    sub.add_argument("out", help="folder of the copies; inside the project only for a run on phantoms")
     sub = command(
         "train:run", "train, choose the epoch on validation: model_best.pth", options.TrainOptions, name="train"
     )

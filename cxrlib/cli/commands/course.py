@@ -1,8 +1,10 @@
-"""cxr run and report."""
+"""cxr run, report and figures."""
 
 import argparse
 from pathlib import Path
 
+from cxrlib.cli.commands.opening import check_writable
+from cxrlib.course.report.figures import export_figures
 from cxrlib.course.report.index import write_index
 from cxrlib.course.report.page import write_report
 from cxrlib.course.runner import describe, plan_runs, run_course
@@ -26,3 +28,10 @@ def report(given: argparse.Namespace) -> None:
         print(f"wrote {path}")
     if (run_folder.path.parent / "index.html").exists():
         write_index(run_folder.path.parent)
+
+
+def figures(given: argparse.Namespace) -> None:
+    """Copy the figures of a run, small enough for a page."""
+    check_writable(given.out)
+    copies = export_figures(RunFolder(Path(given.run_dir).absolute()), Path(given.out))
+    print(f"wrote {len(copies)} figures to {given.out}")
