@@ -54,7 +54,7 @@ def fourteen(name: str, values: Sequence[float]) -> np.ndarray:
     """`values` as float64 (14,), None as NaN; InputError for anything else."""
     try:
         numbers = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = np.empty(0)
     if numbers.shape != (len(FINDINGS),):
         raise InputError(f"{name}: {values!r}; expected {len(FINDINGS)} numbers, one per finding")
