@@ -62,7 +62,7 @@ def agreement(
     for name, names in columns.items():
         mined, read = both[list(names)].any(axis=1).to_numpy(), expert[name].to_numpy(bool)
         cells = patient_sums(3 - 2 * mined - read, codes, (4, len(patients)))  # both, mined alone, read alone, neither
-        tp, fp, fn, tn = counts = cells.sum(axis=1)
+        tp, fp, fn, _ = counts = cells.sum(axis=1)
         kappa = cohen_kappa(*counts)
         drawn = np.concatenate([cohen_kappa(*(cells @ weights)) for weights in chunks(times, 4)])
         if tp == 0:  # no draw can show any overlap, and an interval would be misleadingly narrow

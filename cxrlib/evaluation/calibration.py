@@ -245,8 +245,8 @@ def _checked(method: str, finding: str, one: dict) -> dict:
     if "scores" in numbers:
         scores, values = numbers["scores"], numbers["values"]
         good = scores.shape == values.shape == (scores.size,) and scores.size > 1
-        good = good and 0 <= scores[0] and (np.diff(scores) > 0).all() and scores[-1] <= 1
-        good = good and 0 <= values[0] and (np.diff(values) >= 0).all() and values[-1] <= 1
+        good = good and scores[0] >= 0 and (np.diff(scores) > 0).all() and scores[-1] <= 1
+        good = good and values[0] >= 0 and (np.diff(values) >= 0).all() and values[-1] <= 1
     else:
         good = all(value.ndim == 0 and np.isfinite(value) for value in numbers.values()) and numbers.get("slope", 1) > 0
     if not good:

@@ -52,9 +52,7 @@ def group_difference(
     first, second = (
         point_estimates(one, values)[known_metric(metric, values)] for one, values in zip((a, b), each, strict=True)
     )
-    drawn = bootstrap(
-        a, b, thresholds=each, metrics=[metric], replicates=resampling.replicates, seed=resampling.seed
-    )
+    drawn = bootstrap(a, b, thresholds=each, metrics=[metric], replicates=resampling.replicates, seed=resampling.seed)
     defined = ~np.isnan(first - second) & (True if include is None else include)
     first, second = (with_macro(np.where(defined, value, np.nan), defined) for value in (first, second))
     differences = with_macro(drawn[0][metric] - drawn[1][metric], defined)

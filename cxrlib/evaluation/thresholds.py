@@ -75,7 +75,9 @@ class Thresholds(SavedPerFinding):
         if len(self.notes) != len(FINDINGS):
             raise InputError(f"thresholds have {len(self.notes)} notes; expected {len(FINDINGS)}, one per finding")
         if not isinstance(self.calibration, str | None):
-            raise InputError(f"calibration of thresholds is {self.calibration!r}; expected text such as 'platt', or None")
+            raise InputError(
+                f"calibration of thresholds is {self.calibration!r}; expected text such as 'platt', or None"
+            )
 
     @property
     def tuned(self) -> np.ndarray:
