@@ -138,8 +138,7 @@ def evaluate(given: argparse.Namespace) -> None:
     """Calibrate and tune on the validation part of the checkpoint, report on test, which neither of them saw."""
     from accelerate import Accelerator
 
-    from cxrlib.evaluation.protocol import check_how, evaluate_at_tuned
-    from cxrlib.evaluation.text import metrics_text
+    from cxrlib.evaluation.protocol import check_how, evaluate_at_tuned, metrics_text
     from cxrlib.evaluation.thresholds import Thresholds
     from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
     from cxrlib.training.inference import predict

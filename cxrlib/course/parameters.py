@@ -15,7 +15,6 @@ import yaml
 
 from cxrlib.core.errors import InputError, nearest, some
 from cxrlib.core.paths import NOTEBOOKS, PROFILES
-from cxrlib.data.findings import FINDINGS
 
 COURSE = (
     "01_eda",
@@ -153,12 +152,11 @@ def _in_a_name(value) -> str:
 
 def _check_thresholds(values: dict) -> None:
     """InputError for a grid or an objective that notebook 5 would refuse."""
-    from cxrlib.evaluation.predictions import Predictions
-    from cxrlib.evaluation.thresholds import grid_values, tune_thresholds
+    from cxrlib.evaluation.objectives import parse_objective
+    from cxrlib.evaluation.thresholds import grid_values
 
     grid_values(tuple(values[f"threshold_{end}"] for end in ("min", "max", "step")))
-    one = Predictions([[0.5] * len(FINDINGS)], [[1] * len(FINDINGS)], ["one"], [1])
-    tune_thresholds(one, objective=values["objective"], replicates=0)
+    parse_objective(values["objective"])
 
 
 def _converted(name: str, value, known: dict):

@@ -79,7 +79,7 @@ class Predictions:
         return replace(self, **{name: getattr(self, name)[rows] for name in _ARRAYS})
 
     def save(self, path: str | Path) -> Path:
-        """Write an ``.npz`` without pickles, atomically, and return the path; it also holds the order of the findings."""
+        """Write an ``.npz`` without pickles, atomically, and return the path. The findings are stored too."""
         path = Path(path)
         with written_whole(path) as beside, beside.open("wb") as file:
             arrays = {name: getattr(self, name) for name in _ARRAYS}
