@@ -152,8 +152,7 @@ def _in_a_name(value) -> str:
 
 def _check_thresholds(values: dict) -> None:
     """InputError for a grid or an objective that notebook 5 would refuse."""
-    from cxrlib.evaluation.objectives import parse_objective
-    from cxrlib.evaluation.thresholds import grid_values
+    from cxrlib.evaluation.thresholds import grid_values, parse_objective
 
     grid_values(tuple(values[f"threshold_{end}"] for end in ("min", "max", "step")))
     parse_objective(values["objective"])

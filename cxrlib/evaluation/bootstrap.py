@@ -111,13 +111,6 @@ def with_macro(values: np.ndarray, defined: np.ndarray | None = None) -> np.ndar
     return np.concatenate([values, mean[..., None]], axis=-1)
 
 
-def all_patients(predictions: Sequence[Predictions]) -> np.ndarray:
-    """The sorted unique patients of several sets of predictions."""
-    if len({one.patient.dtype.kind for one in predictions}) != 1:
-        raise InputError("some predictions identify patients by number and some by text; expected the same type in all")
-    return np.unique(np.concatenate([one.patient for one in predictions]))
-
-
 def label_table(patients: np.ndarray, predictions: Predictions) -> np.ndarray:
     """(p, 28) bool: which of the sorted `patients` have an image with each finding, and which have one without it."""
     patient = np.searchsorted(patients, predictions.patient)
@@ -126,6 +119,15 @@ def label_table(patients: np.ndarray, predictions: Predictions) -> np.ndarray:
         image, finding = np.nonzero(rows)
         has[patient[image], k, finding] = True
     return has.reshape(len(patients), 2 * len(FINDINGS))
+
+
+def shared_draws(predictions: Sequence[Predictions], replicates: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The sorted patients (p,) of several sets of predictions, and how often each is drawn (replicates, p) for all."""
+    if len({one.patient.dtype.kind for one in predictions}) != 1:
+        raise InputError("some predictions identify patients by number and some by text; expected the same type in all")
+    patients = np.unique(np.concatenate([one.patient for one in predictions]))
+    has = np.hstack([label_table(patients, one) for one in predictions])
+    return patients, draw_patients(has, replicates, seed)
 
 
 def count_patients(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:

@@ -78,11 +78,6 @@ class Calibrator(SavedPerFinding):
             notes.append(note and f"not calibrated: {note}; the scores are kept")
         return replace(calibrator, maps=tuple(maps), notes=tuple(notes))
 
-    @property
-    def fitted(self) -> np.ndarray:
-        """(14,) bool: False where a finding keeps its scores."""
-        return np.array([bool(one) for one in self.maps])
-
     def calibrate(self, scores: np.ndarray) -> np.ndarray:
         """Scores (n, 14) in [0, 1] to calibrated scores (n, 14) float32."""
         scores = np.asarray(scores, dtype=np.float32)

@@ -11,7 +11,7 @@ import pandas as pd
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.bootstrap import DEFAULT, Bootstrap, count_patients, interval, p_values, with_macro
-from cxrlib.evaluation.metrics import ROWS, bootstrap, known_metric, one_each, point_estimates
+from cxrlib.evaluation.metrics import ROWS, bootstrap, one_each, point_estimates
 from cxrlib.evaluation.predictions import Predictions
 
 
@@ -49,9 +49,7 @@ def group_difference(
     include: (14,) bool, False leaves a finding out as if it were undefined.
     """
     each = one_each(thresholds, 2)
-    first, second = (
-        point_estimates(one, values)[known_metric(metric, values)] for one, values in zip((a, b), each, strict=True)
-    )
+    first, second = (point_estimates(*pair, [metric])[metric] for pair in zip((a, b), each, strict=True))
     drawn = bootstrap(a, b, thresholds=each, metrics=[metric], replicates=resampling.replicates, seed=resampling.seed)
     defined = ~np.isnan(first - second) & (True if include is None else include)
     first, second = (with_macro(np.where(defined, value, np.nan), defined) for value in (first, second))

@@ -11,17 +11,7 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError, nearest, some
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.bootstrap import (
-    all_patients,
-    chunks,
-    count_patients,
-    draw_patients,
-    interval,
-    label_table,
-    patient_sums,
-    ratio,
-    with_macro,
-)
+from cxrlib.evaluation.bootstrap import chunks, count_patients, interval, patient_sums, ratio, shared_draws, with_macro
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.saved import fourteen
 
@@ -88,11 +78,13 @@ def evaluate(
     return pd.DataFrame(columns, index=ROWS)
 
 
-def point_estimates(predictions: Predictions, thresholds: Sequence[float] | None = None) -> dict[str, np.ndarray]:
-    """The metrics of `evaluate` without intervals: {metric: (14,) float64}, NaN where undefined."""
+def point_estimates(
+    predictions: Predictions, thresholds: Sequence[float] | None = None, metrics: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
+    """The `metrics` (default: all) of `evaluate` without intervals: {metric: (14,) float64}, NaN where undefined."""
     patients = np.unique(predictions.patient)
-    metrics = _Metrics(predictions, patients, thresholds)
-    return {name: value[0] for name, value in metrics(np.ones((len(patients), 1))).items()}
+    computed = _Metrics(predictions, patients, thresholds, metrics)(np.ones((len(patients), 1)))
+    return {name: value[0] for name, value in computed.items()}
 
 
 def bootstrap(
@@ -116,10 +108,9 @@ def bootstrap(
     thresholds: 14 values (or Thresholds) for all, or a list with one such item for each of `predictions`.
     metrics: only these (default: all that the thresholds allow).
     """
-    patients = all_patients(predictions)
+    patients, times = shared_draws(predictions, replicates, seed)
     thresholds = one_each(thresholds, len(predictions))
     each = [_Metrics(one, patients, values, metrics) for one, values in zip(predictions, thresholds, strict=True)]
-    times = draw_patients(np.hstack([label_table(patients, one) for one in predictions]), replicates, seed)
     drawn = [[one(weights) for one in each] for weights in chunks(times, max(one.rows for one in each))]
     return [{name: np.concatenate([chunk[name] for chunk in of]) for name in of[0]} for of in zip(*drawn, strict=True)]
 
@@ -155,7 +146,8 @@ class _Metrics:
     def __init__(self, predictions, patients, thresholds=None, metrics=None):
         check_calibration(predictions, thresholds)
         thresholds = threshold_values(thresholds)
-        self.metrics = [known_metric(name, thresholds) for name in metrics or _possible(thresholds)]
+        possible = RANKING_METRICS if thresholds is None else RANKING_METRICS + THRESHOLD_METRICS
+        self.metrics = possible if metrics is None else [_known(name, possible) for name in metrics]
         patient = np.searchsorted(patients, predictions.patient)
         thresholds = [None] * len(FINDINGS) if thresholds is None else thresholds
         self.findings = [
@@ -228,18 +220,14 @@ def _threshold_metrics(tn, fp, fn, tp) -> dict[str, np.ndarray]:
     }
 
 
-def _possible(thresholds) -> tuple[str, ...]:
-    return RANKING_METRICS if thresholds is None else RANKING_METRICS + THRESHOLD_METRICS
-
-
-def known_metric(metric: str, thresholds) -> str:
+def _known(metric: str, possible: Sequence[str]) -> str:
     """`metric`, or InputError where it does not exist or needs thresholds that are not given."""
-    if metric in _possible(thresholds):
-        return metric
-    if metric in THRESHOLD_METRICS:
+    if metric not in possible and metric in THRESHOLD_METRICS:
         raise InputError(f"{metric} needs thresholds; expected 14 values or Thresholds")
-    everything = RANKING_METRICS + THRESHOLD_METRICS
-    raise InputError(f"{metric!r} is not a metric{nearest(metric, everything)}; expected one of {some(everything, 10)}")
+    if metric not in possible:
+        every = RANKING_METRICS + THRESHOLD_METRICS
+        raise InputError(f"{metric!r} is not a metric{nearest(metric, every)}; expected one of {some(every, 10)}")
+    return metric
 
 
 def check_calibration(predictions: Predictions, thresholds) -> None:

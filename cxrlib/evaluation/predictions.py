@@ -18,7 +18,6 @@ _UNREADABLE = (  # what zipfile and numpy raise for a file that is not a complet
     MemoryError, OverflowError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 _ARRAYS = ("scores", "labels", "image", "patient")
-_HOW = "save predictions with Predictions.save"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,14 +68,11 @@ class Predictions:
     def take(self, rows: np.ndarray) -> "Predictions":
         """The rows of a boolean mask (n,) or of an array of positions, in that order."""
         rows = np.asarray(rows)
-        if rows.dtype == bool and rows.shape != (len(self),):
-            raise InputError(
-                f"a mask of shape {rows.shape} cannot select from {len(self)} images; expected ({len(self)},)"
-            )
         rows = rows if rows.size or rows.dtype == bool else rows.astype(np.int64)  # np.asarray([]) is float
-        if rows.dtype != bool and rows.size and not -len(self) <= rows.min() <= rows.max() < len(self):
-            raise InputError(f"there is no row {rows.max()} (or {rows.min()}) among {len(self)} images")
-        return replace(self, **{name: getattr(self, name)[rows] for name in _ARRAYS})
+        try:
+            return replace(self, **{name: getattr(self, name)[rows] for name in _ARRAYS})
+        except IndexError as error:
+            raise InputError(f"these rows cannot be selected from {len(self)} images: {error}") from None
 
     def save(self, path: str | Path) -> Path:
         """Write an ``.npz`` without pickles, atomically, and return the path. The findings are stored too."""
@@ -94,14 +90,13 @@ class Predictions:
             raise InputError(f"{path} is not a file; expected predictions (.npz): run the evaluation that writes them")
         try:
             with np.load(path, allow_pickle=False) as file:  # pickles can run code
-                missing = [name for name in (*_ARRAYS, "findings") if name not in file.files]
-                arrays = {} if missing else {name: file[name] for name in (*_ARRAYS, "findings")}
+                arrays = {name: file[name] for name in (*_ARRAYS, "findings")}
                 calibration = str(file["calibration"]) if "calibration" in file.files else "none"
         except _UNREADABLE as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise InputError(f"{path} cannot be read as predictions ({reason}); {_HOW}") from None
-        if missing:
-            raise InputError(f"{path} has no {some(missing)}, so it is not a file of predictions; {_HOW}")
+            raise InputError(
+                f"{path} cannot be read as predictions ({reason}); save predictions with Predictions.save"
+            ) from None
         findings = arrays.pop("findings").tolist()
         if findings != list(FINDINGS):
             raise InputError(

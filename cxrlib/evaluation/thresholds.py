@@ -5,26 +5,18 @@ false positives. Between the scores of two positive images only false positives 
 is the score of a positive image (or above all scores), and only these need to be searched.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from cxrlib.core.errors import InputError
+from cxrlib.core.errors import InputError, nearest
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.bootstrap import (
-    Bootstrap,
-    chunks,
-    count_patients,
-    draw_patients,
-    interval,
-    label_table,
-    patient_sums,
-)
+from cxrlib.evaluation.bootstrap import Bootstrap, chunks, count_patients, interval, patient_sums, shared_draws
 from cxrlib.evaluation.differences import group_difference
 from cxrlib.evaluation.metrics import at_or_above, check_calibration
-from cxrlib.evaluation.objectives import parse_objective
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.saved import SavedPerFinding, fourteen, too_few
 
@@ -149,9 +141,8 @@ def tune_thresholds(
     note gives the reason. resampling: 200 replicates unless given; with 0 the intervals are NaN.
     """
     value_of = parse_objective(objective)
-    patients, patient = np.unique(val.patient, return_inverse=True)
-    scarcest = count_patients(val)[1]
-    drawn = draw_patients(label_table(patients, val), resampling.replicates, resampling.seed)
+    patients, drawn = shared_draws([val], resampling.replicates, resampling.seed)
+    patient, scarcest = np.searchsorted(patients, val.patient), count_patients(val)[1]
     times = np.vstack([np.ones((1, len(patients)), drawn.dtype), drawn])  # the data itself, then the replicates
     values, ends, notes = np.full(len(FINDINGS), float(default)), np.full((2, len(FINDINGS)), np.nan), []
     for k in range(len(FINDINGS)):
@@ -224,3 +215,56 @@ class _Search:
         last = len(self.candidates) - 1 - value[::-1].argmax(axis=0)  # the last of equals is the lowest threshold
         best = np.where(positives * negatives > 0, self.candidates[::-1][last], np.nan)
         return best, np.take_along_axis(reached, last[None], axis=0)[0]
+
+
+def parse_objective(text: str) -> Callable:
+    """The objective that `text` names, such as "f1" or "cost=10". Raises InputError for an unknown one.
+
+    It is a function (tp, fp, positives, negatives) -> (value to maximize, condition met), where tp and fp are
+    (candidates, replicates), all positives and negatives (replicates,). For integer and half-integer betas and costs
+    the value is an integer, or a single quotient of integers, so that ties are exact.
+    """
+    match = re.fullmatch(
+        r"\s*(?:(f)([\d.]+)|(youden)|(sensitivity|specificity)\s*>=\s*([\d.]+)|(cost)\s*=\s*([\d.]+))\s*", str(text)
+    )
+    try:
+        kind, number = (next(filter(None, match.group(1, 3, 4, 6))), next(filter(None, match.group(2, 5, 7)), None))
+        number = None if number is None else float(number)
+    except (AttributeError, ValueError):
+        hint = nearest(text, ["f1", "f2", "f0.5", "youden", "sensitivity>=0.9", "specificity>=0.9", "cost=10"])
+        raise InputError(
+            f"the objective {text!r} is unknown{hint}; expected f1 (or another beta: f2), youden, sensitivity>=0.9, "
+            "specificity>=0.9 or cost=10"
+        ) from None
+    if kind in ("sensitivity", "specificity") and not 0 < number <= 1:
+        raise InputError(f"the objective {text!r} requires a {kind} of {number}; expected more than 0 and at most 1")
+    if kind in ("f", "cost") and number <= 0:
+        raise InputError(f"the objective {text!r} has the number {number}; expected one above 0")
+    return lambda *counts: _OBJECTIVES[kind](number, *counts)
+
+
+def _f_beta(beta, tp, fp, positives, negatives):
+    return (1 + beta**2) * tp / np.maximum(beta**2 * positives + tp + fp, 1), np.ones_like(tp, dtype=bool)
+
+
+def _youden(_, tp, fp, positives, negatives):
+    return tp * negatives - fp * positives, np.ones_like(tp, dtype=bool)
+
+
+def _sensitivity(minimum, tp, fp, positives, negatives):
+    """Fewest false positives, then most true ones; ranked below these, where the condition fails: most true ones."""
+    reached = tp >= minimum * positives * (1 - 1e-12)
+    return np.where(reached, tp - fp * (positives + 1), tp - (negatives + 1) * (positives + 1)), reached
+
+
+def _specificity(minimum, tp, fp, positives, negatives):
+    """Most true positives, then fewest false ones; ranked below these, where the condition fails: fewest false ones."""
+    reached = negatives - fp >= minimum * negatives * (1 - 1e-12)
+    return np.where(reached, tp * (negatives + 1) - fp, -fp - (negatives + 1)), reached
+
+
+def _cost(ratio, tp, fp, positives, negatives):
+    return -(ratio * (positives - tp) + fp), np.ones_like(tp, dtype=bool)
+
+
+_OBJECTIVES = {"f": _f_beta, "youden": _youden, "sensitivity": _sensitivity, "specificity": _specificity, "cost": _cost}

@@ -252,7 +252,7 @@ def test_every_replicate_has_positives_and_negatives_where_there_are_two_patient
 
 
 def test_replicates_without_a_positive_are_counted_in_the_note(monkeypatch):
-    monkeypatch.setattr(metrics, "label_table", lambda patients, _: np.ones((len(patients), 28), dtype=bool))
+    monkeypatch.setattr(resampling, "label_table", lambda patients, _: np.ones((len(patients), 28), dtype=bool))
     predictions = undefined_predictions()
     positive, scarcest = np.full(15, 2), np.full(15, 2)
     monkeypatch.setattr(metrics, "count_patients", lambda _: (positive, scarcest))

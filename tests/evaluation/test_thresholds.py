@@ -20,9 +20,8 @@ from cxrlib.evaluation import bootstrap as resampling
 from cxrlib.evaluation import thresholds
 from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.metrics import point_estimates
-from cxrlib.evaluation.objectives import parse_objective
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.thresholds import NEVER, Thresholds, grid_values, optimism, tune_thresholds
+from cxrlib.evaluation.thresholds import NEVER, Thresholds, grid_values, optimism, parse_objective, tune_thresholds
 
 
 def make(scores, labels, patient=None):
