@@ -1,4 +1,4 @@
-"""Audits: does the model perform worse in some groups, and does it agree with radiologists as with its mined labels?
+"""Audits: gaps in performance between groups of patients, and performance against the labels of radiologists.
 
 How reliable the labels themselves are, and how far radiologists agree with each other: `agreement`.
 """

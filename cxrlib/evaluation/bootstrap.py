@@ -65,7 +65,7 @@ def patient_sums(row: np.ndarray, patient: np.ndarray, shape: tuple[int, int], v
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """above / below, NaN where below is 0."""
+    """The quotient above / below, NaN where below is 0."""
     return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=below != 0)
 
 

@@ -78,7 +78,7 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def _in_order_of(a: Predictions, b: Predictions) -> Predictions:
-    """b with its images in the order of a."""
+    """Put the images of b in the order of a."""
     only = set(a.image.tolist()) ^ set(b.image.tolist())
     if only:
         raise InputError(

@@ -116,18 +116,13 @@ def bootstrap(
 
 
 def at_or_above(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """score >= threshold, both as float32, the precision of stored scores: a score stored as 0.35 reaches 0.35."""
+    """Whether score >= threshold, both as float32, the precision of stored scores: one stored as 0.35 reaches 0.35."""
     return np.asarray(scores, dtype=np.float32) >= np.asarray(thresholds, dtype=np.float32)
 
 
 def threshold_values(thresholds: Sequence[float] | None) -> np.ndarray | None:
     """The 14 values (float64) of Thresholds or of a sequence; None stays None. Raises InputError for anything else."""
-    if thresholds is None:
-        return None
-    values = fourteen("thresholds", getattr(thresholds, "values", thresholds))
-    if np.isnan(values).any():
-        raise InputError(f"thresholds: {thresholds!r}; expected {len(FINDINGS)} numbers, one per finding, none NaN")
-    return values
+    return None if thresholds is None else fourteen("thresholds", getattr(thresholds, "values", thresholds), nan=False)
 
 
 def width_bins(scores: np.ndarray, bins: int = ECE_BINS) -> np.ndarray:

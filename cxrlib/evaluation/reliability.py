@@ -30,10 +30,8 @@ def reliability(predictions: Predictions, finding: str, bins: int = 10, confiden
              patients=("patient", "nunique"), positives=("label", "sum"))
         .reset_index(drop=True)
     )  # fmt: skip
-    low, high = _wilson(table["share"].to_numpy(), table["patients"].to_numpy(), confidence)
-    table.insert(2, "low", low)
-    table.insert(3, "high", high)
-    return table
+    table["low"], table["high"] = _wilson(table["share"].to_numpy(), table["patients"].to_numpy(), confidence)
+    return table[["score", "share", "low", "high", "images", "patients", "positives"]]
 
 
 def _wilson(share: np.ndarray, n: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:

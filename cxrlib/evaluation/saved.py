@@ -50,14 +50,15 @@ class SavedPerFinding:
         return [rows[name] for name in FINDINGS]
 
 
-def fourteen(name: str, values: Sequence[float]) -> np.ndarray:
-    """`values` as float64 (14,), None as NaN; InputError for anything else."""
+def fourteen(name: str, values: Sequence[float], nan: bool = True) -> np.ndarray:
+    """`values` as float64 (14,), None as NaN; InputError for anything else, and for NaN unless allowed by `nan`."""
     try:
         numbers = np.array(values, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         numbers = np.empty(0)
-    if numbers.shape != (len(FINDINGS),):
-        raise InputError(f"{name}: {values!r}; expected {len(FINDINGS)} numbers, one per finding")
+    if numbers.shape != (len(FINDINGS),) or (np.isnan(numbers).any() and not nan):
+        allowed = "" if nan else ", none NaN"
+        raise InputError(f"{name}: {values!r}; expected {len(FINDINGS)} numbers, one per finding{allowed}")
     return numbers
 
 

@@ -24,6 +24,8 @@ GRID = (0.05, 0.40, 0.05)  # start, stop, step
 NEVER = float(np.nextafter(np.float32(1), np.float32(2)))  # above every score: never positive
 _NOT_TUNED = "not tuned"
 _FEW_DRAWS = Bootstrap(replicates=200)
+_FIELDS = ("objective", "grid", "confidence")  # of a file
+_KEYS = ("threshold", "low", "high", "note")  # of each finding in a file
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,25 +101,20 @@ class Thresholds(SavedPerFinding):
 
     def to_dict(self) -> dict:
         """Plain types only, for JSON and for a checkpoint; None stands for NaN."""
-        columns = (self.values.tolist(), self.low.tolist(), self.high.tolist(), self.notes)
-        rows = {
-            name: {"threshold": value, "low": None if low != low else low, "high": None if high != high else high,
-                   "note": note}
-            for name, value, low, high, note in zip(FINDINGS, *columns, strict=True)
-        }  # fmt: skip
-        grid = None if self.grid is None else list(self.grid)
-        how = {"objective": self.objective, "grid": grid, "confidence": self.confidence}
-        return {"format": self.FORMAT, **how, "calibration": self.calibration, "findings": rows}
+        low, high = ([None if np.isnan(end) else end for end in ends.tolist()] for ends in (self.low, self.high))
+        columns = zip(self.values.tolist(), low, high, self.notes, strict=True)
+        rows = {name: dict(zip(_KEYS, row, strict=True)) for name, row in zip(FINDINGS, columns, strict=True)}
+        how = {field: getattr(self, field) for field in (*_FIELDS, "calibration")}
+        return {"format": self.FORMAT, **how, "grid": self.grid and list(self.grid), "findings": rows}
 
     @classmethod
     def from_dict(cls, saved: dict) -> "Thresholds":
         """The inverse of `to_dict`. Raises InputError where something is missing or invalid."""
-        keys, fields = ("threshold", "low", "high", "note"), ("objective", "grid", "confidence")
-        rows = cls.entries(saved, fields, keys)
-        values, low, high, notes = ([row[key] for row in rows] for key in keys)
-        how = {field: saved[field] for field in fields}
-        how["calibration"] = saved.get("calibration")  # absent from older files
-        return cls(values, low=low, high=high, notes=notes, **how)
+        rows = cls.entries(saved, _FIELDS, _KEYS)
+        values, low, high, notes = ([row[key] for row in rows] for key in _KEYS)
+        how = {field: saved[field] for field in _FIELDS}
+        calibration = saved.get("calibration")  # absent from older files
+        return cls(values, low=low, high=high, notes=notes, calibration=calibration, **how)
 
 
 def tune_thresholds(
@@ -205,7 +202,7 @@ class _Search:
         self.negatives = patient_sums(place[~positive], patient[~positive], shape)
 
     def __call__(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """weights (patients, r) to the best thresholds (r,), NaN without both classes, and whether each is feasible."""
+        """The best thresholds (r,) for weights (patients, r), NaN without both classes; and which are feasible (r,)."""
         step = self.positives @ weights
         tp, fp = np.cumsum(step, axis=0), np.cumsum(self.negatives @ weights, axis=0)
         positives, negatives = tp[-1], fp[-1]
