@@ -39,7 +39,7 @@ def random_predictions(seed, n=200, patients=60, levels=None, prevalence=0.3):
 
 
 def with_sklearn(labels, scores, threshold, weight=None):
-    """The figures of one finding by scikit-learn; NaN where this project calls them undefined."""
+    """The metrics of one finding by scikit-learn; NaN where this project defines them as undefined."""
     labels, called = labels.astype(int), scores >= np.float32(threshold)
     kept = np.ones(len(labels), dtype=bool) if weight is None else weight > 0
     has_positive, has_negative = labels[kept].any(), not labels[kept].all()
@@ -331,7 +331,7 @@ def test_the_macro_interval_covers():
     assert 0.91 <= np.mean(covered) <= 0.99
 
 
-# --- what is refused, and the parts -----------------------------------------------------------------------------------
+# --- invalid input, and single functions ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("thresholds", [0.5, [0.5] * 13, [np.nan] * 14, ["high"] * 14, [[0.5] * 14] * 2])

@@ -1,4 +1,4 @@
-"""The table as text: every figure where it belongs, what is undefined said, files whole or not at all."""
+"""The table of metrics as text: values in their places, reasons where undefined, files written atomically."""
 
 import os
 
