@@ -10,7 +10,7 @@ from scipy.special import ndtr
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.timing import fastest
-from cxrlib.evaluation.bootstrap import draw_patients, label_table
+from cxrlib.evaluation.bootstrap import Bootstrap, draw_patients, label_table
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import tune_thresholds
@@ -50,7 +50,7 @@ def benchmark() -> dict[str, dict]:
     thresholds = np.full(len(POSITIVES), 0.2)
     whole = fastest(lambda: evaluate(predictions, thresholds, REPLICATES), times=2)
     loop = fastest(lambda: loop_over_scikit_learn(predictions, LOOP_REPLICATES), times=1) * REPLICATES / LOOP_REPLICATES
-    exact = fastest(lambda: tune_thresholds(predictions, grid=None, replicates=0), times=5)
+    exact = fastest(lambda: tune_thresholds(predictions, grid=None, resampling=Bootstrap(0)), times=5)
     size = f"{IMAGES:,} images x {len(POSITIVES)} findings"
     return {
         "bootstrap against scikit-learn": {

@@ -13,6 +13,7 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import read_entries
 from cxrlib.data.sources import find_images
 from cxrlib.data.splits import leakage, split, subset
+from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.calibration import METHODS, Calibrator
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
@@ -36,7 +37,7 @@ def all_of_it(predictions: Predictions):
     """Metrics, thresholds and calibration of the same images, with every warning an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        thresholds = tune_thresholds(predictions, replicates=20)
+        thresholds = tune_thresholds(predictions, resampling=Bootstrap(20))
         table = evaluate(predictions, thresholds, replicates=20)
         calibrated = {method: Calibrator.fit(predictions, method).apply(predictions) for method in METHODS}
     for method, each in calibrated.items():

@@ -1,7 +1,7 @@
-"""How good the scores are, finding by finding, with an interval beside every figure.
+"""Metrics of the scores per finding, each with an interval.
 
-Every figure here is made of sums over images, so that all replicates of the bootstrap come of one product of matrices
-(`resampling`). Comparisons of models and groups: `differences`.
+Every metric here is computed from sums over images, so that all replicates of the bootstrap come from one matrix
+product (`bootstrap`). Comparisons of models and groups: `differences`.
 """
 
 from collections.abc import Sequence
@@ -11,18 +11,9 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError, nearest, some
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.bootstrap import (
-    all_patients,
-    chunks,
-    count_patients,
-    draw_patients,
-    interval,
-    label_table,
-    patient_sums,
-    ratio,
-    with_macro,
-)
+from cxrlib.evaluation.bootstrap import chunks, count_patients, interval, patient_sums, ratio, shared_draws, with_macro
 from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.saved import fourteen
 
 RANKING_METRICS = ("auroc", "ap", "ap_lift", "brier", "ece", "ece_mass")
 THRESHOLD_METRICS = ("f1", "sensitivity", "specificity", "ppv", "npv")
@@ -38,33 +29,33 @@ def evaluate(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> pd.DataFrame:
-    """One row a finding and a last row "macro"; each metric with its patient-bootstrap interval.
+    """One row per finding and a last row "macro"; each metric with its patient-bootstrap interval.
 
     thresholds: 14 values in the order of FINDINGS, or Thresholds; an image is positive where score >= threshold.
     replicates: 0 leaves the intervals NaN.
 
     Columns: positives and patients (images and patients with the finding), n (images), prevalence; for each metric
     `name`, `name_low`, `name_high`:
-      auroc   area under the ROC curve, ties counted half (scikit-learn's roc_auc_score)
+      auroc   area under the ROC curve, ties count half (scikit-learn's roc_auc_score)
       ap      average precision, the step-wise area under the precision-recall curve (average_precision_score)
       ap_lift ap / prevalence: 1 is chance
       brier   mean squared difference of score and label
       ece     expected calibration error over 15 bins of equal width (Guo et al. 2017). Noise raises it above the truth,
-              and replicates as much above the data, so its interval is reflected about the figure; in simulations it
-              covers 88 % (plain percentiles 65 %), and less where the truth is next to 0
-      ece_mass  the same over 15 bins of equally many images (Nixon et al. 2019), which a rare finding needs: nearly all
+              and replicates by as much above the data, so its interval is reflected about the estimate; in simulations
+              it covers 88 % (plain percentiles 65 %), and less where the truth is close to 0
+      ece_mass  the same over 15 bins of equally many images (Nixon et al. 2019), as a rare finding needs: nearly all
               its scores lie in the first bin of equal width. Replicates keep the bins of the data. How much of
-              it is noise: `calibration.ece_floor`
+              it is noise: `reliability.ece_floor`
     and, with thresholds: threshold, f1, sensitivity, specificity, ppv, npv (intervals for that threshold, frozen).
-    `note` says what is undefined and why.
+    `note` states what is undefined and why.
 
-    NaN is undefined: it enters no mean, and the macro row notes over how many findings each mean goes. How patients are
-    drawn: `bootstrap`; how intervals come of it: `interval`.
-    Raises InputError for no image at all or for thresholds that are not 14 numbers.
+    NaN is undefined and enters no mean; the macro row notes how many findings each mean covers. How patients are
+    drawn: `bootstrap`; how intervals are computed: `interval`.
+    Raises InputError for predictions without images or for thresholds that are not 14 numbers.
     """
     if not len(predictions):
         raise InputError("there is no image to evaluate; expected predictions with at least one row")
-    point = figures(predictions, thresholds)
+    point = point_estimates(predictions, thresholds)
     [drawn] = bootstrap(predictions, thresholds=thresholds, replicates=replicates, seed=seed)
     labels = predictions.labels
     positive, scarcest = count_patients(predictions)
@@ -87,11 +78,13 @@ def evaluate(
     return pd.DataFrame(columns, index=ROWS)
 
 
-def figures(predictions: Predictions, thresholds: Sequence[float] | None = None) -> dict[str, np.ndarray]:
-    """The figures without intervals: {metric: (14,) float64}, NaN where undefined. Metrics as in `evaluate`."""
+def point_estimates(
+    predictions: Predictions, thresholds: Sequence[float] | None = None, metrics: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
+    """The `metrics` (default: all) of `evaluate` without intervals: {metric: (14,) float64}, NaN where undefined."""
     patients = np.unique(predictions.patient)
-    figure = _Figures(predictions, patients, thresholds)
-    return {name: value[0] for name, value in figure(np.ones((len(patients), 1))).items()}
+    computed = _Metrics(predictions, patients, thresholds, metrics)(np.ones((len(patients), 1)))
+    return {name: value[0] for name, value in computed.items()}
 
 
 def bootstrap(
@@ -101,47 +94,35 @@ def bootstrap(
     replicates: int = 1000,
     seed: int = 0,
 ) -> list[dict[str, np.ndarray]]:
-    """The figures in `replicates` draws of patients: for each of `predictions`, {metric: (replicates, 14) float64}.
+    """The metrics in `replicates` draws of patients: for each of `predictions`, {metric: (replicates, 14) float64}.
 
-    As many whole patients as there are are drawn with replacement, so that the images of one stay together (Field &
-    Welsh 2007). A draw that leaves a finding without a positive or without a negative image is drawn again, up to 20
-    times; where that fails, the figure is NaN in this replicate. (Drawing within strata of the findings would make as
-    sure, but holds the number of positives fixed, and with it much of what makes F1, PPV and AP uncertain.)
+    Each draw takes as many whole patients as the data hold, with replacement, so that the images of a patient stay
+    together (Field & Welsh 2007). A draw that leaves a finding without a positive or without a negative image is
+    repeated, up to 20 times; where that fails, the metric is NaN in this replicate. (Drawing within strata of the
+    findings would ensure the same, but fixes the number of positives, and so hides much of the uncertainty of F1, PPV
+    and AP.)
 
     Several predictions share the draws: two models on the same images, or two groups of images (women and men, AP and
     PA). Differences between them are then paired.
 
-    thresholds: 14 values (or Thresholds) for all, or a list of such, one for each of `predictions`.
+    thresholds: 14 values (or Thresholds) for all, or a list with one such item for each of `predictions`.
     metrics: only these (default: all that the thresholds allow).
     """
-    patients = all_patients(predictions)
+    patients, times = shared_draws(predictions, replicates, seed)
     thresholds = one_each(thresholds, len(predictions))
-    of = [_Figures(one, patients, values, metrics) for one, values in zip(predictions, thresholds, strict=True)]
-    tables = [label_table(patients, one) for one in predictions]
-    times = draw_patients(np.hstack(tables), replicates, seed)
-    drawn = [[] for _ in of]
-    for weights in chunks(times, max(figure.rows for figure in of)):
-        for results, figure in zip(drawn, of, strict=True):
-            results.append(figure(weights))
-    return [{name: np.concatenate([part[name] for part in results]) for name in results[0]} for results in drawn]
+    each = [_Metrics(one, patients, values, metrics) for one, values in zip(predictions, thresholds, strict=True)]
+    drawn = [[one(weights) for one in each] for weights in chunks(times, max(one.rows for one in each))]
+    return [{name: np.concatenate([chunk[name] for chunk in of]) for name in of[0]} for of in zip(*drawn, strict=True)]
 
 
 def at_or_above(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Where score >= threshold, both as float32, the precision of stored scores: one stored as 0.35 reaches 0.35."""
+    """Whether score >= threshold, both as float32, the precision of stored scores: one stored as 0.35 reaches 0.35."""
     return np.asarray(scores, dtype=np.float32) >= np.asarray(thresholds, dtype=np.float32)
 
 
 def threshold_values(thresholds: Sequence[float] | None) -> np.ndarray | None:
     """The 14 values (float64) of Thresholds or of a sequence; None stays None. Raises InputError for anything else."""
-    if thresholds is None:
-        return None
-    try:
-        values = np.asarray(getattr(thresholds, "values", thresholds), dtype=np.float64)
-    except (TypeError, ValueError):
-        values = np.empty(0)
-    if values.shape != (len(FINDINGS),) or np.isnan(values).any():
-        raise InputError(f"thresholds are {thresholds!r}; expected {len(FINDINGS)} numbers, one a finding, none NaN")
-    return values
+    return None if thresholds is None else fourteen("thresholds", getattr(thresholds, "values", thresholds), nan=False)
 
 
 def width_bins(scores: np.ndarray, bins: int = ECE_BINS) -> np.ndarray:
@@ -154,18 +135,19 @@ def mass_bins(scores: np.ndarray, bins: int = ECE_BINS) -> np.ndarray:
     return np.searchsorted(np.sort(scores), scores) * bins // max(len(scores), 1)
 
 
-class _Figures:
-    """All figures of one set of predictions, as a function of how often each patient counts."""
+class _Metrics:
+    """All metrics of one set of predictions, as a function of how often each patient counts."""
 
     def __init__(self, predictions, patients, thresholds=None, metrics=None):
         check_calibration(predictions, thresholds)
         thresholds = threshold_values(thresholds)
-        self.metrics = [known_metric(name, thresholds) for name in metrics or _possible(thresholds)]
+        possible = RANKING_METRICS if thresholds is None else RANKING_METRICS + THRESHOLD_METRICS
+        self.metrics = possible if metrics is None else [_known(name, possible) for name in metrics]
         patient = np.searchsorted(patients, predictions.patient)
-        cut = [None] * len(FINDINGS) if thresholds is None else thresholds
+        thresholds = [None] * len(FINDINGS) if thresholds is None else thresholds
         self.findings = [
-            _Finding(predictions.scores[:, j], predictions.labels[:, j] == 1, patient, len(patients), cut[j])
-            for j in range(len(FINDINGS))
+            _Finding(scores, labels == 1, patient, len(patients), threshold)
+            for scores, labels, threshold in zip(predictions.scores.T, predictions.labels.T, thresholds, strict=True)
         ]
         self.rows = max(finding.negatives.shape[0] for finding in self.findings)
 
@@ -176,11 +158,11 @@ class _Figures:
 
 
 class _Finding:
-    """The sums a patient that the figures of one finding need.
+    """The sums per patient from which the metrics of one finding are computed.
 
-    Only the scores of positives matter as steps: between two of them neither curve turns. Every negative lies on a
-    step (tied with positives) or between two steps. Counted from the highest score: 0 above all steps, 1 on the
-    first, 2 below it, 3 on the second, ...
+    The steps of both curves are the scores of positives. Every negative lies on a step (tied with positives) or between
+    two steps. Places are counted from the highest score: 0 above all steps, 1 on the first, 2 below it, 3 on the
+    second, ...
     """
 
     def __init__(self, scores, positive, patient, patients, threshold):
@@ -200,7 +182,7 @@ class _Finding:
             self.cells = patient_sums(cell, patient, (4, patients))
 
     def __call__(self, weights: np.ndarray, metrics: Sequence[str]) -> dict[str, np.ndarray]:
-        figures = {}
+        values = {}
         positives = self.positives @ weights
         negatives = np.cumsum(self.negatives @ weights, axis=0)  # at or above each place
         total_positive, total_negative = positives.sum(axis=0), negatives[-1]
@@ -208,22 +190,21 @@ class _Finding:
         if not {"auroc", "ap", "ap_lift"}.isdisjoint(metrics):
             higher, at_least = negatives[0:-1:2], negatives[1::2]  # negatives above each step; above or on it
             beaten = total_negative - (higher + at_least) / 2  # a tie is half a win
-            figures["auroc"] = ratio((positives * beaten).sum(axis=0), total_positive * total_negative)
+            values["auroc"] = ratio((positives * beaten).sum(axis=0), total_positive * total_negative)
             found = np.cumsum(positives, axis=0)
             precision = found / np.maximum(found + at_least, 1)  # 0 / 0 only where the step holds no positive
-            figures["ap"] = ratio((positives * precision).sum(axis=0), total_positive)
-            figures["ap_lift"] = ratio(figures["ap"] * total, total_positive)
-        figures["brier"] = ratio((self.squared @ weights)[0], total)
-        figures["ece"] = ratio(np.abs(self.bins @ weights).sum(axis=0), total)
-        figures["ece_mass"] = ratio(np.abs(self.mass_bins @ weights).sum(axis=0), total)
+            values["ap"] = ratio((positives * precision).sum(axis=0), total_positive)
+            values["ap_lift"] = ratio(values["ap"] * total, total_positive)
+        values["brier"] = ratio((self.squared @ weights)[0], total)
+        values["ece"] = ratio(np.abs(self.bins @ weights).sum(axis=0), total)
+        values["ece_mass"] = ratio(np.abs(self.mass_bins @ weights).sum(axis=0), total)
         if self.cells is not None:
-            figures |= _threshold_figures(*(self.cells @ weights))
-        return figures
+            values |= _threshold_metrics(*(self.cells @ weights))
+        return values
 
 
-def _threshold_figures(tn, fp, fn, tp) -> dict[str, np.ndarray]:
-    """What a threshold costs, from the counts (r,). Without a positive f1 and ppv are undefined, not 0; so is npv
-    without a negative."""
+def _threshold_metrics(tn, fp, fn, tp) -> dict[str, np.ndarray]:
+    """THRESHOLD_METRICS from counts (r,). Without positives f1 and ppv are undefined, not 0; npv without negatives."""
     positive, negative = tp + fn, tn + fp
     return {
         "f1": ratio(2 * tp, (positive > 0) * (2 * tp + fp + fn)),
@@ -234,22 +215,18 @@ def _threshold_figures(tn, fp, fn, tp) -> dict[str, np.ndarray]:
     }
 
 
-def _possible(thresholds) -> tuple[str, ...]:
-    return RANKING_METRICS if thresholds is None else RANKING_METRICS + THRESHOLD_METRICS
-
-
-def known_metric(metric: str, thresholds) -> str:
-    """`metric`, or InputError where it is none or needs thresholds that are not given."""
-    if metric in _possible(thresholds):
-        return metric
-    if metric in THRESHOLD_METRICS:
-        raise InputError(f"{metric} needs thresholds and there are none; give 14 values or Thresholds")
-    everything = RANKING_METRICS + THRESHOLD_METRICS
-    raise InputError(f"{metric!r} is not a metric{nearest(metric, everything)}; expected one of {some(everything, 10)}")
+def _known(metric: str, possible: Sequence[str]) -> str:
+    """`metric`, or InputError where it does not exist or needs thresholds that are not given."""
+    if metric not in possible and metric in THRESHOLD_METRICS:
+        raise InputError(f"{metric} needs thresholds; expected 14 values or Thresholds")
+    if metric not in possible:
+        every = RANKING_METRICS + THRESHOLD_METRICS
+        raise InputError(f"{metric!r} is not a metric{nearest(metric, every)}; expected one of {some(every, 10)}")
+    return metric
 
 
 def check_calibration(predictions: Predictions, thresholds) -> None:
-    """InputError where thresholds meet other scores than those they were tuned on."""
+    """Raise InputError where thresholds were tuned on scores of another calibration."""
     tuned_on = getattr(thresholds, "calibration", None)
     if tuned_on not in (None, predictions.calibration):
         raise InputError(
@@ -259,14 +236,14 @@ def check_calibration(predictions: Predictions, thresholds) -> None:
 
 
 def one_each(thresholds, count: int) -> list:
-    """Thresholds for each of `count` predictions: the same for all, or one of a list each."""
+    """Thresholds for each of `count` predictions: the same for all, or those of a list."""
     if isinstance(thresholds, list | tuple) and len(thresholds) == count and not np.isscalar(thresholds[0]):
         return list(thresholds)
     return [thresholds] * count
 
 
 def _notes(labels: np.ndarray, patients: np.ndarray, point: dict, drawn: dict) -> list[str]:
-    """Why a figure is undefined, finding by finding; for the macro row, over how many findings each mean goes."""
+    """Why a metric is undefined, per finding; for the macro row, how many findings each mean covers."""
     notes = []
     for j, positives in enumerate(labels.sum(axis=0)):
         undefined = [name for name, value in point.items() if np.isnan(value[j])]
@@ -280,7 +257,7 @@ def _notes(labels: np.ndarray, patients: np.ndarray, point: dict, drawn: dict) -
         if skipped:
             reasons.append(f"undefined in {skipped} replicates, which the intervals leave out")
         notes.append("; ".join(reasons))
-    over = {}  # number of findings -> the metrics whose mean goes over so many
+    over = {}  # number of findings -> the metrics whose mean covers that many
     for name, value in point.items():
         over.setdefault((~np.isnan(value)).sum(), []).append(name)
     which = [f" ({', '.join(names)})" if len(over) > 1 else "" for names in over.values()]

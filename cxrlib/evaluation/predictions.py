@@ -1,4 +1,4 @@
-"""What a model said about each image, beside what is true: scores, labels, images and patients, saved as one file."""
+"""Predictions of a model with the labels, images and patients they belong to, saved as one file."""
 
 import struct
 import tokenize
@@ -13,24 +13,23 @@ from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import written_whole
 from cxrlib.data.findings import FINDINGS
 
-_UNREADABLE = (  # what zipfile and numpy raise for a file that is no whole .npz, or says to be larger than memory
+_UNREADABLE = (  # what zipfile and numpy raise for a file that is not a complete .npz, or claims to exceed memory
     OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError, RuntimeError, SyntaxError,
     MemoryError, OverflowError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 _ARRAYS = ("scores", "labels", "image", "patient")
-_HOW = "save predictions with Predictions.save"
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Scores beside labels, one row an image, one column a finding in the order of FINDINGS.
+    """Scores and labels, one row per image, one column per finding in the order of FINDINGS.
 
     scores: (n, 14) float32 in [0, 1], after the sigmoid; no NaN.
     labels: (n, 14) uint8, 1 where the finding is labelled, 0 where it is not; no third value.
-    image: (n,) str, each name once. patient: (n,) int64 or str; images of one patient share it.
-    calibration: "none" for scores as the model gives them, else what they went through, such as "platt"; thresholds
-    remember on which they were tuned, and are refused on others.
-    Lists, DataFrames and other dtypes are converted. Raises InputError for what does not fit.
+    image: (n,) str, unique. patient: (n,) int64 or str; images of one patient share it.
+    calibration: "none" for the scores of the model, else the method applied to them, such as "platt"; thresholds record
+    the calibration they were tuned on, and are refused on others.
+    Lists, DataFrames and other dtypes are converted. Raises InputError for invalid values.
     """
 
     scores: np.ndarray
@@ -42,18 +41,22 @@ class Predictions:
     def __post_init__(self) -> None:
         scores, labels = _numbers("scores", self.scores), _numbers("labels", self.labels)
         image, patient = np.asarray(self.image).astype(str), _whole_or_text(np.asarray(self.patient))
-        _check_shapes(scores, labels, image, patient)
+        n = len(image) if image.ndim == 1 else -1
+        if not scores.shape == labels.shape == (n, len(FINDINGS)) or patient.shape != (n,):
+            raise InputError(
+                f"predictions have scores {scores.shape}, labels {labels.shape}, image {image.shape} and patient "
+                f"{patient.shape}; expected (n, {len(FINDINGS)}) twice and (n,) twice, with the same n"
+            )
         scores = scores.astype(np.float32)
-        _refuse(np.isnan(scores), scores, "scores that are NaN", "numbers in [0, 1]; look for a diverged training")
-        _refuse(
-            (scores < 0) | (scores > 1), scores, "scores outside [0, 1]", "probabilities; apply a sigmoid to logits"
-        )
-        _refuse((labels != 0) & (labels != 1), labels, "labels other than 0 and 1", "1 for labelled and 0 for not")
+        outside, others = (scores < 0) | (scores > 1), (labels != 0) & (labels != 1)
+        _refuse(np.isnan(scores), scores, "scores that are NaN", "numbers in [0, 1]; check whether training diverged")
+        _refuse(outside, scores, "scores outside [0, 1]", "probabilities; apply a sigmoid to logits")
+        _refuse(others, labels, "labels other than 0 and 1", "1 for labelled and 0 for not")
         names, times = np.unique(image, return_counts=True)
         if len(names) < len(image):
             raise InputError(
-                f"predictions name {some(names[times > 1])} more than once; expected one row an image: "
-                "drop the repeats, which several processes leave when they pad their last batch"
+                f"predictions contain {some(names[times > 1])} more than once; expected one row per image: "
+                "drop the duplicates, which several processes produce when they pad their last batch"
             )
         values = {"scores": scores, "labels": labels.astype(np.uint8), "image": image, "patient": patient}
         for name, value in values.items():
@@ -65,20 +68,14 @@ class Predictions:
     def take(self, rows: np.ndarray) -> "Predictions":
         """The rows of a boolean mask (n,) or of an array of positions, in that order."""
         rows = np.asarray(rows)
-        if rows.dtype == bool and rows.shape != (len(self),):
-            raise InputError(
-                f"a mask of shape {rows.shape} cannot choose among {len(self)} images; expected one value an image"
-            )
         rows = rows if rows.size or rows.dtype == bool else rows.astype(np.int64)  # np.asarray([]) is float
-        if rows.dtype != bool and rows.size and not -len(self) <= rows.min() <= rows.max() < len(self):
-            raise InputError(f"there is no row {rows.max()} (or {rows.min()}) among {len(self)} images")
-        return replace(self, **{name: getattr(self, name)[rows] for name in _ARRAYS})
+        try:
+            return replace(self, **{name: getattr(self, name)[rows] for name in _ARRAYS})
+        except IndexError as error:
+            raise InputError(f"these rows cannot be selected from {len(self)} images: {error}") from None
 
     def save(self, path: str | Path) -> Path:
-        """Write an ``.npz`` without pickles; a reader sees the old file or the whole new one, never a part.
-
-        Returns the path. The findings are stored too, so that `load` notices another order.
-        """
+        """Write an ``.npz`` without pickles, atomically, and return the path. The findings are stored too."""
         path = Path(path)
         with written_whole(path) as beside, beside.open("wb") as file:
             arrays = {name: getattr(self, name) for name in _ARRAYS}
@@ -92,15 +89,14 @@ class Predictions:
         if not path.is_file():
             raise InputError(f"{path} is not a file; expected predictions (.npz): run the evaluation that writes them")
         try:
-            with np.load(path, allow_pickle=False) as file:  # pickles can run code, so none are read
-                missing = [name for name in (*_ARRAYS, "findings") if name not in file.files]
-                arrays = {} if missing else {name: file[name] for name in (*_ARRAYS, "findings")}
+            with np.load(path, allow_pickle=False) as file:  # pickles can run code
+                arrays = {name: file[name] for name in (*_ARRAYS, "findings")}
                 calibration = str(file["calibration"]) if "calibration" in file.files else "none"
         except _UNREADABLE as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise InputError(f"{path} cannot be read as predictions ({reason}); {_HOW}") from None
-        if missing:
-            raise InputError(f"{path} holds no {some(missing)}, so it is not a file of predictions; {_HOW}")
+            raise InputError(
+                f"{path} cannot be read as predictions ({reason}); save predictions with Predictions.save"
+            ) from None
         findings = arrays.pop("findings").tolist()
         if findings != list(FINDINGS):
             raise InputError(
@@ -113,7 +109,7 @@ class Predictions:
 
 
 def _numbers(name: str, values: np.ndarray) -> np.ndarray:
-    """`values` as an array of numbers or of booleans."""
+    """`values` as an array of numbers or booleans."""
     try:
         values = np.asarray(values)
         return values if values.dtype.kind in "fiub" else values.astype(np.float64)
@@ -128,18 +124,9 @@ def _whole_or_text(patient: np.ndarray) -> np.ndarray:
     return patient.astype(np.int64 if patient.dtype.kind in "iu" else str)
 
 
-def _check_shapes(scores: np.ndarray, labels: np.ndarray, image: np.ndarray, patient: np.ndarray) -> None:
-    n = len(image) if image.ndim == 1 else -1
-    if scores.shape != (n, len(FINDINGS)) or labels.shape != scores.shape or patient.shape != (n,):
-        raise InputError(
-            f"predictions have scores {scores.shape}, labels {labels.shape}, image {image.shape} and patient "
-            f"{patient.shape}; expected (n, {len(FINDINGS)}) twice and (n,) twice, with the same n"
-        )
-
-
 def _refuse(bad: np.ndarray, values: np.ndarray, what: str, expected: str) -> None:
-    """Raise InputError that names the first of the `bad` places."""
+    """Raise an InputError that gives the first of the `bad` positions, if any."""
     if bad.any():
         row, column = np.argwhere(bad)[0]
         where = f"first {values[row, column]:g} for {FINDINGS[column]} in row {row}, counted from 0"
-        raise InputError(f"predictions hold {bad.sum()} {what} ({where}); expected {expected}")
+        raise InputError(f"predictions contain {bad.sum()} {what} ({where}); expected {expected}")

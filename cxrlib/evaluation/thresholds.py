@@ -1,45 +1,48 @@
-"""The score from which on a finding is called, one threshold a finding: chosen on validation, frozen, read on test.
+"""One decision threshold per finding: chosen on validation, frozen, applied to test.
 
 An image is positive where score >= threshold. Every objective here rises with the true positives and falls with the
-false positives. Between the scores of two positive images only false positives come in, so the best of all thresholds
-is the score of a positive image (or none is called at all), and only these need to be looked at.
+false positives. Between the scores of two positive images only false positives are added, so the best of all thresholds
+is the score of a positive image (or above all scores), and only these need to be searched.
 """
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from cxrlib.core.errors import InputError, some
-from cxrlib.core.paths import write_json
+from cxrlib.core.errors import InputError, nearest
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.bootstrap import chunks, count_patients, draw_patients, interval, label_table, patient_sums
-from cxrlib.evaluation.differences import difference_table
+from cxrlib.evaluation.bootstrap import Bootstrap, chunks, count_patients, interval, patient_sums, shared_draws
+from cxrlib.evaluation.differences import group_difference
 from cxrlib.evaluation.metrics import at_or_above, check_calibration
-from cxrlib.evaluation.objectives import parse_objective
 from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.saved import SavedPerFinding, fourteen, too_few
 
 GRID = (0.05, 0.40, 0.05)  # start, stop, step
 NEVER = float(np.nextafter(np.float32(1), np.float32(2)))  # above every score: never positive
 _NOT_TUNED = "not tuned"
-_FORMAT = "cxrlib thresholds 1"
+_FEW_DRAWS = Bootstrap(replicates=200)
+_FIELDS = ("objective", "grid", "confidence")  # of a file
+_KEYS = ("threshold", "low", "high", "note")  # of each finding in a file
 
 
 @dataclass(frozen=True, eq=False)
-class Thresholds:
-    """One threshold a finding, in the order of FINDINGS, and how it came about.
+class Thresholds(SavedPerFinding):
+    """One threshold per finding, in the order of FINDINGS, and how it was chosen.
 
-    values: (14,) float64 in [0, 1], or just above 1 (NEVER) where a finding is best never called.
-    objective: what was maximized, as `tune_thresholds` takes it, or words such as "by hand".
-    grid: (start, stop, step), or None where all score values were candidates.
+    values: (14,) float64 in [0, 1], or just above 1 (NEVER) where no image should be predicted positive.
+    objective: what was maximized, as `tune_thresholds` takes it, or a description such as "by hand".
+    grid: (start, stop, step), or None where all scores were candidates.
     low, high: (14,) ends of the bootstrap interval of the threshold itself, NaN where there is none.
     notes: 14 texts; empty where the threshold was tuned, else why it was not, or what could not be reached.
-    calibration: of the scores that they were tuned on, as in Predictions; None, such as by hand, fits any scores.
-    Raises InputError for what does not fit.
+    calibration: of the scores used for tuning, as in Predictions; None (such as by hand) accepts any scores.
+    Raises InputError for invalid values.
     """
+
+    FORMAT = "cxrlib thresholds 1"
+    EXPECTED = "thresholds (JSON): tune them on validation first"
 
     values: np.ndarray
     objective: str = "by hand"
@@ -47,37 +50,37 @@ class Thresholds:
     low: np.ndarray | None = None
     high: np.ndarray | None = None
     confidence: float = 0.95
-    notes: tuple[str, ...] = field(default=("",) * len(FINDINGS))
+    notes: tuple[str, ...] = ("",) * len(FINDINGS)
     calibration: str | None = None
 
     def __post_init__(self) -> None:
-        missing = np.full(len(FINDINGS), np.nan)
         for name in ("values", "low", "high"):
             value = getattr(self, name)
-            object.__setattr__(self, name, _fourteen(name, missing if value is None else value))
-        if np.isnan(self.values).any() or (self.values < 0).any() or (self.values > NEVER).any():
+            value = [np.nan] * len(FINDINGS) if value is None else value
+            object.__setattr__(self, name, fourteen(f"{name} of thresholds", value))
+        if not ((self.values >= 0) & (self.values <= NEVER)).all():
             raise InputError(f"thresholds are {self.values.tolist()}; expected numbers in [0, 1]")
         if self.grid is not None:
-            grid_values(self.grid)  # refuses what is no grid
+            grid_values(self.grid)  # raises InputError for an invalid grid
             object.__setattr__(self, "grid", tuple(float(value) for value in self.grid))
         if not isinstance(self.confidence, float) or not 0 < self.confidence < 1:
             raise InputError(f"confidence of thresholds is {self.confidence!r}; expected a number between 0 and 1")
         object.__setattr__(self, "notes", tuple(map(str, self.notes)))
         if len(self.notes) != len(FINDINGS):
-            raise InputError(f"thresholds come with {len(self.notes)} notes; expected {len(FINDINGS)}, one a finding")
+            raise InputError(f"thresholds have {len(self.notes)} notes; expected {len(FINDINGS)}, one per finding")
         if not isinstance(self.calibration, str | None):
             raise InputError(
-                f"calibration of thresholds is {self.calibration!r}; expected a text such as 'platt', or None"
+                f"calibration of thresholds is {self.calibration!r}; expected text such as 'platt', or None"
             )
 
     @property
     def tuned(self) -> np.ndarray:
-        """(14,) bool: False where a finding had too few images to tune on and keeps a default."""
+        """(14,) bool: False where a finding had too few images for tuning and keeps a default."""
         return np.array([not note.startswith(_NOT_TUNED) for note in self.notes])
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The fourteen as a reader wants them: "0.35", "0.0042" where two decimals say nothing, "never" above 1."""
+        """The values for display: "0.35", "0.0042" where two decimals are too few, "never" above 1."""
         return tuple(
             "never" if value > 1 else f"{value:.2f}" if value >= 0.1 or value == round(value, 2) else f"{value:.2g}"
             for value in self.values
@@ -86,63 +89,32 @@ class Thresholds:
     def apply(self, scores: np.ndarray | Predictions) -> np.ndarray:
         """(n, 14) scores to (n, 14) uint8: 1 where score >= threshold, both as float32.
 
-        Given Predictions, it raises InputError where their scores are of another calibration than these thresholds.
+        Raises InputError for Predictions whose calibration differs from that of these thresholds.
         """
         if isinstance(scores, Predictions):
             check_calibration(scores, self)
             scores = scores.scores
-        if np.ndim(scores) != 2 or np.shape(scores)[1] != len(FINDINGS):
-            raise InputError(
-                f"scores of shape {np.shape(scores)} do not fit the thresholds; expected (n, {len(FINDINGS)})"
-            )
+        shape = np.shape(scores)
+        if len(shape) != 2 or shape[1] != len(FINDINGS):
+            raise InputError(f"scores of shape {shape} do not fit the thresholds; expected (n, {len(FINDINGS)})")
         return at_or_above(scores, self.values).astype(np.uint8)
 
     def to_dict(self) -> dict:
         """Plain types only, for JSON and for a checkpoint; None stands for NaN."""
-        rows = {
-            name: {"threshold": value, "low": _or_none(low), "high": _or_none(high), "note": note}
-            for name, value, low, high, note in zip(
-                FINDINGS, self.values.tolist(), self.low.tolist(), self.high.tolist(), self.notes, strict=True
-            )
-        }
-        grid = None if self.grid is None else list(self.grid)
-        how = {"objective": self.objective, "grid": grid, "confidence": self.confidence}
-        how["calibration"] = self.calibration
-        return {"format": _FORMAT, **how, "findings": rows}
+        low, high = ([None if np.isnan(end) else end for end in ends.tolist()] for ends in (self.low, self.high))
+        columns = zip(self.values.tolist(), low, high, self.notes, strict=True)
+        rows = {name: dict(zip(_KEYS, row, strict=True)) for name, row in zip(FINDINGS, columns, strict=True)}
+        how = {field: getattr(self, field) for field in (*_FIELDS, "calibration")}
+        return {"format": self.FORMAT, **how, "grid": self.grid and list(self.grid), "findings": rows}
 
     @classmethod
     def from_dict(cls, saved: dict) -> "Thresholds":
-        """What `to_dict` gave. Raises InputError where something is missing or does not fit."""
-        if not isinstance(saved, dict) or saved.get("format") != _FORMAT:
-            raise InputError(f"these are not thresholds; expected what Thresholds.save wrote, with format {_FORMAT!r}")
-        rows = saved.get("findings")
-        if not isinstance(rows, dict) or set(rows) != set(FINDINGS):
-            named = some(rows, 14) if isinstance(rows, dict) else rows
-            raise InputError(f"thresholds name the findings {named}; expected {some(FINDINGS, 14)}")
-        try:
-            columns = {
-                name: [rows[finding][name] for finding in FINDINGS] for name in ("threshold", "low", "high", "note")
-            }
-            how = {name: saved[name] for name in ("objective", "grid", "confidence")}
-            how["calibration"] = saved.get("calibration")  # files from before there was one
-        except (KeyError, TypeError) as error:
-            raise InputError(f"thresholds lack {error}; save them again with Thresholds.save") from None
-        return cls(columns["threshold"], low=columns["low"], high=columns["high"], notes=columns["note"], **how)
-
-    def save(self, path: str | Path) -> Path:
-        """Write JSON: the old file or the whole new one, never a part. Returns the path."""
-        return write_json(path, self.to_dict())
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Thresholds":
-        """Read what `save` wrote. Raises InputError for a missing, broken or foreign file."""
-        path = Path(path)
-        if not path.is_file():
-            raise InputError(f"{path} is not a file; expected thresholds (JSON): tune them on validation first")
-        try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:  # InputError and JSONDecodeError are ValueErrors
-            raise InputError(f"{path}: {error}") from None
+        """The inverse of `to_dict`. Raises InputError where something is missing or invalid."""
+        rows = cls.entries(saved, _FIELDS, _KEYS)
+        values, low, high, notes = ([row[key] for row in rows] for key in _KEYS)
+        how = {field: saved[field] for field in _FIELDS}
+        calibration = saved.get("calibration")  # absent from older files
+        return cls(values, low=low, high=high, notes=notes, calibration=calibration, **how)
 
 
 def tune_thresholds(
@@ -151,40 +123,37 @@ def tune_thresholds(
     objective: str = "f1",
     min_positives: int = 5,
     default: float = 0.5,
-    replicates: int = 200,
-    seed: int = 0,
-    confidence: float = 0.95,
+    resampling: Bootstrap = _FEW_DRAWS,
 ) -> Thresholds:
     """For each finding the threshold that is best on `val`, and its bootstrap interval over patients.
 
-    grid: (start, stop, step), both ends included; None looks at all score values (the exact optimum).
+    grid: (start, stop, step), both ends included; None searches all scores (the exact optimum).
     objective: what is maximized:
       "f1", or "f2", "f0.5", ...: F-beta (van Rijsbergen 1979)
       "youden": sensitivity + specificity - 1 (Youden 1950)
       "sensitivity>=0.9": the specificity, among the thresholds with that sensitivity; "specificity>=0.9" likewise
-      "cost=10": minus the expected cost where a miss costs as much as ten false alarms
-    Of equally good thresholds the lowest is taken, which misses the fewest.
+      "cost=10": minus the expected cost where a false negative costs as much as ten false positives
+    Of equally good thresholds the lowest is chosen, which has the fewest false negatives.
     min_positives: a finding with fewer positive images (or negative ones) is not tuned: it keeps `default`, and its
-    note says so. replicates: 0 leaves the interval NaN.
+    note gives the reason. resampling: 200 replicates unless given; with 0 the intervals are NaN.
     """
     value_of = parse_objective(objective)
-    patients, patient = np.unique(val.patient, return_inverse=True)
-    scarcest = count_patients(val)[1]
-    drawn = draw_patients(label_table(patients, val), replicates, seed)
+    patients, drawn = shared_draws([val], resampling.replicates, resampling.seed)
+    patient, scarcest = np.searchsorted(patients, val.patient), count_patients(val)[1]
     times = np.vstack([np.ones((1, len(patients)), drawn.dtype), drawn])  # the data itself, then the replicates
     values, ends, notes = np.full(len(FINDINGS), float(default)), np.full((2, len(FINDINGS)), np.nan), []
-    for j in range(len(FINDINGS)):
-        positive = val.labels[:, j] == 1
-        if min(positive.sum(), (~positive).sum()) < min_positives:
-            notes.append(_too_few(positive, min_positives, default))
+    for k in range(len(FINDINGS)):
+        positive = val.labels[:, k] == 1
+        if few := too_few(positive, min_positives):
+            notes.append(f"{_NOT_TUNED}: {few}; {default} is kept")
             continue
-        search = _Search(val.scores[:, j], positive, patient, len(patients), grid, value_of)
-        found = [search(weights) for weights in chunks(times, len(search.cuts))]
-        best, reached = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        values[j] = best[0]
-        ends[:, j] = interval(best[1:, None], best[:1], scarcest[j : j + 1], confidence)[:, 0]
+        search = _Search(val.scores[:, k], positive, patient, len(patients), grid, value_of)
+        found = [search(weights) for weights in chunks(times, len(search.candidates))]
+        best, reached = (np.concatenate(column) for column in zip(*found, strict=True))
+        values[k] = best[0]
+        ends[:, k] = interval(best[1:, None], best[:1], scarcest[k : k + 1], resampling.confidence)[:, 0]
         notes.append("" if reached[0] else f"no threshold of the grid reaches {objective}; the nearest is kept")
-    return Thresholds(values, objective, grid, *ends, confidence, tuple(notes), val.calibration)
+    return Thresholds(values, objective, grid, *ends, resampling.confidence, tuple(notes), val.calibration)
 
 
 def grid_values(grid: tuple[float, float, float]) -> np.ndarray:
@@ -202,27 +171,20 @@ def grid_values(grid: tuple[float, float, float]) -> np.ndarray:
 def optimism(
     val: Predictions, test: Predictions, metric: str = "f1", replicates: int = 1000, seed: int = 0, **how
 ) -> pd.DataFrame:
-    """How much better thresholds look when they are tuned on the very images that are reported.
+    """How much better thresholds look when they are tuned on the same images on which they are evaluated.
 
-    Returns one row a finding and "macro": own (metric on test, thresholds tuned on test), frozen (tuned on val),
+    Returns one row per finding and "macro": own (metric on test, thresholds tuned on test), frozen (tuned on val),
     optimism (own - frozen) with low and high for these two sets of thresholds, and the thresholds themselves.
-    **how: grid, objective, min_positives, default of `tune_thresholds`. NaN where there is nothing to tune or measure.
+    **how: grid, objective, min_positives, default of `tune_thresholds`. NaN where tuning or the metric is undefined.
     """
-    own = tune_thresholds(test, replicates=0, **how)
-    frozen = tune_thresholds(val, replicates=0, **how)
+    own, frozen = (tune_thresholds(one, resampling=Bootstrap(replicates=0), **how) for one in (test, val))
     tuned = own.tuned & frozen.tuned
-    table = difference_table(test, test, metric, (own, frozen), replicates, seed, include=tuned)
+    table = group_difference(test, test, metric, (own, frozen), Bootstrap(replicates, seed), include=tuned)
     table = table.rename(columns={"a": "own", "b": "frozen", "difference": "optimism"}).drop(columns=["p", "p_holm"])
     table.insert(0, "own_threshold", np.append(own.values, np.nan))
     table.insert(1, "frozen_threshold", np.append(frozen.values, np.nan))
     table.loc[[*~tuned, False], "note"] = "not tuned on both: too few images"
     return table
-
-
-def _too_few(positive: np.ndarray, least: int, default: float) -> str:
-    counts = {"positive": positive.sum(), "negative": (~positive).sum()}
-    kind = min(counts, key=counts.get)
-    return f"{_NOT_TUNED}: {counts[kind]} {kind} of {len(positive)} images, fewer than {least}; {default} is kept"
 
 
 class _Search:
@@ -231,40 +193,75 @@ class _Search:
     def __init__(self, scores, positive, patient, patients, grid, value_of: Callable):
         self.value_of = value_of
         self.exact = grid is None
-        if self.exact:
-            self.cuts = np.append(np.unique(scores[positive]).astype(np.float64), NEVER)
-        else:
-            self.cuts = grid_values(grid)
-        # counted from the top: 0 at or above the highest cut, ..., len(cuts) below the lowest
-        place = len(self.cuts) - np.searchsorted(self.cuts.astype(np.float32), scores, side="right")
-        shape = (len(self.cuts) + 1, patients)
+        exact = np.append(np.unique(scores[positive]).astype(np.float64), NEVER)
+        self.candidates = exact if self.exact else grid_values(grid)
+        # counted from the top: 0 at or above the highest candidate, ..., len(candidates) below the lowest
+        place = len(self.candidates) - np.searchsorted(self.candidates.astype(np.float32), scores, side="right")
+        shape = (len(self.candidates) + 1, patients)
         self.positives = patient_sums(place[positive], patient[positive], shape)
         self.negatives = patient_sums(place[~positive], patient[~positive], shape)
 
     def __call__(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """weights (patients, r) to the best thresholds (r,), NaN without both classes, and whether each is feasible."""
+        """The best thresholds (r,) for weights (patients, r), NaN without both classes; and which are feasible (r,)."""
         step = self.positives @ weights
         tp, fp = np.cumsum(step, axis=0), np.cumsum(self.negatives @ weights, axis=0)
         positives, negatives = tp[-1], fp[-1]
         value, reached = self.value_of(tp[:-1], fp[:-1], positives, negatives)
-        if self.exact:  # a positive image that was not drawn is no candidate; the first cut is NEVER
+        if self.exact:  # the score of a positive image that was not drawn is no candidate; the first one is NEVER
             value[1:][step[1:-1] == 0] = -np.inf
-        last = len(self.cuts) - 1 - value[::-1].argmax(axis=0)  # the last of equals is the lowest threshold
-        best = np.where(positives * negatives > 0, self.cuts[::-1][last], np.nan)
+        last = len(self.candidates) - 1 - value[::-1].argmax(axis=0)  # the last of equals is the lowest threshold
+        best = np.where(positives * negatives > 0, self.candidates[::-1][last], np.nan)
         return best, np.take_along_axis(reached, last[None], axis=0)[0]
 
 
-def _fourteen(name: str, values: Sequence[float]) -> np.ndarray:
+def parse_objective(text: str) -> Callable:
+    """The objective that `text` names, such as "f1" or "cost=10". Raises InputError for an unknown one.
+
+    It is a function (tp, fp, positives, negatives) -> (value to maximize, condition met), where tp and fp are
+    (candidates, replicates), all positives and negatives (replicates,). For integer and half-integer betas and costs
+    the value is an integer, or a single quotient of integers, so that ties are exact.
+    """
+    match = re.fullmatch(
+        r"\s*(?:(f)([\d.]+)|(youden)|(sensitivity|specificity)\s*>=\s*([\d.]+)|(cost)\s*=\s*([\d.]+))\s*", str(text)
+    )
     try:
-        values = np.array(values, dtype=np.float64)  # None becomes NaN
-    except (TypeError, ValueError):
-        values = np.empty(0)
-    if values.shape != (len(FINDINGS),):
+        kind, number = (next(filter(None, match.group(1, 3, 4, 6))), next(filter(None, match.group(2, 5, 7)), None))
+        number = None if number is None else float(number)
+    except (AttributeError, ValueError):
+        hint = nearest(text, ["f1", "f2", "f0.5", "youden", "sensitivity>=0.9", "specificity>=0.9", "cost=10"])
         raise InputError(
-            f"{name} of thresholds has shape {values.shape}; expected {len(FINDINGS)} numbers, one a finding"
-        )
-    return values
+            f"the objective {text!r} is unknown{hint}; expected f1 (or another beta: f2), youden, sensitivity>=0.9, "
+            "specificity>=0.9 or cost=10"
+        ) from None
+    if kind in ("sensitivity", "specificity") and not 0 < number <= 1:
+        raise InputError(f"the objective {text!r} requires a {kind} of {number}; expected more than 0 and at most 1")
+    if kind in ("f", "cost") and number <= 0:
+        raise InputError(f"the objective {text!r} has the number {number}; expected one above 0")
+    return lambda *counts: _OBJECTIVES[kind](number, *counts)
 
 
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else value
+def _f_beta(beta, tp, fp, positives, negatives):
+    return (1 + beta**2) * tp / np.maximum(beta**2 * positives + tp + fp, 1), np.ones_like(tp, dtype=bool)
+
+
+def _youden(_, tp, fp, positives, negatives):
+    return tp * negatives - fp * positives, np.ones_like(tp, dtype=bool)
+
+
+def _sensitivity(minimum, tp, fp, positives, negatives):
+    """Fewest false positives, then most true ones; ranked below these, where the condition fails: most true ones."""
+    reached = tp >= minimum * positives * (1 - 1e-12)
+    return np.where(reached, tp - fp * (positives + 1), tp - (negatives + 1) * (positives + 1)), reached
+
+
+def _specificity(minimum, tp, fp, positives, negatives):
+    """Most true positives, then fewest false ones; ranked below these, where the condition fails: fewest false ones."""
+    reached = negatives - fp >= minimum * negatives * (1 - 1e-12)
+    return np.where(reached, tp * (negatives + 1) - fp, -fp - (negatives + 1)), reached
+
+
+def _cost(ratio, tp, fp, positives, negatives):
+    return -(ratio * (positives - tp) + fp), np.ones_like(tp, dtype=bool)
+
+
+_OBJECTIVES = {"f": _f_beta, "youden": _youden, "sensitivity": _sensitivity, "specificity": _specificity, "cost": _cost}

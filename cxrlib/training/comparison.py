@@ -20,7 +20,7 @@ from cxrlib.data.cache import ImageCache
 from cxrlib.data.splits import digest, subset
 from cxrlib.evaluation.bootstrap import count_patients, interval, p_values, with_macro
 from cxrlib.evaluation.differences import holm
-from cxrlib.evaluation.metrics import bootstrap, figures
+from cxrlib.evaluation.metrics import bootstrap, point_estimates
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.architectures import ARCHITECTURES, model_from_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint
@@ -239,7 +239,7 @@ def _asked(config: TrainConfig, entries: pd.DataFrame, test: pd.DataFrame) -> di
 
 
 def _macro(predictions: list[Predictions]) -> np.ndarray:
-    return np.array([with_macro(figures(one)["auroc"])[-1] for one in predictions])
+    return np.array([with_macro(point_estimates(one)["auroc"])[-1] for one in predictions])
 
 
 def _drawn(results: Results, replicates: int, seed: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -257,7 +257,7 @@ def _drawn(results: Results, replicates: int, seed: int) -> tuple[np.ndarray, np
         if not np.array_equal(other.image, flat[0].image) or not np.array_equal(other.labels, flat[0].labels):
             raise InputError("the candidates were tested on different images or labels; expected the same for all")
     drawn = bootstrap(*flat, metrics=["auroc"], replicates=replicates, seed=seed)
-    macro = np.stack([with_macro(one["auroc"], ~np.isnan(figures(of)["auroc"]))[:, -1]
+    macro = np.stack([with_macro(one["auroc"], ~np.isnan(point_estimates(of)["auroc"]))[:, -1]
                       for one, of in zip(drawn, flat, strict=True)], axis=1)  # fmt: skip
     macro = macro.reshape(len(macro), len(results), seeds)
     times = np.random.default_rng(seed).multinomial(seeds, np.full(seeds, 1 / seeds), size=len(macro))

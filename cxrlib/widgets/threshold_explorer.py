@@ -10,7 +10,8 @@ import numpy as np
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.metrics import figures
+from cxrlib.evaluation.bootstrap import Bootstrap
+from cxrlib.evaluation.metrics import point_estimates
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds, tune_thresholds
 from cxrlib.plots.style import pretty
@@ -59,12 +60,12 @@ class ThresholdExplorer(w.VBox):
         checkpoint: str | Path | None = None,
     ):
         objective = "f1" if thresholds.objective.startswith("by hand") else thresholds.objective
-        exact = exact or tune_thresholds(val, grid=None, objective=objective, replicates=0)
+        exact = exact or tune_thresholds(val, grid=None, objective=objective, resampling=Bootstrap(0))
         self.session = Session(val, thresholds, exact)
         self._images, self._save_to, self._checkpoint, self._thumbs = images, save_to, checkpoint, {}
         self._ratios = np.full(len(FINDINGS), 5.0)
         self._prevalences = np.array([curve.prevalence for curve in self.session.curves])
-        self._ranking = figures(val)
+        self._ranking = point_estimates(val)
         self._panels, self._quiet, self.chosen = {}, False, int(val.labels.sum(axis=0).argmax())
         self._build()
         both = w.HBox([self._table, self._detail], layout=_WRAP)

@@ -20,6 +20,7 @@ from cxrlib.course.report.page import write_report
 from cxrlib.course.runs import RunFolder
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.audits import audit
+from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import tune_thresholds
@@ -77,7 +78,7 @@ def _whole(tmp_path_factory):
     run.record("02_preprocess", split="patient", data="240 radiographs of 120 patients", seconds=3.25)
     run.record("03_train_efficientnet", arch="resnet18", seconds=61.0)
     run.save_splits(entries.assign(part=np.repeat(["val", "test"], 120)))
-    thresholds = tune_thresholds(val, replicates=20)
+    thresholds = tune_thresholds(val, resampling=Bootstrap(20))
     thresholds.save(run.thresholds)
     evaluate(test, thresholds, replicates=40).to_csv(run.metrics)
     audit(test, entries, thresholds.values, replicates=20, min_patients=2).to_csv(run.path / "audit.csv", index=False)

@@ -10,7 +10,7 @@ from sklearn.metrics import cohen_kappa_score
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import reference_entries, reference_expert_labels
-from cxrlib.evaluation.agreement import FOUR_FINDINGS, agreement, cohen_kappa, find_expert_labels
+from cxrlib.evaluation.agreement import EXPERT_TASKS, agreement, cohen_kappa, find_expert_labels
 
 
 def tables(mined, read, patient=None):
@@ -88,7 +88,7 @@ def test_refuses_what_cannot_be_compared(change):
 
 
 def test_nihs_four_findings_as_counted():
-    table = agreement(reference_entries(), reference_expert_labels(), FOUR_FINDINGS, replicates=50)
+    table = agreement(reference_entries(), reference_expert_labels(), EXPERT_TASKS, replicates=50)
     assert table["images"].tolist() == [4376] * 3
     assert table["expert"].tolist() == [238, 605, 2166]
     assert table["kappa"].round(2).tolist() == [0.43, 0.41, 0.32]

@@ -8,10 +8,11 @@ from scipy.special import expit, ndtr
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import read_expert_labels, reference_entries
-from cxrlib.evaluation.agreement import FOUR_FINDINGS, agreement
+from cxrlib.evaluation.agreement import EXPERT_TASKS, agreement
 from cxrlib.evaluation.audits import against_experts, audit, groups
+from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.differences import group_difference, holm
-from cxrlib.evaluation.metrics import evaluate, figures
+from cxrlib.evaluation.metrics import evaluate, point_estimates
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.protocol import check_how, evaluate_at_tuned
 from cxrlib.evaluation.thresholds import GRID, Thresholds, tune_thresholds
@@ -68,12 +69,14 @@ def test_a_gap_is_the_figure_within_minus_that_of_all_others():
     table = audit(predictions, entries, HALF, by=["age"], replicates=50, seed=3)
     within = (entries["age"] == 50).to_numpy()
     one = table[(table["group"] == "40 to 59") & (table["finding"] != "macro")]
-    expected = group_difference(predictions.take(within), predictions.take(~within), replicates=50, seed=3).iloc[:14]
+    expected = group_difference(predictions.take(within), predictions.take(~within), resampling=Bootstrap(50, 3)).iloc[
+        :14
+    ]
     auroc = one[one["metric"] == "auroc"]
     np.testing.assert_allclose(auroc["gap"], expected["difference"])
     np.testing.assert_allclose(auroc["low"], expected["low"])
     misses = one[one["metric"] == "miss_rate"]
-    np.testing.assert_allclose(misses["value"], 1 - figures(predictions.take(within), HALF)["sensitivity"])
+    np.testing.assert_allclose(misses["value"], 1 - point_estimates(predictions.take(within), HALF)["sensitivity"])
     np.testing.assert_allclose(misses["gap"], misses["value"] - misses["others"])
     assert ((misses["low"] <= misses["gap"]) & (misses["gap"] <= misses["high"])).all()
     having = [len(np.unique(predictions.patient[within & (predictions.labels[:, k] == 1)])) for k in range(14)]
@@ -127,14 +130,14 @@ def test_scores_that_know_better_than_their_labels_are_found_out():
     assert (table["low"] > 0.05).all()
     k = FINDINGS.index("Edema")
     both = predictions.take(np.arange(100, 800))
-    assert table.loc["Edema", "auroc_mined"] == pytest.approx(figures(both)["auroc"][k])
+    assert table.loc["Edema", "auroc_mined"] == pytest.approx(point_estimates(both)["auroc"][k])
     as_truth = Predictions(both.scores, truth[100:], both.image, both.patient)
-    assert table.loc["Edema", "auroc_expert"] == pytest.approx(figures(as_truth)["auroc"][k])
+    assert table.loc["Edema", "auroc_expert"] == pytest.approx(point_estimates(as_truth)["auroc"][k])
 
 
 def test_the_four_findings_stand_for_several_of_ours_and_few_are_undefined():
     predictions, _ = made(n=200)
-    k = [FINDINGS.index(name) for name in FOUR_FINDINGS["Nodule or mass"]]
+    k = [FINDINGS.index(name) for name in EXPERT_TASKS["Nodule or mass"]]
     union = predictions.labels[:, k].max(axis=1)
     experts = pd.DataFrame({"image": predictions.image, "Nodule or mass": union, "Pneumothorax": np.arange(200) < 3})
     table = against_experts(predictions, experts, replicates=20)
@@ -151,8 +154,8 @@ def test_the_four_findings_stand_for_several_of_ours_and_few_are_undefined():
 def test_two_panels_of_radiologists_agree_far_better_than_the_labels_with_either(real):
     panels = [read_expert_labels(real / "nih-lists" / f"{name}_expert_labels_test_labels.csv")
               for name in ("all_findings", "four_findings")]  # fmt: skip
-    between = agreement(panels[0], panels[1], FOUR_FINDINGS, replicates=100)
-    mined = agreement(reference_entries(), panels[1], FOUR_FINDINGS, replicates=100)
+    between = agreement(panels[0], panels[1], EXPERT_TASKS, replicates=100)
+    mined = agreement(reference_entries(), panels[1], EXPERT_TASKS, replicates=100)
     assert (between["images"] == 810).all()
     assert between["kappa"].round(2).tolist() == [0.74, 0.70, 0.60]
     assert (between["kappa_low"] > mined["kappa_high"]).all()

@@ -13,8 +13,9 @@ from sklearn.linear_model import LogisticRegression
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
+from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.calibration import METHODS, Calibrator, operating_point
-from cxrlib.evaluation.metrics import evaluate, figures
+from cxrlib.evaluation.metrics import evaluate, point_estimates
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.reliability import choose_method
 from cxrlib.evaluation.thresholds import Thresholds, tune_thresholds
@@ -47,7 +48,7 @@ def test_platt_undoes_what_was_done_to_calibrated_scores(slope, shift):
     again = calibrator.apply(distorted(new, slope, shift))
     np.testing.assert_allclose([one["slope"] for one in calibrator.maps], 1 / slope, rtol=0.12)
     np.testing.assert_allclose(again.scores, new.scores, atol=0.06)
-    assert (figures(again)["ece_mass"] < 0.03).all()
+    assert (point_estimates(again)["ece_mass"] < 0.03).all()
 
 
 def test_platt_is_scikit_learns_logistic_regression_on_platts_targets():
@@ -70,7 +71,8 @@ def test_temperature_sharpens_but_cannot_move():
     np.testing.assert_allclose([one["slope"] for one in undone.maps], 1 / 3, rtol=0.1)
     shifted = distorted(truth, 1, np.log(20))
     by_temperature, by_platt = (
-        figures(Calibrator.fit(shifted, method).apply(shifted))["ece_mass"] for method in ("temperature", "platt")
+        point_estimates(Calibrator.fit(shifted, method).apply(shifted))["ece_mass"]
+        for method in ("temperature", "platt")
     )
     assert (by_temperature > 0.15).all()
     assert (by_platt < 0.02).all()
@@ -103,16 +105,21 @@ def test_no_image_overtakes_another(seed, method, levels):
 def test_the_exact_threshold_calls_the_same_images_before_and_after(method):
     val, test = (distorted(calibrated_predictions(seed, 400), 1, 2) for seed in (0, 1))
     calibrator = Calibrator.fit(val, method)
-    raw, calibrated = (tune_thresholds(part, None, replicates=0) for part in (val, calibrator.apply(val)))
+    raw, calibrated = (tune_thresholds(part, None, resampling=Bootstrap(0)) for part in (val, calibrator.apply(val)))
     np.testing.assert_array_equal(raw.apply(test.scores), calibrated.apply(calibrator.calibrate(test.scores)))
-    np.testing.assert_allclose(figures(test)["auroc"], figures(calibrator.apply(test))["auroc"], atol=1e-9)
+    np.testing.assert_allclose(
+        point_estimates(test)["auroc"], point_estimates(calibrator.apply(test))["auroc"], atol=1e-9
+    )
 
 
 def test_isotonic_ties_scores_and_so_costs_auroc_where_positives_are_few():
     val, test = (calibrated_predictions(seed, 300, mean=-3) for seed in (0, 1))
     calibrator = Calibrator.fit(val, "isotonic")
     assert len(np.unique(calibrator.calibrate(test.scores)[:, 0])) < 30
-    assert np.nanmean(figures(calibrator.apply(test))["auroc"]) < np.nanmean(figures(test)["auroc"]) - 0.005
+    assert (
+        np.nanmean(point_estimates(calibrator.apply(test))["auroc"])
+        < np.nanmean(point_estimates(test)["auroc"]) - 0.005
+    )
 
 
 # --- what is not fitted ----------------------------------------------------------------------------------------------
@@ -134,7 +141,7 @@ def test_too_few_and_backwards_keep_their_scores_and_say_so(method):
     if method != "temperature":  # which is above 0 by construction
         kept.append(3)
         assert calibrator.notes[3].startswith("not calibrated: higher scores do not go with more positives")
-    assert calibrator.fitted.tolist() == [k not in kept for k in range(14)]
+    assert [bool(one) for one in calibrator.maps] == [k not in kept for k in range(14)]
     calibrated = calibrator.calibrate(val.scores)
     np.testing.assert_array_equal(calibrated[:, kept], val.scores[:, kept])
     assert (calibrated[:, 4:] != val.scores[:, 4:]).any(axis=0).all()
@@ -174,7 +181,7 @@ def test_calibrated_scores_know_it_and_are_not_calibrated_twice(tmp_path):
 def test_thresholds_are_refused_on_scores_they_were_not_tuned_on():
     val = calibrated_predictions(0, 300)
     calibrated = Calibrator.fit(val, "platt").apply(val)
-    on_raw, on_calibrated = (tune_thresholds(one, replicates=0) for one in (val, calibrated))
+    on_raw, on_calibrated = (tune_thresholds(one, resampling=Bootstrap(0)) for one in (val, calibrated))
     assert (on_raw.calibration, on_calibrated.calibration) == ("none", "platt")
     evaluate(calibrated, on_calibrated, replicates=0)
     evaluate(calibrated, Thresholds([0.5] * 14), replicates=0)  # by hand: of any scores
@@ -184,13 +191,13 @@ def test_thresholds_are_refused_on_scores_they_were_not_tuned_on():
         on_raw.apply(calibrated)
     np.testing.assert_array_equal(on_calibrated.apply(calibrated), on_calibrated.apply(calibrated.scores))
     with pytest.raises(InputError, match="tuned on scores of calibration platt, these scores have calibration none"):
-        figures(val, on_calibrated)
+        point_estimates(val, on_calibrated)
 
 
 def test_a_checkpoint_holds_both_and_hands_them_out_together(tmp_path):
     val = calibrated_predictions(0, 300)
     calibrator = Calibrator.fit(val, "isotonic")
-    thresholds = tune_thresholds(calibrator.apply(val), replicates=0)
+    thresholds = tune_thresholds(calibrator.apply(val), resampling=Bootstrap(0))
     path = tmp_path / "model.pth"
     torch.save({"calibration": calibrator.to_dict(), "thresholds": thresholds.to_dict()}, path)
     checkpoint = torch.load(path, weights_only=True)
@@ -226,18 +233,18 @@ def edited(method="platt", one=None, **changes):
     ("content", "message"),
     [
         ("", "Expecting value"),
-        ("[1]", "this is no calibration"),
-        (edited(format="cxrlib calibration 9"), "this is no calibration"),
-        (edited(findings={"Mass": {}}), "names the findings Mass; expected Atelectasis"),
-        (edited(findings=3), "names the findings 3"),
+        ("[1]", "expected what Calibrator.save writes"),
+        (edited(format="cxrlib calibration 9"), "expected what Calibrator.save writes"),
+        (edited(findings={"Mass": {}}), "the findings are Mass; expected Atelectasis"),
+        (edited(findings=3), "the findings are 3"),
         (edited("plat"), "the calibration 'plat' is unknown; .*did you mean 'platt'"),
-        (edited(one={}), "lacks the note of Mass"),
-        (edited(one=[1]), "lacks the note of Mass"),
+        (edited(one={}), "'note' of Mass missing"),
+        (edited(one=[1]), "'note' of Mass missing"),
         (edited(one={"note": 3}), "expected 14 texts"),
-        (edited(one={"slope": 1, "note": ""}), "platt map of Mass holds slope; expected"),
+        (edited(one={"slope": 1, "note": ""}), "platt map of Mass has slope; expected"),
         (
             edited("temperature", {"slope": 1, "intercept": 0, "note": ""}),
-            "temperature map of Mass holds",
+            "temperature map of Mass has",
         ),
         (edited(one={"slope": -1, "intercept": 0, "note": ""}), "a slope above 0"),
         (edited(one={"slope": "steep", "intercept": 0, "note": ""}), "expected finite numbers"),
@@ -248,7 +255,7 @@ def edited(method="platt", one=None, **changes):
         (edited("isotonic", {"scores": [0.1], "values": [0.1], "note": ""}), "scores that rise"),
         (edited("isotonic", {"scores": [0.1, 0.2], "values": [0.1], "note": ""}), "scores that rise"),
         (edited("isotonic", {"scores": 1, "values": 1, "note": ""}), "expected finite numbers"),
-        (json.dumps({k: v for k, v in Calibrator().to_dict().items() if k != "method"}), "lacks its method"),
+        (json.dumps({k: v for k, v in Calibrator().to_dict().items() if k != "method"}), "'method' missing"),
     ],
 )
 def test_broken_and_foreign_files_are_refused(tmp_path, content, message):
@@ -266,6 +273,6 @@ def test_other_bad_input_is_refused(tmp_path):
         Calibrator().calibrate(np.zeros((3, 13)))
     with pytest.raises(InputError, match="did you mean 'isotonic'"):
         Calibrator.fit(calibrated_predictions(0, 50), "isotone")
-    with pytest.raises(InputError, match="comes with 2 maps"):
+    with pytest.raises(InputError, match="has 2 maps"):
         Calibrator("platt", ({}, {}))
     assert len(FINDINGS) == len(Calibrator().maps)

@@ -9,9 +9,9 @@ from scipy.special import ndtr, ndtri
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.bootstrap import interval, p_values
-from cxrlib.evaluation.differences import differences_from, group_difference, holm, paired_difference
-from cxrlib.evaluation.metrics import bootstrap, evaluate, figures
+from cxrlib.evaluation.bootstrap import Bootstrap, interval, p_values
+from cxrlib.evaluation.differences import group_difference, holm, paired_difference
+from cxrlib.evaluation.metrics import bootstrap, evaluate, point_estimates
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
 
@@ -110,8 +110,8 @@ def test_each_model_has_its_own_thresholds():
     a = random_predictions(5)
     low, high = Thresholds(np.full(14, 0.2)), Thresholds(np.full(14, 0.7))
     table = paired_difference(a, a, "sensitivity", (low, high), replicates=20)
-    np.testing.assert_allclose(table["a"][:14], figures(a, low)["sensitivity"])
-    np.testing.assert_allclose(table["b"][:14], figures(a, high)["sensitivity"])
+    np.testing.assert_allclose(table["a"][:14], point_estimates(a, low)["sensitivity"])
+    np.testing.assert_allclose(table["b"][:14], point_estimates(a, high)["sensitivity"])
     assert (paired_difference(a, a, "sensitivity", low, replicates=20)["difference"] == 0).all()
 
 
@@ -127,8 +127,8 @@ def test_what_is_undefined_in_one_is_left_out_of_both():
 def test_groups_of_images_are_compared_over_shared_patients():
     a = random_predictions(9, n=400, patients=100)
     first = np.arange(400) % 2 == 0
-    table = group_difference(a.take(first), a.take(~first), replicates=100)
-    np.testing.assert_allclose(table["a"][:14], figures(a.take(first))["auroc"])
+    table = group_difference(a.take(first), a.take(~first), resampling=Bootstrap(100))
+    np.testing.assert_allclose(table["a"][:14], point_estimates(a.take(first))["auroc"])
     assert (table["low"] <= table["difference"]).all()
     drawn = bootstrap(a.take(first), a.take(~first), a, replicates=5, metrics=["brier"])
     assert [list(one) for one in drawn] == [["brier"]] * 3
@@ -144,7 +144,7 @@ def test_the_scarcer_group_decides_how_wide_the_interval_is():
     a = make(a.scores, labels, a.patient)
     first, second = a.take(np.arange(200)), a.take(np.arange(200, 400))
     for pair in [(first, second), (second, first)]:
-        table = group_difference(*pair, replicates=50)
+        table = group_difference(*pair, resampling=Bootstrap(50))
         assert np.isfinite(table["difference"].iloc[0])
         assert table.iloc[0][["low", "high"]].isna().all()
         assert table.iloc[1:][["low", "high"]].notna().all(axis=None)
@@ -205,24 +205,3 @@ def test_the_macro_is_one_question_and_keeps_its_p():
     table = paired_difference(a, noisy(a, 0.6), replicates=100)
     np.testing.assert_allclose(table["p_holm"].iloc[:14], holm(table["p"].iloc[:14]))
     assert table.loc["macro", "p_holm"] == table.loc["macro", "p"]
-
-
-def test_each_model_against_one():
-    a = random_predictions(6, n=300, patients=150)
-    models = {"worse": noisy(a, 0.5, 1), "best": a, "worst": noisy(a, 2, 2), "same": a}
-    table = differences_from("best", models, replicates=100, seed=3)
-    assert table.index.tolist() == ["worse", "worst", "same"]
-    assert list(table) == ["value", "difference", "low", "high", "p", "p_holm"]
-    alone = paired_difference(a, models["worst"], replicates=100, seed=3).loc["macro"]
-    assert (
-        table.loc["worst", ["value", "difference", "low", "high", "p"]].tolist()
-        == alone[["b", "difference", "low", "high", "p"]].tolist()
-    )
-    np.testing.assert_allclose(table["p_holm"], holm(table["p"]))
-    assert table.loc["same", "p"] == 1
-    one = differences_from("best", models, finding="Edema", replicates=10)
-    assert one.loc["worse", "value"] == figures(models["worse"])["auroc"][FINDINGS.index("Edema")]
-    cuts = {name: Thresholds([0.5] * 14) for name in models}
-    assert differences_from("best", models, "f1", cuts, replicates=10).loc["same", "difference"] == 0
-    with pytest.raises(InputError, match="there is no model 'bets' to compare with; expected one of worse, best"):
-        differences_from("bets", models)

@@ -16,7 +16,7 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation import bootstrap as resampling
 from cxrlib.evaluation import metrics
 from cxrlib.evaluation.bootstrap import interval, with_macro
-from cxrlib.evaluation.metrics import bootstrap, evaluate, figures
+from cxrlib.evaluation.metrics import bootstrap, evaluate, point_estimates
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
 
@@ -39,7 +39,7 @@ def random_predictions(seed, n=200, patients=60, levels=None, prevalence=0.3):
 
 
 def with_sklearn(labels, scores, threshold, weight=None):
-    """The figures of one finding by scikit-learn; NaN where this project calls them undefined."""
+    """The metrics of one finding by scikit-learn; NaN where this project defines them as undefined."""
     labels, called = labels.astype(int), scores >= np.float32(threshold)
     kept = np.ones(len(labels), dtype=bool) if weight is None else weight > 0
     has_positive, has_negative = labels[kept].any(), not labels[kept].all()
@@ -80,7 +80,7 @@ def small_predictions(draw):
 @settings(max_examples=40, deadline=None)
 @given(small_predictions(), st.sampled_from([0.0, 0.25, 0.35, 0.5, 1.0]))
 def test_every_figure_is_scikit_learns(predictions, threshold):
-    found = figures(predictions, np.full(14, threshold))
+    found = point_estimates(predictions, np.full(14, threshold))
     for j in range(14):
         expected = with_sklearn(predictions.labels[:, j], predictions.scores[:, j], threshold)
         for name, value in expected.items():
@@ -111,14 +111,14 @@ def test_a_replicate_is_the_figure_of_the_drawn_images_written_out():
     for r in range(4):
         rows = np.repeat(np.arange(80), times[r, patient])
         copies = make(predictions.scores[rows], predictions.labels[rows], np.arange(len(rows)))
-        for name, value in figures(copies).items():
+        for name, value in point_estimates(copies).items():
             if name != "ece_mass":  # its bins are those of the data
                 np.testing.assert_allclose(drawn[name][r], value, **EXACT)
 
 
 def test_calibration_error_is_the_gap_of_scikit_learns_calibration_curve():
     predictions = random_predictions(0, n=500)
-    found = figures(predictions)["ece"]
+    found = point_estimates(predictions)["ece"]
     for j in range(14):
         scores, labels = predictions.scores[:, j].astype(np.float64), predictions.labels[:, j]
         share, mean = calibration_curve(labels, scores, n_bins=15)
@@ -132,7 +132,7 @@ def test_calibration_error_by_hand():
     labels[0] = 1
     scores[2:] = [[0.0], [1.0]]
     # bins: {0.9, 0.9} with one positive, {0.0}, {1.0}; of 4 images
-    np.testing.assert_allclose(figures(make(scores, labels))["ece"], (abs(1 - 1.8) + 0 + 1) / 4, atol=1e-7)
+    np.testing.assert_allclose(point_estimates(make(scores, labels))["ece"], (abs(1 - 1.8) + 0 + 1) / 4, atol=1e-7)
 
 
 def test_calibration_error_over_bins_of_equally_many_images_by_hand():
@@ -142,7 +142,7 @@ def test_calibration_error_over_bins_of_equally_many_images_by_hand():
     labels = np.zeros((30, 14))
     labels[-3:, :2] = 1
     gaps = np.abs((labels - scores)[:, 0].reshape(15, 2).sum(axis=1)).sum(), 15 * 0.1 + abs(3 - 15 * 0.2)
-    found = figures(make(scores, labels))["ece_mass"]
+    found = point_estimates(make(scores, labels))["ece_mass"]
     np.testing.assert_allclose(found[:3], [gaps[0] / 30, gaps[1] / 30, 0], atol=1e-7)
 
 
@@ -165,7 +165,7 @@ def test_a_score_stored_as_the_threshold_is_positive():
     scores = np.tile(np.float32([0.34, 0.35, 0.36])[:, None], (1, 14))
     labels = np.tile([[0], [1], [1]], (1, 14))
     for threshold in (0.35, np.float64(0.35), float(np.float32(0.35))):
-        assert figures(make(scores, labels), np.full(14, threshold))["f1"] == pytest.approx(np.ones(14))
+        assert point_estimates(make(scores, labels), np.full(14, threshold))["f1"] == pytest.approx(np.ones(14))
 
 
 def test_table_has_a_row_a_finding_and_the_macro():
@@ -252,7 +252,7 @@ def test_every_replicate_has_positives_and_negatives_where_there_are_two_patient
 
 
 def test_replicates_without_a_positive_are_counted_in_the_note(monkeypatch):
-    monkeypatch.setattr(metrics, "label_table", lambda patients, _: np.ones((len(patients), 28), dtype=bool))
+    monkeypatch.setattr(resampling, "label_table", lambda patients, _: np.ones((len(patients), 28), dtype=bool))
     predictions = undefined_predictions()
     positive, scarcest = np.full(15, 2), np.full(15, 2)
     monkeypatch.setattr(metrics, "count_patients", lambda _: (positive, scarcest))
@@ -331,12 +331,12 @@ def test_the_macro_interval_covers():
     assert 0.91 <= np.mean(covered) <= 0.99
 
 
-# --- what is refused, and the parts -----------------------------------------------------------------------------------
+# --- invalid input, and single functions ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("thresholds", [0.5, [0.5] * 13, [np.nan] * 14, ["high"] * 14, [[0.5] * 14] * 2])
 def test_thresholds_that_are_not_fourteen_numbers_are_refused(thresholds):
-    with pytest.raises(InputError, match="expected 14 numbers, one a finding"):
+    with pytest.raises(InputError, match="expected 14 numbers, one per finding"):
         evaluate(random_predictions(0), thresholds)
 
 

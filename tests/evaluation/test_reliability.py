@@ -6,10 +6,9 @@ from scipy.special import expit
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.calibration import Calibrator
-from cxrlib.evaluation.metrics import figures
+from cxrlib.evaluation.calibration import Calibrator, estimate_prevalence, with_prevalence
+from cxrlib.evaluation.metrics import point_estimates
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.prevalence import estimate_prevalence, with_prevalence
 from cxrlib.evaluation.reliability import ece_floor, out_of_fold, reliability
 
 
@@ -76,8 +75,8 @@ def test_out_of_fold_no_patient_helps_to_calibrate_himself():
 
 def test_isotonic_looks_best_on_what_it_was_fitted_to_and_is_not():
     val = calibrated_predictions(1, 200)
-    own = {m: figures(Calibrator.fit(val, m).apply(val))["brier"].mean() for m in ("isotonic", "platt")}
-    left_out = {m: figures(out_of_fold(val, m))["brier"].mean() for m in ("isotonic", "platt")}
+    own = {m: point_estimates(Calibrator.fit(val, m).apply(val))["brier"].mean() for m in ("isotonic", "platt")}
+    left_out = {m: point_estimates(out_of_fold(val, m))["brier"].mean() for m in ("isotonic", "platt")}
     assert own["isotonic"] < own["platt"]
     assert left_out["isotonic"] > left_out["platt"]
 
@@ -88,7 +87,7 @@ def test_calibrated_scores_stand_at_the_floor_and_it_falls_with_images(metric):
     floors = ece_floor(small, metric), ece_floor(large, metric)
     assert floors[0].mean() > 4 * floors[1].mean()
     for predictions, floor in zip((small, large), floors, strict=True):
-        assert figures(predictions)[metric].mean() == pytest.approx(floor.mean(), rel=0.15)
+        assert point_estimates(predictions)[metric].mean() == pytest.approx(floor.mean(), rel=0.15)
     with pytest.raises(InputError, match="'brier' has no floor"):
         ece_floor(small, "brier")
 
@@ -108,10 +107,10 @@ def test_scores_are_calibrated_again_after_the_correction():
     there = label_shift(0, 6000, 0.4)
     before, after = np.full(14, 0.1), np.full(14, 0.4)
     corrected = with_prevalence(there, before, after)
-    assert figures(there)["ece_mass"].min() > 0.1
-    assert figures(corrected)["ece_mass"].max() < 0.03
+    assert point_estimates(there)["ece_mass"].min() > 0.1
+    assert point_estimates(corrected)["ece_mass"].max() < 0.03
     np.testing.assert_allclose(corrected.scores.mean(axis=0), 0.4, atol=0.03)
-    np.testing.assert_allclose(figures(corrected)["auroc"], figures(there)["auroc"], atol=1e-6)
+    np.testing.assert_allclose(point_estimates(corrected)["auroc"], point_estimates(there)["auroc"], atol=1e-6)
     back = with_prevalence(corrected, after, before)
     np.testing.assert_allclose(back.scores, there.scores, atol=1e-6)
     assert corrected.calibration == "none, for another prevalence"
@@ -147,5 +146,5 @@ def test_what_cannot_be_corrected_is_kept():
     sure = make(np.tile([[0.0], [1.0]], (1, 14)), np.zeros((2, 14)))
     np.testing.assert_array_equal(with_prevalence(sure, np.full(14, 0.1), np.full(14, 0.0)).scores[:, 0], [0, 0])
     for bad in ([0.1] * 13, [1.5] * 14, [-0.1] * 14):
-        with pytest.raises(InputError, match=r"prevalence before is .*; expected 14 numbers in \[0, 1\]"):
+        with pytest.raises(InputError, match=r"prevalence before: .*; expected 14 numbers"):
             with_prevalence(there, bad, after)

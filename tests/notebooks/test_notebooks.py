@@ -278,13 +278,13 @@ def course(_tiny_original, tmp_path_factory):
     ]
     environment = {name: value for name, value in os.environ.items() if name != "CXR_HOME"}
     environment["PYTHONPATH"] = str(clone)
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as killed:
+    with subprocess.Popen(command, cwd=clone, env=environment, stdout=subprocess.PIPE, text=True) as killed:
         for line in killed.stdout:
             if line.startswith("[2/6]"):
                 break
         time.sleep(2)  # into the third
         killed.kill()
-    again = subprocess.run(command, env=environment, capture_output=True, text=True)
+    again = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     (folder / "said").write_text(again.stdout)
     return folder

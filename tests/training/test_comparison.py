@@ -212,7 +212,7 @@ def test_the_variance_over_seeds_is_not_too_small(monkeypatch):
     values = rng.normal(0.7, 0.05, 3)
     results = field({"a": 1.0})
     macros = iter(values)
-    monkeypatch.setattr(comparison, "figures", lambda one: {"auroc": np.ones(14)})
+    monkeypatch.setattr(comparison, "point_estimates", lambda one: {"auroc": np.ones(14)})
     monkeypatch.setattr(comparison, "_macro", lambda each: values)
     monkeypatch.setattr(comparison, "bootstrap",
                         lambda *flat, **_: [{"auroc": np.full((4000, 14), next(macros))} for _ in flat])  # fmt: skip

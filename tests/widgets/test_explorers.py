@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.metrics import figures
+from cxrlib.evaluation.bootstrap import Bootstrap
+from cxrlib.evaluation.metrics import point_estimates
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import NEVER, Thresholds, tune_thresholds
 from cxrlib.explain.gradcam import LAYERS, grad_cam
@@ -45,7 +46,7 @@ def val():
 
 @pytest.fixture(scope="module")
 def tuned(val):
-    return tune_thresholds(val, replicates=20)
+    return tune_thresholds(val, resampling=Bootstrap(20))
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_counts_are_those_of_a_loop(data):
 
 def test_rates_are_those_of_the_metrics(val):
     threshold = 0.137
-    expected = figures(val, np.full(14, threshold))
+    expected = point_estimates(val, np.full(14, threshold))
     for k in range(14):
         counts = Curve(val.scores[:, k], val.labels[:, k]).counts(threshold)
         for name in ("sensitivity", "specificity", "ppv", "f1"):
@@ -100,7 +101,7 @@ def test_what_is_undefined_is_nan():
 
 @pytest.mark.parametrize("ratio", [0.5, 1, 5, 40])
 def test_the_cheapest_threshold_is_the_tuned_one(val, ratio):
-    expected = tune_thresholds(val, grid=None, objective=f"cost={ratio}", replicates=0)
+    expected = tune_thresholds(val, grid=None, objective=f"cost={ratio}", resampling=Bootstrap(0))
     for k in range(14):
         curve = Curve(val.scores[:, k], val.labels[:, k])
         assert np.float32(curve.cheapest(ratio, curve.prevalence)) == np.float32(expected.values[k])
@@ -232,7 +233,7 @@ def test_an_exact_threshold_stays_exact_beside_its_slider(explorer):
 
 
 def test_buttons_set_one_finding_or_all(explorer, val, tuned):
-    exact = tune_thresholds(val, grid=None, replicates=0)
+    exact = tune_thresholds(val, grid=None, resampling=Bootstrap(0))
     press(explorer, "0.5")
     assert (explorer.session.values == 0.5).sum() - (tuned.values == 0.5).sum() in (0, 1)
     explorer._all.value = True
@@ -295,7 +296,7 @@ def test_pictures_come_from_the_cache(val, tuned):
 
 def test_a_finding_without_a_positive_says_so():
     val = predicted(empty=[HERNIA])
-    explorer = ThresholdExplorer(val, tune_thresholds(val, replicates=0))
+    explorer = ThresholdExplorer(val, tune_thresholds(val, resampling=Bootstrap(0)))
     explorer._finding.value = HERNIA
     assert "there is no image with the finding" in explorer._figures.value
     assert "–" in explorer._numbers.value
@@ -453,12 +454,13 @@ def test_text_stands_out_from_its_ground():
 
 CELL = """
 import numpy as np
+from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import tune_thresholds
 from cxrlib.widgets.facade import ThresholdExplorer
 
 val = Predictions.load({path!r})
-explorer = ThresholdExplorer(val, tune_thresholds(val, replicates=0))
+explorer = ThresholdExplorer(val, tune_thresholds(val, resampling=Bootstrap(0)))
 explorer._threshold.index += 1
 explorer
 """

@@ -12,8 +12,7 @@ from cxrlib.core.paths import write_csv
 from cxrlib.course.opening import Data
 from cxrlib.evaluation.agreement import find_expert_labels
 from cxrlib.evaluation.audits import GROUPS, against_experts, audit
-from cxrlib.evaluation.protocol import Evaluation, check_how, evaluate_at_tuned
-from cxrlib.evaluation.text import metrics_text
+from cxrlib.evaluation.protocol import Evaluation, check_how, evaluate_at_tuned, metrics_text
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
 from cxrlib.training.inference import predict

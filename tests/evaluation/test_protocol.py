@@ -1,15 +1,17 @@
-"""The table as text: every figure where it belongs, what is undefined said, files whole or not at all."""
+"""The table of metrics as text: values in their places, reasons where undefined, files written atomically."""
 
 import os
 
 import numpy as np
 import pytest
 
+from cxrlib.core.paths import write_text
 from cxrlib.data.findings import FINDINGS
+from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.calibration import Calibrator
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.text import metrics_text, write_text
+from cxrlib.evaluation.protocol import metrics_text
 from cxrlib.evaluation.thresholds import tune_thresholds
 
 CHECKPOINT = {"arch": "resnet18", "image_size": 224, "epoch": 3, "config": {"split": "patient", "seed": 7}}
@@ -28,7 +30,7 @@ def made(seed):
 @pytest.fixture(scope="module")
 def measured():
     val, test = made(0), made(1)
-    thresholds = tune_thresholds(val, replicates=20)
+    thresholds = tune_thresholds(val, resampling=Bootstrap(20))
     return evaluate(test, thresholds, replicates=50), thresholds, val, test.take(np.arange(118))
 
 
