@@ -13,7 +13,7 @@ from joblib import Parallel, delayed
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.progress import bar
-from cxrlib.data.cache import cores, decode
+from cxrlib.data.cache import decode
 
 _SIGNATURE, _END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 _COLORS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
@@ -121,6 +121,6 @@ def _equal_files(paths: dict[str, Path], headers: dict[str, Header]) -> list[lis
 
 def _each(items: dict, function: Callable, progress: bool, what: str) -> Iterator[tuple[str, object]]:
     """(name, function(item)) of all items, on all cores, in order."""
-    parallel = Parallel(n_jobs=cores(), prefer="threads", batch_size=16, return_as="generator")
+    parallel = Parallel(n_jobs=-1, prefer="threads", batch_size=16, return_as="generator")
     results = parallel(delayed(function)(item) for item in items.values())
     return zip(items, bar(results, progress, total=len(items), desc=what, unit=" images"), strict=True)
