@@ -123,21 +123,12 @@ def build_cache(
 ) -> ImageCache:
     """Fill the cache of a source with the radiographs `names` (default: all of `images`), and open it.
 
-    Images that are in this cache, or in another one of the same files in `cache_dir`, are not decoded again.
-
-    Args:
-        images: The source: file name -> path, from `find_images`.
-        image_size: Pixels per side, at least 16.
-        names: The radiographs to decode.
-        cache_dir: The folder of all caches.
-        workers: Threads that decode (Pillow releases the interpreter lock); default: one per core.
-        progress: Show a progress bar.
-        on_bad_image: "error", or "skip": images that cannot be decoded are counted, named, kept in `ImageCache.bad`,
-            and left out of every dataset over this cache.
-
-    Raises:
-        InputError: A name is not in `images`, there is too little space, the folder cannot be written, or, after all
-            others are done, an image cannot be decoded.
+    images: the source, file name -> path, from `find_images`. image_size: pixels per side, at least 16. workers:
+    threads that decode (Pillow releases the interpreter lock); default: one per core. on_bad_image: "error", or "skip":
+    images that cannot be decoded are counted, named, kept in `ImageCache.bad`, and left out of every dataset over this
+    cache. Images that are in this cache, or in another one of the same files in `cache_dir`, are not decoded again.
+    Raises InputError for a name that is not in `images`, too little space, a folder that cannot be written, and, after
+    all others are done, for images that cannot be decoded.
     """
     names = list(images) if names is None else list(names)
     unknown = [name for name in names if name not in images]

@@ -52,19 +52,21 @@ def read_entries(csv_path: str | Path) -> pd.DataFrame:
     Raises InputError for a missing file, missing columns, unusable labels, repeated or unsafe image names.
     """
     csv_path = Path(csv_path)
-    published = "Data_Entry_2017*.csv or Kaggle's sample_labels.csv"
-    entries = _select(csv_path, COLUMNS, NEEDED, published)
+    entries = _select(csv_path, COLUMNS, NEEDED, "Data_Entry_2017*.csv or Kaggle's sample_labels.csv")
     if entries.empty:
         raise InputError(f"{csv_path} has a header and no row; expected one row per image")
-    _check_images(entries["image"], csv_path)
+    images, patients = entries["image"], entries["patient"]
+    if len(unsafe := images[is_unsafe(images)]):
+        raise InputError(f"{csv_path} names images {some(map(repr, unsafe))}; expected plain file names without a path")
+    if len(repeated := images[images.duplicated()]):
+        raise InputError(f"{csv_path} names {some(repeated)} more than once; expected one row per image")
     try:
         hot = encode(entries["labels"])
     except InputError as error:
         raise InputError(f"{csv_path}: {error}") from None
-    if (entries["patient"] == "").any():
-        rows = np.flatnonzero(entries["patient"] == "")
+    if len(rows := np.flatnonzero(patients == "")):
         raise InputError(f"{csv_path} has no patient in row {some(rows)}; every image needs its Patient ID")
-    entries["patient"] = _numbers_or_text(entries["patient"])
+    entries["patient"] = _numbers_or_text(patients)
     if "age" in entries:
         entries["age"] = age_in_years(entries["age"])
     for name in {"follow_up", "width", "height", "spacing_x", "spacing_y"} & set(entries):
@@ -85,8 +87,7 @@ def read_boxes(csv_path: str | Path) -> pd.DataFrame:
     except InputError as error:
         raise InputError(f"{csv_path}: {error}") from None
     boxes, bad = parse_numbers(boxes)
-    if bad.any():
-        rows = np.flatnonzero(bad)
+    if len(rows := np.flatnonzero(bad)):
         raise InputError(f"{csv_path} has a box without place or size in row {some(rows)}; expected x, y, w, h > 0")
     return boxes
 
@@ -257,15 +258,6 @@ def _select(path: Path, columns: dict[str, tuple[str, ...]], needed: Iterable[st
         has = some(table.columns, 12)
         raise InputError(f"{path} lacks the column {some(missing)} (it has {has}); expected the NIH's {published}")
     return known
-
-
-def _check_images(images: pd.Series, csv_path: Path) -> None:
-    unsafe = images[is_unsafe(images)]
-    if len(unsafe):
-        raise InputError(f"{csv_path} names images {some(map(repr, unsafe))}; expected plain file names without a path")
-    repeated = images[images.duplicated()]
-    if len(repeated):
-        raise InputError(f"{csv_path} names {some(repeated)} more than once; expected one row per image")
 
 
 def _numbers_or_text(column: pd.Series) -> pd.Series:

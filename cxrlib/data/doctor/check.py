@@ -4,7 +4,6 @@ Each check has a level: it "stops" cxrlib, "changes" a result, or is "harmless" 
 decoded only where a file looks truncated or, with `deep`, in every image.
 """
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from cxrlib.data.doctor.checks import CHANGES, CHECKS, HARMLESS, STOPS
 from cxrlib.data.doctor.images import check_images
 from cxrlib.data.doctor.tables import check_boxes, check_csv, check_lists
 from cxrlib.data.metadata import find_csv
-from cxrlib.data.sources import image_root, scan_images
+from cxrlib.data.sources import describe_layout, image_root, scan_images
 
 _LEVELS = (STOPS, CHANGES, HARMLESS)
 
@@ -93,15 +92,10 @@ class Report:
 def check_dataset(img_root: str | Path, csv_path: str | Path = "", deep: bool = False, progress: bool = True) -> Report:
     """Count and name what is wrong with a data set or unusual in it. Writes nothing.
 
-    Args:
-        img_root: A folder in any layout of `sources`.
-        csv_path: "" for the CSV in `img_root`. The official lists and the boxes are searched in both places.
-        deep: Decode every image on all cores (about 10 ms per image and core at 1024 pixels), instead of reading 49
-            bytes of each.
-        progress: Show a progress bar.
-
-    Raises:
-        InputError: `img_root` is not a folder or `csv_path` not a file.
+    img_root: a folder in any layout of `sources`. csv_path: "" for the CSV in `img_root`; the official lists and the
+    boxes are searched in both places. deep: decode every image on all cores (about 10 ms per image and core at 1024
+    pixels), instead of reading 49 bytes of each. Raises InputError where `img_root` is not a folder or `csv_path` not a
+    file.
     """
     root = image_root(img_root)
     names: dict[str, list[str] | None] = dict.fromkeys(CHECKS)
@@ -128,7 +122,7 @@ def check_dataset(img_root: str | Path, csv_path: str | Path = "", deep: bool = 
         "rows": len(entries),
         "patients": int(entries["patient"].nunique()),
         "images": len(files),
-        "folders": dict(Counter(str(paths[0].parent.relative_to(root)) for paths in files.values())),
+        "folders": describe_layout({name: paths[0] for name, paths in files.items()}, root),
     }
     return Report(facts | image_facts, names)
 

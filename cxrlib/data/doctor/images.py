@@ -85,37 +85,27 @@ def check_images(
 def _check_pixels(paths: dict[str, Path], found: dict[str, list[str]], progress: bool) -> list[list[str]]:
     """Decode every file, note undecodable and uniform images, and return the groups of equal pictures."""
 
-    def look(path: Path) -> tuple[bytes, bool] | None:
+    def look(path: Path) -> str | bytes:
         try:
             grey = decode(path)
         except InputError:
-            return None
+            return "cannot be decoded"
         low, high = grey.getextrema()
-        return hashlib.sha256(grey.tobytes() + str(grey.size).encode()).digest(), low == high
+        return "one single grey" if low == high else hashlib.sha256(grey.tobytes() + str(grey.size).encode()).digest()
 
     same = defaultdict(list)
     for name, result in _each(paths, look, progress, "decode"):
-        if result is None:
-            found["cannot be decoded"].append(name)
-            continue
-        picture, uniform = result
-        if uniform:
-            found["one single grey"].append(name)
-        else:
-            same[picture].append(name)
+        (found if isinstance(result, str) else same)[result].append(name)
     return [names for names in same.values() if len(names) > 1]
 
 
 def _equal_files(paths: dict[str, Path], headers: dict[str, Header]) -> list[list[str]]:
     """Groups of names whose files are identical; only files of the same size, header and checksum are read."""
-    alike = defaultdict(list)
-    for name in paths:
-        if name in headers:
-            alike[headers[name].mark].append(name)
+    marks = Counter(headers[name].mark for name in paths if name in headers)
     equal = defaultdict(list)
-    for name in (name for names in alike.values() if len(names) > 1 for name in names):
-        with paths[name].open("rb") as file:
-            equal[hashlib.file_digest(file, "sha256").digest()].append(name)
+    for name, path in paths.items():
+        if name in headers and marks[headers[name].mark] > 1:
+            equal[hashlib.sha256(path.read_bytes()).digest()].append(name)
     return [names for names in equal.values() if len(names) > 1]
 
 
