@@ -97,9 +97,7 @@ class ImageCache:
         rows = self._index.get_indexer(names)
         missing = [name for name, row in zip(names, rows, strict=True) if row < 0 or self._done[row] != _DONE]
         if missing:
-            raise InputError(
-                f"the cache {self.folder} does not hold {some(missing)}; call build_cache with these names"
-            )
+            raise InputError(f"the cache {self.folder} does not hold {some(missing)}; call build_cache with them")
         return rows
 
     def keep_good(self, entries: pd.DataFrame) -> pd.DataFrame:
@@ -137,8 +135,8 @@ def build_cache(
         raise InputError(f"the cache cannot be built: {what if images else 'there is no image'}")
     if on_bad_image not in ON_BAD_IMAGE:
         raise InputError(f"on_bad_image is {on_bad_image!r}; expected {' or '.join(ON_BAD_IMAGE)}")
-    stamps = _stamps(images)
-    folder = Path(cache_dir) / f"{_fingerprint(images, stamps)}-{image_size}"
+    fingerprint, stamps = _identify(images)
+    folder = Path(cache_dir) / f"{fingerprint}-{image_size}"
     cache = ImageCache(folder) if (folder / "cache.json").is_file() else None
     if cache is None or len(cache._missing(names)):  # a full cache may be read-only
         try:
@@ -146,8 +144,8 @@ def build_cache(
             with one_process(folder / "lock", f"filling {folder}"):
                 cache = _fill_up(folder, images, names, stamps, image_size, workers, progress)
         except OSError as error:
-            raise InputError(f"the cache cannot be written to {folder} ({error.strerror or error}); decoded images "
-                             "are kept: make room, or choose another cache_dir") from None  # fmt: skip
+            raise InputError(f"the cache cannot be written to {folder} ({error.strerror or error}); what is done is "
+                             "kept: make room, or choose another cache_dir") from None  # fmt: skip
     bad = {name: cache.bad[name] for name in names if name in cache.bad}
     if bad and on_bad_image == "error":
         reasons = "; ".join(list(bad.values())[:3])
@@ -185,10 +183,11 @@ def _take_over(cache: ImageCache, rows: np.ndarray, stamps: np.ndarray) -> np.nd
 
     One image replaced, or one more archive unpacked, makes another source, most of which was decoded before.
     """
-    for folder in sorted(cache.folder.parent.glob(f"*-{cache.image_size}")):
-        if folder == cache.folder or not all((folder / name).is_file() for name in ("cache.json", "stamps.npy")):
+    for path in sorted(cache.folder.parent.glob(f"*-{cache.image_size}/cache.json")):
+        folder = path.parent
+        if folder == cache.folder or not (folder / "stamps.npy").is_file():
             continue
-        if json.loads((folder / "cache.json").read_text())["format"] != _FORMAT:
+        if json.loads(path.read_text())["format"] != _FORMAT:
             continue
         other, other_stamps = ImageCache(folder), np.load(folder / "stamps.npy")
         theirs = other._index.get_indexer([cache.names[row] for row in rows])
@@ -250,18 +249,18 @@ def _lay_out(folder: Path, names: list[str], stamps: np.ndarray, image_size: int
     write_json(folder / "cache.json", {"format": _FORMAT, "image_size": image_size, "images": len(names)})
 
 
-def _stamps(images: dict[str, Path]) -> np.ndarray:
-    """Size and modification time (ns) of each file, (n, 2) int64, in the order of the sorted names."""
-    try:
-        stats = [images[name].stat() for name in sorted(images)]
-    except FileNotFoundError as error:
-        raise InputError(f"{error.filename} does not exist; expected a radiograph") from None
-    return np.array([(stat.st_size, stat.st_mtime_ns) for stat in stats], dtype=np.int64)
+def _identify(images: dict[str, Path]) -> tuple[str, np.ndarray]:
+    """The fingerprint of a source, and size and modification time (ns) of each file, in the order of sorted names.
 
-
-def _fingerprint(images: dict[str, Path], stamps: np.ndarray) -> str:
-    """16 hex digits that change with any name, size or modification time of the source's files."""
+    The fingerprint is 16 hex digits of all names, sizes and times, which are returned as (n, 2) int64.
+    """
     digest = hashlib.blake2b(str(_FORMAT).encode(), digest_size=8)
-    for name, (size, time) in zip(sorted(images), stamps.tolist(), strict=True):
-        digest.update(f"{name}\0{size}\0{time}\n".encode())
-    return digest.hexdigest()
+    stamps = []
+    for name in sorted(images):
+        try:
+            stat = images[name].stat()
+        except FileNotFoundError:
+            raise InputError(f"{images[name]} does not exist; expected a radiograph") from None
+        stamps.append((stat.st_size, stat.st_mtime_ns))
+        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest(), np.array(stamps, dtype=np.int64)

@@ -113,7 +113,7 @@ def make_loader(
     """Batches of a dataset: (images (b, 1, size, size) uint8, labels (b, 14) float32).
 
     They follow `batches`, or else the order of the dataset, `batch_size` at a time. num_workers: processes that read
-    ahead; 0 is best for the cache, which is faster than asking another process.
+    ahead; 0 is best for the cache, which is faster than another process.
     """
     return DataLoader(
         dataset,

@@ -150,7 +150,7 @@ def test_each_fault_is_found_counted_and_named(check, tiny_nih, tmp_path):
     if level == HARMLESS:
         assert all(LEVEL[name] == HARMLESS for name in others), others
     assert stops <= ({"no row", "column missing", "unknown label"} if level == STOPS else set()), others
-    assert ("to mend before cxrlib can go on" in report.verdict) == (level == STOPS)
+    assert ("to fix before cxrlib can go on" in report.verdict) == (level == STOPS)
     with pytest.raises(InputError) if level == STOPS else nullcontext():
         entries = read_entries(find_csv(tiny_nih.root))
         images = find_images(tiny_nih.root)

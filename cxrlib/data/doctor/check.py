@@ -83,7 +83,7 @@ class Report:
     def verdict(self) -> str:
         """One line: how many findings stop cxrlib, and how many would change a result."""
         counts = self.found["level"].value_counts()
-        words = {STOPS: "to mend before cxrlib can go on", CHANGES: "that would change a result"}
+        words = {STOPS: "to fix before cxrlib can go on", CHANGES: "that would change a result"}
         return "; ".join(f"{counts[level]} {what}" for level, what in words.items() if level in counts) or (
             "nothing that would change a result"
         )
