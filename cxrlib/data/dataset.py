@@ -136,9 +136,9 @@ def augment(
 ) -> torch.Tensor:
     """Gentle changes that preserve the anatomy, one draw per image: (b, 1, h, w) uint8 or [0, 1] to float [0, 1].
 
-    rotation: at most so many degrees either way; shift: share of the image's side; scale, contrast: relative;
+    rotation: maximum in degrees, either way; shift: share of the image's side; scale, contrast: relative;
     strength: factor of all four. No mirror flip. Pixels from outside the image are black, like the collimated border
-    of a radiograph. generator: on the CPU, whatever the device of the images, so that all devices draw the same.
+    of a radiograph. generator: on the CPU for images on any device, so that all devices draw the same.
     """
     x = to_unit(images)
     n = len(x)

@@ -44,8 +44,8 @@ def gather(img_root: str | Path, names: list[str], out: str | Path) -> Path:
     (out / "images").mkdir(parents=True, exist_ok=True)
     for name in bar(names, desc="gather", unit=" images"):
         if not (out / "images" / name).exists():
-            with written_whole(out / "images" / name) as beside:
-                _link(images[name], beside)
+            with written_whole(out / "images" / name) as temporary:
+                _link(images[name], temporary)
     wanted = set(names)
     for table in (csv_path, *(csv_path.parent / table for table in _TABLES)):
         if table.is_file():
@@ -65,5 +65,5 @@ def _rows(table: Path, names: set[str], target: Path) -> None:
     lines = table.read_text(encoding="utf-8-sig").splitlines()
     kept = [line for line in lines if line.split(",")[0].strip('"') in names]
     header = lines[:1] if table.suffix == ".csv" else []
-    with written_whole(target) as beside:
-        beside.write_text("\n".join(header + kept) + "\n", encoding="utf-8")
+    with written_whole(target) as temporary:
+        temporary.write_text("\n".join(header + kept) + "\n", encoding="utf-8")

@@ -70,7 +70,7 @@ def subset(entries: pd.DataFrame, part: str, size: int, seed: int = 0) -> pd.Dat
 
 
 def subsets(entries: pd.DataFrame, train: int = 0, val: int = 0, test: int = 0, seed: int = 0) -> pd.DataFrame:
-    """The entries of all three parts, each reduced by `subset` to about so many images."""
+    """The entries of all three parts, each reduced by `subset` to about the given number of images."""
     sizes = {"train": train, "val": val, "test": test}
     return pd.concat([subset(entries, part, size, seed) for part, size in sizes.items()])
 
