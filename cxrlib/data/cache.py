@@ -164,18 +164,22 @@ def _fill_up(folder, images, names, stamps, image_size, workers, progress) -> Im
     cache = ImageCache(folder)
     missing = cache._missing(names)
     if len(missing):
-        needed, free = len(missing) * cache.images[0].nbytes, shutil.disk_usage(folder).free
-        if needed > free:
-            raise InputError(
-                f"the cache needs {needed / 1e9:.1f} GB in {folder} and {free / 1e9:.1f} GB are free; make room, "
-                "choose a smaller image_size, or another cache_dir"
-            )
+        _check_space(folder, len(missing) * cache.images[0].nbytes)
         missing = _take_over(cache, missing, stamps)
         bad = _fill(cache, [(int(row), images[cache.names[row]]) for row in missing], workers, progress)
         if bad:
             write_json(folder / "bad.json", cache.bad | bad)
             _mark(cache, cache._index.get_indexer(list(bad)), _BAD)
     return ImageCache(folder)
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"the cache needs {needed / 1e9:.1f} GB in {folder} and {free / 1e9:.1f} GB are free; make room, "
+            "choose a smaller image_size, or another cache_dir"
+        )
 
 
 def _take_over(cache: ImageCache, rows: np.ndarray, stamps: np.ndarray) -> np.ndarray:
