@@ -105,9 +105,7 @@ def find_csv(folder: str | Path) -> Path:
             raise InputError(f"{folder} contains {some(matches)}; choose one with csv_path")
         if matches:
             return matches[0]
-    raise InputError(
-        f"{folder} contains neither Data_Entry_2017*.csv nor sample_labels.csv; name the CSV with csv_path"
-    )
+    raise InputError(f"{folder} has neither Data_Entry_2017*.csv nor sample_labels.csv; name the CSV with csv_path")
 
 
 def read_lists(*folders: str | Path) -> dict[str, frozenset[str]] | None:
