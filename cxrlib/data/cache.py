@@ -1,74 +1,65 @@
 """Decode and resize once: every radiograph of a source in one uint8 memory map.
 
 Decoding a 1024-pixel PNG takes 8 to 10 ms in any library, reading a row of the map some microseconds. The cache is
-keyed by its source (names, sizes and times of the files) and the image size, filled on demand by all cores, resumable
-after any interruption, and safe when two processes start it at once: one works, the other waits.
+keyed by its source (names, sizes and times of the files) and the image size, filled on demand on all cores, resumable
+after any interruption, and safe for two processes at once: one works, the other waits.
 """
 
 import hashlib
 import json
-import os
 import shutil
-import struct
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from joblib import cpu_count
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cxrlib.core.errors import InputError, some
-from cxrlib.core.paths import CACHE, one_process, write_rows, written_whole
+from cxrlib.core.paths import CACHE, one_process, write_json, write_rows
 from cxrlib.core.progress import bar
 
-_FORMAT = 1  # part of the key: raise it when `read_image` changes what it returns
+_FORMAT = 1  # part of the key: increase it when `read_image` returns something else
 ON_BAD_IMAGE = ("error", "skip")
-_DONE, _BAD = 1, 2  # in done.npy; 0 is not looked at yet
-_BATCH = 512  # images between two marks of what is done
-_MOST_PIXELS = 1 << 26  # 8,192 x 8,192; a small file may claim to hold any number of them
-_UNREADABLE = (  # what Pillow raises for a file that is not a whole image
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    MemoryError,
-    struct.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
+_DONE, _BAD = 1, 2  # in done.npy; 0: not decoded yet
+_BATCH = 512  # images per update of done.npy
+_MOST_PIXELS = 1 << 26  # 8,192 x 8,192; the header of a small file may declare any number
 
 
 class BadImage(InputError):
-    """A file that is there and can be read, and is not a whole PNG."""
+    """A readable file that is not a complete PNG."""
 
 
 def read_image(path: str | Path, image_size: int) -> np.ndarray:
     """One radiograph as (image_size, image_size) uint8 grey.
 
     The whole image is kept: resized with an antialiasing filter, and padded with black where it is not square.
-    Raises InputError for a file that is not a whole PNG.
+    Raises InputError for a file that is not a complete PNG.
     """
     return np.asarray(ImageOps.pad(decode(path), (image_size, image_size), Image.Resampling.BILINEAR))
 
 
 def decode(path: str | Path) -> Image.Image:
-    """One radiograph as it is, in 8-bit grey (mode L).
+    """One radiograph in its own size, in 8-bit grey (mode L).
 
-    RGB, RGBA and palette images become their grey value (alpha is ignored), 16-bit images are scaled to 8. Raises
-    BadImage for a file that is not a whole PNG or has more pixels than any radiograph, InputError for one that cannot
-    be read at all.
+    RGB, RGBA and palette images become their grey value (alpha is ignored), 16-bit images are scaled to 8 bits. Raises
+    BadImage for a file that is not a complete PNG or has more pixels than any radiograph, InputError for one that
+    cannot be read at all.
     """
     try:
         with Image.open(path, formats=("PNG",)) as image:
             if image.width * image.height > _MOST_PIXELS:  # known before a pixel is unpacked
                 raise ValueError(f"{image.width} x {image.height} pixels, more than any radiograph has")
             image.load()
-            return _grey(image)
+            if image.mode.startswith("I"):  # 16-bit PNG; convert("L") would clip it at 255
+                return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+            return image.convert("L")
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; expected a radiograph") from None
-    except _UNREADABLE as error:
-        if getattr(error, "errno", None):  # the disk or the network, not the file: it may be whole tomorrow
+    except Exception as error:  # Pillow raises many types for a damaged file
+        if getattr(error, "errno", None):  # an error of the disk or the network: the file may be intact
             raise InputError(f"{path} cannot be read ({error.strerror}); expected a radiograph") from None
         reason = "it is not a PNG" if isinstance(error, UnidentifiedImageError) else error
         raise BadImage(f"{path} cannot be decoded ({reason}); replace it by the published file") from None
@@ -77,8 +68,8 @@ def decode(path: str | Path) -> Image.Image:
 class ImageCache:
     """Radiographs ready for a model: `images` (n, image_size, image_size) uint8, memory-mapped and read-only.
 
-    Only the rows that `build_cache` was asked for are filled; `rows` finds them and refuses the others. bad: images
-    that cannot be decoded, name -> why.
+    Only rows requested from `build_cache` are filled; `rows` returns their numbers and refuses others. bad: images that
+    cannot be decoded, name -> reason.
     """
 
     def __init__(self, folder: str | Path):
@@ -93,7 +84,7 @@ class ImageCache:
         self._index = pd.Index(self.names)
 
     def __len__(self) -> int:
-        """How many radiographs are filled in."""
+        """The number of cached radiographs."""
         return int(np.count_nonzero(self._done == _DONE))
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -106,17 +97,15 @@ class ImageCache:
         rows = self._index.get_indexer(names)
         missing = [name for name, row in zip(names, rows, strict=True) if row < 0 or self._done[row] != _DONE]
         if missing:
-            raise InputError(
-                f"the cache {self.folder} does not hold {some(missing)}; call build_cache with these names"
-            )
+            raise InputError(f"the cache {self.folder} does not hold {some(missing)}; call build_cache with them")
         return rows
 
     def keep_good(self, entries: pd.DataFrame) -> pd.DataFrame:
-        """The entries (with a column image) without those whose image cannot be decoded (`bad`)."""
+        """The entries (with a column image) whose image can be decoded (is not in `bad`)."""
         return entries[~entries["image"].isin(self.bad)] if self.bad else entries
 
     def _missing(self, names: list[str]) -> np.ndarray:
-        """Rows of names that have not been decoded yet, nor found to be undecodable; each once, in order."""
+        """The sorted, distinct rows of the names that have not been tried yet."""
         rows = np.unique(self._index.get_indexer(names))
         return rows[self._done[rows] == 0]
 
@@ -132,13 +121,12 @@ def build_cache(
 ) -> ImageCache:
     """Fill the cache of a source with the radiographs `names` (default: all of `images`), and open it.
 
-    images: file name -> path, as `find_images` returns them: the source. image_size: pixels a side, at least 16.
-    workers: threads that decode (Pillow releases the interpreter while it works); default: one a core.
-    on_bad_image: "error", or "skip": images that cannot be decoded are counted, named, kept in `ImageCache.bad`, and
-    left out of every dataset over this cache.
-    What is filled already is not decoded again, nor what another cache in `cache_dir` holds of the same files.
-    Raises InputError for a name that is not in `images`, for too little space or a place that cannot be written, and,
-    after all others are done, for images that cannot be decoded.
+    images: the source, file name -> path, from `find_images`. image_size: pixels per side, at least 16. workers:
+    threads that decode (Pillow releases the interpreter lock); default: one per core. on_bad_image: "error", or "skip":
+    images that cannot be decoded are counted, named, kept in `ImageCache.bad`, and left out of every dataset over this
+    cache. Images that are in this cache, or in another one of the same files in `cache_dir`, are not decoded again.
+    Raises InputError for a name that is not in `images`, too little space, a folder that cannot be written, and, after
+    all others are done, for images that cannot be decoded.
     """
     names = list(images) if names is None else list(names)
     unknown = [name for name in names if name not in images]
@@ -147,10 +135,10 @@ def build_cache(
         raise InputError(f"the cache cannot be built: {what if images else 'there is no image'}")
     if on_bad_image not in ON_BAD_IMAGE:
         raise InputError(f"on_bad_image is {on_bad_image!r}; expected {' or '.join(ON_BAD_IMAGE)}")
-    stamps = _stamps(images)
-    folder = Path(cache_dir) / f"{_fingerprint(images, stamps)}-{image_size}"
+    fingerprint, stamps = _identify(images)
+    folder = Path(cache_dir) / f"{fingerprint}-{image_size}"
     cache = ImageCache(folder) if (folder / "cache.json").is_file() else None
-    if cache is None or len(cache._missing(names)):  # a whole cache may lie where nothing can be written
+    if cache is None or len(cache._missing(names)):  # a full cache may be read-only
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with one_process(folder / "lock", f"filling {folder}"):
@@ -170,7 +158,7 @@ def build_cache(
 
 
 def _fill_up(folder, images, names, stamps, image_size, workers, progress) -> ImageCache:
-    """The cache in `folder`, with everything of `names` in it that can be decoded. One process at a time."""
+    """Decode what is missing of `names` into the cache in `folder`. One process at a time."""
     if not (folder / "cache.json").is_file():
         _lay_out(folder, sorted(images), stamps, image_size)
     cache = ImageCache(folder)
@@ -180,11 +168,8 @@ def _fill_up(folder, images, names, stamps, image_size, workers, progress) -> Im
         missing = _take_over(cache, missing, stamps)
         bad = _fill(cache, [(int(row), images[cache.names[row]]) for row in missing], workers, progress)
         if bad:
-            with written_whole(folder / "bad.json") as beside:
-                beside.write_text(json.dumps(cache.bad | bad, indent=1))
-            done = np.load(folder / "done.npy", mmap_mode="r+")
-            done[cache._index.get_indexer(list(bad))] = _BAD
-            done.flush()
+            write_json(folder / "bad.json", cache.bad | bad)
+            _mark(cache, cache._index.get_indexer(list(bad)), _BAD)
     return ImageCache(folder)
 
 
@@ -198,14 +183,15 @@ def _check_space(folder: Path, needed: int) -> None:
 
 
 def _take_over(cache: ImageCache, rows: np.ndarray, stamps: np.ndarray) -> np.ndarray:
-    """Copy the rows that another cache of this size holds of the very same files; returns those still missing.
+    """Copy rows that another cache of this size has of the same files, and return those still missing.
 
-    An image replaced or one more archive unpacked makes another source, most of which has been decoded before.
+    One image replaced, or one more archive unpacked, makes another source, most of which was decoded before.
     """
-    for folder in sorted(cache.folder.parent.glob(f"*-{cache.image_size}")):
-        if folder == cache.folder or not all((folder / name).is_file() for name in ("cache.json", "stamps.npy")):
+    for path in sorted(cache.folder.parent.glob(f"*-{cache.image_size}/cache.json")):
+        folder = path.parent
+        if folder == cache.folder or not (folder / "stamps.npy").is_file():
             continue
-        if json.loads((folder / "cache.json").read_text())["format"] != _FORMAT:
+        if json.loads(path.read_text())["format"] != _FORMAT:
             continue
         other, other_stamps = ImageCache(folder), np.load(folder / "stamps.npy")
         theirs = other._index.get_indexer([cache.names[row] for row in rows])
@@ -219,7 +205,7 @@ def _take_over(cache: ImageCache, rows: np.ndarray, stamps: np.ndarray) -> np.nd
 
 
 def _fill(cache: ImageCache, work: list[tuple[int, Path]], workers: int | None, progress: bool) -> dict[str, str]:
-    """Decode the images of some rows into the cache; returns those that cannot be: name -> why."""
+    """Decode the images of some rows into the cache; returns the undecodable ones: name -> reason."""
     bad = {}
 
     def read(item: tuple[int, Path]) -> np.ndarray | str:
@@ -229,7 +215,7 @@ def _fill(cache: ImageCache, work: list[tuple[int, Path]], workers: int | None, 
             return str(error)
 
     with (
-        ThreadPoolExecutor(workers or cores()) as pool,
+        ThreadPoolExecutor(workers or cpu_count()) as pool,
         bar(total=len(work), show=progress, desc="decode and resize", unit=" images") as shown,
     ):
         for start in range(0, len(work), _BATCH):
@@ -245,48 +231,40 @@ def _fill(cache: ImageCache, work: list[tuple[int, Path]], workers: int | None, 
 
 
 def _write(cache: ImageCache, rows: dict[int, np.ndarray]) -> None:
-    """Write some rows, then the mark that they are there, each on the disk before the next."""
+    """Write some rows and, once they are on the disk, their marks."""
     content = ((row, pixels.tobytes()) for row, pixels in rows.items())
     write_rows(cache.folder / "images.npy", cache.images.offset, content)
+    _mark(cache, list(rows), _DONE)
+
+
+def _mark(cache: ImageCache, rows: list[int] | np.ndarray, value: int) -> None:
     done = np.load(cache.folder / "done.npy", mmap_mode="r+")
-    done[list(rows)] = _DONE
+    done[rows] = value
     done.flush()
 
 
 def _lay_out(folder: Path, names: list[str], stamps: np.ndarray, image_size: int) -> None:
-    """The empty files of a cache; cache.json comes last and says that the others are whole."""
+    """Create the empty files of a cache; cache.json, the last one, marks the others as complete."""
     shape = (len(names), image_size, image_size)
     np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape).flush()  # sparse
     np.save(folder / "stamps.npy", stamps)
     np.save(folder / "done.npy", np.zeros(len(names), dtype=np.uint8))
     (folder / "names.txt").write_text("\n".join(names), encoding="utf-8")
-    with written_whole(folder / "cache.json") as beside:
-        beside.write_text(json.dumps({"format": _FORMAT, "image_size": image_size, "images": len(names)}))
+    write_json(folder / "cache.json", {"format": _FORMAT, "image_size": image_size, "images": len(names)})
 
 
-def _stamps(images: dict[str, Path]) -> np.ndarray:
-    """Size and modification time (ns) of each file, (n, 2) int64, in the order of the sorted names."""
-    try:
-        stats = [images[name].stat() for name in sorted(images)]
-    except FileNotFoundError as error:
-        raise InputError(f"{error.filename} does not exist; expected a radiograph") from None
-    return np.array([(stat.st_size, stat.st_mtime_ns) for stat in stats], dtype=np.int64)
+def _identify(images: dict[str, Path]) -> tuple[str, np.ndarray]:
+    """The fingerprint of a source, and size and modification time (ns) of each file, in the order of sorted names.
 
-
-def _fingerprint(images: dict[str, Path], stamps: np.ndarray) -> str:
-    """16 hex digits that change with any name, size or modification time of the source's files."""
+    The fingerprint is 16 hex digits of all names, sizes and times, which are returned as (n, 2) int64.
+    """
     digest = hashlib.blake2b(str(_FORMAT).encode(), digest_size=8)
-    for name, (size, time) in zip(sorted(images), stamps.tolist(), strict=True):
-        digest.update(f"{name}\0{size}\0{time}\n".encode())
-    return digest.hexdigest()
-
-
-def _grey(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit PNG; convert("L") would clip it at 255
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-    return image if image.mode == "L" else image.convert("L")
-
-
-def cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    stamps = []
+    for name in sorted(images):
+        try:
+            stat = images[name].stat()
+        except FileNotFoundError:
+            raise InputError(f"{images[name]} does not exist; expected a radiograph") from None
+        stamps.append((stat.st_size, stat.st_mtime_ns))
+        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest(), np.array(stamps, dtype=np.int64)

@@ -1,8 +1,8 @@
-"""Tensors for the model: over the cache, or straight from the PNGs; augmentation in batches; loaders.
+"""Tensors for the model, from the cache or directly from the PNGs; augmentation in batches; loaders.
 
 Training and evaluation share one geometry: the whole image, resized, never mirrored (the heart is on the left), never
-cropped at the centre (apices and costophrenic angles matter). The images stay uint8 and one channel wide until the
-model, which knows its own normalization.
+cropped to the centre (apices and costophrenic angles matter). Images stay uint8 with one channel; the model normalizes
+them.
 """
 
 import math
@@ -45,9 +45,9 @@ class _LabelledDataset(Dataset):
 
 
 class CachedDataset(_LabelledDataset):
-    """Radiographs from an `ImageCache`: the fast way. Raises InputError where the cache lacks one of the entries.
+    """Radiographs from an `ImageCache`, which is fast. Raises InputError where the cache lacks one of the entries.
 
-    Images that cannot be decoded (`ImageCache.bad`) are left out of `entries`, here and so everywhere.
+    Images that cannot be decoded (`ImageCache.bad`) are left out of `entries`.
     """
 
     def __init__(self, entries: pd.DataFrame, cache: ImageCache):
@@ -61,7 +61,7 @@ class CachedDataset(_LabelledDataset):
 
 
 class ChestXrayDataset(_LabelledDataset):
-    """Radiographs straight from their PNGs, the same tensors as from the cache, decoded at each access.
+    """Radiographs directly from their PNGs, decoded at each access; the same tensors as from the cache.
 
     Raises InputError where `images` lacks one of the entries.
     """
@@ -79,12 +79,12 @@ class ChestXrayDataset(_LabelledDataset):
 
 
 class EpochBatches(Sampler[list[int]]):
-    """Batches of row numbers, in an order that follows from the seed and the epoch alone, dealt out among processes.
+    """Batches of row numbers, in an order that depends only on the seed and the epoch, shared out among processes.
 
-    A batch holds `batch_size` rows for each of the `processes`, of which this is number `process`; no row comes twice
-    in an epoch, on whichever process. What is left at the end is dealt out too, unless a process got fewer than two
-    (which batch normalization cannot take): these rows sit out, each epoch others. Set `epoch`, from 1, and `first`,
-    the batch to begin with, before iterating. Raises InputError where there are too few rows for one batch.
+    A batch has `batch_size` rows for each of the `processes`, of which this is number `process`; no row appears twice
+    in an epoch. The remainder is a smaller batch, or is skipped where a process would get fewer than two rows (batch
+    normalization needs two); each epoch skips other rows. Set `epoch`, from 1, and `first`, the batch to begin with,
+    before iterating. Raises InputError where there are too few rows for one batch.
     """
 
     def __init__(self, rows: int, batch_size: int, seed: int = 0, process: int = 0, processes: int = 1):
@@ -93,7 +93,7 @@ class EpochBatches(Sampler[list[int]]):
         self.epoch, self.first = 1, 0
         if len(self) == 0:
             least = processes * min(2, batch_size)
-            raise InputError(f"the part 'train' holds {rows} images; expected at least {least} (of {processes} "
+            raise InputError(f"the part 'train' has {rows} images; expected at least {least} (of {processes} "
                              f"process{'es' * (processes > 1)})")  # fmt: skip
 
     def __len__(self) -> int:
@@ -112,15 +112,15 @@ def make_loader(
 ) -> DataLoader:
     """Batches of a dataset: (images (b, 1, size, size) uint8, labels (b, 14) float32).
 
-    In the order of the dataset, `batch_size` at a time, or as `batches` say. num_workers: processes that read ahead; 0
-    is right for the cache, whose rows are there before a process could be asked for them.
+    They follow `batches`, or else the order of the dataset, `batch_size` at a time. num_workers: processes that read
+    ahead; 0 is best for the cache, which is faster than another process.
     """
     return DataLoader(
         dataset,
         batch_sampler=batches or BatchSampler(SequentialSampler(dataset), batch_size, drop_last=False),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
-        collate_fn=_as_is,
+        collate_fn=_unchanged,
         pin_memory=torch.cuda.is_available(),
     )
 
@@ -134,11 +134,11 @@ def augment(
     contrast: float = 0.2,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """Gentle changes that leave the anatomy in place, one draw an image: (b, 1, h, w) uint8 or [0, 1] to float [0, 1].
+    """Gentle changes that preserve the anatomy, one draw per image: (b, 1, h, w) uint8 or [0, 1] to float [0, 1].
 
-    rotation: at most so many degrees either way; shift: of the image's side; scale, contrast: at most by so much;
-    strength: times all of them. No mirror flip. What comes in from outside is black, as the collimated border of a
-    radiograph is. generator: on the CPU, whatever the device of the images, so that all devices draw the same.
+    rotation: maximum in degrees, either way; shift: share of the image's side; scale, contrast: relative;
+    strength: factor of all four. No mirror flip. Pixels from outside the image are black, like the collimated border
+    of a radiograph. generator: on the CPU for images on any device, so that all devices draw the same.
     """
     x = to_unit(images)
     n = len(x)
@@ -154,8 +154,9 @@ def augment(
 
 
 def shifted(images: torch.Tensor, share: float = 0.03) -> list[torch.Tensor]:
-    """The images (b, 1, h, w) as they are, and moved by a share of their side left, right, up and down, each the shape
-    and type of the original: the views that test-time averaging scores. What comes in is black.
+    """The five views of test-time averaging: the images (b, 1, h, w), and shifted left, right, up and down.
+
+    The shift is a share of the side; shape and type stay, and pixels from outside the image are black.
     """
     by = max(1, round(share * images.shape[-1]))
     wide = F.pad(images, (by, by, by, by))
@@ -165,9 +166,9 @@ def shifted(images: torch.Tensor, share: float = 0.03) -> list[torch.Tensor]:
 
 
 def to_unit(images: torch.Tensor) -> torch.Tensor:
-    """Images as floats in [0, 1]: uint8 is divided by 255, floats are left as they are."""
+    """Images as floats in [0, 1]: uint8 is divided by 255, floats are unchanged."""
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
-def _as_is(batch: Batch) -> Batch:
+def _unchanged(batch: Batch) -> Batch:
     return batch

@@ -1,4 +1,4 @@
-"""Where the radiographs are: every layout met in the wild under one root, and the download through kagglehub."""
+"""Where the radiographs are: all published layouts under one root, and the download through kagglehub."""
 
 import os
 from collections import Counter
@@ -9,47 +9,43 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError, some
 
-# NIH's archives and Kaggle's full set; Kaggle's sample, which nests itself once more; one flat folder
-LAYOUTS = (
-    "images_*/images",
-    "images_*",
-    "images",
-    "sample/images",
-    "sample/sample/images",
-    "sample",
-    ".",
-)
+# NIH's archives and Kaggle's full set; Kaggle's sample, which repeats its folder once more; one flat folder
+LAYOUTS = ("images_*/images", "images_*", "images", "sample/images", "sample/sample/images", "sample", ".")
 DATASETS = {"data": "nih-chest-xrays/data", "sample": "nih-chest-xrays/sample"}
 
 
 def find_images(img_root: str | Path) -> dict[str, Path]:
     """Every PNG under `img_root` in a known layout: {"00000013_005.png": Path(...)}, sorted by name.
 
-    The layouts are `LAYOUTS`, looked for in `img_root` itself and, where it is a folder of kagglehub's cache, in its
-    newest version. The same name in two places is one image where the files have the same size.
-    Raises InputError where there is no such folder or no image (saying what was looked for and what was there), and
-    where two different files bear one name.
+    The layouts are `LAYOUTS`, below `img_root` or, in kagglehub's cache, below its newest version. The same name in two
+    places is one image where the files have the same size.
+    Raises InputError where there is no such folder or no image (with what was searched and what is there), and where
+    two files of different size have the same name.
     """
-    root = Path(img_root)
-    if not root.is_dir():
-        raise InputError(f"{root} is not a folder; expected the root of the radiographs (img_root)")
-    root = newest_version(root)
+    root = image_root(img_root)
     images: dict[str, Path] = {}
     for entry in scan_images(root):
         first = images.setdefault(entry.name, Path(entry.path))
         if first != Path(entry.path) and first.stat().st_size != entry.stat().st_size:
-            raise InputError(f"{first} and {entry.path} bear one name but differ; keep one of them")
+            raise InputError(f"{first} and {entry.path} have the same name but differ; keep one of them")
     if not images:
         inside = sorted(path.name + ("/" if path.is_dir() else "") for path in root.iterdir())
         raise InputError(
-            f"no PNG found under {root}: looked for {', '.join(f'{layout}/*.png' for layout in LAYOUTS)}; "
-            f"there was {some(inside, 8) or 'nothing'}; point img_root at the folder that holds them"
+            f"no PNG found under {root}: searched {', '.join(f'{layout}/*.png' for layout in LAYOUTS)}; "
+            f"the folder contains {some(inside, 8) or 'nothing'}; point img_root at the folder that holds them"
         )
     return dict(sorted(images.items()))
 
 
+def image_root(img_root: str | Path) -> Path:
+    """The folder itself, or its newest version in kagglehub's cache. Raises InputError where there is no folder."""
+    if not Path(img_root).is_dir():
+        raise InputError(f"{img_root} is not a folder; expected the root of the radiographs (img_root)")
+    return newest_version(img_root)
+
+
 def scan_images(root: Path) -> Iterator[os.DirEntry]:
-    """Every PNG in a known layout of a root, each file once, as the folders give them; a name may come twice."""
+    """Every PNG in a known layout of a root, each file once, in no order; two files may have the same name."""
     seen = set()
     for layout in LAYOUTS:
         for folder in sorted(root.glob(layout)) if layout != "." else [root]:
@@ -61,9 +57,9 @@ def scan_images(root: Path) -> Iterator[os.DirEntry]:
 
 
 def keep_found(entries: pd.DataFrame, images: dict[str, Path]) -> tuple[pd.DataFrame, str]:
-    """The entries whose image is there, and a sentence that counts what was left out on either side.
+    """The entries whose image was found, and a sentence on the rows and images that were left out.
 
-    Raises InputError where not one entry has an image.
+    Raises InputError where no entry has an image.
     """
     found = entries["image"].isin(images)
     if not found.any():
@@ -83,8 +79,8 @@ def keep_found(entries: pd.DataFrame, images: dict[str, Path]) -> tuple[pd.DataF
 def download(dataset: str = "sample") -> Path:
     """Download a data set from Kaggle (kagglehub, which resumes and caches), and return its folder.
 
-    dataset: "data", all 112,120 images, 42 GB (of which kagglehub needs about twice while it unpacks), or "sample",
-    5,606 images, 4 GB. What lies complete in kagglehub's cache is taken from there, without the network.
+    dataset: "data", all 112,120 images, 42 GB (kagglehub needs about twice as much while it unpacks), or "sample",
+    5,606 images, 4 GB. A complete download in kagglehub's cache is used without the network.
     Raises InputError for another name, and where Kaggle cannot be reached.
     """
     if dataset not in DATASETS:
@@ -99,7 +95,7 @@ def download(dataset: str = "sample") -> Path:
         return newest
     try:
         return Path(kagglehub.dataset_download(handle))
-    except Exception as error:  # kagglehub lets through whatever requests, urllib3 or Kaggle's API raise
+    except Exception as error:  # any error of requests, urllib3 or Kaggle's API
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
             f"Kaggle's data set {handle} cannot be downloaded ({reason}); check the network, or download it by hand "
@@ -108,17 +104,17 @@ def download(dataset: str = "sample") -> Path:
 
 
 def describe_layout(images: dict[str, Path], img_root: str | Path) -> dict[str, int]:
-    """How many images each folder below `img_root` holds: {"images_001/images": 211, ...}."""
+    """The number of images in each folder below `img_root`: {"images_001/images": 211, ...}."""
     folders = Counter(path.parent for path in images.values())
     return {os.path.relpath(folder, img_root): count for folder, count in sorted(folders.items())}
 
 
 def newest_version(folder: str | Path) -> Path:
-    """The newest version in a folder of kagglehub's cache, complete ones first; any other folder as it is."""
+    """The newest version in a folder of kagglehub's cache, preferably a complete one; any other folder as it is."""
     folder = Path(folder)
     versions = [path for path in (folder / "versions").glob("*") if path.name.isdigit() and path.is_dir()]
 
-    def rank(path: Path) -> tuple[bool, int]:  # kagglehub marks what it has unpacked to the end
+    def rank(path: Path) -> tuple[bool, int]:  # kagglehub marks complete downloads
         return (folder / f"{path.name}.complete").exists(), int(path.name)
 
     return max(versions, key=rank) if versions else folder

@@ -1,11 +1,10 @@
-"""Train, validation and test: by patient, by the official lists, or by image to see what leaks; nested subsets.
+"""Splits into train, val and test by patient, by the official lists, or by image to show leakage; nested subsets.
 
-Everything is chosen on validation; test is read once. Only a split by patient (the official one is) keeps two visits
-of one patient from standing on both sides.
+Everything is chosen on val; test is used once. Only splits by patient, such as the official one, keep all images of a
+patient on the same side.
 """
 
 import hashlib
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,12 +13,11 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError, nearest, some
 from cxrlib.data.findings import FINDINGS
-from cxrlib.data.metadata import official_part
+from cxrlib.data.metadata import NIH_NAME, official_part
 
 PARTS = ("train", "val", "test")
 KINDS = ("official", "patient", "image")
 FRACTIONS = (0.7, 0.1, 0.2)
-_NIH_NAME = re.compile(r"(\d{8})_\d{3}\.png")
 
 
 def split(
@@ -31,17 +29,16 @@ def split(
 ) -> pd.DataFrame:
     """The entries with a column part: "train", "val" or "test".
 
-    kind: "patient" puts each patient into one part; "official" takes test from NIH's lists (in one of the folders
-    `lists_in`, else those the package knows) and divides the rest by patient; "image" ignores the patients, and is
-    here to show what leaks. Every kind is stratified, so that rare findings reach each part.
-    fractions: images in train, val and test; with "official" only the ratio of the first two counts.
+    kind: "patient" assigns each patient to one part; "official" takes test from NIH's lists (in one of the folders
+    `lists_in`, else those built into the package) and splits the rest by patient; "image" ignores the patients, to show
+    leakage. Every kind is stratified, so that each part has its share of rare findings.
+    fractions: of the images in train, val and test; for "official" only the ratio of the first two matters.
     Raises InputError for an unknown kind, or fractions that are not three shares above 0 that add up to 1.
     """
     if kind not in KINDS:
         raise InputError(f"unknown split {kind!r}; expected one of {', '.join(KINDS)}{nearest(kind, KINDS)}")
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise InputError(f"fractions {fractions} cannot be used; expected three shares above 0 that add up to 1")
-    entries = entries.drop(columns="part", errors="ignore").copy()
     if kind == "official":
         part = official_part(entries, *lists_in).replace("train_val", "")
         rest = part == ""
@@ -49,15 +46,14 @@ def split(
     else:
         groups = entries["patient" if kind == "patient" else "image"]
         part = pd.Series(_stratify(entries, groups, np.array(fractions), seed), index=entries.index)
-    entries.insert(min(2, entries.shape[1]), "part", part)
-    return entries
+    return _with_part(entries, part)
 
 
 def subset(entries: pd.DataFrame, part: str, size: int, seed: int = 0) -> pd.DataFrame:
-    """About `size` images of one part, whole patients, never more than `size`; 0 means all.
+    """About `size` images of one part, never more, of complete patients; 0 means all.
 
-    The subsets of one seed are nested: a larger one holds every smaller one. Only where the first patient alone has
-    more than `size` images is that patient cut. Raises InputError for an unknown part or a negative size.
+    The subsets of one seed are nested: a larger one contains every smaller one. Only a first patient with more than
+    `size` images is not complete. Raises InputError for an unknown part or a negative size.
     """
     if part not in PARTS or size < 0:
         raise InputError(f"a subset of {size} images of part {part!r} cannot be taken; expected a size >= 0 (0 is all) "
@@ -65,8 +61,8 @@ def subset(entries: pd.DataFrame, part: str, size: int, seed: int = 0) -> pd.Dat
     chosen = entries[entries["part"] == part]
     if size == 0 or size >= len(chosen):
         return chosen
-    counts = chosen.groupby("patient").size()  # sorted by patient: the order of the rows does not matter
-    counts = counts.sample(frac=1, random_state=seed)
+    # grouping sorts by patient, so that the order of the rows does not matter
+    counts = chosen.groupby("patient").size().sample(frac=1, random_state=seed)
     kept = counts.index[counts.cumsum() <= size]
     if len(kept) == 0:
         return chosen[chosen["patient"] == counts.index[0]].sort_values("image").head(size)
@@ -74,16 +70,16 @@ def subset(entries: pd.DataFrame, part: str, size: int, seed: int = 0) -> pd.Dat
 
 
 def subsets(entries: pd.DataFrame, train: int = 0, val: int = 0, test: int = 0, seed: int = 0) -> pd.DataFrame:
-    """The entries of all three parts, each cut to about so many images as `subset` does."""
+    """The entries of all three parts, each reduced by `subset` to about the given number of images."""
     sizes = {"train": train, "val": val, "test": test}
     return pd.concat([subset(entries, part, size, seed) for part, size in sizes.items()])
 
 
 def leakage(entries: pd.DataFrame) -> pd.DataFrame:
-    """How much of val and test leaks from train: images, patients, patients also in train, and the images of those.
+    """Leakage from train to val and test.
 
-    Returns one row each for val and test with columns images, patients, patients_in_train, images_leaked,
-    share_leaked (of the images, 0-1).
+    Returns one row each for val and test with columns images, patients, patients_in_train, images_leaked (images of
+    those patients), share_leaked (of the images, 0-1).
     """
     in_train = set(entries.loc[entries["part"] == "train", "patient"])
     rows = {}
@@ -101,13 +97,13 @@ def leakage(entries: pd.DataFrame) -> pd.DataFrame:
 
 
 def remembered(
-    entries: pd.DataFrame, kind: str, earlier: dict[str, list[str]] | None = None, of: str | Path = "the checkpoint"
+    entries: pd.DataFrame, kind: str, earlier: dict[str, list[str]] | None = None, source: str | Path = "the checkpoint"
 ) -> dict[str, list[str]]:
-    """The parts that a checkpoint remembers: {"train": image names, "val": image names}, each sorted.
+    """The parts for a checkpoint to remember: {"train": image names, "val": image names}, each sorted.
 
-    earlier: the parts of the checkpoint `of` that the training started from; they are remembered, too. Raises
-    InputError where that one learned from what is held out here: from a patient of val or test, or, by choosing on its
-    val, from one of test.
+    earlier: the parts of the checkpoint `source` that training starts from; they are included. Raises InputError where
+    that checkpoint has seen what is held out here: patients of val or test in its train part, or patients of test in
+    its val part, on which it was chosen.
     """
     parts = {part: set(entries.loc[entries["part"] == part, "image"]) for part in ("train", "val")}
     if earlier is not None:
@@ -115,8 +111,8 @@ def remembered(
         seen = (before == "train") & (entries["part"] != "train") | (before == "val") & (entries["part"] == "test")
         if seen.any():
             raise InputError(
-                f"{of} learned from {seen.sum():,} images, or other images of their patients, that are held out here "
-                f"(such as {some(entries.loc[seen, 'image'], 3)}); expected the split and seed of its training"
+                f"{source} learned from {seen.sum():,} images, or other images of their patients, that are held out "
+                f"here (such as {some(entries.loc[seen, 'image'], 3)}); expected the split and seed of its training"
             )
         parts["train"] |= set(earlier["train"])
         parts["val"] |= set(earlier["val"]) - parts["train"]
@@ -135,40 +131,40 @@ def digest(*parts: pd.DataFrame) -> str:
 def restore(entries: pd.DataFrame, parts: dict[str, list[str]], kind: str) -> pd.DataFrame:
     """The entries with the parts that a checkpoint remembers, so that nothing it was trained on is evaluated.
 
-    parts: {"train": image names, "val": image names}, as the training saw them. An image that they do not name goes
-    where its patient is known, and to test where neither is (with kind "image": to test, as that split does). NIH's
-    names say the patient, so that he is known even where none of the images that were trained on is among the entries.
+    parts: {"train": image names, "val": image names} of the training. An image that is in neither goes to the part of
+    its patient, or to test for a new patient (and always to test for kind "image"). NIH's file names contain the
+    patient, so patients are recognized even where none of their images in `parts` is among the entries.
     """
-    entries = entries.drop(columns="part", errors="ignore").copy()
-    of_image, of_patient, of_name = {}, {}, {}
-    for part in ("val", "train"):  # train last: where both claim a patient, he is not evaluated
-        of_image |= dict.fromkeys(parts[part], part)
-        of_patient |= dict.fromkeys(entries.loc[entries["image"].isin(parts[part]), "patient"], part)
-        of_name |= dict.fromkeys(filter(None, map(_patient_of_name, parts[part])), part)
-
-    def where(image: str, patient: int | str) -> str:
-        if image in of_image or kind == "image":
-            return of_image.get(image, "test")
-        claims = {of_patient.get(patient), of_name.get(_patient_of_name(image))}
-        return next((part for part in ("train", "val") if part in claims), "test")
-
-    part = [where(image, patient) for image, patient in zip(entries["image"], entries["patient"], strict=True)]
-    entries.insert(min(2, entries.shape[1]), "part", part)
-    return entries
+    image, patient = entries["image"], entries["patient"]
+    number = image.map(_patient_of_name)
+    part = pd.Series("test", index=entries.index)
+    if kind != "image":
+        for name in ("val", "train"):  # train last, so that a patient in both is not evaluated
+            numbers = set(map(_patient_of_name, parts[name])) - {None}
+            part[patient.isin(patient[image.isin(parts[name])]) | number.isin(numbers)] = name
+    for name in ("val", "train"):
+        part[image.isin(parts[name])] = name
+    return _with_part(entries, part)
 
 
 def _patient_of_name(image: str) -> str | None:
-    """The patient in a name such as "00000013_005.png"; None where NIH did not give the name."""
-    match = _NIH_NAME.fullmatch(image)
+    """The patient in a name such as "00000013_005.png"; None for names that are not NIH's."""
+    match = NIH_NAME.fullmatch(image)
     return match and match[1]
+
+
+def _with_part(entries: pd.DataFrame, part: pd.Series) -> pd.DataFrame:
+    entries = entries.drop(columns="part", errors="ignore")
+    entries.insert(min(2, entries.shape[1]), "part", part)
+    return entries
 
 
 def _stratify(entries: pd.DataFrame, groups: pd.Series, fractions: np.ndarray, seed: int) -> np.ndarray:
     """Assign whole groups (patients) to parts, rarest finding first (after Sechidis et al. 2011).
 
-    Each part is an urn of the images of each finding that it still wants; a group is drawn into a part with the odds
-    of its rarest finding there. Counts come out as wanted, and large and small groups fall everywhere alike (always
-    taking the largest want would leave validation and test only patients of one image). Returns a part name an entry.
+    Each part still needs a number of images of each finding. A group is assigned at random, with probabilities
+    proportional to the need for its rarest finding. So the counts are met, and the parts get groups of all sizes
+    (choosing the greatest need would leave val and test only patients with one image). Returns a part name per entry.
     """
     rng = np.random.default_rng(seed)
     names = np.array(PARTS[: len(fractions)])
@@ -180,13 +176,13 @@ def _stratify(entries: pd.DataFrame, groups: pd.Series, fractions: np.ndarray, s
 
     rarity = np.argsort(counts[:, :-1].sum(axis=0), kind="stable")
     has = counts[:, rarity] > 0
-    rarest = np.where(has.any(axis=1), rarity[has.argmax(axis=1)], len(FINDINGS))  # last column where there is none
+    rarest = np.where(has.any(axis=1), rarity[has.argmax(axis=1)], len(FINDINGS))  # last column: no finding
     order = rng.permutation(len(patients))
     assigned = np.empty(len(patients), dtype=int)
     for finding in [*rarity, len(FINDINGS)]:
         for group in order[rarest[order] == finding]:
             odds = wanted[:, finding].clip(min=0)
-            if odds.sum() == 0:  # all have what they wanted: a group larger than its share came before
+            if odds.sum() == 0:  # no part needs more, after a group larger than its share
                 odds = fractions
             part = min(np.searchsorted(odds.cumsum(), rng.random() * odds.sum(), side="right"), len(names) - 1)
             assigned[group] = part

@@ -144,7 +144,7 @@ def test_a_loader_follows_the_batches(both):
 
 
 def test_too_few_rows_for_the_processes_are_refused():
-    with pytest.raises(InputError, match="the part 'train' holds 3 images; expected at least 4"):
+    with pytest.raises(InputError, match="the part 'train' has 3 images; expected at least 4"):
         EpochBatches(3, 8, processes=2)
 
 

@@ -1,32 +1,30 @@
 """What is wrong with a data set, counted and named, in one pass over CSV, lists, boxes and images.
 
-Each thing found has a level: it "stops" (cxrlib refuses it), it "changes" a result, or it is "harmless" (handled, and
-said). The pixels are decoded only where a file looks torn, or, with `deep`, of every image.
+Each check has a level: it "stops" cxrlib, "changes" a result, or is "harmless" (handled and reported). Pixels are
+decoded only where a file looks truncated or, with `deep`, in every image.
 """
 
-import json
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from cxrlib.core.errors import InputError, some
-from cxrlib.core.paths import written_whole
+from cxrlib.core.paths import write_json
 from cxrlib.data.doctor.checks import CHANGES, CHECKS, HARMLESS, STOPS
 from cxrlib.data.doctor.images import check_images
 from cxrlib.data.doctor.tables import check_boxes, check_csv, check_lists
 from cxrlib.data.metadata import find_csv
-from cxrlib.data.sources import newest_version, scan_images
+from cxrlib.data.sources import describe_layout, image_root, scan_images
 
 _LEVELS = (STOPS, CHANGES, HARMLESS)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `check_dataset` found.
+    """The result of `check_dataset`.
 
-    facts: plain values about the data set; names: check -> what it applies to, None where it was not looked at.
+    facts: plain values about the data set; names: check -> what it applies to, None where it was not done.
     """
 
     facts: dict
@@ -34,21 +32,12 @@ class Report:
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a check, the grave ones first: subject, level, count (missing: not looked at), meaning, to do."""
-        rows = [
-            {
-                "check": check,
-                "subject": subject,
-                "level": level,
-                "count": None if self.names[check] is None else len(self.names[check]),
-                "examples": some(self.names[check] or [], 3),
-                "meaning": meaning,
-                "to do": advice,
-            }
-            for subject, checks in CHECKS.items()
-            for check, (level, meaning, advice) in checks.items()
-        ]
-        table = pd.DataFrame(rows).astype({"count": "Int64"}).set_index("check")
+        """One row per check, most serious first: subject, level, count (missing: not done), meaning, what to do."""
+        index = pd.Index(CHECKS, name="check")
+        table = pd.DataFrame(CHECKS.values(), index=index, columns=["subject", "level", "meaning", "to do"])
+        found = [self.names[check] for check in CHECKS]
+        table.insert(2, "count", pd.array([None if names is None else len(names) for names in found], "Int64"))
+        table.insert(3, "examples", [some(names or [], 3) for names in found])
         return table.sort_values("level", key=lambda levels: levels.map(_LEVELS.index), kind="stable")
 
     @property
@@ -71,19 +60,17 @@ class Report:
         return {**self.facts, "ok": self.ok, "checks": checks}
 
     def save(self, path: str | Path) -> Path:
-        """Write the JSON of `to_dict`, whole or not at all. Returns the path."""
-        with written_whole(path) as beside:
-            beside.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-        return Path(path)
+        """Write the JSON of `to_dict`, completely or not at all. Returns the path."""
+        return write_json(path, self.to_dict())
 
     def __str__(self) -> str:
-        facts, looked_at = self.facts, sum(names is not None for names in self.names.values())
+        facts, done = self.facts, sum(names is not None for names in self.names.values())
         lines = [
             f"data set  {facts['img_root']}",
             f"CSV       {facts['csv_path'] or 'none'}: {facts['rows']:,} rows, {facts['patients']:,} patients",
             f"images    {facts['images']:,} in {len(facts['folders'])} folder(s): {_counts(facts['kinds'])}; "
             f"{_counts(facts['sizes'])} pixels",
-            f"looked at {looked_at} of {len(self.names)} things, and at "
+            f"checks    {done} of {len(self.names)}, of "
             + ("every pixel" if facts["deep"] else "the headers of the images (deep decodes every pixel)"),
         ]
         for check, row in self.found.iterrows():
@@ -94,39 +81,36 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """One line: how many things stop cxrlib, and how many would change a result."""
+        """One line: how many findings stop cxrlib, and how many would change a result."""
         counts = self.found["level"].value_counts()
-        words = {STOPS: "to mend before cxrlib can go on", CHANGES: "that would change a result"}
-        grave = [f"{counts[level]} {what}" for level, what in words.items() if level in counts]
-        return "; ".join(grave) or "nothing that would change a result"
+        words = {STOPS: "to fix before cxrlib can go on", CHANGES: "that would change a result"}
+        return "; ".join(f"{counts[level]} {what}" for level, what in words.items() if level in counts) or (
+            "nothing that would change a result"
+        )
 
 
 def check_dataset(img_root: str | Path, csv_path: str | Path = "", deep: bool = False, progress: bool = True) -> Report:
-    """Look at everything of a data set once, and count and name what is wrong, unusual or merely worth knowing.
+    """Count and name what is wrong with a data set or unusual in it. Writes nothing.
 
-    img_root: a folder in any layout of `sources`; csv_path: "" for the CSV in it. The official lists and the boxes are
-    looked for in both places. deep: decode every image on all cores (about 10 ms each a core at 1024 pixels), else
-    only 49 bytes of each are read. Nothing is written.
-    Raises InputError only where `img_root` is no folder or `csv_path` no file.
+    img_root: a folder in any layout of `sources`. csv_path: "" for the CSV in `img_root`; the official lists and the
+    boxes are searched in both places. deep: decode every image on all cores (about 10 ms per image and core at 1024
+    pixels), instead of reading 49 bytes of each. Raises InputError where `img_root` is not a folder or `csv_path` not a
+    file.
     """
-    root = Path(img_root)
-    if not root.is_dir():
-        raise InputError(f"{root} is not a folder; expected the root of the radiographs (img_root)")
-    root = newest_version(root)
-    names: dict[str, list[str] | None] = {check: None for checks in CHECKS.values() for check in checks}
-    path = _csv(root, csv_path, names)
+    root = image_root(img_root)
+    names: dict[str, list[str] | None] = dict.fromkeys(CHECKS)
+    path, names["no CSV"] = _csv(root, csv_path)
     entries = pd.DataFrame({"image": [], "labels": [], "patient": []}, dtype=str)
-    folders = (root,) if path is None else (root, path.parent)
     if path is not None:
         found, entries = check_csv(path)
         _add(names, "csv", found)
-        _add(names, "lists", check_lists(folders, entries))
-        _add(names, "boxes", check_boxes(folders, entries))
+        _add(names, "lists", check_lists((root, path.parent), entries))
+        _add(names, "boxes", check_boxes((root, path.parent), entries))
     files: dict[str, list[Path]] = {}
     for entry in sorted(scan_images(root), key=lambda entry: entry.name):
         files.setdefault(entry.name, []).append(Path(entry.path))
     used = set(entries["image"]) if len(entries) else set(files)
-    found, facts = check_images(files, used, deep, progress)
+    found, image_facts = check_images(files, used, deep, progress)
     found["no image"] = [] if files else [str(root)]
     found["without image"] = sorted(used - set(files))
     found["without row"] = sorted(set(files) - used)
@@ -138,33 +122,33 @@ def check_dataset(img_root: str | Path, csv_path: str | Path = "", deep: bool = 
         "rows": len(entries),
         "patients": int(entries["patient"].nunique()),
         "images": len(files),
-        "folders": dict(Counter(str(paths[0].parent.relative_to(root)) for paths in files.values())),
-        **facts,
+        "folders": describe_layout({name: paths[0] for name, paths in files.items()}, root),
     }
-    return Report(facts, names)
+    return Report(facts | image_facts, names)
 
 
-def _csv(root: Path, csv_path: str | Path, names: dict) -> Path | None:
-    names["no CSV"] = []
+def _csv(root: Path, csv_path: str | Path) -> tuple[Path | None, list[str]]:
+    """The CSV, or None and the reason why there is none."""
     if str(csv_path):
         if not Path(csv_path).is_file():
             raise InputError(f"{csv_path} is not a file; expected a CSV of the data set (csv_path)")
-        return Path(csv_path)
+        return Path(csv_path), []
     try:
-        return find_csv(root)
+        return find_csv(root), []
     except InputError as error:
-        names["no CSV"] = [str(error)]
-        return None
+        return None, [str(error)]
 
 
 def _add(names: dict, subject: str, found: dict[str, list[str]] | None) -> None:
-    """Take over what one subject's checks found; what was looked for and not found becomes an empty list."""
+    """Take over the results of one subject; a check that found nothing gets an empty list."""
     if found is not None:
-        names |= {check: found.get(check) or names[check] or [] for check in CHECKS[subject]}
+        names |= {
+            name: found.get(name) or names[name] or [] for name, check in CHECKS.items() if check.subject == subject
+        }
 
 
 def _counts(counted: dict[str, int], most: int = 3) -> str:
     """Such as "40 grey, 9 RGBA"."""
-    rest = sum(list(counted.values())[most:])
     shown = [f"{count:,} {what}" for what, count in list(counted.items())[:most]]
-    return ", ".join([*shown, *([f"{rest:,} other"] if rest else [])]) or "none can be read"
+    rest = sum(list(counted.values())[most:])
+    return ", ".join(shown + [f"{rest:,} other"] * (rest > 0)) or "none can be read"

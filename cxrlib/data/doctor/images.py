@@ -1,45 +1,40 @@
-"""The doctor's look at the image files: from a few bytes of each, or (deep) from every pixel."""
+"""The doctor's checks of the image files: from a few bytes of each, or (deep) from every pixel."""
 
 import hashlib
 import os
 import struct
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from joblib import Parallel, delayed
+
 from cxrlib.core.errors import InputError
 from cxrlib.core.progress import bar
-from cxrlib.data.cache import cores, decode
+from cxrlib.data.cache import decode
 
-PUBLISHED_SIDE = 1024  # pixels of NIH's radiographs
 _SIGNATURE, _END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 _COLORS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 
 
 class Header(NamedTuple):
-    """What the first and the last bytes of a PNG say. `ends`: its last chunk is there; `mark` differs with content."""
+    """The header of a PNG.
 
-    width: int
-    height: int
-    color: str
-    depth: int
-    interlaced: bool
+    size: such as "1024 x 1024"; kind: such as "grey", "RGBA", "16-bit grey", "palette, interlaced"; ends: the file has
+    its last chunk; mark: the same for identical files.
+    """
+
+    size: str
+    kind: str
     ends: bool
     mark: tuple[int, bytes]
 
-    @property
-    def kind(self) -> str:
-        """Such as "grey", "RGBA", "16-bit grey", "palette, interlaced"."""
-        bits = f"{self.depth}-bit " if self.depth != 8 and self.color != "palette" else ""
-        return bits + self.color + (", interlaced" if self.interlaced else "")
-
 
 def read_header(path: str | Path) -> Header | None:
-    """The header of a PNG, from its first 33 and last 16 bytes; None where it is no PNG or its header is torn."""
+    """The header of a PNG, from its first 33 and last 16 bytes; None for another file or a damaged header."""
     with open(path, "rb") as file:
         start = file.read(33)
         size = file.seek(0, os.SEEK_END)
@@ -52,108 +47,70 @@ def read_header(path: str | Path) -> Header | None:
         return None
     if packing or filtering or interlaced > 1:
         return None
-    return Header(width, height, _COLORS[color], depth, bool(interlaced), end.endswith(_END), (size, start[16:] + end))
+    bits = f"{depth}-bit " if depth != 8 and color != 3 else ""
+    kind = bits + _COLORS[color] + (", interlaced" if interlaced else "")
+    return Header(f"{width} x {height}", kind, end.endswith(_END), (size, start[16:] + end))
 
 
 def check_images(
     files: dict[str, list[Path]], used: set[str], deep: bool, progress: bool
 ) -> tuple[dict[str, list[str]], dict]:
-    """Names by check, and facts, of the files: `files` holds the paths of each name, `used` what the CSV names."""
+    """Names by check, and facts, of the files: `files` has the paths of each name, `used` the names in the CSV."""
     found = defaultdict(list)
-    headers = dict(_each(files, lambda paths: read_header(paths[0]), progress, "headers"))
     for name, paths in files.items():
         if len(paths) > 1:
             same = len({path.stat().st_size for path in paths}) == 1
             found["same name twice" if same else "two images of one name"].append(name)
-    of_used = {name: headers[name] for name in files if name in used}
-    _check_headers(of_used, found)
+    headers = dict(_each({name: paths[0] for name, paths in files.items()}, read_header, progress, "headers"))
+    usable = {name: header for name, header in headers.items() if header}
+    usual = Counter(header.size for name, header in usable.items() if name in used).most_common(1)
+    for name, header in usable.items():
+        if name in used and header.kind != "grey":
+            found["not 8-bit grey"].append(f"{name} ({header.kind})")
+        if name in used and header.size != usual[0][0]:
+            found["another size"].append(f"{name} ({header.size})")
+    paths = {name: files[name][0] for name in headers if name in used}
     if deep:
-        alike = _check_pixels({name: files[name][0] for name in of_used}, found, progress)
-    else:  # decoded is only what looks torn: a missing end may still hold every pixel
-        torn = {name: files[name][0] for name, header in of_used.items() if header is None or not header.ends}
-        _check_pixels(torn, found, progress=False)
-        alike = _equal_files({name: files[name][0] for name in of_used}, headers)
+        alike = _check_pixels(paths, found, progress)
+    else:  # decode only what looks truncated: without its end, a file may still have every pixel
+        truncated = {name: path for name, path in paths.items() if name not in usable or not usable[name].ends}
+        _check_pixels(truncated, found, progress=False)
+        alike = _equal_files(paths, usable)
     found["same picture twice"] = [f"{name} = {first}" for first, *others in alike for name in others]
-    sizes = Counter(f"{header.width} x {header.height}" for header in headers.values() if header)
-    kinds = Counter(header.kind for header in headers.values() if header)
-    facts = {"sizes": dict(sizes.most_common()), "kinds": dict(kinds.most_common())}
-    return found, facts
-
-
-def _check_headers(headers: dict[str, Header | None], found: dict[str, list[str]]) -> None:
-    sizes = Counter((header.width, header.height) for header in headers.values() if header)
-    usual = sizes.most_common(1)[0][0] if sizes else None
-    for name, header in headers.items():
-        if header is None:
-            continue
-        if header.color != "grey" and header.color != "palette":
-            found["colour or alpha"].append(f"{name} ({header.color})")
-        if header.color == "palette":
-            found["palette"].append(name)
-        if header.depth == 16:
-            found["16-bit"].append(name)
-        if header.depth < 8 and header.color == "grey":
-            found["fewer than 8 bits"].append(f"{name} ({header.depth})")
-        if header.interlaced:
-            found["interlaced"].append(name)
-        if (header.width, header.height) != usual:
-            found["another size"].append(f"{name} ({header.width} x {header.height})")
-        elif header.width != PUBLISHED_SIDE or header.height != PUBLISHED_SIDE:
-            found["not 1024 pixels"].append(name)
-        if header.width != header.height:
-            found["not square"].append(f"{name} ({header.width} x {header.height})")
+    sizes = Counter(header.size for header in usable.values())
+    kinds = Counter(header.kind for header in usable.values())
+    return found, {"sizes": dict(sizes.most_common()), "kinds": dict(kinds.most_common())}
 
 
 def _check_pixels(paths: dict[str, Path], found: dict[str, list[str]], progress: bool) -> list[list[str]]:
-    """Decode every file; names what cannot be decoded or shows nothing, and returns the groups of equal pictures."""
+    """Decode every file, note undecodable and uniform images, and return the groups of equal pictures."""
 
-    def look(path: Path) -> tuple[bytes, bool] | InputError:
+    def look(path: Path) -> str | bytes:
         try:
             grey = decode(path)
-        except InputError as error:
-            return error
+        except InputError:
+            return "cannot be decoded"
         low, high = grey.getextrema()
-        return hashlib.sha256(grey.tobytes() + str(grey.size).encode()).digest(), low == high
+        return "one single grey" if low == high else hashlib.sha256(grey.tobytes() + str(grey.size).encode()).digest()
 
     same = defaultdict(list)
-    for name, seen in _each(paths, look, progress, "decode"):
-        if isinstance(seen, InputError):
-            found["cannot be decoded"].append(name)
-            continue
-        picture, empty = seen
-        if empty:
-            found["one single grey"].append(name)
-        else:
-            same[picture].append(name)
+    for name, result in _each(paths, look, progress, "decode"):
+        (found if isinstance(result, str) else same)[result].append(name)
     return [names for names in same.values() if len(names) > 1]
 
 
-def _equal_files(paths: dict[str, Path], headers: dict[str, Header | None]) -> list[list[str]]:
-    """Groups of names whose files are equal byte for byte; read are only those of one size, header and checksum."""
-    alike = defaultdict(list)
-    for name in paths:
-        if headers[name]:
-            alike[headers[name].mark].append(name)
+def _equal_files(paths: dict[str, Path], headers: dict[str, Header]) -> list[list[str]]:
+    """Groups of names whose files are identical; only files of the same size, header and checksum are read."""
+    marks = Counter(headers[name].mark for name in paths if name in headers)
     equal = defaultdict(list)
-    for name in (name for names in alike.values() if len(names) > 1 for name in names):
-        with paths[name].open("rb") as file:
-            equal[hashlib.file_digest(file, "sha256").digest()].append(name)
+    for name, path in paths.items():
+        if name in headers and marks[headers[name].mark] > 1:
+            equal[hashlib.sha256(path.read_bytes()).digest()].append(name)
     return [names for names in equal.values() if len(names) > 1]
 
 
 def _each(items: dict, function: Callable, progress: bool, what: str) -> Iterator[tuple[str, object]]:
     """(name, function(item)) of all items, on all cores, in order."""
-
-    def several(part: list) -> list:
-        return [function(item) for item in part]
-
-    names, step = list(items), 16
-    parts: Iterable[list] = (
-        [items[name] for name in names[start : start + step]] for start in range(0, len(names), step)
-    )
-    with ThreadPoolExecutor(cores()) as pool, bar(total=len(names), show=progress, desc=what, unit=" images") as shown:
-        place = 0
-        for results in pool.map(several, parts):
-            yield from zip(names[place : place + len(results)], results, strict=True)
-            place += len(results)
-            shown.update(len(results))
+    parallel = Parallel(n_jobs=-1, prefer="threads", batch_size=16, return_as="generator")
+    results = parallel(delayed(function)(item) for item in items.values())
+    return zip(items, bar(results, progress, total=len(items), desc=what, unit=" images"), strict=True)
