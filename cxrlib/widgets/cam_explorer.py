@@ -1,7 +1,7 @@
 """`CamExplorer`: step through radiographs, findings, methods and layers, and see where the model looks."""
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from html import escape
 
 import ipywidgets as w
@@ -62,14 +62,12 @@ class CamExplorer(w.HBox):
         self._positive = thresholds.apply(predictions)
         names = np.array([["true negative", "false negative"], ["false positive", "true positive"]])
         self._outcomes = names[self._positive, predictions.labels]
-        self._boxes = None if boxes is None else dict(list(boxes.groupby(["image", "finding"])))
+        self._boxes = {} if boxes is None else dict(list(boxes.groupby(["image", "finding"])))
         self._maps = lru_cache(KEPT)(self._make_maps)
         self._picture, self._opaque, self._status, self._table = (w.HTML() for _ in range(4))
         left = w.VBox([self._picture, self._opaque], layout={"width": f"{SIDE + 16}px"})
         right = w.VBox([*self._controls(), self._status, self._table], layout={"flex": "1 1 360px"})
-        super().__init__(
-            [w.HTML(html.STYLE), left, right], layout={"flex_flow": "row wrap", "align_items": "flex-start"}
-        )
+        super().__init__([w.HTML(html.STYLE), left, right], layout=html.WRAP)
         self.add_class("cxr")
         self._fade()
         self._step("true positive", start=True)
@@ -81,7 +79,7 @@ class CamExplorer(w.HBox):
         named = LAYERS[self._model.arch]
         layers = [
             ("usual for the method", "usual"),
-            *zip(named, named, strict=True),
+            *((one, one) for one in named),
             ("all of these, fused", list(named)),
         ]
         findings = [(pretty(name), k) for k, name in enumerate(FINDINGS)]
@@ -92,20 +90,15 @@ class CamExplorer(w.HBox):
         self._layer = w.Dropdown(options=layers, description="Layer", layout=_CONTROL)
         self._opacity = w.FloatSlider(0.6, min=0, max=1, step=0.05, description="Opacity", layout=_CONTROL)
         width = {"width": "90px"}
-        self._box = w.Checkbox(description="boxes", indent=False, disabled=self._boxes is None, layout=width)
+        self._box = w.Checkbox(description="boxes", indent=False, disabled=not self._boxes, layout=width)
         for control in (self._row, self._finding, self._method, self._layer, self._box):
             control.observe(lambda _: self._show(), "value")
         self._opacity.observe(lambda _: self._fade(), "value")
-        self._buttons = {
-            outcome: html.plain_button(
-                f"next {outcome}",
-                f"The {outcome} of this finding with the next lower score",
-                lambda outcome=outcome: self._step(outcome),
-            )
-            for outcome in ("true positive", "false positive", "false negative")
-        }
-        opacity = w.HBox([self._opacity, self._box])
-        steps = w.HBox(list(self._buttons.values()), layout={"flex_flow": "row wrap"})
+        self._buttons = {}
+        for outcome in ("true positive", "false positive", "false negative"):
+            tip = f"The {outcome} of this finding with the next lower score"
+            self._buttons[outcome] = html.plain_button(f"next {outcome}", tip, partial(self._step, outcome))
+        opacity, steps = w.HBox([self._opacity, self._box]), w.HBox(list(self._buttons.values()), layout=html.WRAP)
         return [self._row, self._finding, self._method, self._layer, opacity, steps]
 
     def _step(self, outcome: str, start: bool = False) -> None:
@@ -146,9 +139,10 @@ class CamExplorer(w.HBox):
         boxes = self._drawn_boxes(name, k) if self._box.value else ""
         empty = "" if heat.any() else " The map is empty: no region speaks for the finding."
         unboxed = f" There is no box of {finding} on it." if self._box.value and not boxes else ""
-        self._status.value = html.status(
-            f"{message}<b>{escape(name)}</b><br>{finding}: score {self.predictions.scores[row, k]:.2f}, "
-            f"threshold {self._thresholds.texts[k]}: <b>{self._outcomes[row, k]}</b>.{empty}{unboxed}"
+        self._status.value = (
+            f'<div role="status" aria-live="polite" style="padding:4px 0">{message}<b>{escape(name)}</b><br>'
+            f"{finding}: score {self.predictions.scores[row, k]:.2f}, threshold {self._thresholds.texts[k]}: "
+            f"<b>{self._outcomes[row, k]}</b>.{empty}{unboxed}</div>"
         )
         radiograph = html.radiograph_uri(self._images[name], SIDE)
         self._picture.value = (

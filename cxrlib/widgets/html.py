@@ -18,6 +18,7 @@ from cxrlib.plots.style import BLUE, ORANGE
 
 NEGATIVE, POSITIVE = to_hex(BLUE), to_hex(ORANGE)
 INK, SOFT, RULE = "#222222", "#555555", "#c8c8c8"
+WRAP = {"flex_flow": "row wrap", "align_items": "flex-start"}
 
 STYLE = f"""<style>
 .cxr {{ background: #fff; color: {INK}; padding: 10px 12px; border: 1px solid {RULE}; border-radius: 6px;
@@ -69,11 +70,6 @@ def number(value: float, digits: int = 2) -> str:
     return "–" if np.isnan(value) else f"{value:.{digits}f}"
 
 
-def status(html: str) -> str:
-    """A text that screen readers read out when it changes."""
-    return f'<div role="status" aria-live="polite" style="padding:2px 0">{html}</div>'
-
-
 def column_heads(*names: str) -> str:
     return "".join(f'<th scope="col">{name}</th>' for name in names)
 
@@ -92,11 +88,12 @@ MARKS = {  # of thresholds in a chart, the topmost last
     "now": f'<circle r="5.5" fill="{INK}" stroke="#fff" stroke-width="1.5"/>',
     "elsewhere": f'<circle r="5.5" {_OPEN} stroke-dasharray="3 2"/>',
 }
-LEGEND = " &ensp; ".join(
-    f'<span style="white-space:nowrap;font-size:12px"><svg width="18" height="18" viewBox="-9 -9 18 18" '
-    f'style="vertical-align:-4px" aria-hidden="true">{MARKS[name]}</svg> {name}</span>'
+_NAMED = (
+    f'<span style="white-space:nowrap"><svg width="18" height="18" viewBox="-9 -9 18 18" style="vertical-align:-4px" '
+    f'aria-hidden="true">{MARKS[name]}</svg> {name}</span>'
     for name in ("now", "tuned", "0.5", "cheapest")
 )
+LEGEND = f'<div style="font-size:12px">{" &ensp; ".join(_NAMED)}</div>'
 
 
 class Chart:

@@ -58,10 +58,6 @@ class Counts:
             tn=well * self.specificity,
         )
 
-    def cost(self, miss_cost: float) -> float:
-        """The cost in false alarms, where a miss costs as much as `miss_cost` of them."""
-        return miss_cost * self.fn + self.fp
-
 
 class Curve:
     """All operating points of one finding.

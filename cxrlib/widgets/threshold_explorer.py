@@ -16,13 +16,12 @@ from cxrlib.evaluation.thresholds import Thresholds, tune_thresholds
 from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
 from cxrlib.plots.style import pretty
 from cxrlib.widgets import threshold_panels as panels
-from cxrlib.widgets.html import LEGEND, STYLE, plain_button, radiograph_uri, status, step_slider
+from cxrlib.widgets.html import LEGEND, STYLE, WRAP, plain_button, radiograph_uri, step_slider
 from cxrlib.widgets.operating_points import SCALE, Counts, Curve, Session
 
 COSTS = (0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 500, 1000)
 PREVALENCES = (*range(1, 10), *range(10, 50, 5), *range(50, 200, 10), *range(200, 1000, 50))  # in 1,000 patients
 SHOWN = 12  # pictures at most
-_WRAP = {"flex_flow": "row wrap", "align_items": "flex-start"}
 _LINE = {"align_items": "center"}
 
 
@@ -61,7 +60,7 @@ class ThresholdExplorer(w.VBox):
         self._setting, self.chosen = False, int(val.labels.sum(axis=0).argmax())
         self._status, self._figures, self._confusion, self._numbers, self._gallery = (w.HTML() for _ in range(5))
         self._rows = [self._row(k) for k in range(len(FINDINGS))]
-        lists = w.HBox([self._list(), self._detail()], layout=_WRAP)
+        lists = w.HBox([self._list(), self._detail()], layout=WRAP)
         super().__init__([w.HTML(STYLE), self._bar(), self._status, lists, self._gallery])
         self.add_class("cxr")
         self._update()
@@ -94,7 +93,7 @@ class ThresholdExplorer(w.VBox):
         ]
         self._buttons = {button[0]: plain_button(*button) for button in buttons}
         *choices, undo, save = self._buttons.values()
-        return w.HBox([self._finding, *choices, self._all, undo, save], layout=_WRAP)
+        return w.HBox([self._finding, *choices, self._all, undo, save], layout=WRAP)
 
     def _row(self, k: int) -> w.HBox:
         name = w.Button(description=pretty(FINDINGS[k]), tabbable=False, layout={"width": "142px"}, tooltip="Choose")
@@ -139,8 +138,9 @@ class ThresholdExplorer(w.VBox):
         self._choose(k)
 
     def _choose(self, k: int) -> None:
-        self._rows[self.chosen].remove_class("cxr-chosen")
-        self.chosen = k
+        if k != self.chosen:
+            self._rows[self.chosen].remove_class("cxr-chosen")
+            self.chosen = k
         self._update()
 
     def _set(self, values: np.ndarray, value: float) -> None:
@@ -217,20 +217,17 @@ class ThresholdExplorer(w.VBox):
         self._confusion.value = panels.confusion_table(now, now.per(1000, prevalence), prevalence, curve.n)
         self._numbers.value = panels.metrics_table(choices, cost, prevalence)
         self._gallery.value = self._pictures(*choices["tuned"], now)
-        self._status.value = status(
-            f"{message}{pretty(FINDINGS[k])} at {panels.show_threshold(value)}: {now.tp} of {curve.positives} found, "
-            f"{now.fp} false alarms among {curve.negatives} without the finding."
+        self._status.value = (
+            f'<div role="status" aria-live="polite">{message}{pretty(FINDINGS[k])} at {panels.show_threshold(value)}: '
+            f"{now.tp} of {curve.positives} found, {now.fp} of {curve.negatives} others predicted positive.</div>"
         )
 
     def _make_panels(self, k: int) -> tuple:
         """The panels of a finding with what does not depend on the threshold."""
         val, curve = self.session.val, self.session.curves[k]
         auroc, ap = self._ranking["auroc"][k], self._ranking["ap"][k]
-        return (
-            panels.Histogram(val.scores[:, k], val.labels[:, k]),
-            panels.RocPanel(curve, auroc),
-            panels.PrPanel(curve, ap),
-        )
+        histogram = panels.Histogram(val.scores[:, k], val.labels[:, k])
+        return histogram, panels.RocPanel(curve, auroc), panels.PrPanel(curve, ap)
 
     def _drawn(self, choices: dict[str, tuple[float, Counts]], cost: float, prevalence: float) -> str:
         histogram, roc, pr = self._panels(self.chosen)
@@ -240,7 +237,7 @@ class ThresholdExplorer(w.VBox):
         else:
             kind = "without" if self._curve.positives else "with"
             curves = f"<p>No curves: there is no image {kind} the finding among these {self._curve.n:,}.</p>"
-        return f'<div>{histogram.at(*choices["now"])}</div><div class="side">{curves}</div><div>{LEGEND}</div>'
+        return f'<div>{histogram.at(*choices["now"])}</div><div class="side">{curves}</div>{LEGEND}'
 
     def _pictures(self, tuned: float, before: Counts, now: Counts) -> str:
         k, val = self.chosen, self.session.val

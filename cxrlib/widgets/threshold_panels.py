@@ -128,22 +128,28 @@ def confusion_table(here: Counts, there: Counts, prevalence: float, n: int) -> s
         count = f'<b style="font-size:17px">{getattr(here, cell):,.0f}</b> {name}'
         return f'<td class="{cell}" style="{look}">{count}<br>{per} per 1,000</td>'
 
+    heads = "".join(
+        f'<th scope="col" style="text-align:center">predicted {sign}</th>' for sign in ("positive", "negative")
+    )
     ill = field("found", "tp", POSITIVE) + field("missed", "fn", _pale(POSITIVE))
     well = field("false alarms", "fp", NEGATIVE, "#fff") + field("left alone", "tn", _pale(NEGATIVE))
     return (
         f'<table style="margin-top:10px"><caption>{n:,} images; and 1,000 patients, {1000 * prevalence:.3g} of them '
-        f"with the finding</caption><tr><th></th>{column_heads('predicted positive', 'predicted negative')}</tr>"
+        f"with the finding</caption><tr><th></th>{heads}</tr>"
         f'<tr><th scope="row">with it</th>{ill}</tr><tr><th scope="row">without it</th>{well}</tr></table>{_KEY}'
     )
 
 
 def metrics_table(choices: dict[str, tuple[float, Counts]], miss_cost: float, prevalence: float) -> str:
-    """One row per threshold, the current one first: metrics in the images, and PPV and cost at the prevalence."""
+    """One row per threshold, the current one first: metrics in the images, and PPV and cost at the prevalence.
+
+    miss_cost: of one missed finding, in false alarms, as is the cost of each row.
+    """
     rows = ""
     for name, (threshold, counts) in choices.items():
         there = counts.per(1000, prevalence)
         rates = (counts.sensitivity, counts.specificity, counts.ppv, counts.f1, there.ppv)
-        cells = [show_threshold(threshold), *map(number, rates), number(there.cost(miss_cost), 0)]
+        cells = [show_threshold(threshold), *map(number, rates), number(miss_cost * there.fn + there.fp, 0)]
         rows += table_row(name, cells, current=not rows)
     heads = column_heads("threshold", "sensitivity", "specificity", "PPV", "F1", "PPV", "cost")
     return (
