@@ -102,15 +102,14 @@ class Chart:
     WIDTH, HEIGHT = 316, 240  # pixels, margins included
     LEFT, RIGHT, TOP, BOTTOM = 40, WIDTH - 12, 22, HEIGHT - 36
 
-    def x(self, value: np.ndarray) -> np.ndarray:
-        return np.round(self.LEFT + np.asarray(value, float) * (self.RIGHT - self.LEFT), 1)
-
-    def y(self, value: np.ndarray) -> np.ndarray:
-        return np.round(self.TOP + (1 - np.asarray(value, float)) * (self.BOTTOM - self.TOP), 1)
+    def pixels(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """(..., 2) pixels from the left and from the top, to one decimal."""
+        across, down = x * (self.RIGHT - self.LEFT), (1 - y) * (self.BOTTOM - self.TOP)
+        return np.round(np.stack([self.LEFT + across, self.TOP + down], axis=-1), 1)
 
     def path(self, x: np.ndarray, y: np.ndarray, style: str) -> str:
         """A line through the points; undefined points and repeats within a tenth of a pixel are left out."""
-        places = np.stack([self.x(x), self.y(y)], axis=1)
+        places = self.pixels(x, y)
         distinct = groupby(places[~np.isnan(places).any(axis=1)].tolist())
         return f'<path d="M{"L".join(f"{a:g} {b:g}" for (a, b), _ in distinct)}" fill="none" {style}/>'
 
@@ -119,7 +118,7 @@ class Chart:
         x0, x1, y0, y1 = self.LEFT, self.RIGHT, self.BOTTOM, self.TOP
         lines = [f'<text class="title" x="{x0}" y="14">{escape(title)}</text>']
         for tick in (0, 0.5, 1):
-            x, y = self.x(tick), self.y(tick)
+            x, y = self.pixels(tick, tick)
             lines.append(f'<path d="M{x} {y0}V{y1}M{x0} {y}H{x1}" stroke="#e4e4e4"/>')
             lines.append(f'<text x="{x}" y="{y0 + 14}" text-anchor="middle">{tick:g}</text>')
             lines.append(f'<text x="{x0 - 5}" y="{y + 4}" text-anchor="end">{tick:g}</text>')
@@ -131,9 +130,8 @@ class Chart:
 
     def mark(self, kind: str, x: float, y: float) -> str:
         """A point of MARKS; nothing where it is undefined."""
-        if np.isnan(x) or np.isnan(y):
-            return ""
-        return f'<g class="{kind}" transform="translate({self.x(x)} {self.y(y)})">{MARKS[kind]}</g>'
+        x, y = self.pixels(x, y)
+        return "" if np.isnan(x + y) else f'<g class="{kind}" transform="translate({x} {y})">{MARKS[kind]}</g>'
 
     def svg(self, label: str, *content: str) -> str:
         """The whole chart; `label` is read out by screen readers."""

@@ -51,12 +51,8 @@ class Counts:
     def per(self, patients: float, prevalence: float) -> "Counts":
         """The counts expected among `patients` at another prevalence, with the same sensitivity and specificity."""
         ill, well = patients * prevalence, patients * (1 - prevalence)
-        return Counts(
-            tp=ill * self.sensitivity,
-            fp=well * (1 - self.specificity),
-            fn=ill * (1 - self.sensitivity),
-            tn=well * self.specificity,
-        )
+        found, cleared = self.sensitivity, self.specificity
+        return Counts(tp=ill * found, fp=well * (1 - cleared), fn=ill * (1 - found), tn=well * cleared)
 
 
 class Curve:
@@ -100,16 +96,9 @@ class Curve:
 
 
 class Session:
-    """Fourteen thresholds being chosen: moved one by one or together, undone, and turned into `Thresholds`.
+    """Fourteen thresholds being chosen on the images of `val`, from `tuned` on, with undo.
 
-    Args:
-        val: the images on which thresholds are chosen.
-        tuned: the thresholds to start from and to compare with.
-        exact: an alternative choice.
-        clock: the time in seconds.
-
-    Raises:
-        InputError: without an image, or if scores and thresholds differ in calibration.
+    clock: the time in seconds. Raises InputError without an image and for thresholds of another calibration.
     """
 
     def __init__(self, val: Predictions, tuned: Thresholds, exact: Thresholds, clock: Callable[[], float] = monotonic):

@@ -22,7 +22,6 @@ from cxrlib.widgets.operating_points import SCALE, Counts, Curve, Session
 COSTS = (0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 500, 1000)
 PREVALENCES = (*range(1, 10), *range(10, 50, 5), *range(50, 200, 10), *range(200, 1000, 50))  # in 1,000 patients
 SHOWN = 12  # pictures at most
-_LINE = {"align_items": "center"}
 
 
 class ThresholdExplorer(w.VBox):
@@ -109,8 +108,7 @@ class ThresholdExplorer(w.VBox):
             f'<span style="display:inline-block;width:{width}px;text-align:right">{name}</span>'
             for name, width in (("threshold", 322), ("sens.", 40), ("PPV", 40), ("F1", 40))
         )
-        layout = {"width": "456px", "margin": "0 14px 0 0"}
-        return w.VBox([w.HTML(head), *self._rows, self._confusion], layout=layout)
+        return w.VBox([w.HTML(head), *self._rows, self._confusion], layout={"width": "456px", "margin": "0 14px 0 0"})
 
     def _detail(self) -> w.VBox:
         self._threshold = step_slider(SCALE, "Threshold", "Threshold of the chosen finding")
@@ -126,10 +124,11 @@ class ThresholdExplorer(w.VBox):
         self._on_change(self._ratio, lambda value: self._set(self._miss_costs, value))
         self._on_change(self._prevalence, lambda value: self._set(self._prevalences, value / 1000))
         lines = [
-            w.HBox([self._threshold, self._typed], layout=_LINE),
-            w.HBox([self._ratio, self._ratio_text], layout=_LINE),
-            w.HBox([self._prevalence, self._prevalence_text, self._as_here], layout=_LINE),
+            [self._threshold, self._typed],
+            [self._ratio, self._ratio_text],
+            [self._prevalence, self._prevalence_text, self._as_here],
         ]
+        lines = [w.HBox(line, layout={"align_items": "center"}) for line in lines]
         return w.VBox([*lines, self._figures, self._numbers], layout={"flex": "1 1 640px"})
 
     # ---- actions of the user ---------------------------------------------------------------------------------------

@@ -128,23 +128,18 @@ def confusion_table(here: Counts, there: Counts, prevalence: float, n: int) -> s
         count = f'<b style="font-size:17px">{getattr(here, cell):,.0f}</b> {name}'
         return f'<td class="{cell}" style="{look}">{count}<br>{per} per 1,000</td>'
 
-    heads = "".join(
-        f'<th scope="col" style="text-align:center">predicted {sign}</th>' for sign in ("positive", "negative")
-    )
+    head = '<th scope="col" style="text-align:center">predicted'
     ill = field("found", "tp", POSITIVE) + field("missed", "fn", _pale(POSITIVE))
     well = field("false alarms", "fp", NEGATIVE, "#fff") + field("left alone", "tn", _pale(NEGATIVE))
     return (
         f'<table style="margin-top:10px"><caption>{n:,} images; and 1,000 patients, {1000 * prevalence:.3g} of them '
-        f"with the finding</caption><tr><th></th>{heads}</tr>"
+        f"with the finding</caption><tr><th></th>{head} positive</th>{head} negative</th></tr>"
         f'<tr><th scope="row">with it</th>{ill}</tr><tr><th scope="row">without it</th>{well}</tr></table>{_KEY}'
     )
 
 
 def metrics_table(choices: dict[str, tuple[float, Counts]], miss_cost: float, prevalence: float) -> str:
-    """One row per threshold, the current one first: metrics in the images, and PPV and cost at the prevalence.
-
-    miss_cost: of one missed finding, in false alarms, as is the cost of each row.
-    """
+    """One row per threshold, the current one first: metrics in the images, PPV and cost (in false alarms) elsewhere."""
     rows = ""
     for name, (threshold, counts) in choices.items():
         there = counts.per(1000, prevalence)
