@@ -24,12 +24,12 @@ _GESTURE = 1.0  # seconds: moves of one slider at shorter intervals are undone t
 
 @dataclass(frozen=True)
 class Counts:
-    """A confusion matrix: images with the finding (tp, fn) and without it (fp, tn)."""
+    """A confusion matrix, or several as arrays: images with the finding (tp, fn) and without it (fp, tn)."""
 
-    tp: float
-    fp: float
-    fn: float
-    tn: float
+    tp: float | np.ndarray
+    fp: float | np.ndarray
+    fn: float | np.ndarray
+    tn: float | np.ndarray
 
     @property
     def sensitivity(self) -> float:
@@ -54,14 +54,17 @@ class Counts:
         found, cleared = self.sensitivity, self.specificity
         return Counts(tp=ill * found, fp=well * (1 - cleared), fn=ill * (1 - found), tn=well * cleared)
 
+    def cost(self, miss_cost: float) -> float:
+        """The cost in false alarms, where a miss costs as much as `miss_cost` of them."""
+        return miss_cost * self.fn + self.fp
+
 
 class Curve:
     """All operating points of one finding.
 
     Attributes:
         thresholds: (m,) NEVER, then the distinct scores, highest first.
-        tp, fp: (m,) true and false positives at each threshold.
-        tpr, fpr: (m,) their rates, NaN without an image of that class.
+        points: the confusion matrices (m,) at these thresholds.
     """
 
     def __init__(self, scores: np.ndarray, labels: np.ndarray):
@@ -69,29 +72,22 @@ class Curve:
         descending, place = np.unique(-scores, return_inverse=True)
         self._ascending = np.append(-np.float32(NEVER), descending.astype(np.float32))
         self.thresholds = -self._ascending.astype(np.float64)
-        self.tp = np.append(0, np.cumsum(np.bincount(place, labels == 1)))
-        self.fp = np.append(0, np.cumsum(np.bincount(place, labels != 1)))
-        self.positives, self.negatives = int(self.tp[-1]), int(self.fp[-1])
-        self.n = self.positives + self.negatives
+        each = (np.bincount(place[labels == label], minlength=len(descending)) for label in (1, 0))
+        tp, fp = (np.append(0, counts.cumsum()) for counts in each)
+        self.positives, self.negatives, self.n = int(tp[-1]), int(fp[-1]), len(scores)
+        self.points = Counts(tp, fp, self.positives - tp, self.negatives - fp)
         self.prevalence = self.positives / self.n
         self.drawable = self.positives > 0 and self.negatives > 0
-        with np.errstate(invalid="ignore"):
-            self.tpr, self.fpr = self.tp / np.float64(self.positives), self.fp / np.float64(self.negatives)
 
     def counts(self, threshold: float) -> Counts:
         """The confusion matrix where score >= threshold is positive, both as float32."""
         place = np.searchsorted(self._ascending, -np.float32(threshold), side="right") - 1
-        tp, fp = (int(counts[max(place, 0)]) for counts in (self.tp, self.fp))
+        tp, fp = (int(counts[max(place, 0)]) for counts in (self.points.tp, self.points.fp))
         return Counts(tp, fp, self.positives - tp, self.negatives - fp)
-
-    def precision(self, prevalence: float) -> np.ndarray:
-        """PPV (m,) at every threshold for a given prevalence; NaN where no image is predicted positive."""
-        true, false = self.tpr * prevalence, self.fpr * (1 - prevalence)
-        return ratio(true, true + false)
 
     def cheapest(self, miss_cost: float, prevalence: float) -> float:
         """The lowest threshold of least expected cost, where a miss costs `miss_cost` false alarms."""
-        cost = miss_cost * prevalence * (1 - self.tpr) + (1 - prevalence) * self.fpr
+        cost = self.points.per(1, prevalence).cost(miss_cost)
         return float(self.thresholds[np.flatnonzero(cost <= cost.min() * (1 + 1e-12) + 1e-15)[-1]])
 
 

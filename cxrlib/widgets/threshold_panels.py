@@ -81,7 +81,9 @@ class RocPanel(Chart):
 
     def __init__(self, curve: Curve, auroc: float):
         self.ground = self.frame(f"ROC, AUROC {number(auroc)}", "1 – specificity", "sensitivity")
-        self.ground += self.path(_ENDS, _ENDS, _CHANCE) + self.path(curve.fpr, curve.tpr, _LINE)
+        self.ground += self.path(_ENDS, _ENDS, _CHANCE) + self.path(
+            1 - curve.points.specificity, curve.points.sensitivity, _LINE
+        )
 
     def at(self, points: dict[str, Counts], miss_cost: float, prevalence: float) -> str:
         """The panel for the confusion matrix of each mark; the line goes through the point "now"."""
@@ -105,7 +107,8 @@ class PrPanel(Chart):
 
     def _curve(self, prevalence: float, style: str) -> str:
         chance = self.path(_ENDS, np.full(2, prevalence), _CHANCE)
-        return chance + self.path(self.curve.tpr, self.curve.precision(prevalence), style)
+        points = self.curve.points.per(1000, prevalence)
+        return chance + self.path(points.sensitivity, points.ppv, style)
 
     def at(self, points: dict[str, Counts], prevalence: float) -> str:
         """The panel for the confusion matrix of each mark."""
@@ -144,7 +147,7 @@ def metrics_table(choices: dict[str, tuple[float, Counts]], miss_cost: float, pr
     for name, (threshold, counts) in choices.items():
         there = counts.per(1000, prevalence)
         rates = (counts.sensitivity, counts.specificity, counts.ppv, counts.f1, there.ppv)
-        cells = [show_threshold(threshold), *map(number, rates), number(miss_cost * there.fn + there.fp, 0)]
+        cells = [show_threshold(threshold), *map(number, rates), number(there.cost(miss_cost), 0)]
         rows += table_row(name, cells, current=not rows)
     heads = column_heads("threshold", "sensitivity", "specificity", "PPV", "F1", "PPV", "cost")
     return (
