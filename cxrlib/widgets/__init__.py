@@ -1,1 +1,1 @@
-"""What a person moves: the explorers of thresholds and of heat maps."""
+"""Interactive explorers of thresholds and of heat maps."""

@@ -1,9 +1,7 @@
 """`CamExplorer`: step through radiographs, findings, methods and layers, and see where the model looks."""
 
-import base64
-import io
-from collections import OrderedDict
 from collections.abc import Mapping
+from functools import lru_cache, partial
 from html import escape
 
 import ipywidgets as w
@@ -22,27 +20,32 @@ from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.explain.gradcam import LAYERS, METHODS, grad_cam, usual_layers
 from cxrlib.models.architectures import ChestXrayModel
 from cxrlib.plots.style import pretty
-from cxrlib.widgets.html import INK, NEGATIVE, POSITIVE, STYLE, data_uri
+from cxrlib.widgets import html
 
 SIDE = 448  # pixels of the picture on the page
-KEPT = 32  # maps of so many (image, method, layer) are kept: 14 maps each
+KEPT = 32  # (image, method, layer) whose maps are kept: 14 maps each
 _CONTROL = {"width": "330px"}
-# the finding is called, the label bears it: what such an image is called, and its button
-_OUTCOMES = {
-    (True, True): "true positive",
-    (True, False): "false positive",
-    (False, True): "false negative",
-    (False, False): "true negative",
-}
+_OVER = f"position:absolute;left:0;top:0;width:{SIDE}px;height:{SIDE}px"
+_COLOURS = colormaps["inferno"]
+_SCALE = (
+    f'<div style="display:flex;gap:8px;align-items:center;max-width:{SIDE}px">heat: 0 <span style="flex:1;height:12px;'
+    f'background:linear-gradient(to right,{",".join(to_hex(_COLOURS(t)) for t in np.linspace(0, 1, 9))})"></span> '
+    "maximum of this map</div>"
+)
 
 
 class CamExplorer(w.HBox):
-    """A radiograph under the heat map of one finding; its scores, labels and boxes.
+    """A radiograph under the heat map of one finding, with scores, labels and boxes.
 
-    model: of which the maps are. images: name -> (h, w) uint8 at the model's size, such as an `ImageCache`.
-    predictions, thresholds: for scores, labels, and the steps to the next true or false positive (strongest first).
-    boxes: as `read_boxes` gives them. Maps of all fourteen findings come from one pass and are kept, so that another
-    finding, and the opacity, need no pass. Every control answers to observe; nothing is printed.
+    The maps of all fourteen findings come from one pass and are kept: another finding or opacity needs no new pass.
+    All controls use observe and nothing is printed.
+
+    Args:
+        model: the model to explain.
+        images: name -> (h, w) uint8 at the model's image size, such as an `ImageCache`.
+        predictions: scores and labels of the images to step through.
+        thresholds: to tell true from false positives.
+        boxes: as `read_boxes` returns them.
     """
 
     def __init__(
@@ -56,154 +59,128 @@ class CamExplorer(w.HBox):
         if not len(predictions):
             raise InputError("there is no image to explore; expected predictions with at least one row")
         self._model, self._images, self.predictions, self._thresholds = model, images, predictions, thresholds
-        self._called, self._truth = thresholds.apply(predictions) == 1, predictions.labels == 1
-        self._boxes = boxes if boxes is None else dict(list(boxes.groupby("image")))
-        self._maps = OrderedDict()
-        self._build()
-        right = w.VBox([*self._controls, self._steps, self._status, self._table], layout={"flex": "1 1 360px"})
+        self._positive = thresholds.apply(predictions)
+        names = np.array([["true negative", "false negative"], ["false positive", "true positive"]])
+        self._outcomes = names[self._positive, predictions.labels]
+        self._boxes = {} if boxes is None else dict(list(boxes.groupby(["image", "finding"])))
+        self._maps = lru_cache(KEPT)(self._make_maps)
+        self._picture, self._opaque, self._status, self._table = (w.HTML() for _ in range(4))
         left = w.VBox([self._picture, self._opaque], layout={"width": f"{SIDE + 16}px"})
-        super().__init__([w.HTML(STYLE), left, right], layout={"flex_flow": "row wrap", "align_items": "flex-start"})
+        right = w.VBox([*self._controls(), self._status, self._table], layout={"flex": "1 1 360px"})
+        super().__init__([w.HTML(html.STYLE), left, right], layout=html.WRAP)
         self.add_class("cxr")
-        self._step("true positive", first=True)
+        self._fade()
+        self._step("true positive", start=True)
 
     def __repr__(self) -> str:
         return f"CamExplorer({self._model.arch}, {len(self.predictions):,} images)"
 
-    # ---- what is there ---------------------------------------------------------------------------------------------
-    def _build(self) -> None:
+    def _controls(self) -> list[w.Widget]:
         named = LAYERS[self._model.arch]
-        fused = {"all of these, fused": list(named)}
-        layers = {"usual for the method": "usual"} | {name: name for name in named} | fused
-        most = int((self._called & self._truth).sum(axis=0).argmax())
-        self._row = w.BoundedIntText(0, 0, len(self.predictions) - 1, description="Image", layout=_CONTROL)
+        layers = [
+            ("usual for the method", "usual"),
+            *((one, one) for one in named),
+            ("all of these, fused", list(named)),
+        ]
         findings = [(pretty(name), k) for k, name in enumerate(FINDINGS)]
+        most = int((self._outcomes == "true positive").sum(axis=0).argmax())
+        self._row = w.BoundedIntText(0, 0, len(self.predictions) - 1, description="Image", layout=_CONTROL)
         self._finding = w.Dropdown(options=findings, value=most, description="Finding", layout=_CONTROL)
         self._method = w.Dropdown(options=list(METHODS), description="Method", layout=_CONTROL)
-        self._layer = w.Dropdown(options=list(layers.items()), description="Layer", layout=_CONTROL)
+        self._layer = w.Dropdown(options=layers, description="Layer", layout=_CONTROL)
         self._opacity = w.FloatSlider(0.6, min=0, max=1, step=0.05, description="Opacity", layout=_CONTROL)
-        self._box = w.Checkbox(
-            description="boxes", indent=False, disabled=self._boxes is None, layout={"width": "90px"}
-        )
-        self._picture, self._opaque, self._status, self._table = (w.HTML() for _ in range(4))
-        self._buttons = {}
-        for outcome in list(_OUTCOMES.values())[:3]:
-            tip = f"The {outcome} of this finding with the next lower score"
-            button = w.Button(description=f"next {outcome}", tooltip=tip, layout={"width": "auto"})
-            button.on_click(lambda _, outcome=outcome: self._step(outcome))
-            self._buttons[outcome] = button
-        line = {"flex_flow": "row wrap"}
-        self._controls = [self._row, self._finding, self._method, self._layer, w.HBox([self._opacity, self._box])]
-        self._steps = w.HBox(list(self._buttons.values()), layout=line)
+        width = {"width": "90px"}
+        self._box = w.Checkbox(description="boxes", indent=False, disabled=not self._boxes, layout=width)
         for control in (self._row, self._finding, self._method, self._layer, self._box):
             control.observe(lambda _: self._show(), "value")
         self._opacity.observe(lambda _: self._fade(), "value")
-        self._fade()
+        self._buttons = {}
+        for outcome in ("true positive", "false positive", "false negative"):
+            tip = f"The {outcome} of this finding with the next lower score"
+            self._buttons[outcome] = html.plain_button(f"next {outcome}", tip, partial(self._step, outcome))
+        opacity, steps = w.HBox([self._opacity, self._box]), w.HBox(list(self._buttons.values()), layout=html.WRAP)
+        return [self._row, self._finding, self._method, self._layer, opacity, steps]
 
-    # ---- what a person does ----------------------------------------------------------------------------------------
-    def _step(self, outcome: str, first: bool = False) -> None:
-        """To the next image that is such an outcome of the chosen finding, strongest first, from the top again."""
-        k, rows = self._finding.value, self.rows(outcome)
+    def _step(self, outcome: str, start: bool = False) -> None:
+        """Go to the next image with this outcome of the finding, by falling score; from the last one to the first."""
+        rows, finding = self.rows(outcome), pretty(FINDINGS[self._finding.value])
         if not len(rows):
-            return self._show(f"There is no {outcome} of {pretty(FINDINGS[k])} among these images. ")
+            return self._show(f"There is no {outcome} of {finding} among these images. ")
         at = np.flatnonzero(rows == self._row.value)
-        following = int(rows[(at[0] + 1) % len(rows)]) if len(at) and not first else int(rows[0])
+        following = int(rows[(at[0] + 1) % len(rows)]) if len(at) and not start else int(rows[0])
         if following == self._row.value:
-            return self._show("" if first else "There is no other. ")
+            return self._show("" if start else f"There is no other {outcome} of {finding}. ")
         self._row.value = following
 
     def rows(self, outcome: str) -> np.ndarray:
-        """Rows of predictions that are such an outcome ("false positive") of the chosen finding, strongest first."""
+        """Rows of predictions with an outcome ("false positive") of the chosen finding, highest score first."""
         k = self._finding.value
-        called, truth = next(key for key, name in _OUTCOMES.items() if name == outcome)
-        fits = np.flatnonzero((self._called[:, k] == called) & (self._truth[:, k] == truth))
+        fits = np.flatnonzero(self._outcomes[:, k] == outcome)
         return fits[np.argsort(-self.predictions.scores[fits, k], kind="stable")]
-
-    # ---- what is shown ---------------------------------------------------------------------------------------------
-    def _fade(self) -> None:
-        """Only the opacity: a few letters, whatever the picture."""
-        self._opaque.value = (
-            f"<style>.cxr-{self._picture.model_id} .heat {{ opacity: {self._opacity.value:g} }}</style>{_SCALE}"
-        )
 
     def maps(self) -> np.ndarray:
         """The fourteen maps (14, h, w) of the chosen image, method and layer."""
         method, layer = self._method.value, self._layer.value
         layer = usual_layers(self._model, method) if layer == "usual" else layer
-        key = (self._row.value, method, str(layer))
-        if key not in self._maps:
-            grey = np.array(self._images[self.predictions.image[self._row.value]])
-            x = torch.from_numpy(grey)[None, None]
-            self._maps[key] = grad_cam(self._model, x, layer, method)[0].numpy()
-            while len(self._maps) > KEPT:
-                self._maps.popitem(last=False)
-        self._maps.move_to_end(key)
-        return self._maps[key]
+        return self._maps(self._row.value, method, tuple(layer) if isinstance(layer, list) else layer)
 
-    def _show(self, said: str = "") -> None:
+    def _make_maps(self, row: int, method: str, layer: str | tuple[str, ...] | None) -> np.ndarray:
+        grey = np.array(self._images[self.predictions.image[row]])
+        return grad_cam(self._model, torch.from_numpy(grey)[None, None], layer, method)[0].numpy()
+
+    def _fade(self) -> None:
+        """Set the opacity alone, so that no picture is sent again."""
+        rule = f".cxr-{self._picture.model_id} .heat {{ opacity: {self._opacity.value:g} }}"
+        self._opaque.value = f"<style>{rule}</style>{_SCALE}"
+
+    def _show(self, message: str = "") -> None:
         row, k, heat = self._row.value, self._finding.value, self.maps()[self._finding.value]
-        name = str(self.predictions.image[row])
-        boxes, told = self._boxed(name, k)
-        outcome = _OUTCOMES[bool(self._called[row, k]), bool(self._truth[row, k])]
-        score, cut = self.predictions.scores[row, k], self._thresholds.texts[k]
-        empty = "" if heat.any() else " The map is empty: nothing here speaks for it."
+        name, finding = str(self.predictions.image[row]), pretty(FINDINGS[k])
+        boxes = self._drawn_boxes(name, k) if self._box.value else ""
+        empty = "" if heat.any() else " The map is empty: no region speaks for the finding."
+        unboxed = f" There is no box of {finding} on it." if self._box.value and not boxes else ""
         self._status.value = (
-            f'<div role="status" aria-live="polite" style="padding:4px 0">{said}<b>{escape(name)}</b><br>'
-            f"{pretty(FINDINGS[k])}: score {score:.2f}, threshold {cut}: <b>{outcome}</b>.{empty}{told}</div>"
+            f'<div role="status" aria-live="polite" style="padding:4px 0">{message}<b>{escape(name)}</b><br>'
+            f"{finding}: score {self.predictions.scores[row, k]:.2f}, threshold {self._thresholds.texts[k]}: "
+            f"<b>{self._outcomes[row, k]}</b>.{empty}{unboxed}</div>"
         )
+        radiograph = html.radiograph_uri(self._images[name], SIDE)
         self._picture.value = (
             f'<div class="cxr-{self._picture.model_id}" style="position:relative;width:{SIDE}px;height:{SIDE}px">'
-            f'<img alt="radiograph {escape(name)}" src="{data_uri(self._images[name], SIDE)}" style="{_OVER}"/>'
-            f'<img class="heat" alt="heat map of {pretty(FINDINGS[k])}" src="{_heat_uri(heat)}" style="{_OVER}"/>'
+            f'<img alt="radiograph {escape(name)}" src="{radiograph}" style="{_OVER}"/>'
+            f'<img class="heat" alt="heat map of {finding}" src="{_heat_uri(heat)}" style="{_OVER}"/>'
             f'<svg viewBox="0 0 {BOX_FRAME} {BOX_FRAME}" style="{_OVER}" aria-hidden="true">{boxes}</svg></div>'
         )
-        self._table.value = self._scores(row, k)
+        heads = html.column_heads("", "score", "threshold", "predicted", "labelled")
+        rows = "".join(self._scores(row, of, current=of == k) for of in range(len(FINDINGS)))
+        self._table.value = f"<table><tr><th></th>{heads}</tr>{rows}</table>"
 
-    def _boxed(self, name: str, k: int) -> tuple[str, str]:
-        """The finding's boxes on an image as SVG, and what is said of them."""
-        if not self._box.value or self._boxes is None:
-            return "", ""
-        own = self._boxes.get(name)
-        own = [] if own is None else list(own[own["finding"] == FINDINGS[k]].itertuples())
-        drawn = "".join(
+    def _drawn_boxes(self, name: str, k: int) -> str:
+        """The boxes of a finding on an image as SVG, white with a black outline."""
+        own = self._boxes.get((name, FINDINGS[k]), pd.DataFrame())
+        return "".join(
             f'<rect x="{b.x:g}" y="{b.y:g}" width="{b.w:g}" height="{b.h:g}" fill="none" stroke="{colour}" '
             f'stroke-width="{width}"/>'
-            for b in own
+            for b in own.itertuples()
             for colour, width in (("#000", 12), ("#fff", 6))
         )
-        return drawn, "" if own else f" There is no box of {pretty(FINDINGS[k])} on it."
 
-    def _scores(self, row: int, chosen: int) -> str:
-        """All fourteen of one image: score as a number and a bar with the threshold as a line, called, labelled."""
-        rows = []
-        for k, name in enumerate(FINDINGS):
-            score, cut = float(self.predictions.scores[row, k]), min(float(self._thresholds.values[k]), 1)
-            colour = POSITIVE if self._truth[row, k] else NEGATIVE
-            strokes = [("M2 7h100", "#e4e4e4", 10), (f"M2 7h{100 * score:.1f}", colour, 10)]
-            strokes.append((f"M{2 + 100 * cut:.1f} 0v14", INK, 2))
-            lines = "".join(f'<path d="{d}" stroke="{of}" stroke-width="{width}"/>' for d, of, width in strokes)
-            bar = f'<svg width="104" height="14" aria-hidden="true">{lines}</svg>'
-            kind = ' class="now"' if k == chosen else ""
-            labelled, called = ("yes" if of[row, k] else "–" for of in (self._truth, self._called))
-            cells = [bar, f"{score:.2f}", self._thresholds.texts[k], called, labelled]
-            cells = "".join(f"<td>{cell}</td>" for cell in cells)
-            rows.append(f'<tr{kind}><th scope="row">{pretty(name)}</th>{cells}</tr>')
-        heads = "".join(f'<th scope="col">{head}</th>' for head in ("", "score", "threshold", "called", "labelled"))
-        return f"<table><tr><th></th>{heads}</tr>{''.join(rows)}</table>"
-
-
-_OVER = f"position:absolute;left:0;top:0;width:{SIDE}px;height:{SIDE}px"
-_COLOURS = colormaps["inferno"]
-_BAR = ",".join(to_hex(_COLOURS(t)) for t in np.linspace(0, 1, 9))
-_SCALE = (
-    f'<div style="display:flex;gap:8px;align-items:center;max-width:{SIDE}px">heat: none <span style="flex:1;'
-    f'height:12px;background:linear-gradient(to right,{_BAR})"></span> the highest of this map</div>'
-)
+    def _scores(self, row: int, k: int, current: bool) -> str:
+        """One finding of an image: score (as a bar, the threshold as a line), threshold, prediction and label."""
+        score, threshold = self.predictions.scores[row, k], min(self._thresholds.values[k], 1)
+        labelled, positive = self.predictions.labels[row, k], self._positive[row, k]
+        colour = html.POSITIVE if labelled else html.NEGATIVE
+        bar = (
+            '<svg width="104" height="14" aria-hidden="true"><path d="M2 7h100" stroke="#e4e4e4" stroke-width="10"/>'
+            f'<path d="M2 7h{100 * score:.1f}" stroke="{colour}" stroke-width="10"/>'
+            f'<path d="M{2 + 100 * threshold:.1f} 0v14" stroke="{html.INK}" stroke-width="2"/></svg>'
+        )
+        answers = ("yes" if value else "–" for value in (positive, labelled))
+        return html.table_row(pretty(FINDINGS[k]), [bar, f"{score:.2f}", self._thresholds.texts[k], *answers], current)
 
 
 def _heat_uri(heat: np.ndarray) -> str:
-    """A map (h, w) in [0, 1] as a PNG in the text of the page: clear where it is 0."""
+    """A map (h, w) in [0, 1] as a PNG data URI, transparent where it is 0."""
     coloured = _COLOURS(heat, bytes=True)
     coloured[..., 3] = 255 * np.sqrt(heat)
-    picture = io.BytesIO()
-    Image.fromarray(coloured).save(picture, "PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()
+    return html.data_uri(Image.fromarray(coloured), "png", compress_level=1)

@@ -1,7 +1,6 @@
-"""What a threshold means for one finding: counts, rates and cost, at once for any threshold; and a session of choices.
+"""Counts, rates and cost of one finding at any threshold, and a session of choosing thresholds; free of widgets.
 
-Nothing here knows of widgets. A threshold is looked up among the sorted scores, so that a slider may move over 25,000
-images as smoothly as over 200.
+A threshold is looked up among the sorted scores, so that a slider moves over 25,000 images as smoothly as over 200.
 """
 
 import dataclasses
@@ -13,112 +12,96 @@ import numpy as np
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
+from cxrlib.evaluation.bootstrap import ratio
+from cxrlib.evaluation.metrics import at_or_above, check_calibration
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import NEVER, Thresholds
 
-# Where a slider stops: 0 to 1, fine near 0 where rare findings have their scores, and above every score at the end.
-SCALE = np.array(
-    [*(i / 1000 for i in range(10)), *(i / 200 for i in range(2, 20)), *(i / 100 for i in range(10, 60)),
-     *(i / 50 for i in range(30, 51)), NEVER]
-)  # fmt: skip
-_GESTURE = 1.0  # seconds: moves of one slider that follow one another faster are undone together
+# Stops of a slider: 0 to 1, finest near 0, where the scores of rare findings lie, and last above every score.
+SCALE = np.r_[np.arange(10) / 1000, np.arange(2, 20) / 200, np.arange(10, 60) / 100, np.arange(30, 51) / 50, NEVER]
+_GESTURE = 1.0  # seconds: moves of one slider at shorter intervals are undone together
 
 
 @dataclass(frozen=True)
 class Counts:
-    """A confusion matrix: images with the finding (tp called, fn missed) and without it (fp called, tn left alone)."""
+    """A confusion matrix, or several as arrays: images with the finding (tp, fn) and without it (fp, tn)."""
 
-    tp: float
-    fp: float
-    fn: float
-    tn: float
+    tp: float | np.ndarray
+    fp: float | np.ndarray
+    fn: float | np.ndarray
+    tn: float | np.ndarray
 
     @property
     def sensitivity(self) -> float:
-        return _share(self.tp, self.tp + self.fn)
+        return ratio(self.tp, self.tp + self.fn)
 
     @property
     def specificity(self) -> float:
-        return _share(self.tn, self.tn + self.fp)
+        return ratio(self.tn, self.tn + self.fp)
 
     @property
     def ppv(self) -> float:
-        return _share(self.tp, self.tp + self.fp)
+        return ratio(self.tp, self.tp + self.fp)
 
     @property
     def f1(self) -> float:
-        """NaN without an image that bears the finding."""
-        return _share(2 * self.tp, 2 * self.tp + self.fp + self.fn) if self.tp + self.fn else np.nan
+        """NaN without a positive image."""
+        return ratio(2 * self.tp, (self.tp + self.fn > 0) * (2 * self.tp + self.fp + self.fn))
 
     def per(self, patients: float, prevalence: float) -> "Counts":
-        """The same sensitivity and specificity among `patients`, of whom the share `prevalence` bears the finding."""
+        """The counts expected among `patients` at another prevalence, with the same sensitivity and specificity."""
         ill, well = patients * prevalence, patients * (1 - prevalence)
-        return Counts(
-            ill * self.sensitivity,
-            well * (1 - self.specificity),
-            ill * (1 - self.sensitivity),
-            well * self.specificity,
-        )
+        found, cleared = self.sensitivity, self.specificity
+        return Counts(tp=ill * found, fp=well * (1 - cleared), fn=ill * (1 - found), tn=well * cleared)
 
-    def cost(self, ratio: float) -> float:
-        """In false alarms, where a miss costs as much as `ratio` of them."""
-        return ratio * self.fn + self.fp
+    def cost(self, miss_cost: float) -> float:
+        """The cost in false alarms, where a miss costs as much as `miss_cost` of them."""
+        return miss_cost * self.fn + self.fp
 
 
 class Curve:
-    """All operating points of one finding. scores: (n,) in [0, 1]; labels: (n,) 0 or 1.
+    """All operating points of one finding.
 
-    cuts: the distinct scores, highest first, after NEVER; tp, fp: images with and without the finding at or above each.
+    Attributes:
+        thresholds: (m,) NEVER, then the distinct scores, highest first.
+        points: the confusion matrices (m,) at these thresholds.
     """
 
     def __init__(self, scores: np.ndarray, labels: np.ndarray):
-        order = np.argsort(-scores, kind="stable")
-        scores, truth = scores[order], labels[order] == 1
-        last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # of each run of equal scores
-        self.cuts = np.append(NEVER, scores[last].astype(np.float64))
-        self.tp = np.append(0, np.cumsum(truth)[last])
-        self.fp = np.append(0, np.cumsum(~truth)[last])
-        self.positives, self.negatives = int(self.tp[-1]), int(self.fp[-1])
-        self.n = self.positives + self.negatives
+        """scores: (n,) in [0, 1]; labels: (n,) 0 or 1."""
+        descending, place = np.unique(-scores, return_inverse=True)
+        self._ascending = np.append(-np.float32(NEVER), descending.astype(np.float32))
+        self.thresholds = -self._ascending.astype(np.float64)
+        each = (np.bincount(place[labels == label], minlength=len(descending)) for label in (1, 0))
+        tp, fp = (np.append(0, counts.cumsum()) for counts in each)
+        self.positives, self.negatives, self.n = int(tp[-1]), int(fp[-1]), len(scores)
+        self.points = Counts(tp, fp, self.positives - tp, self.negatives - fp)
         self.prevalence = self.positives / self.n
-        with np.errstate(invalid="ignore"):
-            self.tpr, self.fpr = self.tp / np.float64(self.positives), self.fp / np.float64(self.negatives)
-        self._ascending = -self.cuts.astype(np.float32)
-
-    @property
-    def drawable(self) -> bool:
-        """Whether both kinds of images are there."""
-        return self.positives > 0 and self.negatives > 0
+        self.drawable = self.positives > 0 and self.negatives > 0
 
     def counts(self, threshold: float) -> Counts:
-        """The confusion matrix where score >= threshold is called, both as float32."""
+        """The confusion matrix where score >= threshold is positive, both as float32."""
         place = np.searchsorted(self._ascending, -np.float32(threshold), side="right") - 1
-        tp, fp = (int(of[max(place, 0)]) for of in (self.tp, self.fp))
+        tp, fp = (int(counts[max(place, 0)]) for counts in (self.points.tp, self.points.fp))
         return Counts(tp, fp, self.positives - tp, self.negatives - fp)
 
-    def precision(self, prevalence: float) -> np.ndarray:
-        """PPV at every cut where the share `prevalence` bears the finding; NaN where nothing is called."""
-        with np.errstate(invalid="ignore"):
-            return self.tpr * prevalence / (self.tpr * prevalence + self.fpr * (1 - prevalence))
-
-    def cheapest(self, ratio: float, prevalence: float) -> float:
-        """The threshold of least expected cost where a miss costs `ratio` false alarms; of equals the lowest."""
-        cost = ratio * prevalence * (1 - self.tpr) + (1 - prevalence) * self.fpr
-        return float(self.cuts[np.flatnonzero(cost <= cost.min() * (1 + 1e-12) + 1e-15)[-1]])
+    def cheapest(self, miss_cost: float, prevalence: float) -> float:
+        """The lowest threshold of least expected cost, where a miss costs `miss_cost` false alarms."""
+        cost = self.points.per(1, prevalence).cost(miss_cost)
+        return float(self.thresholds[np.flatnonzero(cost <= cost.min() * (1 + 1e-12) + 1e-15)[-1]])
 
 
 class Session:
-    """Fourteen thresholds in work: moved one by one or together, undone, and turned into `Thresholds`.
+    """Fourteen thresholds being chosen on the images of `val`, from `tuned` on, with undo.
 
-    val: the images on which thresholds are chosen; tuned: where to start, and what to compare with; exact: the other
-    choice. clock: seconds, for tests.
+    clock: the time in seconds. Raises InputError without an image and for thresholds of another calibration.
     """
 
     def __init__(self, val: Predictions, tuned: Thresholds, exact: Thresholds, clock: Callable[[], float] = monotonic):
         if not len(val):
             raise InputError("there is no image to explore; expected predictions with at least one row")
         for choice in (tuned, exact):
-            choice.apply(val)  # refuses scores of another calibration
+            check_calibration(val, choice)
         self.val, self.tuned, self.exact = val, tuned, exact
         self.curves = [Curve(val.scores[:, k], val.labels[:, k]) for k in range(len(FINDINGS))]
         self.values = tuned.values.copy()
@@ -126,26 +109,25 @@ class Session:
 
     def move(self, k: int, value: float) -> None:
         """Set the threshold of finding k; moves of the same finding in quick succession are one step of undo."""
-        value, now = float(value), self._clock()
         if value == self.values[k]:
             return
+        now = self._clock()
         if self._gesture[0] != k or now - self._gesture[1] > _GESTURE:
             self._past.append(self.values.copy())
         self._gesture = (k, now)
         self.values[k] = value
 
     def choose(self, values: np.ndarray, only: int | None = None) -> None:
-        """Take over `values` (14,), or just that of finding `only`; one step of undo."""
-        chosen = self.values.copy()
-        rows = slice(None) if only is None else only
-        chosen[rows] = np.asarray(values, np.float64)[rows]
+        """Take over `values` (14,), or just that of finding `only`, as one step of undo."""
+        chosen, which = self.values.copy(), slice(None) if only is None else only
+        chosen[which] = values[which]
         if (chosen != self.values).any():
             self._past.append(self.values)
             self.values = chosen
         self._gesture = (None, -np.inf)
 
     def undo(self) -> bool:
-        """Back by one step; False where there is none."""
+        """Go back by one step; False where there is none."""
         self._gesture = (None, -np.inf)
         if self._past:
             self.values = self._past.pop()
@@ -157,7 +139,7 @@ class Session:
         return bool(self._past)
 
     def thresholds(self) -> Thresholds:
-        """The present choice. What was left as tuned keeps its interval and note; the rest is noted as "by hand"."""
+        """The current choice. Unmoved thresholds keep their interval and note; the others are noted as "by hand"."""
         for known in (self.tuned, self.exact):
             if (self.values == known.values).all():
                 return known
@@ -169,23 +151,21 @@ class Session:
             grid=None,
             low=np.where(kept, self.tuned.low, np.nan),
             high=np.where(kept, self.tuned.high, np.nan),
-            notes=tuple(note if same else "by hand" for note, same in zip(self.tuned.notes, kept, strict=True)),
+            notes=tuple(np.where(kept, self.tuned.notes, "by hand")),
         )
 
     def changed(self, k: int, limit: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of val whose call for finding k differs from the tuned choice (n_changed,), and the rows to show.
+        """The images whose prediction for finding k differs from that of the tuned threshold.
 
-        To show: of the changed the `limit` nearest to the threshold; where none has changed, the next that would.
+        Returns:
+            Their rows in val, and the rows to show: the `limit` of them nearest to the threshold; if there is none,
+            the nearest on either side of it.
         """
         scores = self.val.scores[:, k]
-        called, before = (scores >= np.float32(value) for value in (self.values[k], self.tuned.values[k]))
-        changed = np.flatnonzero(called != before)
+        positive = at_or_above(scores, self.values[k])
+        changed = np.flatnonzero(positive != at_or_above(scores, self.tuned.values[k]))
         nearest = np.argsort(np.abs(scores - self.values[k]), kind="stable")
         if len(changed):
             return changed, nearest[np.isin(nearest, changed)][:limit]
-        sides = [nearest[called[nearest] == side][: limit // 2] for side in (True, False)]
+        sides = [nearest[positive[nearest] == side][: limit // 2] for side in (True, False)]
         return changed, np.concatenate(sides)
-
-
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole else np.nan

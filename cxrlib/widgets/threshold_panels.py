@@ -1,219 +1,186 @@
-"""The panels of `ThresholdExplorer` as text: SVG and HTML from numbers, nothing that knows of widgets."""
+"""The panels of `ThresholdExplorer` as SVG and HTML text, made from numbers alone."""
 
+from collections.abc import Iterable
 from html import escape
 
 import numpy as np
+from matplotlib.colors import to_hex, to_rgb
 
 from cxrlib.evaluation.thresholds import NEVER
 from cxrlib.plots.style import pretty
-from cxrlib.widgets.html import INK, NEGATIVE, POSITIVE, SOFT, Chart, number
+from cxrlib.widgets.html import INK, NEGATIVE, POSITIVE, SOFT, Chart, column_heads, number, table_row
 from cxrlib.widgets.operating_points import Counts, Curve
 
-_TICKS = (0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1)
-_BINS = 48
-_THUMB = 92
+_OUTCOMES = (("left alone", "missed"), ("false alarm", "found"))  # [predicted positive][labelled]
 _KEY = (
-    '<p style="max-width:430px;margin:10px 0 0">Cost is counted in false alarms. Dashed in the ROC: what costs as much '
-    "as now; dashed in the PR: the curve at another prevalence. Dotted: guessing. A dot in the table: not as tuned. "
-    "Thresholds are chosen here, on validation; what they are worth is read on test.</p>"
+    '<p style="max-width:430px;margin:10px 0 0">Costs are counted in false alarms. ROC: all points of the dashed line '
+    "cost as much as the current one. PR: the dashed curve is for the chosen prevalence. Dotted lines: chance. A dot "
+    "in the table: not the tuned threshold. Choose thresholds here, on validation; evaluate them on test.</p>"
 )
 _LINE = f'stroke="{INK}" stroke-width="1.8"'
 _FAINT = f'stroke="{SOFT}" stroke-width="1.2" stroke-dasharray="4 3"'
+_CHANCE = f'stroke="{SOFT}" stroke-dasharray="1 3"'
+_ENDS = np.array([0, 1])
 
 
 def show_threshold(value: float) -> str:
-    """A threshold for readers."""
-    return "never called" if value >= NEVER else f"{value:.3f}"
-
-
-def stretched(score):
-    """Where a score stands on an axis that is fine near 0, from 0 to 1."""
-    return np.clip(score, 0, 1) ** (1 / 3)
+    return "never positive" if value >= NEVER else f"{value:.3f}"
 
 
 class Histogram:
-    """Scores of the images without the finding (up) and with it (down), and the cut. What moves is drawn by `at`."""
+    """Scores of the images without the finding (upwards) and with it (downwards), each class to its own height."""
 
-    def __init__(self, scores: np.ndarray, labels: np.ndarray, width: int = 640, height: int = 196):
-        self.width, self.height = width, height
-        self.left, self.w, self.middle, self.half = 8, width - 16, 88, 62
-        self.bars = [
-            self._bars(scores[labels == of], up) for of, up in ((0, True), (1, False))
-        ]  # of each class, to its own height
-        ticks = [f'<text x="{self._x(t):.1f}" y="{height - 18}" text-anchor="middle">{t:g}</text>'
-                 f'<path d="M{self._x(t):.1f} {self.middle - self.half}v{2 * self.half}" stroke="#e4e4e4"/>'
-                 for t in _TICKS]  # fmt: skip
-        label = f'<text x="{width / 2}" y="{height - 3}" text-anchor="middle">score (axis stretched near 0)</text>'
-        self.ground = "".join(ticks) + label
+    WIDTH, HEIGHT, LEFT, MIDDLE, HALF, BINS = 640, 196, 8, 88, 62, 48  # pixels; number of bins
+
+    def __init__(self, scores: np.ndarray, labels: np.ndarray):
+        up, down = self._bars(scores[labels == 0], -1), self._bars(scores[labels == 1], 1)
+        self.bars = f'<path d="{up}" fill="{NEGATIVE}"/><path d="{down}" fill="{POSITIVE}"/>'
+        self.ground = f'<text x="{self.WIDTH / 2}" y="193" text-anchor="middle">score (axis stretched near 0)</text>'
+        for tick in (0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1):
+            x = f"{self._x(tick):.1f}"
+            self.ground += f'<text x="{x}" y="178" text-anchor="middle">{tick:g}</text>'
+            self.ground += f'<path d="M{x} {self.MIDDLE - self.HALF}v{2 * self.HALF}" stroke="#e4e4e4"/>'
 
     def _x(self, score: float) -> float:
-        return self.left + self.w * float(stretched(score))
+        return self.LEFT + (self.WIDTH - 2 * self.LEFT) * _stretched(score)
 
-    def _bars(self, scores: np.ndarray, up: bool) -> str:
-        counts = np.histogram(stretched(scores), bins=_BINS, range=(0, 1))[0]
-        heights = self.half * counts / max(counts.max(), 1)
-        step = self.w / _BINS
+    def _bars(self, scores: np.ndarray, sign: int) -> str:
+        counts = np.histogram(_stretched(scores), bins=self.BINS, range=(0, 1))[0]
+        heights, step = sign * self.HALF * counts / max(counts.max(), 1), (self.WIDTH - 2 * self.LEFT) / self.BINS
         return "".join(
-            f"M{self.left + i * step + 0.5:.1f} {self.middle}v{-h if up else h:.1f}h{step - 1:.1f}V{self.middle}z"
-            for i, h in enumerate(heights)
-            if h
+            f"M{self.LEFT + i * step + 0.5:.1f} {self.MIDDLE}v{height:.1f}h{step - 1:.1f}V{self.MIDDLE}z"
+            for i, height in enumerate(heights)
+            if height
         )
 
     def at(self, threshold: float, counts: Counts) -> str:
-        """The whole panel for one cut: left of it pale (not called), right of it full (called)."""
-        cut, (up, down) = self._x(threshold), self.bars
-        bars = f'<path d="{up}" fill="{NEGATIVE}"/><path d="{down}" fill="{POSITIVE}"/>'
-        right = self.width - cut
-        size = f"{right:.1f} {self.height}"
-        called = (
-            f'<svg x="{cut:.1f}" width="{right:.1f}" height="{self.height}" viewBox="{cut:.1f} 0 {size}">{bars}</svg>'
-        )
-        down_to = f"M{cut:.1f} {self.middle - self.half - 4}v{2 * self.half + 8}"
-        line = f'<path class="cut" d="{down_to}" stroke="{INK}" stroke-width="2.5"/>'
-        zero = f'<path d="M{self.left} {self.middle}h{self.w}" stroke="{INK}"/>'
-        words = self._words(counts)
-        says = f"Histogram of scores, cut at {show_threshold(threshold)}"
-        head = f'<svg width="{self.width}" height="{self.height}" role="img" aria-label="{says}">'
-        return f'{head}{self.ground}<g opacity="0.38">{bars}</g>{called}{zero}{line}{words}</svg>'
+        """The panel for one threshold: bars below it are pale."""
+        x, right = self._x(threshold), self.WIDTH - self.LEFT
+        top, bottom = self.MIDDLE - self.HALF, self.MIDDLE + self.HALF
+        size = f'width="{self.WIDTH - x:.1f}" height="{self.HEIGHT}"'
 
-    def _words(self, counts: Counts) -> str:
-        """What stands on either side of the cut, above and below the bars."""
-        above, below, end = self.middle - self.half - 10, self.middle + self.half + 15, self.left + self.w
+        def say(at: str, y: float, n: float, after: str, before: str = "") -> str:
+            return f'<text {at} y="{y}">{before}<tspan font-weight="bold">{n:,.0f}</tspan> {after}</text>'
 
-        def say(y: float, before: str, n: float, after: str, right: bool = False) -> str:
-            place = f'x="{end}" text-anchor="end"' if right else f'x="{self.left}"'
-            return f'<text {place} y="{y}">{before}<tspan font-weight="bold">{n:,.0f}</tspan> {after}</text>'
-
-        return "".join(
-            [
-                say(above, "without the finding: ", counts.tn, "left alone"),
-                say(above, "", counts.fp, "false alarms", right=True),
-                say(below, "with the finding: ", counts.fn, "missed"),
-                say(below, "", counts.tp, "found", right=True),
-            ]
+        left, end = f'x="{self.LEFT}"', f'x="{right}" text-anchor="end"'
+        return (
+            f'<svg width="{self.WIDTH}" height="{self.HEIGHT}" role="img" '
+            f'aria-label="Histogram of scores, threshold {show_threshold(threshold)}">{self.ground}'
+            f'<g opacity="0.38">{self.bars}</g><svg x="{x:.1f}" {size}><g transform="translate({-x:.1f})">{self.bars}'
+            f'</g></svg><path d="M{self.LEFT} {self.MIDDLE}H{right}" stroke="{INK}"/>'
+            f'<path d="M{x:.1f} {top - 4}V{bottom + 4}" stroke="{INK}" stroke-width="2.5"/>'
+            f"{say(left, top - 10, counts.tn, 'left alone', 'without the finding: ')}"
+            f"{say(end, top - 10, counts.fp, 'false alarms')}"
+            f"{say(left, bottom + 15, counts.fn, 'missed', 'with the finding: ')}"
+            f"{say(end, bottom + 15, counts.tp, 'found')}</svg>"
         )
 
 
-class RocPanel:
-    """Sensitivity against false alarms, with the line on which all points cost the same."""
+class RocPanel(Chart):
+    """Sensitivity against 1 - specificity, with a line on which all points cost the same."""
 
-    def __init__(self, curve: Curve, auroc: float, width: int = 316, height: int = 240):
-        self.curve, self.chart = curve, Chart(width, height)
-        title = f"ROC, AUROC {number(auroc)}"
-        self.ground = self.chart.frame(title, "1 – specificity", "sensitivity") + self.chart.path(
-            np.array([0, 1]), np.array([0, 1]), f'stroke="{SOFT}" stroke-dasharray="1 3"'
+    def __init__(self, curve: Curve, auroc: float):
+        self.ground = self.frame(f"ROC, AUROC {number(auroc)}", "1 – specificity", "sensitivity")
+        self.ground += self.path(_ENDS, _ENDS, _CHANCE) + self.path(
+            1 - curve.points.specificity, curve.points.sensitivity, _LINE
         )
-        self.ground += self.chart.path(curve.fpr, curve.tpr, _LINE)
 
-    def at(self, points: dict[str, Counts], ratio: float, prevalence: float) -> str:
-        """points: the confusion matrix of each mark. All points of the dashed line cost as much as the present one."""
+    def at(self, points: dict[str, Counts], miss_cost: float, prevalence: float) -> str:
+        """The panel for the confusion matrix of each mark; the line goes through the point "now"."""
         now = points["now"]
         x, y = 1 - now.specificity, now.sensitivity
-        slope = (1 - prevalence) / (ratio * prevalence) if prevalence else np.inf
-        same = ""
-        if np.isfinite(slope) and not np.isnan(x + y):
-            same = self.chart.inside(self.chart.path(np.array([-1, 2]), y + slope * (np.array([-1, 2]) - x), _FAINT))
-        marks = "".join(self.chart.mark(kind, 1 - at.specificity, at.sensitivity) for kind, at in points.items())
-        says = f"ROC curve; sensitivity {number(y)} at specificity {number(now.specificity)}"
-        return self.chart.svg(says, self.ground, same, marks)
+        slope = (1 - prevalence) / (miss_cost * prevalence)
+        ends = np.clip(x + (_ENDS - y) / slope, 0, 1)
+        same_cost = self.path(ends, y + slope * (ends - x), _FAINT)
+        marks = "".join(self.mark(kind, 1 - point.specificity, point.sensitivity) for kind, point in points.items())
+        label = f"ROC curve; sensitivity {number(y)} at specificity {number(now.specificity)}"
+        return self.svg(label, self.ground, same_cost, marks)
 
 
-class PrPanel:
+class PrPanel(Chart):
     """PPV against sensitivity at the prevalence of the images, and, dashed, at another."""
 
-    def __init__(self, curve: Curve, ap: float, width: int = 316, height: int = 240):
-        self.curve, self.chart = curve, Chart(width, height)
-        self.ground = self.chart.frame(f"PR, AP {number(ap)}", "sensitivity", "PPV")
+    def __init__(self, curve: Curve, ap: float):
+        self.curve = curve
+        self.ground = self.frame(f"PR, AP {number(ap)}", "sensitivity", "PPV")
         self.ground += self._curve(curve.prevalence, _LINE)
 
     def _curve(self, prevalence: float, style: str) -> str:
-        chance = f'stroke="{SOFT}" stroke-dasharray="1 3"'
-        level = np.array([prevalence, prevalence])
-        return self.chart.path(np.array([0, 1]), level, chance) + self.chart.path(
-            self.curve.tpr, self.curve.precision(prevalence), style
-        )
+        chance = self.path(_ENDS, np.full(2, prevalence), _CHANCE)
+        points = self.curve.points.per(1000, prevalence)
+        return chance + self.path(points.sensitivity, points.ppv, style)
 
     def at(self, points: dict[str, Counts], prevalence: float) -> str:
-        now = points["now"]
-        elsewhere, says = "", f"PR curve; PPV {number(now.ppv)} at sensitivity {number(now.sensitivity)}"
+        """The panel for the confusion matrix of each mark."""
+        now, elsewhere = points["now"], ""
         if prevalence != self.curve.prevalence:
             there = now.per(1000, prevalence)
-            ring = f'<circle r="5.5" fill="#fff" stroke="{INK}" stroke-width="1.6" stroke-dasharray="3 2"/>'
-            elsewhere = self._curve(prevalence, _FAINT)
-            if not np.isnan(there.ppv):
-                x, y = self.chart.x(there.sensitivity), self.chart.y(there.ppv)
-                elsewhere += f'<g class="elsewhere" transform="translate({x} {y})">{ring}</g>'
-        marks = "".join(self.chart.mark(kind, at.sensitivity, at.ppv) for kind, at in points.items())
-        return self.chart.svg(says, self.ground, elsewhere, marks)
+            elsewhere = self._curve(prevalence, _FAINT) + self.mark("elsewhere", there.sensitivity, there.ppv)
+        marks = "".join(self.mark(kind, point.sensitivity, point.ppv) for kind, point in points.items())
+        label = f"PR curve; PPV {number(now.ppv)} at sensitivity {number(now.sensitivity)}"
+        return self.svg(label, self.ground, elsewhere, marks)
 
 
 def confusion_table(here: Counts, there: Counts, prevalence: float, n: int) -> str:
-    """The four fields as counts, and among 1,000 patients at a prevalence."""
+    """The confusion matrix of the n images, and of 1,000 patients at a prevalence."""
 
-    def field(name: str, part: str, colour: str, ink: str = "#000") -> str:
-        each = getattr(there, part)
-        per = "–" if np.isnan(each) else f"{each:.0f}" if each >= 10 or each == 0 else f"{each:.1f}"
+    def field(name: str, cell: str, colour: str, ink: str = "#000") -> str:
+        expected = getattr(there, cell)
+        per = number(expected, 0 if expected >= 10 or expected == 0 else 1)
         look = f"background:{colour};color:{ink};text-align:center;padding:5px 14px;border:2px solid #fff"
-        count = f'<b style="font-size:17px">{getattr(here, part):,.0f}</b> {name}'
-        return f'<td class="{part}" style="{look}">{count}<br>{per} per 1,000</td>'
+        count = f'<b style="font-size:17px">{getattr(here, cell):,.0f}</b> {name}'
+        return f'<td class="{cell}" style="{look}">{count}<br>{per} per 1,000</td>'
 
-    heads = "".join(f'<th scope="col" style="text-align:center">{head}</th>' for head in ("called", "not called"))
+    head = '<th scope="col" style="text-align:center">predicted'
     ill = field("found", "tp", POSITIVE) + field("missed", "fn", _pale(POSITIVE))
     well = field("false alarms", "fp", NEGATIVE, "#fff") + field("left alone", "tn", _pale(NEGATIVE))
     return (
         f'<table style="margin-top:10px"><caption>{n:,} images; and 1,000 patients, {1000 * prevalence:.3g} of them '
-        f'with the finding</caption><tr><th></th>{heads}</tr><tr><th scope="row">with it</th>{ill}</tr>'
-        f'<tr><th scope="row">without it</th>{well}</tr></table>{_KEY}'
+        f"with the finding</caption><tr><th></th>{head} positive</th>{head} negative</th></tr>"
+        f'<tr><th scope="row">with it</th>{ill}</tr><tr><th scope="row">without it</th>{well}</tr></table>{_KEY}'
     )
 
 
-def figures_table(choices: dict[str, tuple[float, Counts]], ratio: float, prevalence: float) -> str:
-    """Sensitivity to F1 in the images, and PPV and cost at the prevalence; a row a choice, the first is the present."""
-    rows = []
+def metrics_table(choices: dict[str, tuple[float, Counts]], miss_cost: float, prevalence: float) -> str:
+    """One row per threshold, the current one first: metrics in the images, PPV and cost (in false alarms) elsewhere."""
+    rows = ""
     for name, (threshold, counts) in choices.items():
         there = counts.per(1000, prevalence)
         rates = (counts.sensitivity, counts.specificity, counts.ppv, counts.f1, there.ppv)
-        cells = [show_threshold(threshold), *map(number, rates), number(there.cost(ratio), 0)]
-        cells = "".join(f"<td>{cell}</td>" for cell in cells)
-        kind = ' class="now"' if not rows else ""
-        rows.append(f'<tr{kind}><th scope="row">{escape(name)}</th>{cells}</tr>')
-    heads = ["threshold", "sensitivity", "specificity", "PPV", "F1"]
-    heads = "".join(f'<th scope="col">{head}</th>' for head in heads)
-    here, there = "in these images", f"of 1,000, {1000 * prevalence:.3g} with it"
+        cells = [show_threshold(threshold), *map(number, rates), number(there.cost(miss_cost), 0)]
+        rows += table_row(name, cells, current=not rows)
+    heads = column_heads("threshold", "sensitivity", "specificity", "PPV", "F1", "PPV", "cost")
     return (
-        '<table style="margin-top:8px">'
-        f'<tr><th></th><th></th><th colspan="4">{here}</th><th colspan="2">{there}</th></tr>'
-        f'<tr><th></th>{heads}<th scope="col">PPV</th><th scope="col">cost</th></tr>{"".join(rows)}</table>'
+        '<table style="margin-top:8px"><tr><th></th><th></th><th colspan="4">in these images</th>'
+        f'<th colspan="2">of 1,000, {1000 * prevalence:.3g} with it</th></tr><tr><th></th>{heads}</tr>{rows}</table>'
     )
 
 
-def row_figures(threshold: float, counts: Counts, tuned: float) -> str:
-    """The numbers of one finding in the table of all fourteen; a dot where it is not as tuned."""
-    dot = "•" if threshold != tuned else ""
-    shown = "never" if threshold >= NEVER else f"{threshold:.3f}"
+def row_metrics(threshold: float, counts: Counts, tuned: float) -> str:
+    """The metrics of one finding in the list of all fourteen; a dot where the threshold is not the tuned one."""
+    shown, dot = "never" if threshold >= NEVER else f"{threshold:.3f}", "•" if threshold != tuned else ""
     cells = [f"{shown}{dot:\u2002<1}", *map(number, (counts.sensitivity, counts.ppv, counts.f1))]
     look = "display:inline-block;text-align:right;font-variant-numeric:tabular-nums;width"
     widths = (58, 40, 40, 40)
     return "".join(f'<span style="{look}:{width}px">{cell}</span>' for width, cell in zip(widths, cells, strict=True))
 
 
-def gallery(items: list[tuple[str, str, float, str]], headline: str) -> str:
-    """Pictures with their score and what became of them. items: (name, data URI or "", score, outcome)."""
-    shown = []
-    for name, uri, score, outcome in items:
-        colour = POSITIVE if outcome in ("found", "missed") else NEGATIVE
-        line = "solid" if outcome in ("found", "false alarm") else "dashed"
+def gallery(items: Iterable[tuple[str, str, float, bool, int]], headline: str) -> str:
+    """Pictures with outcome and score. items: name, data URI or "", score, predicted positive and label per image."""
+    figures = []
+    for name, uri, score, positive, labelled in items:
+        border = f"5px {'solid' if positive else 'dashed'} {POSITIVE if labelled else NEGATIVE}"
         picture = f'<img src="{uri}" alt="radiograph {escape(name)}"/>' if uri else f"<code>{escape(name)}</code>"
-        shown.append(
-            f'<figure title="{escape(name)}">{picture}<figcaption style="border-top:5px {line} {colour}">'
-            f"<b>{outcome}</b><br>score {score:.3f}</figcaption></figure>"
+        figures.append(
+            f'<figure title="{escape(name)}">{picture}<figcaption style="border-top:{border}">'
+            f"<b>{_OUTCOMES[int(positive)][labelled]}</b><br>score {score:.3f}</figcaption></figure>"
         )
-    return f'<div style="padding:4px 0">{headline}</div><div class="side">{"".join(shown)}</div>'
+    return f'<div style="padding:4px 0">{headline}</div><div class="side">{"".join(figures)}</div>'
 
 
-def headline(finding: str, threshold: float, now: Counts, tuned: float, before: Counts, changed: int) -> str:
-    """What the present threshold changes against the tuned one, in a sentence."""
-    against = f"against the tuned choice ({show_threshold(tuned)}) for {escape(pretty(finding))}"
+def headline(finding: str, tuned: float, now: Counts, before: Counts, changed: int) -> str:
+    """What the current threshold changes against the tuned one, in a sentence."""
+    against = f"against the tuned choice ({show_threshold(tuned)}) for {pretty(finding)}"
     if not changed:
         return f"<b>No image changes side</b> {against}. The next that would:"
     found, alarms = now.tp - before.tp, now.fp - before.fp
@@ -225,7 +192,11 @@ def headline(finding: str, threshold: float, now: Counts, tuned: float, before: 
     return f"<b>{images} side</b> {against}: {words}. Nearest the threshold first:"
 
 
+def _stretched(score: np.ndarray) -> np.ndarray:
+    """The place of a score on an axis from 0 to 1 that is stretched near 0."""
+    return np.clip(score, 0, 1) ** (1 / 3)
+
+
 def _pale(colour: str) -> str:
-    """The colour at 38 per cent on white, as in the histogram."""
-    parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return "#" + "".join(f"{round(255 - 0.38 * (255 - part)):02x}" for part in parts)
+    """The colour at 38 % on white, as in the histogram."""
+    return to_hex(1 - 0.38 * (1 - np.array(to_rgb(colour))))

@@ -25,7 +25,7 @@ from cxrlib.evaluation.predictions import Predictions
 from cxrlib.course.runs import RunFolder
 from cxrlib.course.opening import open_data
 from cxrlib.evaluation.thresholds import Thresholds
-from cxrlib.widgets.facade import ThresholdExplorer
+from cxrlib.widgets.threshold_explorer import ThresholdExplorer
 
 run, data = RunFolder({run_dir!r}), open_data()
 val = Predictions.load(run.predictions("efficientnet_lite0", "val"))

@@ -22,7 +22,7 @@ CELL = """
 import numpy as np
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import tune_thresholds
-from cxrlib.widgets.facade import ThresholdExplorer
+from cxrlib.widgets.threshold_explorer import ThresholdExplorer
 
 val = Predictions.load("val.npz")
 pictures = {name: np.full((64, 64), 16 * (i % 16), np.uint8) for i, name in enumerate(val.image)}
@@ -49,7 +49,7 @@ import numpy as np
 from cxrlib.models.architectures import build_model
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
-from cxrlib.widgets.facade import CamExplorer
+from cxrlib.widgets.cam_explorer import CamExplorer
 
 val = Predictions.load("val.npz").take(np.arange(60))
 rng = np.random.default_rng(0)

@@ -23,8 +23,9 @@ from cxrlib.evaluation.thresholds import NEVER, Thresholds, tune_thresholds
 from cxrlib.explain.gradcam import LAYERS, grad_cam
 from cxrlib.models.architectures import build_model, save_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint
-from cxrlib.widgets.facade import CamExplorer, ThresholdExplorer
+from cxrlib.widgets.cam_explorer import CamExplorer
 from cxrlib.widgets.operating_points import SCALE, Counts, Curve, Session
+from cxrlib.widgets.threshold_explorer import ThresholdExplorer
 
 HERNIA = FINDINGS.index("Hernia")
 
@@ -400,11 +401,12 @@ def test_boxes_on_demand(cam):
     assert "There is no box of Mass" in cam._status.value
 
 
-def test_no_more_maps_are_kept_than_said(cam, monkeypatch):
+def test_no_more_maps_are_kept_than_said(model, pictures, val, tuned, monkeypatch):
     monkeypatch.setattr("cxrlib.widgets.cam_explorer.KEPT", 3)
+    cam = CamExplorer(model, pictures, val, tuned)
     for row in range(6):
         cam._row.value = row
-    assert len(cam._maps) == 3
+    assert cam._maps.cache_info().currsize == 3
 
 
 def test_the_cam_explorer_says_what_it_is(cam, val):
@@ -457,7 +459,7 @@ import numpy as np
 from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import tune_thresholds
-from cxrlib.widgets.facade import ThresholdExplorer
+from cxrlib.widgets.threshold_explorer import ThresholdExplorer
 
 val = Predictions.load({path!r})
 explorer = ThresholdExplorer(val, tune_thresholds(val, resampling=Bootstrap(0)))
