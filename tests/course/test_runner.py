@@ -16,8 +16,7 @@ from filelock import FileLock
 import cxrlib
 from cxrlib.cli.main import main
 from cxrlib.core.errors import InputError
-from cxrlib.course import parameters, runs, stages
-from cxrlib.course import runner as course
+from cxrlib.course import parameters, runner as course, runs, stages
 from cxrlib.course.parameters import COURSE, notebook_parameters
 from cxrlib.course.runner import run_course
 from cxrlib.course.runs import RunFolder

@@ -4,8 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS, NO_FINDING, canonical, decode, encode

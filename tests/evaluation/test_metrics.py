@@ -5,16 +5,14 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.special import ndtr, ndtri
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation import bootstrap as resampling
-from cxrlib.evaluation import metrics
+from cxrlib.evaluation import bootstrap as resampling, metrics
 from cxrlib.evaluation.bootstrap import interval, with_macro
 from cxrlib.evaluation.metrics import bootstrap, evaluate, point_estimates
 from cxrlib.evaluation.predictions import Predictions

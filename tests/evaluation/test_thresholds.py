@@ -9,15 +9,13 @@ from fractions import Fraction
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.special import ndtr
 from sklearn.metrics import f1_score
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation import bootstrap as resampling
-from cxrlib.evaluation import thresholds
+from cxrlib.evaluation import bootstrap as resampling, thresholds
 from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.metrics import point_estimates
 from cxrlib.evaluation.predictions import Predictions

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import pytorch_grad_cam
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 

@@ -13,8 +13,7 @@ from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.reliability import reliability
 from cxrlib.evaluation.thresholds import NEVER, Thresholds
-from cxrlib.plots import evaluation as plots_evaluation
-from cxrlib.plots import style as plots
+from cxrlib.plots import evaluation as plots_evaluation, style as plots
 from tests.evaluation.test_audits import made
 
 

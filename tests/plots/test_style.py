@@ -14,9 +14,7 @@ from cxrlib.data.metadata import BOX_FRAME, read_boxes, read_entries
 from cxrlib.data.splits import leakage, split
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.plots import data as plots_data
-from cxrlib.plots import style as plots
-from cxrlib.plots import training as plots_training
+from cxrlib.plots import data as plots_data, style as plots, training as plots_training
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,7 @@ import pandas as pd
 import papermill
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS

@@ -6,8 +6,7 @@ from pathlib import Path
 from cxrlib.cli.commands.opening import check_writable, data_of, images_of
 from cxrlib.cli.options import PreprocessOptions
 from cxrlib.data.doctor.check import check_dataset
-from cxrlib.data.gather import gather as gather_images
-from cxrlib.data.gather import read_names
+from cxrlib.data.gather import gather as gather_images, read_names
 from cxrlib.data.sources import download as download_dataset
 from cxrlib.phantom.generate import make_phantoms
 
