@@ -196,8 +196,9 @@ def gradcam(given: argparse.Namespace) -> None:
     """Overlays of the heat map of one labelled finding each, on radiographs of the test part; with --boxes, a score."""
     from cxrlib.evaluation.calibration import operating_point
     from cxrlib.explain.gradcam import check_method
+    from cxrlib.explain.overlays import choose, highest_labelled, make_overlays, score_table
     from cxrlib.models.checkpoints import load_checkpoint
-    from cxrlib.plots.overlays import choose, write_overlays
+    from cxrlib.plots.overlays import write_overlays
     from cxrlib.training.inference import predict
     from cxrlib.training.inputs import make_dataset
 
@@ -214,7 +215,9 @@ def gradcam(given: argparse.Namespace) -> None:
     images = _images(given, data, model.image_size, list(chosen["image"]))
     dataset = make_dataset(chosen, images, images.image_size)
     predictions = calibrator.apply(predict(model, dataset, given.batch_size, num_workers=given.num_workers))
-    paths = write_overlays(folder, model, images, predictions, thresholds, data.boxes, given.method)
+    shown = highest_labelled(predictions)
+    overlays = make_overlays(model, images, predictions, enumerate(shown), thresholds, data.boxes, given.method)
+    paths = write_overlays(folder, overlays, score_table(predictions, shown, thresholds))
     print(f"wrote {len(paths)} overlays, a contact sheet and scores.csv to {folder}")
     if given.boxes:
         _localize(given, model, data, test, folder)
@@ -223,7 +226,7 @@ def gradcam(given: argparse.Namespace) -> None:
 def _localize(given: argparse.Namespace, model, data, test, folder: Path) -> None:
     """Score the maps of all boxed images of the test part and print the pointing game."""
     from cxrlib.explain.case_maps import localize
-    from cxrlib.explain.localization import box_cases, wide
+    from cxrlib.explain.localization import box_cases, interval_table
 
     if data.boxes is None:
         raise InputError(f"{given.img_root} holds no BBox_List_2017.csv; put NIH's list there to score against boxes")
@@ -231,7 +234,7 @@ def _localize(given: argparse.Namespace, model, data, test, folder: Path) -> Non
     images = _images(given, data, model.image_size, list(cases["image"].unique()))
     table = localize(model, images, cases, given.method, given.replicates, batch_size=given.batch_size, progress=True)
     table.to_csv(folder / "localization.csv", index=False)
-    print(f"pointing game, {given.method}, 95 % intervals over patients\n{wide(table).to_string()}")
+    print(f"pointing game, {given.method}, 95 % intervals over patients\n{interval_table(table).to_string()}")
     print(f"wrote {folder / 'localization.csv'}, which has energy, IoU and IoBB besides")
 
 

@@ -12,11 +12,16 @@ from cxrlib.core.progress import bar
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.findings import FINDINGS
 from cxrlib.explain.faithfulness import take_statistics
-from cxrlib.explain.gradcam import grad_cam, usual_layers
+from cxrlib.explain.gradcam import default_layers, grad_cam
 from cxrlib.explain.localization import score_boxes
 from cxrlib.models.architectures import ChestXrayModel, build_model
 
 METHOD = "layercam"  # points best on the validation part of the phantoms
+
+
+def radiographs(images: ImageCache, names) -> torch.Tensor:
+    """Cached radiographs as a batch for a model: (n, 1, size, size) uint8."""
+    return torch.from_numpy(images.images[images.rows(names)])[:, None]
 
 
 def case_maps(
@@ -30,15 +35,14 @@ def case_maps(
 ) -> np.ndarray:
     """The model's map of each case. cases: rows with image and finding. method, layer: as in `grad_cam`.
 
-    layer: default, the `usual_layers` of the method.
+    layer: default, the `default_layers` of the method.
     """
-    layer = usual_layers(model, method) if layer is None else layer
+    layer = default_layers(model, method) if layer is None else layer
     names, of = np.unique(cases["image"].to_numpy(), return_inverse=True)
     finding = cases["finding"].map(FINDINGS.index).to_numpy()
     maps = np.empty((len(cases), images.image_size, images.image_size), dtype=np.float32)
     for start in bar(range(0, len(names), batch_size), show=progress, desc="heat maps", unit=" batches", leave=False):
-        batch = torch.from_numpy(images.images[images.rows(names[start : start + batch_size])])[:, None]
-        heat = grad_cam(model, batch, layer, method).numpy()
+        heat = grad_cam(model, radiographs(images, names[start : start + batch_size]), layer, method).numpy()
         rows = np.flatnonzero((of >= start) & (of < start + batch_size))
         maps[rows] = heat[of[rows] - start, finding[rows]]
     return maps
@@ -70,8 +74,7 @@ def control_maps(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         untrained = build_model(model.arch, "none", model.image_size).to(next(model.parameters()).device)
-    some = images.rows(cases["image"].unique()[:32])
-    take_statistics(untrained, torch.from_numpy(images.images[some])[:, None].to(untrained.mean.device))
+    take_statistics(untrained, radiographs(images, cases["image"].unique()[:32]).to(untrained.mean.device))
     return {
         "random": random_maps(len(cases), images.image_size, seed),
         "average": average_maps(maps, cases),

@@ -39,7 +39,7 @@ def check_method(method: str) -> None:
         raise InputError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}{nearest(method, METHODS)}")
 
 
-def usual_layers(model: ChestXrayModel, method: str) -> list[str] | None:
+def default_layers(model: ChestXrayModel, method: str) -> list[str] | None:
     """What a method is usually read from: LayerCAM, which was made for it, from all of LAYERS, fused; the others: None,
     the architecture's `cam_layer`."""
     return list(LAYERS[model.arch]) if method == "layercam" else None

@@ -200,7 +200,7 @@ def _ends(point: np.ndarray, drawn: np.ndarray, patients: np.ndarray, names: tup
     return dict(zip(names, (point.ravel(), low, high), strict=True))
 
 
-def wide(table: pd.DataFrame, metric: str = "pointing") -> pd.DataFrame:
+def interval_table(table: pd.DataFrame, metric: str = "pointing") -> pd.DataFrame:
     """One metric of `score_boxes`' table for people: a row a finding, a column a kind of map, "0.62 [0.55, 0.69]"."""
     rows = table[table["metric"] == metric]
     text = [f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in rows[["value", "low", "high"]].to_numpy()]

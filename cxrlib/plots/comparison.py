@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from cxrlib.plots.style import BLUE, GREY, ORANGE, described
-from cxrlib.training.comparison import on_front
 
 # column of the table -> its label
 COSTS = {
@@ -19,6 +18,14 @@ COSTS = {
     "minutes": "minutes of training (logarithmic)",
     "memory": "memory at the peak of training (GiB, logarithmic)",
 }
+
+
+def on_front(table: pd.DataFrame, cost: str, gain: str = "auroc") -> pd.Series:
+    """True where no other row is at least as good and cheaper, or better and as cheap: the Pareto front."""
+    value, price = table[gain].to_numpy(), table[cost].to_numpy()
+    as_good, as_cheap = np.greater_equal.outer(value, value), np.less_equal.outer(price, price)
+    beaten = as_good & as_cheap & ~(as_good.T & as_cheap.T)  # [i, j]: i beats j
+    return pd.Series(~beaten.any(axis=0), index=table.index, name="front")
 
 
 def plot_costs(table: pd.DataFrame, costs: tuple[str, ...] = ("parameters", "gflop", "minutes")) -> Figure:
