@@ -196,7 +196,7 @@ def gradcam(given: argparse.Namespace) -> None:
     """Overlays of the heat map of one labelled finding each, on radiographs of the test part; with --boxes, a score."""
     from cxrlib.evaluation.calibration import operating_point
     from cxrlib.explain.gradcam import check_method
-    from cxrlib.explain.overlays import choose, highest_labelled, make_overlays, score_table
+    from cxrlib.explain.overlays import choose, highest_labelled, overlay_maps, score_table
     from cxrlib.models.checkpoints import load_checkpoint
     from cxrlib.plots.overlays import write_overlays
     from cxrlib.training.inference import predict
@@ -215,9 +215,8 @@ def gradcam(given: argparse.Namespace) -> None:
     images = _images(given, data, model.image_size, list(chosen["image"]))
     dataset = make_dataset(chosen, images, images.image_size)
     predictions = calibrator.apply(predict(model, dataset, given.batch_size, num_workers=given.num_workers))
-    shown = highest_labelled(predictions)
-    overlays = make_overlays(model, images, predictions, enumerate(shown), thresholds, data.boxes, given.method)
-    paths = write_overlays(folder, overlays, score_table(predictions, shown, thresholds))
+    table = score_table(predictions, highest_labelled(predictions), thresholds)
+    paths = write_overlays(folder, overlay_maps(model, images, table, given.method), table, images, data.boxes)
     print(f"wrote {len(paths)} overlays, a contact sheet and scores.csv to {folder}")
     if given.boxes:
         _localize(given, model, data, test, folder)

@@ -1,9 +1,8 @@
 """Heat maps over radiographs: score and threshold in the title, boxes where there are any."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,50 +13,54 @@ from cxrlib.core.paths import write_csv
 from cxrlib.data.findings import FINDINGS
 from cxrlib.plots.style import plot_overlays, pretty, save_figure
 
-if TYPE_CHECKING:  # its module imports torch
-    from cxrlib.explain.overlays import Overlay
-
 SHEET = "contact_sheet.png"
 _SHEET = 48  # overlays on one page
+Images = Mapping[str, np.ndarray]  # such as an ImageCache
 
 
-def overlay_figure(overlays: Iterable["Overlay"], plain: bool = False) -> Figure:
-    """One panel per overlay of `make_overlays`: the radiograph under its heat map.
+def overlay_figure(
+    maps: Iterable[np.ndarray], table: pd.DataFrame, images: Images, boxes: pd.DataFrame | None = None, plain=False
+) -> Figure:
+    """One panel per row of `score_table`: the radiograph under its map, with the boxes of that finding on that image.
 
-    plain: with the bare radiograph to the left of each. A title says so where the map is empty.
+    boxes: as `read_boxes` gives them; plain: the bare radiograph is shown to the left of each. A title says so where
+    nothing in the image speaks for the finding.
     """
     panels = []
-    for overlay in overlays:
-        boxes = [(*box, "box") for box in overlay.boxes]
-        threshold = "no threshold tuned" if overlay.threshold is None else f"threshold {overlay.threshold:.2f}"
-        label = "labelled" if overlay.labelled else "not labelled"
-        title = f"{pretty(overlay.finding)}: {overlay.score:.2f}, {label}\n{threshold}"
-        if not overlay.heat.any():
+    for heat, row in zip(maps, table.itertuples(), strict=True):
+        picture, own = images[row.image], []
+        if boxes is not None:
+            of_pair = (boxes["image"] == row.image) & (boxes["finding"] == row.finding)
+            own = [(*box, "box") for box in boxes.loc[of_pair, ["x", "y", "w", "h"]].to_numpy()]
+        threshold = "no threshold tuned" if np.isnan(row.threshold) else f"threshold {row.threshold:.2f}"
+        title = f"{pretty(row.finding)}: {row.score:.2f}, {'labelled' if row.label else 'not labelled'}\n{threshold}"
+        if not heat.any():
             title += "\n(empty: nothing speaks for it)"
         if plain:
-            panels.append((overlay.picture, np.zeros_like(overlay.heat), overlay.image, boxes))
-        panels.append((overlay.picture, overlay.heat, title, boxes))
+            panels.append((picture, np.zeros_like(heat), row.image, own))
+        panels.append((picture, heat, title, own))
     return plot_overlays(*zip(*panels, strict=True))
 
 
-def write_overlays(folder: Path, overlays: Iterable["Overlay"], scores: pd.DataFrame) -> list[Path]:
-    """Write one PNG per overlay, beside the bare radiograph; returns the paths.
+def write_overlays(
+    folder: Path, maps: Iterable[np.ndarray], table: pd.DataFrame, images: Images, boxes: pd.DataFrame | None = None
+) -> list[Path]:
+    """Write one PNG per row of `score_table`, beside the bare radiograph; returns the paths.
 
-    The folder also gets contact_sheet.png, with up to 48 of the overlays on one page, and scores.csv, the table
-    `scores`. Overlays of an earlier run in the folder are removed.
+    The folder also gets contact_sheet.png, with up to 48 of the overlays on one page, and the table as scores.csv.
+    Overlays of an earlier run in the folder are removed.
     """
     earlier = re.compile(rf"{re.escape(SHEET)}|.+_({'|'.join(FINDINGS)})\.png")
     for path in folder.glob("*.png"):
         if earlier.fullmatch(path.name):
             path.unlink()
-    paths, on_sheet = [], []
-    for overlay in overlays:
-        paths.append(folder / f"{Path(overlay.image).stem}_{overlay.finding}.png")
-        _save(overlay_figure([overlay], plain=True), paths[-1])
-        on_sheet = [*on_sheet, overlay][:_SHEET]
-    _save(overlay_figure(on_sheet), folder / SHEET)
-    write_csv(folder / "scores.csv", scores, index=False)
-    return paths
+    names, on_sheet = [f"{Path(row.image).stem}_{row.finding}" for row in table.itertuples()], []
+    for n, heat in enumerate(maps):
+        on_sheet = [*on_sheet, heat][:_SHEET]
+        _save(overlay_figure([heat], table.iloc[[n]], images, boxes, plain=True), folder / f"{names[n]}.png")
+    _save(overlay_figure(on_sheet, table[:_SHEET], images, boxes), folder / SHEET)
+    write_csv(folder / "scores.csv", table, index=False)
+    return [folder / f"{name}.png" for name in names]
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -208,9 +208,9 @@ def test_gradcam_compares_calibrated_scores_with_calibrated_thresholds(trained, 
     fields = {"thresholds": thresholds.to_dict(), "calibration": calibrator.to_dict()}
     write_checkpoint("model_best.pth", load_checkpoint("model_best.pth") | fields)
     drawn = []
-    make = cxrlib.explain.overlays.make_overlays
+    make = cxrlib.explain.overlays.score_table
     monkeypatch.setattr(
-        cxrlib.explain.overlays, "make_overlays", lambda *given: drawn.append((given[2], given[4])) or make(*given)
+        cxrlib.explain.overlays, "score_table", lambda *given: drawn.append((given[0], given[2])) or make(*given)
     )
     assert main(["gradcam", *data(tiny_nih.root), "--samples", "3"]) == 0
     [(predictions, cuts)] = drawn

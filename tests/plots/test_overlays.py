@@ -15,7 +15,7 @@ from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.explain import overlays
 from cxrlib.explain.case_maps import radiographs
-from cxrlib.explain.overlays import highest_labelled, highest_scoring, make_overlays, score_table
+from cxrlib.explain.overlays import highest_labelled, highest_scoring, overlay_maps, score_table
 from cxrlib.plots.overlays import overlay_figure, write_overlays
 
 MASS, EDEMA = FINDINGS.index("Mass"), FINDINGS.index("Edema")
@@ -62,10 +62,14 @@ def model(monkeypatch):
     monkeypatch.setattr(overlays, "default_layers", lambda model, method: None)
 
 
+def draw(cache, predictions, pairs, thresholds=None, **options):
+    table = score_table(predictions, pairs, thresholds)
+    return overlay_figure(overlay_maps(None, cache, table), table, cache, **options)
+
+
 def write(folder, cache, predictions, thresholds=None, boxes=None):
-    shown = highest_labelled(predictions)
-    made = make_overlays(None, cache, predictions, enumerate(shown), thresholds, boxes)
-    return write_overlays(folder, made, score_table(predictions, shown, thresholds))
+    table = score_table(predictions, highest_labelled(predictions), thresholds)
+    return write_overlays(folder, overlay_maps(None, cache, table), table, cache, boxes)
 
 
 def titles(figure):
@@ -83,9 +87,7 @@ def test_radiographs_come_in_the_order_asked_for(cache):
 
 
 def test_each_panel_is_its_own_image_finding_and_score(model, cache, predictions):
-    figure = overlay_figure(
-        make_overlays(None, cache, predictions, [(1, MASS), (2, 13)], Thresholds(np.linspace(0.1, 0.9, 14)))
-    )
+    figure = draw(cache, predictions, [(1, MASS), (2, 13)], Thresholds(np.linspace(0.1, 0.9, 14)))
     panels = [axes for axes in figure.axes if axes.images]
     for axes, (row, k) in zip(panels, [(1, MASS), (2, 13)], strict=True):
         picture, heat = (image.get_array() for image in axes.images)
@@ -95,14 +97,14 @@ def test_each_panel_is_its_own_image_finding_and_score(model, cache, predictions
 
 
 def test_a_title_says_what_is_missing(model, cache, predictions):
-    figure = overlay_figure(make_overlays(None, cache, predictions, [(1, EDEMA)]))
+    figure = draw(cache, predictions, [(1, EDEMA)])
     assert titles(figure) == ["Edema: 0.60, labelled\nno threshold tuned\n(empty: nothing speaks for it)"]
 
 
 def test_boxes_are_drawn_on_their_image_and_finding_only(model, cache, predictions, boxes):
     k = FINDINGS.index(boxes["finding"][0])
     pairs = [(0, k), (0, (k + 1) % 14), (1, k)]
-    figure = overlay_figure(make_overlays(None, cache, predictions, pairs, boxes=boxes))
+    figure = draw(cache, predictions, pairs, boxes=boxes)
     assert [len(axes.patches) for axes in figure.axes[:3]] == [1, 0, 0]
     box = figure.axes[0].patches[0]
     scale = 32 / 1024
@@ -112,7 +114,7 @@ def test_boxes_are_drawn_on_their_image_and_finding_only(model, cache, predictio
 
 def test_the_plain_radiograph_stands_beside(model, cache, predictions, boxes):
     k = FINDINGS.index(boxes["finding"][0])
-    figure = overlay_figure(make_overlays(None, cache, predictions, [(0, k)], boxes=boxes), plain=True)
+    figure = draw(cache, predictions, [(0, k)], boxes=boxes, plain=True)
     plain, over = (axes for axes in figure.axes if axes.images)
     assert plain.get_title() == predictions.image[0]
     assert not plain.images[1].get_array().any()
