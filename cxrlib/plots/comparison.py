@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from cxrlib.plots.style import GREY, STYLES, described, draw_intervals
+from cxrlib.plots.style import BLUE, GREY, STYLES, described, draw_intervals
 
 # column of the table -> its label
 COSTS = {
@@ -45,8 +45,9 @@ def plot_costs(table: pd.DataFrame, costs: tuple[str, ...] = ("parameters", "gfl
         axes.axhline(0.5, color=GREY, lw=1, ls=":")
         axes.set(xscale="log", xlabel=COSTS[cost])
         axes.margins(x=0.12)
-        for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-            set_formatter(FuncFormatter(_sparse))
+        sparse = FuncFormatter(lambda tick, _: f"{tick:g}" if f"{tick:.0e}"[0] in "125" else "")  # 1, 2, 5, 10, ...
+        axes.xaxis.set_major_formatter(sparse)
+        axes.xaxis.set_minor_formatter(sparse)
     panels[0, 0].set(ylabel="test macro AUROC, 95 % interval")
     panels[0, 0].set_title("Accuracy against cost (grey line: best for its cost)")
     panels[0, -1].legend(title="best first", loc="center left", bbox_to_anchor=(1, 0.5), alignment="left")
@@ -61,9 +62,8 @@ def plot_differences(differences: pd.DataFrame, level: float = 0.05) -> Figure:
     rows = differences.iloc[::-1].reset_index(drop=True)
     figure, axes = plt.subplots(figsize=(9.5, 1.4 + 0.27 * len(rows)))
     clear = (rows["p_holm"] < level).to_numpy()
-    (blue, _), _ = styles = STYLES[:2]
-    groups = ((clear, blue, f"Holm's p below {level:g}"), (~clear, "white", "cannot be told apart"))
-    for (chosen, fill, label), style in zip(groups, styles, strict=True):
+    groups = ((clear, BLUE, f"Holm's p below {level:g}"), (~clear, "white", "cannot be told apart"))
+    for (chosen, fill, label), style in zip(groups, STYLES, strict=False):
         some = rows[chosen]
         draw_intervals(axes, some.index, some, ("difference", "low", "high"), style, mfc=fill, label=label)
     axes.axvline(0, color=GREY, lw=1, ls=":")
@@ -99,8 +99,3 @@ def plot_learning_curves(curves: dict[str, pd.DataFrame]) -> Figure:
              title="How many images does a model need?")  # fmt: skip
     axes.legend(loc="upper left")
     return described(figure, f"Test macro AUROC by the number of training images. {'; '.join(texts)}.")
-
-
-def _sparse(value: float, _) -> str:
-    """The tick's label at 1, 2 and 5 times a power of ten, else none."""
-    return f"{value:g}" if f"{value:.0e}"[0] in "125" else ""

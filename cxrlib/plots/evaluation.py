@@ -132,9 +132,8 @@ def plot_gaps(table: pd.DataFrame) -> Figure:
     """Gaps between each group and all others: strokes for findings, a dot for the mean of three or more, of `audit`."""
     figure, sides = plt.subplots(1, 2, figsize=(10, 0.5 * table["group"].nunique() + 1.4), sharey=True)
     names, texts = list(dict.fromkeys(table["group"])), []
-    for axes, (metric, label, worse) in zip(
-        sides, (("auroc", "gap in AUROC", "left"), ("miss_rate", "gap in miss rate", "right")), strict=True
-    ):
+    metrics = (("auroc", "gap in AUROC", "left"), ("miss_rate", "gap in miss rate", "right"))
+    for axes, (metric, label, worse) in zip(sides, metrics, strict=True):
         for row, name in enumerate(names):
             gaps = table[(table["group"] == name) & (table["metric"] == metric)]
             single, [macro] = gaps[gaps["finding"] != "macro"], gaps[gaps["finding"] == "macro"].to_dict("records")
