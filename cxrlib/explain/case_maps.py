@@ -1,7 +1,4 @@
-"""The maps that are scored against boxes: those of a model, and of the controls that it has to beat.
-
-A map for each row of `localization.box_cases`: (n, h, w) float32 in [0, 1].
-"""
+"""The maps of a model and of its controls for each row of `localization.box_cases`: (n, h, w) float32 in [0, 1]."""
 
 import numpy as np
 import pandas as pd
@@ -12,11 +9,16 @@ from cxrlib.core.progress import bar
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.findings import FINDINGS
 from cxrlib.explain.faithfulness import take_statistics
-from cxrlib.explain.gradcam import grad_cam, usual_layers
+from cxrlib.explain.gradcam import default_layers, grad_cam
 from cxrlib.explain.localization import score_boxes
 from cxrlib.models.architectures import ChestXrayModel, build_model
 
-METHOD = "layercam"  # points best on the validation part of the phantoms
+METHOD = "layercam"  # the highest pointing accuracy on the phantoms' validation split
+
+
+def radiographs(images: ImageCache, names) -> torch.Tensor:
+    """Cached radiographs as a batch for a model: (n, 1, size, size) uint8."""
+    return torch.from_numpy(images.images[images.rows(names)])[:, None]
 
 
 def case_maps(
@@ -28,17 +30,16 @@ def case_maps(
     batch_size: int = 32,
     progress: bool = False,
 ) -> np.ndarray:
-    """The model's map of each case. cases: rows with image and finding. method, layer: as in `grad_cam`.
+    """The model's map of each case. cases: rows with image and finding; method, layer: as in `grad_cam`.
 
-    layer: default, the `usual_layers` of the method.
+    The default layer is the method's `default_layers`.
     """
-    layer = usual_layers(model, method) if layer is None else layer
+    layer = default_layers(model, method) if layer is None else layer
     names, of = np.unique(cases["image"].to_numpy(), return_inverse=True)
     finding = cases["finding"].map(FINDINGS.index).to_numpy()
     maps = np.empty((len(cases), images.image_size, images.image_size), dtype=np.float32)
     for start in bar(range(0, len(names), batch_size), show=progress, desc="heat maps", unit=" batches", leave=False):
-        batch = torch.from_numpy(images.images[images.rows(names[start : start + batch_size])])[:, None]
-        heat = grad_cam(model, batch, layer, method).numpy()
+        heat = grad_cam(model, radiographs(images, names[start : start + batch_size]), layer, method).numpy()
         rows = np.flatnonzero((of >= start) & (of < start + batch_size))
         maps[rows] = heat[of[rows] - start, finding[rows]]
     return maps
@@ -52,7 +53,7 @@ def localize(
     replicates: int = 1000,
     **options,
 ) -> pd.DataFrame:
-    """The model's maps and their controls against the boxes: the table of `score_boxes`. options: of `case_maps`."""
+    """The table of `score_boxes` for the model's maps and their controls. options: of `case_maps`."""
     maps = case_maps(model, images, cases, method, **options)
     controls = control_maps(model, images, cases, maps, method=method, **options)
     return score_boxes(maps, cases, controls, replicates=replicates)
@@ -61,17 +62,15 @@ def localize(
 def control_maps(
     model: ChestXrayModel, images: ImageCache, cases: pd.DataFrame, maps: np.ndarray, seed: int = 0, **options
 ) -> dict[str, np.ndarray]:
-    """What the model's maps have to beat, each (n, h, w): random, average, untrained.
+    """Controls for the model's maps, each (n, h, w): random, average, untrained.
 
-    random: smooth noise. average: the mean of the finding's maps on the other patients, so where it is looked for
-    anywhere. untrained: the same architecture with random weights, whose batch norms have seen some of the images.
-    options: method, layer, ... of `case_maps`.
+    random: smooth noise. average: the mean of the finding's maps on the other patients. untrained: the same
+    architecture with random weights, whose batch norms have seen some of the images. options: of `case_maps`.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         untrained = build_model(model.arch, "none", model.image_size).to(next(model.parameters()).device)
-    some = images.rows(cases["image"].unique()[:32])
-    take_statistics(untrained, torch.from_numpy(images.images[some])[:, None].to(untrained.mean.device))
+    take_statistics(untrained, radiographs(images, cases["image"].unique()[:32]).to(untrained.mean.device))
     return {
         "random": random_maps(len(cases), images.image_size, seed),
         "average": average_maps(maps, cases),
@@ -80,18 +79,17 @@ def control_maps(
 
 
 def random_maps(n: int, size: int, seed: int = 0, grid: int = 10) -> np.ndarray:
-    """Uniform noise on a grid of `grid` x `grid` cells, enlarged as the maps are and scaled to 1: (n, size, size)."""
+    """Uniform noise on a grid of `grid` x `grid` cells, enlarged as the maps are, with maximum 1: (n, size, size)."""
     noise = torch.from_numpy(np.random.default_rng(seed).random((n, 1, grid, grid), dtype=np.float32))
     maps = interpolate(noise, size=(size, size), mode="bilinear", align_corners=False)[:, 0]
     return (maps / maps.amax(dim=(1, 2), keepdim=True)).numpy()
 
 
 def average_maps(maps: np.ndarray, cases: pd.DataFrame) -> np.ndarray:
-    """For each case the mean map of its finding over the other patients; empty where there is no other patient."""
-    finding, patient = cases["finding"].to_numpy(), cases["patient"].to_numpy()
+    """For each case the mean map of its finding over the other patients; zeros where there is no other patient."""
+    patient = cases["patient"].to_numpy()
     average = np.zeros_like(maps)
-    for name in np.unique(finding):
-        rows = np.flatnonzero(finding == name)
+    for rows in cases.groupby("finding").indices.values():
         total = maps[rows].sum(axis=0, dtype=np.float64)
         for row in rows:
             own = rows[patient[rows] == patient[row]]

@@ -20,7 +20,7 @@ from cxrlib.data.dataset import to_unit
 from cxrlib.data.findings import FINDINGS
 from cxrlib.models.architectures import ChestXrayModel
 
-# of each architecture, from the finest grid (an 8th of the pixels; VGG-16 a 4th, ViT a 16th) to the usual layer
+# per architecture, from the finest grid (an 8th of the pixels; VGG-16 a 4th, ViT a 16th) to the usual layer
 LAYERS: dict[str, tuple[str, ...]] = {
     "efficientnet_b0": ("features.3", "features.5", "features.8"),
     "densenet121": ("features.denseblock2", "features.denseblock3", "features"),
@@ -34,14 +34,13 @@ Layer = nn.Module | str | None
 
 
 def check_method(method: str) -> None:
-    """InputError with the nearest name for a method that is not one of METHODS."""
+    """Raise InputError, with the nearest name, for a method that is not one of METHODS."""
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}{nearest(method, METHODS)}")
 
 
-def usual_layers(model: ChestXrayModel, method: str) -> list[str] | None:
-    """What a method is usually read from: LayerCAM, which was made for it, from all of LAYERS, fused; the others: None,
-    the architecture's `cam_layer`."""
+def default_layers(model: ChestXrayModel, method: str) -> list[str] | None:
+    """All of LAYERS, fused, for LayerCAM, which was made for that; None, the `cam_layer`, for the other methods."""
     return list(LAYERS[model.arch]) if method == "layercam" else None
 
 
@@ -55,34 +54,31 @@ def grad_cam(
     """Where the model looks for each finding: (b, 14, h, w) float32 in [0, 1], in the coordinates of `images`.
 
     images: (b, 1, h, w) uint8 or [0, 1]. layer: the module whose output is read, or its name in the backbone (LAYERS
-    names some): (b, c, h', w') or tokens (b, 1 + g * g, c); default: the architecture's `cam_layer`. Several layers
+    lists some): (b, c, h', w') or tokens (b, 1 + g * g, c); default: the architecture's `cam_layer`. Several layers
     are fused: the mean of their maps, scaled again. method: one of METHODS.
-    A map is the raw one cut at zero, enlarged bilinearly with half-pixel centres and divided by its highest value (a
-    map without a positive value stays zero): cell (i, j) of a g x g grid is centred at
+    A map is the raw one, its negative values set to 0, enlarged bilinearly with half-pixel centres and divided by its
+    highest value (a map without a positive value stays zero): cell (i, j) of a g x g grid is centred at
     ((i + 0.5) * h / g - 0.5, (j + 0.5) * w / g - 0.5).
     with_range: also return the lowest and the highest raw value, (b, 14, layers, 2), which tell a strong map from a
-    weak one. Raises InputError for an unknown method, and for a layer that is not passed or has no grid.
+    weak one. Raises InputError for an unknown method, and for a layer that is not run or has no grid.
     """
     raw = raw_maps(model, images, layer, method)
-    maps = [_enlarged(grid, images.shape[-2:]) for grid in raw]
+    maps = [_to_one(F.interpolate(grid.relu(), size=images.shape[-2:], mode="bilinear")) for grid in raw]
     maps = (maps[0] if len(maps) == 1 else _to_one(torch.stack(maps).mean(dim=0))).cpu()
     ranges = torch.stack([torch.stack([grid.amin((2, 3)), grid.amax((2, 3))], dim=-1) for grid in raw], dim=2).cpu()
     return (maps, ranges) if with_range else maps
 
 
 def raw_maps(
-    model: ChestXrayModel,
-    images: torch.Tensor,
-    layer: Layer | Sequence[Layer] = None,
-    method: str = "gradcam",
+    model: ChestXrayModel, images: torch.Tensor, layer: Layer | Sequence[Layer] = None, method: str = "gradcam"
 ) -> list[torch.Tensor]:
-    """The maps on the grid of each layer, (b, 14, h', w') float32, neither cut nor scaled. Arguments as in `grad_cam`.
+    """The maps on the grid of each layer, (b, 14, h', w') float32, negative values kept. Arguments as in `grad_cam`.
 
-    One forward pass: up to the first layer nothing is recorded, and from there on only the rest is differentiated, once
-    a finding. Works under no_grad and inference_mode, and leaves the model as it was.
+    One forward pass, recorded only from the first layer on, and one backward pass per finding. Works under no_grad and
+    inference_mode, and leaves the model unchanged.
     """
     check_method(method)
-    layers = [_found(model, one) for one in (layer if isinstance(layer, list | tuple) else [layer])]
+    layers = [_resolved(model, one) for one in (layer if isinstance(layer, list | tuple) else [layer])]
     weigh = METHODS[method]
     with torch.inference_mode(False):
         kept, logits = _forward(model, images, layers)
@@ -97,7 +93,7 @@ def raw_maps(
 
 
 def as_grid(values: torch.Tensor) -> torch.Tensor:
-    """(b, c, h, w) as it is; tokens (b, 1 + g * g, c) without the class token as (b, c, g, g)."""
+    """Channels (b, c, h, w) unchanged; tokens (b, 1 + g * g, c) without the class token as (b, c, g, g)."""
     if values.ndim == 4:
         return values
     side = math.isqrt(max(0, values.shape[1] - 1))
@@ -138,7 +134,7 @@ METHODS: dict[str, Callable] = {
 
 
 # ---- the pass --------------------------------------------------------------------------------------------------------
-def _found(model: ChestXrayModel, layer: Layer) -> nn.Module:
+def _resolved(model: ChestXrayModel, layer: Layer) -> nn.Module:
     if layer is None:
         return model.cam_layer
     if isinstance(layer, str):
@@ -153,7 +149,7 @@ def _found(model: ChestXrayModel, layer: Layer) -> nn.Module:
 def _forward(
     model: ChestXrayModel, images: torch.Tensor, layers: list[nn.Module]
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """The outputs of `layers`, in that order, and the logits (b, 14) as a function of them."""
+    """The outputs of `layers`, in that order, and the logits (b, 14) as a differentiable function of them."""
     outputs = {}
 
     def keep(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
@@ -161,10 +157,10 @@ def _forward(
             raise InputError(f"{type(module).__name__} gives no tensor; choose a layer with a grid")
         as_grid(output)
         outputs[module] = output if outputs else output.detach().requires_grad_()
-        torch.set_grad_enabled(True)  # what follows is differentiated
+        torch.set_grad_enabled(True)  # the rest is differentiated
         return outputs[module].clone()  # DenseNet's ReLU after its last layer writes in place
 
-    training = [module for module in model.modules() if module.training]  # a frozen layer may not be
+    training = [module for module in model.modules() if module.training]  # frozen layers are not
     model.eval()
     hooks = [layer.register_forward_hook(keep) for layer in dict.fromkeys(layers)]
     try:
@@ -181,10 +177,6 @@ def _forward(
     return [outputs[layer] for layer in layers], logits
 
 
-def _enlarged(grid: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    return _to_one(F.interpolate(grid.relu(), size=size, mode="bilinear", align_corners=False))
-
-
 def _to_one(maps: torch.Tensor) -> torch.Tensor:
-    """Each map divided, in place, by its highest value; a map of zeros stays one."""
+    """Each map divided, in place, by its highest value; zeros stay zeros."""
     return maps.div_(maps.amax(dim=(2, 3), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny))

@@ -1,16 +1,16 @@
-"""Heat maps against boxes: does the peak lie in the box, how much of the heat, how much of the region; beside controls.
+"""Heat maps against boxes: whether the peak lies in a box, and how much of the heat and of the region does.
 
-A case is a finding on an image, with all its boxes. A map of it is measured by
+A case is a finding on an image, with all its boxes. Its map is measured by
 
     pointing   1 where its peak lies in a box, or within `tolerance` of it (Zhang et al. 2018, the pointing game)
     energy     share of the map's sum inside the boxes (Wang H. et al. 2020)
-    iou        of the detected box with the box it fits best: intersection / union
+    iou        of the detected box and the box that fits it best: intersection / union
     iobb       intersection / detected box (Wang X. et al. 2017)
     iou_region, ior   the same two of the region itself, pixel by pixel, with all boxes (Li et al. 2018)
 
 The region is where the map reaches `level` times its highest value, connected to the peak; the detected box is drawn
-around it. Of iou, iobb, iou_region and ior, the share of the cases above .1, .3, .5 and .7 is reported. An empty map
-(nothing speaks for the finding) points nowhere: it scores 0 and is counted.
+around it. Of iou, iobb, iou_region and ior, the share of cases above .1, .3, .5 and .7 is reported. An empty map
+(nothing speaks for the finding) scores 0 and is counted.
 """
 
 from collections.abc import Mapping
@@ -30,10 +30,10 @@ METRICS = ("pointing", "energy", *(f"{name}>{above}" for name in OVERLAPS for ab
 
 
 def box_cases(boxes: pd.DataFrame, entries: pd.DataFrame) -> pd.DataFrame:
-    """The findings with a box: one row for each image and finding, with columns image, patient, finding, boxes.
+    """The findings with a box: one row per image and finding, with columns image, patient, finding, boxes.
 
     boxes: as `read_boxes` gives them, 1024-pixel frame. entries: rows with image and patient; boxes on other images are
-    left out. The column boxes holds an array (m, 4) of x, y, w, h. Raises InputError where none is left.
+    left out. Each value of the column boxes is an array (m, 4) of x, y, w, h. Raises InputError where none is left.
     """
     patient = dict(zip(entries["image"], entries["patient"], strict=True))
     here = boxes[boxes["image"].isin(patient.keys())]
@@ -48,7 +48,7 @@ def box_cases(boxes: pd.DataFrame, entries: pd.DataFrame) -> pd.DataFrame:
 
 
 def coverage(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """How much of each pixel a box covers, (h, w) in [0, 1]: pixel (i, j) spans [j, j + 1) x [i, i + 1) / size."""
+    """The share of each pixel that a box covers, (h, w): pixel (i, j) spans [j, j + 1) x [i, i + 1) / size."""
     spans = []
     for start, length, pixels in ((box[1], box[3], size[0]), (box[0], box[2], size[1])):
         edges = np.arange(pixels + 1) * BOX_FRAME / pixels
@@ -58,7 +58,7 @@ def coverage(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def peak(heat: np.ndarray) -> tuple[float, float]:
-    """The place (x, y) of a map's highest value in the 1024-pixel frame: the middle, where several pixels have it."""
+    """The place (x, y) of a map's highest value in the 1024-pixel frame; the mean place where several have it."""
     rows, columns = np.nonzero(heat >= heat.max() * (1 - 1e-5))  # four pixels share the centre of an even cell
     places = ((columns, heat.shape[1]), (rows, heat.shape[0]))
     return tuple(float(at.mean() + 0.5) * BOX_FRAME / pixels for at, pixels in places)
@@ -74,10 +74,10 @@ def measure(heat: np.ndarray, boxes: np.ndarray, level: float = 0.5, tolerance: 
     x, y = peak(heat)
     covered = [coverage(box, heat.shape) for box in boxes]
     truth = np.max(covered, axis=0)
-    region = _region(heat, level)
-    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    labels, _ = ndimage.label(heat >= level * heat.max())
+    region = labels == labels[np.unravel_index(heat.argmax(), heat.shape)]
     detected = np.zeros(heat.shape)
-    detected[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = 1
+    detected[ndimage.find_objects(region.astype(int))[0]] = 1
     away = np.abs(np.array([x, y]) - boxes[:, :2] - boxes[:, 2:] / 2) - boxes[:, 2:] / 2  # (m, 2), below 0 inside
     return {
         "pointing": float((away <= tolerance).all(axis=1).any()),
@@ -89,30 +89,24 @@ def measure(heat: np.ndarray, boxes: np.ndarray, level: float = 0.5, tolerance: 
     }
 
 
-def _region(heat: np.ndarray, level: float) -> np.ndarray:
-    """The pixels that reach level * the highest value and are connected to the highest."""
-    parts, _ = ndimage.label(heat >= level * heat.max())
-    return parts == parts[np.unravel_index(heat.argmax(), heat.shape)]
-
-
 def _iou(detected: np.ndarray, truth: np.ndarray) -> float:
     both = (detected * truth).sum()
     return float(both / (detected.sum() + truth.sum() - both))
 
 
 def measure_all(maps: np.ndarray, cases: pd.DataFrame, level: float = 0.5, tolerance: float = 0) -> pd.DataFrame:
-    """One row a case: image, patient, finding and METRICS, the shares above a threshold as 0 or 1. maps: (n, h, w)."""
+    """One row per case: image, patient, finding and METRICS, those above a threshold as 0 or 1. maps: (n, h, w)."""
     if len(maps) != len(cases):
-        raise InputError(f"{len(maps)} maps cannot be scored on {len(cases)} cases; expected one map a case")
+        raise InputError(f"{len(maps)} maps cannot be scored on {len(cases)} cases; expected one map per case")
     pairs = zip(maps, cases["boxes"], strict=True)
     return _thresholded([measure(np.asarray(heat, float), boxes, level, tolerance) for heat, boxes in pairs], cases)
 
 
 def chance(cases: pd.DataFrame, tolerance: float = 0) -> pd.DataFrame:
-    """What a map without any information scores: a point anywhere, or a flat map, whose region is the whole image.
+    """What a map without information scores: a random point, or a flat map, whose region is the whole image.
 
-    Every figure is the share of the image that the boxes cover (for pointing with `tolerance` around them); rows as
-    `measure_all` gives them.
+    Each value is the share of the image that the boxes cover (for pointing with `tolerance` around them). Rows as in
+    `measure_all`.
     """
     rows = []
     for boxes in cases["boxes"]:
@@ -142,51 +136,43 @@ def score_boxes(
     replicates: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How well maps find the boxes, beside controls: one row for each kind of map, finding (last: macro) and metric.
+    """How well maps and controls find the boxes: one row per kind of map, finding (last: macro) and metric.
 
     maps: (n, h, w), one for each row of `cases`, which `box_cases` makes. controls: name -> maps of the same cases;
     "chance" is added. Columns: maps ("model" or a control), finding, metric (METRICS), cases, patients, value, low,
     high (95 % interval over patients, drawn with replacement, the same draws for all), and, for a control, ahead,
-    ahead_low, ahead_high: the model's value minus this one's, paired. macro: the mean over the findings with a case.
+    ahead_low, ahead_high: the model's value minus the control's, paired. macro: the mean over the findings with a case.
     """
     rows = {"model": measure_all(maps, cases, level, tolerance), "chance": chance(cases, tolerance)}
     for name, others in (controls or {}).items():
         if name in rows:
             raise InputError(f"a control cannot be called {name}; choose another name")
         rows[name] = measure_all(others, cases, level, tolerance)
-    return summarize(rows, replicates, seed)
-
-
-def summarize(rows: Mapping[str, pd.DataFrame], replicates: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """The table of `score_boxes` from `measure_all`'s rows of each kind of map, the model's first."""
-    model, first = next(iter(rows.items()))
-    findings = [name for name in FINDINGS if name in set(first["finding"])]
-    finding = first["finding"].map(findings.index).to_numpy()
-    names, patient = np.unique(first["patient"].to_numpy(), return_inverse=True)
+    findings = [name for name in FINDINGS if name in set(cases["finding"])]
+    finding = cases["finding"].map(findings.index).to_numpy()
+    names, patient = np.unique(cases["patient"].to_numpy(), return_inverse=True)
     has = np.zeros((len(names), len(findings)), dtype=bool)
     has[patient, finding] = True
     times = draw_patients(has, replicates, seed)
-    patients = np.append(has.sum(axis=0), len(names))
     values = {name: table[[*METRICS]].to_numpy() for name, table in rows.items()}
     point = {name: _means(value, finding, patient, np.ones((1, len(names))))[0] for name, value in values.items()}
     drawn = {name: _means(value, finding, patient, times) for name, value in values.items()}
 
     index = pd.MultiIndex.from_product([[*findings, "macro"], METRICS], names=["finding", "metric"])
-    counts = {"cases": np.append(np.bincount(finding), len(first)), "patients": patients}
-    counts = {name: np.repeat(count, len(METRICS)) for name, count in counts.items()}
-    parts = []
+    patients = np.repeat(np.append(has.sum(axis=0), len(names)), len(METRICS))
+    counts = {"cases": np.repeat(np.append(np.bincount(finding), len(cases)), len(METRICS)), "patients": patients}
+    tables = {}
     for name in rows:
-        columns = counts | _ends(point[name], drawn[name], patients, ("value", "low", "high"))
-        if name != model:
-            ahead = point[model] - point[name], drawn[model] - drawn[name]
-            columns |= _ends(*ahead, patients, ("ahead", "ahead_low", "ahead_high"))
-        parts.append(pd.DataFrame(columns, index=index).reset_index().assign(maps=name))
-    table = pd.concat(parts, ignore_index=True)
-    return table[["maps", *table.columns.drop("maps")]]
+        columns = counts | dict(zip(("value", "low", "high"), _ends(point[name], drawn[name], patients), strict=True))
+        if name != "model":
+            ahead = _ends(point["model"] - point[name], drawn["model"] - drawn[name], patients)
+            columns |= dict(zip(("ahead", "ahead_low", "ahead_high"), ahead, strict=True))
+        tables[name] = pd.DataFrame(columns, index=index)
+    return pd.concat(tables, names=["maps"]).reset_index()
 
 
 def _means(values: np.ndarray, finding: np.ndarray, patient: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Means (r, findings + 1, metrics) of values (n, metrics), a row as often as its patient is drawn; last: macro."""
+    """Means (r, findings + 1, metrics) of values (n, metrics), weighted by the draws (r, p); the last is the macro."""
     of_findings = []
     for k in range(finding.max() + 1):
         weights = times[:, patient[finding == k]].astype(float)
@@ -195,13 +181,13 @@ def _means(values: np.ndarray, finding: np.ndarray, patient: np.ndarray, times: 
     return np.concatenate([means, np.nanmean(means, axis=1, keepdims=True)], axis=1)
 
 
-def _ends(point: np.ndarray, drawn: np.ndarray, patients: np.ndarray, names: tuple[str, str, str]) -> dict:
-    low, high = interval(drawn.reshape(len(drawn), -1), point.ravel(), np.repeat(patients, point.shape[1]))
-    return dict(zip(names, (point.ravel(), low, high), strict=True))
+def _ends(point: np.ndarray, drawn: np.ndarray, patients: np.ndarray) -> list[np.ndarray]:
+    """The values, flat, and the low and high ends of their intervals."""
+    return [point.ravel(), *interval(drawn.reshape(len(drawn), -1), point.ravel(), patients)]
 
 
-def wide(table: pd.DataFrame, metric: str = "pointing") -> pd.DataFrame:
-    """One metric of `score_boxes`' table for people: a row a finding, a column a kind of map, "0.62 [0.55, 0.69]"."""
+def interval_table(table: pd.DataFrame, metric: str = "pointing") -> pd.DataFrame:
+    """One metric of `score_boxes` as text: one row per finding, one column per kind of map, "0.62 [0.55, 0.69]"."""
     rows = table[table["metric"] == metric]
     text = [f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in rows[["value", "low", "high"]].to_numpy()]
     kinds = rows.assign(text=text).groupby("maps", sort=False)

@@ -1,4 +1,4 @@
-"""Figures of evaluation: thresholds, calibration, gaps between groups. Each takes plain data and returns a Figure."""
+"""Figures of evaluation: thresholds, calibration, gaps between groups."""
 
 from collections.abc import Sequence
 
@@ -12,34 +12,34 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.reliability import reliability
 from cxrlib.evaluation.thresholds import Thresholds
-from cxrlib.plots.style import BLUE, GREEN, GREY, ORANGE, RED, described, panels, pretty
+from cxrlib.plots.style import BLUE, GREY, ORANGE, STYLES, described, draw_intervals, panels, pretty
 
-_LEAST_IN_MEAN = 3  # findings: a mean of fewer is a finding under another name
-_STYLES = ((BLUE, "o"), (ORANGE, "D"), (GREEN, "s"), (RED, "^"))
+_LEAST_IN_MEAN = 3  # findings: a mean of fewer says little about the others
 
 
 def plot_prevalence(
     prevalence: Sequence[float], at_half: Sequence[float], best: Sequence[float], auroc: float
 ) -> Figure:
-    """F1 of one and the same model against the prevalence: at the threshold 0.5 and at the best one."""
+    """F1 of one model against the prevalence: at the threshold 0.5 and at the best one."""
     figure, axes = plt.subplots(figsize=(8, 3.6))
     axes.axhline(auroc, color=GREY, ls="--", lw=1.5)
     axes.text(prevalence[0], auroc + 0.02, f"AUROC {auroc:.2f}, at any prevalence", color=GREY)
-    for values, name, (colour, marker) in ((best, "F1 at the best threshold", _STYLES[0]),
-                                           (at_half, "F1 at the threshold 0.5", _STYLES[1])):  # fmt: skip
-        axes.plot(prevalence, values, "-", marker=marker, color=colour, label=name)
+    for values, name, (colour, marker) in zip(
+        (best, at_half), ("best threshold", "threshold 0.5"), STYLES, strict=False
+    ):
+        axes.plot(prevalence, values, f"-{marker}", color=colour, label=f"F1 at the {name}")
     axes.set(xscale="log", ylim=(0, 1), xlabel="prevalence: images with the finding, of 100", ylabel="AUROC, F1")
     axes.set_xticks(list(prevalence), [f"{100 * value:g}" for value in prevalence])
     axes.minorticks_off()
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    said = ", ".join(f"{100 * p:g} %: {b:.2f} and {h:.2f}" for p, b, h in zip(prevalence, best, at_half, strict=True))
+    values = ", ".join(f"{100 * p:g} %: {b:.2f} and {h:.2f}" for p, b, h in zip(prevalence, best, at_half, strict=True))
     return described(
-        figure, f"AUROC {auroc:.2f} throughout; F1 at the best threshold and at 0.5 by prevalence: {said}."
+        figure, f"AUROC {auroc:.2f} throughout; F1 at the best threshold and at 0.5 by prevalence: {values}."
     )
 
 
 def plot_threshold_curves(grid: np.ndarray, f1: np.ndarray, thresholds: Thresholds) -> Figure:
-    """F1 on validation against the threshold, a panel a finding. grid: (g,); f1: (g, 14)."""
+    """F1 on validation against the threshold, one panel per finding. grid: (g,); f1: (g, 14)."""
     figure, all_axes = panels(len(FINDINGS), 5, 2.2, height=1.8, frame=True, sharex=True, sharey=True)
     titles = [text if tuned else "not tuned" for text, tuned in zip(thresholds.texts, thresholds.tuned, strict=True)]
     for k, (axes, name) in enumerate(zip(all_axes, FINDINGS, strict=False)):
@@ -56,7 +56,7 @@ def plot_threshold_curves(grid: np.ndarray, f1: np.ndarray, thresholds: Threshol
 
 
 def plot_pr_curves(predictions: Predictions, points: dict[str, Thresholds]) -> Figure:
-    """Precision-recall curves, a panel a finding, with operating points and chance (the prevalence).
+    """Precision-recall curves, one panel per finding, with operating points and chance (the prevalence).
 
     points: name -> thresholds on the scores of `predictions`.
     """
@@ -73,11 +73,11 @@ def plot_pr_curves(predictions: Predictions, points: dict[str, Thresholds]) -> F
         precision, recall, _ = precision_recall_curve(truth, scores)
         axes.step(recall, precision, where="post", color="0.4", lw=1.2)
         axes.axhline(truth.mean(), color=GREY, lw=1, ls=":")
-        for (label, thresholds), (colour, marker) in zip(points.items(), _STYLES, strict=False):
-            called = thresholds.apply(predictions)[:, k] == 1
-            if called.any():
-                at = (called & truth).sum() / truth.sum(), truth[called].mean()
-                [handles[label]] = axes.plot(*at, marker, color=colour, ms=7, label=label, ls="none")
+        for (label, thresholds), (colour, marker) in zip(points.items(), STYLES, strict=False):
+            positive = thresholds.apply(predictions)[:, k] == 1
+            if positive.any():
+                point = (positive & truth).sum() / truth.sum(), truth[positive].mean()
+                [handles[label]] = axes.plot(*point, marker, color=colour, ms=7, label=label, ls="none")
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     figure.legend(handles.values(), handles.keys(), loc="lower right", bbox_to_anchor=(1.0, 0.05))
     figure.supxlabel("recall (sensitivity); dotted: the prevalence, which is what guessing gives", fontsize=11)
@@ -86,19 +86,19 @@ def plot_pr_curves(predictions: Predictions, points: dict[str, Thresholds]) -> F
 
 
 def plot_reliability(tables: dict[str, Predictions], findings: Sequence[str], bins: int = 8) -> Figure:
-    """Share of positives against the score, in bins of equally many images; square-root axes; the diagonal is ideal."""
+    """Share of positives against the score, in bins of equal counts; square-root axes; the diagonal is ideal."""
     figure, all_axes = panels(len(findings), 4, 2.7, height=2.5, frame=True)
-    said = []
+    texts = []
     for axes, finding in zip(all_axes, findings, strict=False):
         highest = 0.02
-        for (name, predictions), (colour, marker) in zip(tables.items(), _STYLES, strict=False):
+        for (name, predictions), (colour, marker) in zip(tables.items(), STYLES, strict=False):
             table = reliability(predictions, finding, bins)
             spread = np.array([table["share"] - table["low"], table["high"] - table["share"]])
             axes.errorbar(table["score"], table["share"], yerr=spread, fmt=f"-{marker}", color=colour, ms=5, lw=1,
                           elinewidth=1.5, capsize=2, label=name)  # fmt: skip
             highest = max(highest, table["score"].max(), table["high"].max())
             top = table.iloc[-1]
-            said.append(f"{pretty(finding)}, {name}: the highest scores, {top['score']:.2f}, meet {top['share']:.2f}")
+            texts.append(f"{pretty(finding)}, {name}: the highest scores, {top['score']:.2f}, meet {top['share']:.2f}")
         axes.plot([0, highest], [0, highest], color=GREY, ls=":", lw=1)
         for scale, axis in ((axes.set_xscale, axes.xaxis), (axes.set_yscale, axes.yaxis)):
             scale("function", functions=(lambda share: np.sqrt(np.maximum(share, 0)), np.square))  # most scores are low
@@ -109,50 +109,49 @@ def plot_reliability(tables: dict[str, Predictions], findings: Sequence[str], bi
     all_axes[0].legend(fontsize=9, loc="upper left")
     figure.supxlabel("score (mean of a bin)", fontsize=11)
     figure.supylabel("share of positives, 95 % interval", fontsize=11)
-    return described(figure, f"Share of positives against the score. {'; '.join(said)}.")
+    return described(figure, f"Share of positives against the score. {'; '.join(texts)}.")
 
 
 def plot_choices(tables: dict[str, pd.DataFrame], metric: str = "f1", label: str = "macro F1") -> Figure:
-    """The macro of a metric with its interval, a row a choice of thresholds. tables: name -> `evaluate`'s table."""
+    """The macro mean of a metric with its interval, one row per choice of thresholds. tables: name -> `evaluate`'s."""
     figure, axes = plt.subplots(figsize=(8, 0.5 * len(tables) + 1.2))
-    macro = pd.DataFrame({name: table.loc["macro"] for name, table in tables.items()}).T[::-1]
+    columns = [metric, f"{metric}_low", f"{metric}_high"]
+    macro = pd.DataFrame({name: table.loc["macro", columns] for name, table in tables.items()}).T.astype(float)[::-1]
     rows = np.arange(len(macro))
-    value, low, high = (macro[f"{metric}{end}"].astype(float) for end in ("", "_low", "_high"))
-    axes.hlines(rows, low, high, color=BLUE, lw=2.5, alpha=0.6)
-    axes.plot(value, rows, "o", color=BLUE, ms=8)
+    draw_intervals(axes, rows, macro, columns, lw=2.5, ms=8)
     axes.set_yticks(rows, macro.index)
     axes.set(xlabel=f"{label} on test, 95 % interval over patients", ylim=(-0.6, len(macro) - 0.4), xlim=(0, None))
     axes.grid(axis="x")
-    said = ", ".join(f"{name} {value[name]:.3f} ({low[name]:.3f} to {high[name]:.3f})" for name in tables)
-    return described(figure, f"{label} on test: {said}.")
+    values = ", ".join(
+        f"{name} {value:.3f} ({low:.3f} to {high:.3f})" for name, value, low, high in macro[::-1].itertuples()
+    )
+    return described(figure, f"{label} on test: {values}.")
 
 
 def plot_gaps(table: pd.DataFrame) -> Figure:
     """Gaps between each group and all others: strokes for findings, a dot for the mean of three or more, of `audit`."""
     figure, sides = plt.subplots(1, 2, figsize=(10, 0.5 * table["group"].nunique() + 1.4), sharey=True)
-    names, said = list(dict.fromkeys(table["group"])), []
-    for axes, (metric, label, worse) in zip(
-        sides, (("auroc", "gap in AUROC", "left"), ("miss_rate", "gap in miss rate", "right")), strict=True
-    ):
+    names, texts = list(dict.fromkeys(table["group"])), []
+    metrics = (("auroc", "gap in AUROC", "left"), ("miss_rate", "gap in miss rate", "right"))
+    for axes, (metric, label, worse) in zip(sides, metrics, strict=True):
         for row, name in enumerate(names):
-            of = table[(table["group"] == name) & (table["metric"] == metric)]
-            single, macro = of[of["finding"] != "macro"], of[of["finding"] == "macro"].iloc[0]
+            gaps = table[(table["group"] == name) & (table["metric"] == metric)]
+            single, [macro] = gaps[gaps["finding"] != "macro"], gaps[gaps["finding"] == "macro"].to_dict("records")
             axes.plot(single["gap"], np.full(len(single), row + 0.22), "|", color="0.55", ms=7)
             count = single["gap"].notna().sum()
             if count < _LEAST_IN_MEAN:
-                said.append(f"{name}, {label}: too few findings for a mean ({count})")
+                texts.append(f"{name}, {label}: too few findings for a mean ({count})")
                 continue
             axes.hlines(row, macro["low"], macro["high"], color=BLUE, lw=2.5, alpha=0.6)
             axes.plot(macro["gap"], row, "o", color=BLUE, ms=8)
             axes.annotate(f"{count}", (macro["high"], row), xytext=(4, 0), textcoords="offset points", va="center",
                           fontsize=9)  # fmt: skip
-            said.append(f"{name}, {label} {macro['gap']:+.2f} ({macro['low']:+.2f} to {macro['high']:+.2f})")
+            texts.append(f"{name}, {label} {macro['gap']:+.2f} ({macro['low']:+.2f} to {macro['high']:+.2f})")
         axes.axvline(0, color=GREY, lw=1, ls=":")
         axes.set(xlabel=f"{label} (worse: to the {worse})")
         axes.grid(axis="x")
     sides[0].set_yticks(range(len(names)), [f"{name} - others" for name in names])
     sides[0].set_ylim(len(names) - 0.4, -0.6)
-    figure.suptitle(
-        "Strokes: single findings; dot: their mean, 95 % interval, and of how many", fontsize=11, x=0.01, ha="left"
-    )
-    return described(figure, f"Each group against all others, mean over findings: {'; '.join(said)}.")
+    legend = "Strokes: single findings; dot: their mean, 95 % interval, and of how many"
+    figure.suptitle(legend, fontsize=11, x=0.01, ha="left")
+    return described(figure, f"Each group against all others, mean over findings: {'; '.join(texts)}.")

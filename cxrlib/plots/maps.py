@@ -1,4 +1,4 @@
-"""Figures of heat maps that are put to the test: against boxes and controls, by place, sanity, faithfulness."""
+"""Figures of tests of heat maps: against boxes and controls, by place, sanity, faithfulness."""
 
 from collections.abc import Mapping
 
@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cxrlib.plots.style import BLUE, GREEN, GREY, ORANGE, RED, described, pretty
+from cxrlib.plots.style import BLUE, GREEN, GREY, ORANGE, RED, STYLES, described, draw_intervals, pretty
 
-_STYLES = {
+_KINDS = {
     "model": (BLUE, "o"),
     "chance": (GREY, "|"),
     "random": (ORANGE, "v"),
@@ -26,57 +26,51 @@ def plot_localization(table: pd.DataFrame, metric: str = "pointing", label: str 
     kinds = list(rows["maps"].unique())
     figure, axes = plt.subplots(figsize=(8, 0.6 * len(order) + 1.4))
     for n, kind in enumerate(kinds):
-        part = rows[rows["maps"] == kind].set_index("finding").loc[order]
+        of_kind = rows[rows["maps"] == kind].set_index("finding").loc[order]
         y = np.arange(len(order)) + 0.32 * (1 - 2 * n / max(1, len(kinds) - 1))
-        colour, marker = _STYLES[kind]
-        axes.hlines(y, part["low"], part["high"], color=colour, lw=2, alpha=0.6)
-        axes.plot(part["value"], y, marker, color=colour, label=kind, ls="none", ms=7)
+        draw_intervals(axes, y, of_kind, ("value", "low", "high"), _KINDS[kind], label=kind, ms=7)
     cases = rows.drop_duplicates("finding").set_index("finding")["cases"]
     names = [f"{'MACRO MEAN' if name == 'macro' else pretty(name)} ({cases[name]})" for name in order]
     axes.set_yticks(range(len(order)), names)
     axes.axhline(0.5, color="0.8", lw=1)
-    axes.set(
-        xlim=(-0.02, 1.02), xlabel=f"{label}, 95 % interval over patients", title="Does the map find the box? (cases)"
-    )
+    axes.set(xlim=(-0.02, 1.02), xlabel=f"{label}, 95 % interval over patients")
+    axes.set_title("Does the map find the box? (cases)")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    macro = rows[rows["finding"] == "macro"].set_index("maps")["value"]
-    said = ", ".join(f"{kind} {macro[kind]:.2f}" for kind in kinds)
-    return described(
-        figure, f"{label} by finding, with 95 % intervals, for {len(kinds)} kinds of maps. Macro mean: {said}."
-    )
+    values = rows[rows["finding"] == "macro"].set_index("maps")["value"]
+    macro = "Macro mean: " + ", ".join(f"{kind} {values[kind]:.2f}" for kind in kinds)
+    return described(figure, f"{label} by finding, with 95 % intervals, for {len(kinds)} kinds of maps. {macro}.")
 
 
 def plot_places(shares: pd.DataFrame) -> Figure:
-    """Where heat lies. shares: index the group (such as "true positives"), a column a place, mean shares, sum 1."""
+    """Where heat lies. shares: mean shares, sum 1; index the group (such as "true positives"), one column per place."""
     figure, axes = plt.subplots(figsize=(8, 0.7 * len(shares) + 1.2))
     left = np.zeros(len(shares))
     colours, hatches = (BLUE, GREEN, ORANGE, RED, "0.85"), ("", "//", "..", "xx", "")
     for place, colour, hatch in zip(shares, colours, hatches, strict=False):
         bars = axes.barh(shares.index, shares[place], left=left, color=colour, hatch=hatch, ec="white", label=place)
-        wide = [f"{value:.0%}" if value > 0.04 else "" for value in shares[place]]
-        axes.bar_label(bars, wide, label_type="center", fontsize=9, color="black" if colour == "0.85" else "white",
+        texts = [f"{value:.0%}" if value > 0.04 else "" for value in shares[place]]
+        axes.bar_label(bars, texts, label_type="center", fontsize=9, color="black" if colour == "0.85" else "white",
                        bbox=None if colour == "0.85" else {"fc": colour, "ec": "none", "pad": 2})  # fmt: skip
         left += shares[place].to_numpy()
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel="share of the heat", title="Where the heat lies")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    said = "; ".join(f"{group}: " + ", ".join(f"{place} {value:.0%}" for place, value in row.items())
-                     for group, row in shares.iterrows())  # fmt: skip
-    return described(figure, f"Mean share of the heat by place. {said}.")
+    values = "; ".join(f"{group}: " + ", ".join(f"{place} {value:.0%}" for place, value in row.items())
+                       for group, row in shares.iterrows())  # fmt: skip
+    return described(figure, f"Mean share of the heat by place. {values}.")
 
 
 def plot_sanity(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """Mean rank correlation with the map of the trained model, while more and more layers become random.
+    """Mean rank correlation with the trained model's map, as more and more layers become random.
 
-    tables: method -> `sanity`'s table; an image whose map is empty or flat at a step is left out there.
+    tables: method -> `sanity`'s table. An image whose map is empty or flat at a step is left out of that mean.
     """
     figure, axes = plt.subplots(figsize=(7.5, 3.6))
-    said = []
-    styles = zip(tables.items(), (BLUE, ORANGE, GREEN, RED), "oDs^", strict=False)
-    for (name, table), colour, marker in styles:
+    texts = []
+    for (name, table), (colour, marker) in zip(tables.items(), STYLES, strict=False):
         mean = table.groupby("step")["rank"].mean()
         axes.plot(mean.index, mean, f"-{marker}", color=colour, label=name)
-        said.append(f"{name}: {', '.join(f'{value:.2f}' for value in mean)}")
+        texts.append(f"{name}: {', '.join(f'{value:.2f}' for value in mean)}")
     layers = next(iter(tables.values())).drop_duplicates("step").set_index("step")["layer"]
     names = ["nothing", "the head", *(f"down to\n{layer}" for layer in layers[2:])]
     axes.set_xticks(layers.index, names, fontsize=9)
@@ -84,23 +78,22 @@ def plot_sanity(tables: Mapping[str, pd.DataFrame]) -> Figure:
     axes.set(ylim=(-1, 1.05), xlabel="what is random", ylabel="rank correlation",
              title="A map of what was learned forgets it with the model")  # fmt: skip
     axes.legend(loc="lower right")
-    return described(
-        figure, f"Rank correlation with the trained model's map as layers become random. {'; '.join(said)}."
-    )
+    values = "; ".join(texts)
+    return described(figure, f"Rank correlation with the trained model's map as layers become random. {values}.")
 
 
 def plot_faithfulness(curves: pd.DataFrame) -> Figure:
     """Deletion and insertion: mean score against the share of the image, by the map and in random order."""
     figure, both = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
-    said = []
+    areas = []
     for axes, kind in zip(both, ("deletion", "insertion"), strict=True):
         for order, colour, style in (("map", BLUE, "-o"), ("random", ORANGE, "--D")):
             mean = curves[(curves["kind"] == kind) & (curves["order"] == order)].groupby("share")["score"].mean()
             area = np.trapezoid(mean, mean.index)
             axes.plot(100 * mean.index, mean, style, color=colour, label=f"{order}: area {area:.2f}")
-            said.append(f"{kind} by {order} {area:.2f}")
+            areas.append(f"{kind} by {order} {area:.2f}")
         what = "blurred" if kind == "deletion" else "sharp"
         axes.set(xlabel=f"{what}, hottest first (% of the image)", title=kind.capitalize())
         axes.legend()
     both[0].set_ylabel("mean score")
-    return described(figure, f"Mean score as the hottest places are taken or given first. Areas: {', '.join(said)}.")
+    return described(figure, f"Mean score as the hottest places are taken or given first. Areas: {', '.join(areas)}.")

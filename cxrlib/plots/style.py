@@ -1,12 +1,13 @@
-"""The look of every figure: one palette (safe for colour-blind readers), one font, labels with units; and its alt text.
+"""The look of every figure: one palette (safe for colour-blind readers), one font, labels with units, and alt text.
 
-Each `plot_*`, here and in the modules `plots_*`, takes plain data and returns a matplotlib Figure. `show` displays it
-in a notebook, `save_figure` exports it; both carry the text for readers who cannot see it (`described`, `alt_text`).
+Each `plot_*` of this room takes plain data and returns a matplotlib Figure. `show` displays it in a notebook,
+`save_figure` exports it; both carry the text for readers who cannot see it (`described`, `alt_text`).
 """
 
 import html
 import io
 from collections.abc import Sequence
+from itertools import repeat
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,60 +19,56 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
+from cxrlib.core.paths import written_whole
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import BOX_FRAME
 
 BLUE, ORANGE, GREEN, RED = (sns.color_palette("colorblind")[i] for i in (0, 1, 2, 3))
 GREY = "0.45"
-DPI = 150  # of pictures on pages
-PRINT = 300  # of pictures on paper
+STYLES = ((BLUE, "o"), (ORANGE, "D"), (GREEN, "s"), (RED, "^"))
+DPI = 150  # for pages
+PRINT = 300  # for paper
 SHARPER = 1.5
 _OUTLINE = withStroke(linewidth=2, foreground="black")  # readable over heat, too
 
-
-def set_style() -> None:
-    """The look of all figures; called when this module is imported."""
-    sns.set_theme(style="ticks", context="notebook", font="DejaVu Sans", palette="colorblind")
-    plt.rcParams |= {
-        "figure.dpi": 80,
-        "font.size": 11,
-        "axes.titlesize": 12,
-        "axes.titlelocation": "left",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid.axis": "x",
-        "grid.color": "0.9",
-        "legend.frameon": False,
-        "svg.hashsalt": "cxrlib",
-        "figure.constrained_layout.use": True,
-    }
-
-
-set_style()
+sns.set_theme(style="ticks", context="notebook", font="DejaVu Sans", palette="colorblind")
+plt.rcParams |= {
+    "figure.dpi": 80,
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid.axis": "x",
+    "grid.color": "0.9",
+    "legend.frameon": False,
+    "svg.hashsalt": "cxrlib",
+    "figure.constrained_layout.use": True,
+}
 
 
 def described(figure: Figure, text: str) -> Figure:
-    """The figure with the text that tells readers who cannot see it what it shows, said from the data it was given."""
+    """The figure, with alt text for readers who cannot see it: what it shows, written from the data."""
     figure.set_label(text)
     return figure
 
 
 def alt_text(figure: Figure) -> str:
-    """What `described` said; of a figure without a description, its titles and axis labels."""
+    """The text of `described`; of a figure without it, the titles and axis labels."""
     if figure.get_label():
         return str(figure.get_label())
-    said = [panel.get_title(loc) for panel in figure.axes for loc in ("left", "center", "right")]
-    said += [label for panel in figure.axes[:1] for label in (panel.get_xlabel(), panel.get_ylabel())]
-    return "; ".join(dict.fromkeys(text.replace("\n", " ") for text in said if text)) or "figure"
+    texts = [panel.get_title(loc) for panel in figure.axes for loc in ("left", "center", "right")]
+    texts += [label for panel in figure.axes[:1] for label in (panel.get_xlabel(), panel.get_ylabel())]
+    return "; ".join(dict.fromkeys(text.replace("\n", " ") for text in texts if text)) or "figure"
 
 
 def show(figure: Figure, caption: str = "The figure in words") -> None:
     """Display a figure in a notebook, once, over its caption, and close it. The caption unfolds to the alt text.
 
-    JupyterLab does not hand an output's alt text to screen readers yet, so it stands in the page as well. As the
-    outputs' text it is also what nbval compares, which compares no picture.
+    JupyterLab does not pass an output's alt text to screen readers yet, so it is on the page as well. As the outputs'
+    text it is also what nbval compares, which compares no pictures.
     """
-    from IPython.display import display  # scripts that only save figures do without it
+    from IPython.display import display  # not needed to save figures
 
     words = alt_text(figure)
     kind, picture = _small_picture(figure)
@@ -84,13 +81,12 @@ def show(figure: Figure, caption: str = "The figure in words") -> None:
 
 
 def _small_picture(figure: Figure) -> tuple[str, bytes]:
-    """MIME type and bytes of a figure, with more dots than it is shown with: sharp on dense screens, and small.
+    """MIME type and bytes of a figure, small, at a higher resolution than it is shown with: sharp on dense screens.
 
-    A notebook holds a dozen: drawings take a palette of 256 colours, radiographs, which no palette makes small, JPEG.
+    Drawings take a palette of 256 colours; radiographs, which no palette makes small, JPEG.
     """
-    drawn, picture = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=SHARPER * figure.dpi, facecolor="white")
-    with Image.open(drawn) as image:
+    picture = io.BytesIO()
+    with Image.open(io.BytesIO(_drawn(figure, "png", SHARPER * figure.dpi))) as image:
         if any(panel.images for panel in figure.axes):
             image.convert("RGB").save(picture, "jpeg", quality=90, subsampling=0, optimize=True)
             return "image/jpeg", picture.getvalue()
@@ -99,24 +95,23 @@ def _small_picture(figure: Figure) -> tuple[str, bytes]:
 
 
 def save_figure(figure: Figure, name: str, *folders: str | Path, dpi: int = DPI, pdf: bool = False) -> None:
-    """Write `name`.png (150 dots an inch, white) into each folder; the same figure gives the same bytes.
+    """Write `name`.png (white background) into each folder; the same figure gives the same bytes.
 
-    pdf: also `name`.pdf, whose lines and letters stay sharp at any size. The PNG's text chunk "Description" holds the
-    alt text.
+    pdf: also `name`.pdf, which is sharp at any size. The PNG's text chunk "Description" holds the alt text.
     """
     # each drawn once: the layout is not settled after the first drawing, so a second one differs
-    written = {"png": _drawn(figure, "png", {"Software": None, "Description": alt_text(figure)}, dpi)}
+    contents = {"png": _drawn(figure, "png", dpi, {"Software": None, "Description": alt_text(figure)})}
     if pdf:
-        written["pdf"] = _drawn(figure, "pdf", {"CreationDate": None}, dpi)
-    for folder in map(Path, folders):
-        folder.mkdir(parents=True, exist_ok=True)
-        for kind, content in written.items():
-            (folder / f"{name}.{kind}").write_bytes(content)
+        contents["pdf"] = _drawn(figure, "pdf", dpi, {"CreationDate": None})
+    for folder in folders:
+        for kind, content in contents.items():
+            with written_whole(Path(folder) / f"{name}.{kind}") as path:
+                path.write_bytes(content)
 
 
-def _drawn(figure: Figure, kind: str, about: dict, dpi: int) -> bytes:
+def _drawn(figure: Figure, kind: str, dpi: float, metadata: dict | None = None) -> bytes:
     picture = io.BytesIO()
-    figure.savefig(picture, format=kind, dpi=dpi, facecolor="white", metadata=about)
+    figure.savefig(picture, format=kind, dpi=dpi, facecolor="white", metadata=metadata)
     return picture.getvalue()
 
 
@@ -128,12 +123,8 @@ def pretty(finding: str) -> str:
 def plot_radiographs(
     images: Sequence, titles: Sequence[str], boxes: Sequence | None = None, columns: int = 4
 ) -> Figure:
-    """A grid of radiographs. images: (h, w) uint8; boxes: of each image, (x, y, w, h, text) in BOX_FRAME pixels."""
-    figure, all_axes = panels(len(images), columns, 2.3)
-    for index, (axes, image, title) in enumerate(zip(all_axes, images, titles, strict=False)):
-        show_image(axes, image, title)
-        for x, y, w, h, text in boxes[index] if boxes else ():
-            draw_box(axes, image, (x, y, w, h), text)
+    """A grid of radiographs (h, w) uint8. boxes: for each image a list of (x, y, w, h, text) in BOX_FRAME pixels."""
+    figure = plot_overlays(images, repeat(None), titles, boxes, columns)
     named = "; ".join(title.replace(":\n", ": ").replace("\n", ", ") for title in titles)
     return described(figure, f"{len(images)} radiographs{', with boxes' if boxes else ''}: {named}.")
 
@@ -141,72 +132,68 @@ def plot_radiographs(
 def plot_overlays(
     images: Sequence, maps: Sequence, titles: Sequence[str], boxes: Sequence | None = None, columns: int = 4
 ) -> Figure:
-    """Radiographs under their heat maps. maps: (h, w) in [0, 1] each; boxes as in `plot_radiographs`."""
+    """Radiographs under their heat maps, each (h, w) in [0, 1] or None; boxes as in `plot_radiographs`."""
     figure, all_axes = panels(len(images), columns, 2.3)
-    for index, (axes, image, heat, title) in enumerate(zip(all_axes, images, maps, titles, strict=False)):
-        show_image(axes, image, title)
-        heat = np.asarray(heat)
-        axes.imshow(
-            heat, cmap="inferno", alpha=0.55 * heat**0.5, vmin=0, vmax=1, extent=(*axes.get_xlim(), *axes.get_ylim())
-        )
-        for x, y, w, h, text in boxes[index] if boxes else ():
-            draw_box(axes, image, (x, y, w, h), text)
+    for axes, image, heat, title, own in zip(all_axes, images, maps, titles, boxes or repeat(()), strict=False):
+        axes.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255)
+        axes.set_title(title, fontsize=9, loc="center")
+        if heat is not None:
+            heat, extent = np.asarray(heat), (*axes.get_xlim(), *axes.get_ylim())
+            axes.imshow(heat, cmap="inferno", alpha=0.55 * heat**0.5, vmin=0, vmax=1, extent=extent)
+        for *box, text in own:
+            x, y, w, h = np.multiply(box, len(image) / BOX_FRAME)
+            axes.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, ec="#56b4e9", lw=2))
+            axes.text(x, y - 2, text, color="#56b4e9", fontsize=8, va="bottom", path_effects=[_OUTLINE])
     return figure
 
 
-def plot_intervals(
-    tables: dict[str, pd.DataFrame], metric: str = "auroc", label: str = "AUROC", chance: float | None = 0.5
-) -> Figure:
-    """A metric with its interval by finding, the macro last; one colour a table. tables: name -> `evaluate`'s table."""
-    figure, axes = plt.subplots(figsize=(8, 5.6))
-    first = next(iter(tables.values()))
-    order = [*first.loc[list(FINDINGS), metric].sort_values(na_position="first").index]
-    rows = {name: row for row, name in enumerate(["macro", *order])}
-    styles = zip(tables.items(), (BLUE, ORANGE, GREEN, RED), "oDs^", strict=False)
-    for index, ((name, table), colour, marker) in enumerate(styles):
-        table = table.loc[list(rows)]
-        y = np.arange(len(rows)) + (index - (len(tables) - 1) / 2) * 0.25
-        axes.hlines(y, table[f"{metric}_low"], table[f"{metric}_high"], color=colour, lw=2, alpha=0.6)
-        axes.plot(table[metric], y, marker, color=colour, label=name, ls="none")
-    positives = first["positives"].to_dict()
-    names = ["MACRO MEAN"] + [f"{pretty(name)} ({positives[name]:.0f})" for name in order]
-    axes.set_yticks(range(len(rows)), names)
-    axes.axhline(0.5, color="0.8", lw=1)
-    if chance is not None:
-        axes.axvline(chance, color=GREY, lw=1, ls=":")
-    axes.set(xlabel=f"{label}, 95 % interval over patients", title=f"{label} on test, by finding (positive images)")
-    if len(tables) > 1:
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # no place inside is free of intervals
-    said = "; ".join(f"{name}: " + ", ".join(f"{pretty(row)} {table.loc[row, metric]:.2f}" for row in reversed(rows))
-                     for name, table in tables.items())  # fmt: skip
-    return described(figure, f"{label} on test with 95 % intervals, by finding. {said}.")
-
-
 def panels(n: int, columns: int, width: float, height: float | None = None, frame: bool = False, **options):
-    """A figure of n panels, the spare ones switched off."""
+    """A figure of n panels (width x height inches) and the list of its axes, the spare ones of which are off.
+
+    frame: with ticks and spines; options: of `plt.subplots`.
+    """
     columns = max(1, min(columns, n))
     rows = -(-n // columns)
     size = (columns * width, rows * ((height or width) + 0.35))
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
     for spare in axes.flat[n:]:
         spare.axis("off")
-    if not frame:
+    if frame:
+        for above in axes.flat[max(0, n - columns) : n]:  # above a spare place: show the tick labels
+            above.tick_params(labelbottom=True)
+    else:
         for panel in axes.flat[:n]:  # not axis("off"): the layout would leave no room for titles
             panel.set(xticks=[], yticks=[])
             panel.spines[:].set_visible(False)
-    if frame:  # panels above a spare place show the numbers of their axis themselves
-        for above in axes.flat[max(0, n - columns) : n]:
-            above.tick_params(labelbottom=True)
     return figure, list(axes.flat)
 
 
-def show_image(axes, image: np.ndarray, title: str) -> None:
-    axes.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255)
-    axes.set_title(title, fontsize=9, loc="center")
+def draw_intervals(axes, y, table: pd.DataFrame, columns: Sequence[str], style=STYLES[0], lw=2, **options) -> None:
+    """Markers over bars at the heights y. columns: of value, low and high end; options: of `Axes.plot`."""
+    value, low, high = (table[name] for name in columns)
+    axes.hlines(y, low, high, color=style[0], lw=lw, alpha=0.6)
+    axes.plot(value, y, style[1], color=style[0], **options)
 
 
-def draw_box(axes, image: np.ndarray, box: tuple, text: str) -> None:
-    scale = np.shape(image)[0] / BOX_FRAME
-    x, y, w, h = (value * scale for value in box)
-    axes.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, ec="#56b4e9", lw=2))
-    axes.text(x, y - 2, text, color="#56b4e9", fontsize=8, va="bottom", path_effects=[_OUTLINE])
+def plot_intervals(
+    tables: dict[str, pd.DataFrame], metric: str = "auroc", label: str = "AUROC", chance: float | None = 0.5
+) -> Figure:
+    """A metric with its interval by finding, the macro last; one colour per table. tables: name -> `evaluate`'s."""
+    figure, axes = plt.subplots(figsize=(8, 5.6))
+    first = next(iter(tables.values()))
+    order = [*first.loc[list(FINDINGS), metric].sort_values(na_position="first").index]
+    rows, columns = ["macro", *order], (metric, f"{metric}_low", f"{metric}_high")
+    for index, ((name, table), style) in enumerate(zip(tables.items(), STYLES, strict=False)):
+        y = np.arange(len(rows)) + (index - (len(tables) - 1) / 2) * 0.25
+        draw_intervals(axes, y, table.loc[rows], columns, style, label=name)
+    positives = first["positives"]
+    axes.set_yticks(range(len(rows)), ["MACRO MEAN", *(f"{pretty(name)} ({positives[name]:.0f})" for name in order)])
+    axes.axhline(0.5, color="0.8", lw=1)
+    if chance is not None:
+        axes.axvline(chance, color=GREY, lw=1, ls=":")
+    axes.set(xlabel=f"{label}, 95 % interval over patients", title=f"{label} on test, by finding (positive images)")
+    if len(tables) > 1:
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # no place inside is free of intervals
+    values = "; ".join(f"{name}: " + ", ".join(f"{pretty(row)} {table.loc[row, metric]:.2f}" for row in reversed(rows))
+                       for name, table in tables.items())  # fmt: skip
+    return described(figure, f"{label} on test with 95 % intervals, by finding. {values}.")

@@ -1,4 +1,4 @@
-"""Figures of training runs: losses, learning rates, the course of one run, the comparison of several."""
+"""Figures of training: losses, learning rates, the course of one run."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,7 @@ _LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, ":"), (RED, "-."))
 
 
 def plot_losses(scores: Sequence[float], curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
-    """What one answer costs, by its score (0-1). curves: name -> (loss of a positive, loss of a negative) a score."""
+    """The loss by the score (0-1). curves: name -> (losses of a positive, losses of a negative), one per score."""
     figure, both = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
     for axes, side, title in zip(both, (0, 1), ("the finding is there", "the finding is not there"), strict=True):
         for (name, losses), (colour, line) in zip(curves.items(), _LINES, strict=False):
@@ -20,20 +20,19 @@ def plot_losses(scores: Sequence[float], curves: Mapping[str, tuple[Sequence[flo
         axes.set(xlabel="score", title=title, xlim=(0, 1), ylim=(0, 4))
     both[0].set_ylabel("loss")
     both[1].legend(loc="upper left")
-    return described(
-        figure, f"Two panels, of a positive and of a negative: the loss against the score for {', '.join(curves)}."
-    )
+    names = ", ".join(curves)
+    return described(figure, f"Two panels, of a positive and of a negative: the loss against the score for {names}.")
 
 
 def plot_schedule(rates: pd.DataFrame) -> Figure:
-    """Learning rates over a run. rates: index the epoch (a fraction), a column a kind of layer."""
+    """Learning rates over a run. rates: index the epoch (a fraction), one column per kind of layer."""
     figure, axes = plt.subplots(figsize=(8, 2.8))
     for name, (colour, line) in zip(rates, _LINES, strict=False):
         axes.plot(rates.index, rates[name], color=colour, ls=line, lw=2, label=name)
     axes.set(xlabel="epoch", ylabel="learning rate", title="Up, then slowly down", ylim=(0, None), xlim=(0, None))
     axes.legend(loc="upper right")
-    said = ", ".join(f"{name} up to {rates[name].max():.1e}" for name in rates)
-    return described(figure, f"Learning rate against the epoch: {said}; each rises briefly and falls to nearly 0.")
+    highest = ", ".join(f"{name} up to {rates[name].max():.1e}" for name in rates)
+    return described(figure, f"Learning rate against the epoch: {highest}; each rises briefly and falls to nearly 0.")
 
 
 def plot_history(history: pd.DataFrame) -> Figure:
@@ -54,6 +53,5 @@ def plot_history(history: pd.DataFrame) -> Figure:
         axes.set(xticks=history["epoch"], xlim=(0.5, history["epoch"].max() + 0.5))
     ends = ", ".join(f"{name.replace('_', ' ')} from {history[name].iloc[0]:.3f} to {history[name].iloc[-1]:.3f}"
                      for name in ("train_loss", "val_loss", "val_auroc"))  # fmt: skip
-    return described(
-        figure, f"Two panels by epoch: {ends}; kept is epoch {kept['epoch']:.0f} with {kept['val_auroc']:.3f}."
-    )
+    best = f"kept is epoch {kept['epoch']:.0f} with {kept['val_auroc']:.3f}"
+    return described(figure, f"Two panels by epoch: {ends}; {best}.")

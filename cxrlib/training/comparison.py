@@ -166,14 +166,6 @@ def all_differences(results: Results, replicates: int = 2000, seed: int = 0) -> 
     return pd.DataFrame(columns | {"low": low, "high": high, "p": p, "p_holm": holm(p)})
 
 
-def on_front(table: pd.DataFrame, cost: str, gain: str = "auroc") -> pd.Series:
-    """True where no other candidate is at least as good and cheaper, or better and as cheap: the Pareto front."""
-    value, price = table[gain].to_numpy(), table[cost].to_numpy()
-    as_good, as_cheap = np.greater_equal.outer(value, value), np.less_equal.outer(price, price)
-    beaten = as_good & as_cheap & ~(as_good.T & as_cheap.T)  # [i, j]: i beats j
-    return pd.Series(~beaten.any(axis=0), index=table.index, name="front")
-
-
 def learning_curve(
     config: TrainConfig,
     sizes: Iterable[int],

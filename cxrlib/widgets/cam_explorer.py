@@ -17,7 +17,7 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import BOX_FRAME
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
-from cxrlib.explain.gradcam import LAYERS, METHODS, grad_cam, usual_layers
+from cxrlib.explain.gradcam import LAYERS, METHODS, default_layers, grad_cam
 from cxrlib.models.architectures import ChestXrayModel
 from cxrlib.plots.style import pretty
 from cxrlib.widgets import html
@@ -121,7 +121,7 @@ class CamExplorer(w.HBox):
     def maps(self) -> np.ndarray:
         """The fourteen maps (14, h, w) of the chosen image, method and layer."""
         method, layer = self._method.value, self._layer.value
-        layer = usual_layers(self._model, method) if layer == "usual" else layer
+        layer = default_layers(self._model, method) if layer == "usual" else layer
         return self._maps(self._row.value, method, tuple(layer) if isinstance(layer, list) else layer)
 
     def _make_maps(self, row: int, method: str, layer: str | tuple[str, ...] | None) -> np.ndarray:

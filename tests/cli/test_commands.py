@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import cxrlib.evaluation.protocol
-import cxrlib.plots.overlays
+import cxrlib.explain.overlays
 from cxrlib.cli.main import main
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.findings import FINDINGS
@@ -208,7 +208,8 @@ def test_gradcam_compares_calibrated_scores_with_calibrated_thresholds(trained, 
     fields = {"thresholds": thresholds.to_dict(), "calibration": calibrator.to_dict()}
     write_checkpoint("model_best.pth", load_checkpoint("model_best.pth") | fields)
     drawn = []
-    monkeypatch.setattr("cxrlib.cli.commands.gradcam.write_overlays", lambda *given: drawn.append(given[3:5]) or [])
+    make, module = cxrlib.explain.overlays.score_table, "cxrlib.cli.commands.gradcam.score_table"
+    monkeypatch.setattr(module, lambda *given: drawn.append((given[0], given[2])) or make(*given))
     assert main(["gradcam", *data(tiny_nih.root), "--samples", "3"]) == 0
     [(predictions, cuts)] = drawn
     assert predictions.calibration == cuts.calibration == "platt"

@@ -18,11 +18,11 @@ from cxrlib.explain.localization import (
     box_cases,
     chance,
     coverage,
+    interval_table,
     measure,
     measure_all,
     peak,
     score_boxes,
-    wide,
 )
 
 SIDE = 32  # a pixel is 32 x 32 of the frame
@@ -168,7 +168,7 @@ def test_scores_by_finding_and_macro(scored):
     assert same.tolist() == [0, 0, 0], "the same draws for all kinds of maps"
     assert rows.loc[("wrong", "Mass", "energy"), "ahead"] == 1
     assert result.loc[result["maps"] == "model", "ahead"].isna().all()
-    shown = wide(result)
+    shown = interval_table(result)
     assert list(shown.columns) == list(result["maps"].unique())
     assert shown.loc[("Mass", 12), "model"] == "1.00 [1.00, 1.00]"
 

@@ -1,4 +1,4 @@
-"""Overlays: the right map over the right radiograph, with score, threshold and boxes; one file an image."""
+"""Overlays: the right map over the right radiograph, with score, threshold and boxes; one file per image."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,8 +13,10 @@ from cxrlib.data.metadata import read_boxes
 from cxrlib.data.sources import find_images
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
-from cxrlib.plots import overlays
-from cxrlib.plots.overlays import overlay_figure, radiographs, strongest, write_overlays
+from cxrlib.explain import overlays
+from cxrlib.explain.case_maps import radiographs
+from cxrlib.explain.overlays import highest_labelled, highest_scoring, overlay_maps, score_table
+from cxrlib.plots.overlays import overlay_figure, write_overlays
 
 MASS, EDEMA = FINDINGS.index("Mass"), FINDINGS.index("Edema")
 
@@ -49,7 +51,7 @@ def predictions(boxes):
 
 @pytest.fixture
 def model(monkeypatch):
-    """The map of finding k is k / 14 of the radiograph's grey, and empty for Edema; the model itself is never asked."""
+    """The map of finding k is k / 14 of the radiograph's grey, and empty for Edema; the model itself is not used."""
 
     def grad_cam(model, x, layer, method):
         maps = (x / 255) * (torch.arange(14)[None, :, None, None] / 14)
@@ -57,7 +59,17 @@ def model(monkeypatch):
         return maps
 
     monkeypatch.setattr(overlays, "grad_cam", grad_cam)
-    monkeypatch.setattr(overlays, "usual_layers", lambda model, method: None)
+    monkeypatch.setattr(overlays, "default_layers", lambda model, method: None)
+
+
+def draw(cache, predictions, pairs, thresholds=None, **options):
+    table = score_table(predictions, pairs, thresholds)
+    return overlay_figure(overlay_maps(None, cache, table), table, cache, **options)
+
+
+def write(folder, cache, predictions, thresholds=None, boxes=None):
+    table = score_table(predictions, highest_labelled(predictions), thresholds)
+    return write_overlays(folder, overlay_maps(None, cache, table), table, cache, boxes)
 
 
 def titles(figure):
@@ -75,7 +87,7 @@ def test_radiographs_come_in_the_order_asked_for(cache):
 
 
 def test_each_panel_is_its_own_image_finding_and_score(model, cache, predictions):
-    figure = overlay_figure(None, cache, predictions, [(1, MASS), (2, 13)], Thresholds(np.linspace(0.1, 0.9, 14)))
+    figure = draw(cache, predictions, [(1, MASS), (2, 13)], Thresholds(np.linspace(0.1, 0.9, 14)))
     panels = [axes for axes in figure.axes if axes.images]
     for axes, (row, k) in zip(panels, [(1, MASS), (2, 13)], strict=True):
         picture, heat = (image.get_array() for image in axes.images)
@@ -85,14 +97,14 @@ def test_each_panel_is_its_own_image_finding_and_score(model, cache, predictions
 
 
 def test_a_title_says_what_is_missing(model, cache, predictions):
-    figure = overlay_figure(None, cache, predictions, [(1, EDEMA)])
+    figure = draw(cache, predictions, [(1, EDEMA)])
     assert titles(figure) == ["Edema: 0.60, labelled\nno threshold tuned\n(empty: nothing speaks for it)"]
 
 
 def test_boxes_are_drawn_on_their_image_and_finding_only(model, cache, predictions, boxes):
     k = FINDINGS.index(boxes["finding"][0])
     pairs = [(0, k), (0, (k + 1) % 14), (1, k)]
-    figure = overlay_figure(None, cache, predictions, pairs, boxes=boxes)
+    figure = draw(cache, predictions, pairs, boxes=boxes)
     assert [len(axes.patches) for axes in figure.axes[:3]] == [1, 0, 0]
     box = figure.axes[0].patches[0]
     scale = 32 / 1024
@@ -102,7 +114,7 @@ def test_boxes_are_drawn_on_their_image_and_finding_only(model, cache, predictio
 
 def test_the_plain_radiograph_stands_beside(model, cache, predictions, boxes):
     k = FINDINGS.index(boxes["finding"][0])
-    figure = overlay_figure(None, cache, predictions, [(0, k)], boxes=boxes, plain=True)
+    figure = draw(cache, predictions, [(0, k)], boxes=boxes, plain=True)
     plain, over = (axes for axes in figure.axes if axes.images)
     assert plain.get_title() == predictions.image[0]
     assert not plain.images[1].get_array().any()
@@ -110,18 +122,18 @@ def test_the_plain_radiograph_stands_beside(model, cache, predictions, boxes):
     assert (len(plain.patches), len(over.patches)) == (1, 1)
 
 
-def test_strongest_takes_the_highest_score_within_the_mask():
+def test_highest_scoring_takes_the_highest_score_within_the_mask():
     scores = np.zeros((3, 14))
     scores[:, 2], scores[:, 5] = [0.9, 0.5, 0.6], [0.0, 0.0, 0.0]
     mask = np.zeros((3, 14), bool)
     mask[1:, 2] = mask[2, 5] = True
-    assert strongest(scores, mask) == [(2, 2), (2, 5)]
-    assert strongest(scores, np.zeros((3, 14), bool)) == []
+    assert highest_scoring(scores, mask) == [(2, 2), (2, 5)]
+    assert highest_scoring(scores, np.zeros((3, 14), bool)) == []
 
 
-def test_one_file_an_image_for_its_labelled_finding_with_the_highest_score(model, cache, predictions, boxes, tmp_path):
+def test_one_file_per_image_for_its_labelled_finding_with_the_highest_score(model, cache, predictions, boxes, tmp_path):
     folder = tmp_path / "deep" / "gradcam"
-    paths = write_overlays(folder, None, cache, predictions, boxes=boxes)
+    paths = write(folder, cache, predictions, boxes=boxes)
     stems = [name.removesuffix(".png") for name in predictions.image]
     expected = [f"{stems[0]}_{boxes['finding'][0]}.png", f"{stems[1]}_Edema.png", f"{stems[2]}_Hernia.png"]
     assert [path.name for path in paths] == expected
@@ -140,10 +152,10 @@ def test_one_file_an_image_for_its_labelled_finding_with_the_highest_score(model
 
 def test_overlays_of_an_earlier_run_do_not_stay(model, cache, predictions, tmp_path):
     folder = tmp_path / "overlays"
-    write_overlays(folder, None, cache, predictions)
+    write(folder, cache, predictions)
     (folder / "mine.png").write_bytes(b"")
     thresholds = Thresholds(np.full(14, 0.65))
-    paths = write_overlays(folder, None, cache, predictions.take([1, 2]), thresholds)
+    paths = write(folder, cache, predictions.take([1, 2]), thresholds)
     assert {path.name for path in folder.iterdir()} == {
         *(path.name for path in paths), "scores.csv", "contact_sheet.png", "mine.png"}  # fmt: skip
     scores = pd.read_csv(folder / "scores.csv")

@@ -1,6 +1,9 @@
 """Figures: each shows the numbers it was given, nothing moves out of place, the same figure gives the same bytes."""
 
 import io
+import pkgutil
+import subprocess
+import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+import cxrlib.plots
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import BOX_FRAME, read_boxes, read_entries
 from cxrlib.data.splits import leakage, split
@@ -40,6 +44,13 @@ def predictions():
 def words(figure):
     figure.draw_without_rendering()
     return "\n".join(text.get_text() for text in figure.findobj(plt.Text) if text.get_visible())
+
+
+def test_figures_need_no_torch():
+    modules = [f"cxrlib.plots.{module.name}" for module in pkgutil.iter_modules(cxrlib.plots.__path__)]
+    code = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
+    assert len(modules) > 5
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # ---- saving ----------------------------------------------------------------------------------------------------------

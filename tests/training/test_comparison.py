@@ -14,7 +14,7 @@ from cxrlib.evaluation.differences import holm, paired_difference
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.architectures import ARCHITECTURES
-from cxrlib.plots.comparison import plot_costs, plot_differences, plot_learning_curves
+from cxrlib.plots.comparison import on_front, plot_costs, plot_differences, plot_learning_curves
 from cxrlib.plots.style import alt_text
 from cxrlib.training import comparison
 from cxrlib.training.comparison import (
@@ -25,7 +25,6 @@ from cxrlib.training.comparison import (
     learning_curve,
     member_folder,
     minutes,
-    on_front,
     parse_budget,
     with_budget,
 )

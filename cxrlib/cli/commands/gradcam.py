@@ -8,9 +8,10 @@ from cxrlib.core.errors import InputError
 from cxrlib.evaluation.calibration import operating_point
 from cxrlib.explain.case_maps import localize
 from cxrlib.explain.gradcam import check_method
-from cxrlib.explain.localization import box_cases, wide
+from cxrlib.explain.localization import box_cases, interval_table
+from cxrlib.explain.overlays import choose, highest_labelled, overlay_maps, score_table
 from cxrlib.models.checkpoints import load_checkpoint
-from cxrlib.plots.overlays import choose, write_overlays
+from cxrlib.plots.overlays import write_overlays
 from cxrlib.training.inference import predict
 from cxrlib.training.inputs import make_dataset
 
@@ -29,7 +30,8 @@ def run(options: GradcamOptions) -> None:
     images = images_of(options, data, model.image_size, list(chosen["image"]), options.out)
     dataset = make_dataset(chosen, images, images.image_size)
     predictions = calibrator.apply(predict(model, dataset, options.batch_size, num_workers=options.num_workers))
-    paths = write_overlays(folder, model, images, predictions, thresholds, data.boxes, options.method)
+    table = score_table(predictions, highest_labelled(predictions), thresholds)
+    paths = write_overlays(folder, overlay_maps(model, images, table, options.method), table, images, data.boxes)
     print(f"wrote {len(paths)} overlays, a contact sheet and scores.csv to {folder}")
     if options.boxes:
         _localize(options, model, data, test, folder)
@@ -45,5 +47,5 @@ def _localize(options: GradcamOptions, model, data, test, folder: Path) -> None:
         model, images, cases, options.method, options.replicates, batch_size=options.batch_size, progress=True
     )
     table.to_csv(folder / "localization.csv", index=False)
-    print(f"pointing game, {options.method}, 95 % intervals over patients\n{wide(table).to_string()}")
+    print(f"pointing game, {options.method}, 95 % intervals over patients\n{interval_table(table).to_string()}")
     print(f"wrote {folder / 'localization.csv'}, which also has energy, IoU and IoBB")
