@@ -5,6 +5,7 @@ from pathlib import Path
 from cxrlib.cli.commands.opening import check_writable, data_of, held_out, images_of, model_of
 from cxrlib.cli.options import GradcamOptions
 from cxrlib.core.errors import InputError
+from cxrlib.core.paths import write_csv
 from cxrlib.evaluation.calibration import operating_point
 from cxrlib.explain.case_maps import localize
 from cxrlib.explain.gradcam import check_method
@@ -46,6 +47,6 @@ def _localize(options: GradcamOptions, model, data, test, folder: Path) -> None:
     table = localize(
         model, images, cases, options.method, options.replicates, batch_size=options.batch_size, progress=True
     )
-    table.to_csv(folder / "localization.csv", index=False)
+    write_csv(folder / "localization.csv", table, index=False)
     print(f"pointing game, {options.method}, 95 % intervals over patients\n{interval_table(table).to_string()}")
     print(f"wrote {folder / 'localization.csv'}, which also has energy, IoU and IoBB")
