@@ -92,7 +92,7 @@ def _check(path: Path, checkpoint: dict) -> None:
     if not wrong:
         wrong = [f"config {name}" for name, fits in _CONFIG.items() if not fits(checkpoint["config"].get(name))]
     if wrong:
-        raise InputError(f"{path} has invalid {some(map(_printable, wrong))}; {_EXPECTED}")
+        raise InputError(f"{path} has unusable {some(map(_printable, wrong))}; {_EXPECTED}")
     weights = [name for name, value in checkpoint["state_dict"].items() if not _numbers(value)]
     if weights:
         raise InputError(f"{path} has weights that are not finite ({some(map(_printable, weights), 3)}); {_EXPECTED}")

@@ -73,7 +73,7 @@ def with_budget(
 
     Args:
         each: The configs by name.
-        budget: "epochs=2"; "steps=200", so the same number of images for all; or "minutes=3", so more for fast networks.
+        budget: "epochs=2"; "steps=200", the same number of images for all; or "minutes=3", more for fast networks.
         train: Images of the training split, of which config.train_subset may take fewer.
         val: Images of the validation split, of which config.val_subset may take fewer.
         costs: The table of `measure_costs`, for a budget in minutes.
@@ -192,7 +192,7 @@ def learning_curve(
 ) -> pd.DataFrame:
     """The table of `comparison_table`, one row per training set size, with a column images (mean over the seeds).
 
-    sizes: approximate numbers of training images; 0 is all. The subsets of a seed are nested; seeds have different ones.
+    sizes: approximate numbers of training images; 0 is all. Subsets are nested for a seed and differ between seeds.
     """
     seeds = list(seeds)
     each = {str(size): config.replace(train_subset=size) for size in sizes}
@@ -221,7 +221,8 @@ def kept_costs(each: dict[str, TrainConfig], path: Path, progress: bool = True) 
 
 
 def _member(config: TrainConfig, entries, images, test: pd.DataFrame, folder: Path, progress: bool) -> Predictions:
-    asked, path = _asked(config, entries, test), folder / "member.json"
+    parts = [entries[entries["part"] == part] for part in ("train", "val")]
+    asked, path = {"images": digest(*parts, test)} | config.identity, folder / "member.json"
     if path.is_file() and with_defaults(json.loads(path.read_text(encoding="utf-8"))) != with_defaults(asked):
         for name in ("model_best.pth", "model_last.pth", "state.pth", "history.csv", "predictions_test.npz"):
             (folder / name).unlink(missing_ok=True)
@@ -232,12 +233,6 @@ def _member(config: TrainConfig, entries, images, test: pd.DataFrame, folder: Pa
         predict(model, make_dataset(test, images, config.image_size)).save(folder / "predictions_test.npz")
         (folder / "model_last.pth").unlink(missing_ok=True)  # not needed; half a gigabyte for VGG16
     return Predictions.load(folder / "predictions_test.npz")
-
-
-def _asked(config: TrainConfig, entries: pd.DataFrame, test: pd.DataFrame) -> dict:
-    """Everything that the result of a member depends on."""
-    parts = [entries[entries["part"] == part] for part in ("train", "val")]
-    return {"images": digest(*parts, test)} | config.identity
 
 
 def _macro(predictions: list[Predictions]) -> np.ndarray:
