@@ -223,7 +223,7 @@ def _strip(state: dict) -> dict:
 
 
 def _load_backbone(model: ChestXrayModel, state: dict, keep_head: bool = False) -> None:
-    head = architecture(model.arch).head + "."
+    head = ARCHITECTURES[model.arch].head + "."
     if not keep_head:
         state = {name: value for name, value in state.items() if not name.startswith(head)}
     if model.arch == "vit_b_16":

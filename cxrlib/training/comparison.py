@@ -117,9 +117,7 @@ def compare(
     if len(set(seeds)) < len(seeds):
         raise InputError(f"seeds {some(seeds, 10)} name one more than once; expected each once: it would count twice")
     if not each or not seeds:
-        raise InputError(
-            "the comparison has no candidates or no seeds; expected at least one architecture and one seed"
-        )
+        raise InputError("the comparison is empty; expected at least one architecture and one seed")
     return {
         name: [_member(config.replace(seed=seed, resume=True), entries, images, test, member_folder(out, name, seed),
                        progress) for seed in seeds]
@@ -162,11 +160,10 @@ def all_differences(results: Results, replicates: int = 2000, seed: int = 0) -> 
     drawn, point, scarcest = _drawn(results, replicates, seed)
     names = list(results)
     order = sorted(range(len(names)), key=lambda place: -point[place])
-    pairs = list(combinations(order, 2))
-    one, two = (np.array([pair[side] for pair in pairs], dtype=int) for side in (0, 1))
+    one, two = np.array(list(combinations(order, 2)), dtype=int).reshape(-1, 2).T
     replicate = drawn[:, one] - drawn[:, two]
     difference = point[one] - point[two]
-    patients = np.full(len(pairs), scarcest)
+    patients = np.full(len(one), scarcest)
     low, high = interval(replicate, difference, patients)
     p = p_values(replicate, patients)
     columns = {"a": [names[i] for i in one], "b": [names[i] for i in two], "difference": difference}

@@ -245,12 +245,8 @@ class _Training:
         if not self.accelerator.is_main_process:
             return
         row = self.rows[-1]
-        content = {
-            "parts": self.parts,
-            "config": self.config.model_dump() | self.choice,
-            "epoch": row["epoch"],
-            "val_auroc": row["val_auroc"],
-        }
+        content = {"parts": self.parts, "config": self.config.model_dump() | self.choice}
+        content |= {name: row[name] for name in ("epoch", "val_auroc")}
         self.out.mkdir(parents=True, exist_ok=True)
         if row["best"]:
             save_checkpoint(self.out / "model_best.pth", self.ema.model, **content)
