@@ -21,6 +21,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**keywords, allow_abbrev=False)
 
     def parse_known_args(self, args=None, namespace=None):
+        """As argparse does, but an unknown flag is an error that names the nearest one."""
         given, unknown = super().parse_known_args(args, namespace)
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings]
@@ -37,6 +38,7 @@ class Parser(argparse.ArgumentParser):
             )
 
     def error(self, message: str):
+        """Print one sentence and exit with 2."""
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 

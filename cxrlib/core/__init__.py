@@ -1,1 +1,1 @@
-"""What every room stands on: errors in one sentence, paths, files written whole, progress; nothing of the subject."""
+"""Shared foundations: one-sentence errors, paths, atomic file writes, and progress bars."""

@@ -1,4 +1,4 @@
-"""Where the project keeps things. All paths come from here, and none depends on the working directory."""
+"""The paths of the project, none of which depends on the working directory, and atomic file writes."""
 
 import errno
 import glob
@@ -15,9 +15,9 @@ from cxrlib.core.errors import InputError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _CHECKOUT = _PACKAGE.parent if (_PACKAGE.parent / "pyproject.toml").is_file() else None
-# Installed from a wheel, the package brings its notebooks, and keeps what it makes in the user's home.
+# Installed from a wheel, the package contains its notebooks and writes its output to the user's home.
 _HOME = _CHECKOUT or Path.home() / ".cache" / "cxrlib"
-ROOT = Path(os.environ.get("CXR_HOME") or _HOME).expanduser().resolve()  # CXR_HOME: figures, runs and data elsewhere
+ROOT = Path(os.environ.get("CXR_HOME") or _HOME).expanduser().resolve()  # CXR_HOME moves figures, runs and data
 
 NOTEBOOKS = (_CHECKOUT or _PACKAGE) / "notebooks"
 PROFILES = NOTEBOOKS / "profiles"
@@ -26,7 +26,7 @@ RUNS = ROOT / "runs"
 CACHE = ROOT / "data" / "cache"
 PHANTOM = ROOT / "data" / "phantom"
 
-# of a disk that is full, a quota, a limit, a folder that may not be written, or is none
+# full disk, exceeded quota or file size limit, no write permission, or not a folder
 NO_PLACE = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -40,26 +40,28 @@ NO_PLACE = {
 
 
 def from_root(path: str | Path) -> Path:
-    """A path as the notebooks write it: absolute, or relative to the project's root."""
+    """Resolve a path that is absolute or relative to the project root."""
     return ROOT / Path(path).expanduser()
 
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """A path beside `path` to write to, which takes its name at the end: the old file or the whole new one, no part.
+    """Write a file atomically: yield a temporary path in the same folder, which is renamed to `path` at the end.
 
-    What was written is on the disk before it takes the name. What a killed process left beside is removed. Raises
-    InputError where the place is full, read-only or no folder.
+    The content is synced to disk before the rename. Temporary files of killed processes are removed.
+
+    Raises:
+        InputError: The disk is full, or the folder is read-only or not a folder.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_remains(path)
-        yield beside
-        with beside.open("r+b") as file:
+        yield temporary
+        with temporary.open("r+b") as file:
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
         sync(path.parent)
     except OSError as error:
         if error.errno not in NO_PLACE:
@@ -68,13 +70,13 @@ def written_whole(path: str | Path) -> Iterator[Path]:
                          "make room, or choose another folder") from None  # fmt: skip
     finally:
         with suppress(OSError):
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def write_rows(path: Path, offset: int, rows: Iterable[tuple[int, bytes]]) -> None:
-    """Write rows of a file, each (its number, its bytes, as many for all); the first begins at `offset`. Then sync it.
+    """Write rows of equal length, each (row number, bytes), into a file whose row 0 starts at `offset`; sync it.
 
-    By file: on a full disk this is an error, where writing to a memory map would end the process without a word.
+    On a full disk this raises an error, whereas writing to a memory map would kill the process.
     """
     with path.open("r+b") as file:
         for number, content in rows:
@@ -86,21 +88,19 @@ def write_rows(path: Path, offset: int, rows: Iterable[tuple[int, bytes]]) -> No
 
 @contextmanager
 def one_process(path: str | Path, doing: str) -> Iterator[None]:
-    """Hold the lock file `path`, so that one process works and the others wait; those print what they wait for."""
+    """Hold the lock file `path`, so that one process works while others wait and print the reason."""
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout:
         print(f"another process is {doing}; waiting for it")
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def _remove_remains(path: Path) -> None:
-    """Remove what a process that is gone left beside `path`: an hour old, which nothing that is being written gets."""
+    """Remove temporary files of `path` that are over an hour old, which no file still being written is."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with suppress(OSError):
             if left.stat().st_mtime < time.time() - 3600:
@@ -108,7 +108,7 @@ def _remove_remains(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk; where folders cannot be synced, the system does it later."""
+    """Sync a file, or the entries of a folder, to disk; where folders cannot be synced, do nothing."""
     with suppress(OSError):
         opened = os.open(path, os.O_RDONLY)
         try:
@@ -118,17 +118,17 @@ def sync(path: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write a text file whole (`written_whole`) and return its path."""
+    """Write a text file atomically (`written_whole`) and return its path."""
     with written_whole(path) as beside:
         beside.write_text(text, encoding="utf-8")
     return Path(path)
 
 
 def write_json(path: str | Path, content: dict) -> Path:
-    """Write JSON whole, one value per line, and return its path. Raises ValueError for NaN, which JSON lacks."""
+    """Write JSON atomically, one value per line, and return its path. Raises ValueError for NaN, which JSON lacks."""
     return write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def write_csv(path: str | Path, table, index: bool = True) -> Path:
-    """Write a DataFrame as a CSV, whole, and return its path."""
+    """Write a DataFrame atomically as a CSV and return its path."""
     return write_text(path, table.to_csv(index=index))

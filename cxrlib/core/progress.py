@@ -1,4 +1,4 @@
-"""The progress bar of everything that takes long."""
+"""The progress bar of long operations."""
 
 import os
 
@@ -6,5 +6,5 @@ from tqdm.auto import tqdm
 
 
 def bar(iterable=None, show: bool = True, **options) -> tqdm:
-    """A tqdm bar, hidden where `show` is false or the environment says TQDM_DISABLE=1, as headless notebooks do."""
+    """A tqdm bar, hidden if `show` is false or TQDM_DISABLE=1 is set, as it is for headless notebooks."""
     return tqdm(iterable, disable=not show or os.environ.get("TQDM_DISABLE") == "1", **options)

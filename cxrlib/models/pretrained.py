@@ -1,6 +1,6 @@
-"""DenseNet-121 as torchxrayvision trained it on radiographs of other hospitals (Cohen et al. 2022), for a start.
+"""Initial weights from torchxrayvision: DenseNet-121 trained on radiographs of other hospitals (Cohen et al. 2022).
 
-Its weights that have seen ChestX-ray14 are refused: what they know of the test images would pass for skill.
+Weights trained on ChestX-ray14 are refused, because of leakage of the test images.
 """
 
 import pickle
@@ -23,10 +23,11 @@ _SPAN, _MIDDLE = 2048.0, 0.5  # torchxrayvision's input is 2048 x - 1024, one ch
 
 
 def radiograph_state(name: str, arch: str, norm: tuple) -> dict:
-    """The state dict of our `arch`, whose three channels are normalized by `norm`, from the weights called `name`.
+    """The weights `name` as a state dict of `arch`, whose three input channels are normalized by `norm`.
 
-    Raises InputError for unknown weights, weights that have seen the test images, another architecture than
-    densenet121, or where they cannot be downloaded.
+    Raises:
+        InputError: The weights are unknown, have seen the test images or cannot be downloaded, or `arch` is not
+            densenet121.
     """
     if name in _HAVE_SEEN:
         raise InputError(
@@ -42,8 +43,9 @@ def radiograph_state(name: str, arch: str, norm: tuple) -> dict:
 
 
 def for_three_channels(state: dict, norm: tuple) -> dict:
-    """torchxrayvision's state dict for an input of three equal channels (x - mean) / std: the same sums after the first
-    convolution, except where it reaches over the border, which is 0.5 there and the mean grey here.
+    """Adapt torchxrayvision's state dict to an input of three equal channels (x - mean) / std.
+
+    The first convolution gives the same sums except at the border, whose padding is 0.5 there and the mean grey here.
     """
     mean, std = (torch.tensor(values, dtype=torch.float32) for values in norm)
     kernel = state["features.conv0.weight"].float()  # (64, 1, 7, 7)
@@ -63,19 +65,19 @@ def _download(name: str) -> Path:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with written_whole(path) as beside, urllib.request.urlopen(url) as there, beside.open("wb") as file:
-            while block := there.read(1 << 20):
+        with written_whole(path) as temporary, urllib.request.urlopen(url) as response, temporary.open("wb") as file:
+            while block := response.read(1 << 20):
                 file.write(block)
     except OSError as error:  # URLError and time-outs are OSErrors
         raise InputError(
-            f"the weights {name} cannot be downloaded ({error}); expected a network; or put the file at {path}, "
-            "or start from others (weights=imagenet, weights=none)"
+            f"the weights {name} cannot be downloaded ({error}); connect to a network, put the file at {path}, "
+            "or use other weights (weights=imagenet, weights=none)"
         ) from None
     return path
 
 
 def _read(path: Path) -> dict:
-    """The tensors of a file that holds a whole pickled model, without running anything in it but torch's own layers."""
+    """The state dict of a file with a pickled model, unpickling only classes of torch and torchxrayvision."""
     import torchxrayvision.models as theirs
     from torch import nn
 
@@ -87,5 +89,5 @@ def _read(path: Path) -> dict:
         return model if isinstance(model, dict) else model.state_dict()
     except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, KeyError) as error:
         reason = str(error).strip().split("\n")[0][:150]
-        raise InputError(f"{path} cannot be read as torchxrayvision's weights ({reason}); remove it to load it "
-                         "anew")  from None  # fmt: skip
+        raise InputError(f"{path} cannot be read as torchxrayvision's weights ({reason}); remove it to "
+                         "download it again")  from None  # fmt: skip

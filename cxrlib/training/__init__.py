@@ -1,1 +1,1 @@
-"""From a configuration to scores: losses, one run, resume, the linear probe, inference, a comparison."""
+"""From a configuration to scores: losses, training, resume, linear probe, inference, comparison."""

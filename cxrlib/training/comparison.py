@@ -1,7 +1,7 @@
-"""Several architectures on one protocol: the same images, one budget, several seeds; who is better, and for how much.
+"""Comparison of architectures on the same images, with one budget and several seeds.
 
-A member is one training of one candidate with one seed. Its parameters are written into its folder, so that a stopped
-comparison continues where it was, and a finished member is not trained again.
+A member is one training run of one candidate with one seed. Its parameters are written into its folder, so that an
+interrupted comparison resumes, and a finished member is not trained again.
 """
 
 import json
@@ -37,9 +37,11 @@ Results = dict[str, list[Predictions]]
 
 
 def candidates(archs: Iterable[str], config: TrainConfig) -> dict[str, TrainConfig]:
-    """{name: config} of who takes part: "resnet18", or "efficientnet_lite0:imagenet" to start one from other weights.
+    """The candidates as {name: config}.
 
-    archs: empty for all architectures. config: what is the same for all. Raises InputError for an unknown one.
+    Args:
+        archs: Names such as "resnet18", or "efficientnet_lite0:imagenet" to override the weights; empty for all.
+        config: The parameters shared by all candidates.
     """
     each = {}
     for name in archs or ARCHITECTURES:
@@ -49,7 +51,7 @@ def candidates(archs: Iterable[str], config: TrainConfig) -> dict[str, TrainConf
 
 
 def parse_budget(budget: str) -> tuple[str, float]:
-    """("steps", 200) of "steps=200". Raises InputError for what is no budget."""
+    """Parse a budget: "steps=200" gives ("steps", 200). Raises InputError if it is invalid."""
     unit, _, amount = budget.replace(" ", "").partition("=")
     if unit not in UNITS:
         raise InputError(f"budget {budget!r} cannot be read; expected epochs=2, steps=200 or minutes=3"
@@ -67,11 +69,14 @@ def parse_budget(budget: str) -> tuple[str, float]:
 def with_budget(
     each: dict[str, TrainConfig], budget: str, train: int, val: int, costs: pd.DataFrame | None = None
 ) -> dict[str, TrainConfig]:
-    """The configs with the epochs that the budget allows; where it is not enough for one, with fewer training images.
+    """The configs with the epochs that the budget allows or, if that is less than one, with fewer training images.
 
-    budget: "epochs=2"; "steps=200", the same for all and so the same images; or "minutes=3", in which a fast network
-    sees more of them, by the images a second of `costs` (`measure_costs`). Whole epochs, at least one.
-    train, val: images of the parts, of which config.train_subset and val_subset may take fewer.
+    Args:
+        each: The configs by name.
+        budget: "epochs=2"; "steps=200", the same number of images for all; or "minutes=3", more for fast networks.
+        train: Images of the training split, of which config.train_subset may take fewer.
+        val: Images of the validation split, of which config.val_subset may take fewer.
+        costs: The table of `measure_costs`, for a budget in minutes.
     """
     unit, amount = parse_budget(budget)
     if unit == "epochs":
@@ -102,17 +107,17 @@ def compare(
     out: str | Path,
     progress: bool = True,
 ) -> Results:
-    """Train every candidate with every seed, predict the test entries, and return {name: predictions, one a seed}.
+    """Train every candidate with every seed, predict the test entries, and return {name: one Predictions per seed}.
 
-    The checkpoint chosen on validation predicts. out: gets NAME/seedN/ with the files of `fit` and
-    predictions_test.npz. A finished member is read, an interrupted one goes on; one that was asked for otherwise (other
-    parameters, other images) is trained anew.
+    The checkpoint selected on validation predicts. `out` gets NAME/seedN/ with the files of `fit` and
+    predictions_test.npz. A finished member is read, an interrupted one resumed, and one with other parameters or images
+    trained again.
     """
     seeds = list(seeds)
     if len(set(seeds)) < len(seeds):
         raise InputError(f"seeds {some(seeds, 10)} name one more than once; expected each once: it would count twice")
     if not each or not seeds:
-        raise InputError("nobody takes part in the comparison; expected at least one architecture and one seed")
+        raise InputError("the comparison is empty; expected at least one architecture and one seed")
     return {
         name: [_member(config.replace(seed=seed, resume=True), entries, images, test, member_folder(out, name, seed),
                        progress) for seed in seeds]
@@ -121,12 +126,12 @@ def compare(
 
 
 def member_folder(out: str | Path, name: str, seed: int) -> Path:
-    """Where a member keeps its files; what a folder cannot be called becomes a dash."""
-    return Path(out) / _plain(name) / f"seed{seed}"
+    """The folder of a member's files; characters unsuitable for a folder name become dashes."""
+    return Path(out) / re.sub(r"[^\w.-]+", "-", name) / f"seed{seed}"
 
 
 def minutes(out: str | Path, names: Iterable[str], seeds: Iterable[int]) -> dict[str, float]:
-    """Minutes of training and validation, the mean over the seeds, by name."""
+    """Mean minutes of training and validation over the seeds, by name."""
     seeds = list(seeds)
     paths = {name: [member_folder(out, name, seed) / "history.csv" for seed in seeds] for name in names}
     return {name: float(np.mean([pd.read_csv(path)["seconds"].sum() for path in each])) / 60
@@ -134,10 +139,10 @@ def minutes(out: str | Path, names: Iterable[str], seeds: Iterable[int]) -> dict
 
 
 def comparison_table(results: Results, replicates: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """One row a candidate: auroc (macro on test, mean over the seeds), auroc_low, auroc_high, seed_sd, seeds.
+    """One row per candidate: auroc (macro on test, mean over the seeds), auroc_low, auroc_high, seed_sd, seeds.
 
-    The interval covers the patients of the test part and, from two seeds on, the seeds: a replicate draws both anew.
-    seed_sd: standard deviation over the seeds, NaN for one.
+    The interval covers the test patients and, with two or more seeds, the seeds: each replicate resamples both.
+    seed_sd: standard deviation over the seeds; NaN for a single seed.
     """
     drawn, point, scarcest = _drawn(results, replicates, seed)
     low, high = interval(drawn, point, np.full(len(point), scarcest))
@@ -148,18 +153,17 @@ def comparison_table(results: Results, replicates: int = 2000, seed: int = 0) ->
 
 
 def all_differences(results: Results, replicates: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """Macro AUROC of one candidate minus that of another, every pair, the better one first; paired by patient and seed.
+    """Differences in macro AUROC for every pair of candidates, the better one first, paired by patient and seed.
 
-    Columns: a, b, difference, low, high, p (two-sided, of the replicates), p_holm (corrected for looking at all pairs).
+    Columns: a, b, difference, low, high, p (two-sided, from the replicates), p_holm (corrected for multiple testing).
     """
     drawn, point, scarcest = _drawn(results, replicates, seed)
     names = list(results)
     order = sorted(range(len(names)), key=lambda place: -point[place])
-    pairs = list(combinations(order, 2))
-    one, two = (np.array([pair[side] for pair in pairs], dtype=int) for side in (0, 1))
+    one, two = np.array(list(combinations(order, 2)), dtype=int).reshape(-1, 2).T
     replicate = drawn[:, one] - drawn[:, two]
     difference = point[one] - point[two]
-    patients = np.full(len(pairs), scarcest)
+    patients = np.full(len(one), scarcest)
     low, high = interval(replicate, difference, patients)
     p = p_values(replicate, patients)
     columns = {"a": [names[i] for i in one], "b": [names[i] for i in two], "difference": difference}
@@ -175,10 +179,9 @@ def learning_curve(
     test: pd.DataFrame,
     out: str | Path,
 ) -> pd.DataFrame:
-    """How many images a model needs: the table of `comparison_table`, one row a size, with the column images.
+    """The table of `comparison_table`, one row per training set size, with a column images (mean over the seeds).
 
-    sizes: about so many training images; 0 is all. The subsets of a seed are nested, so a larger one only adds; each
-    seed draws others. `images` is how many they are in the mean.
+    sizes: approximate numbers of training images; 0 is all. Subsets are nested for a seed and differ between seeds.
     """
     seeds = list(seeds)
     each = {str(size): config.replace(train_subset=size) for size in sizes}
@@ -190,24 +193,25 @@ def learning_curve(
 
 
 def kept_costs(each: dict[str, TrainConfig], path: Path, progress: bool = True) -> pd.DataFrame:
-    """`measure_costs`, measured once: what the file `path` holds of these configs is read.
+    """`measure_costs`, with the results stored in the file `path`.
 
-    A budget in minutes is planned by them, and a comparison that goes on must meet the plan that it began with.
+    A budget in minutes depends on them, so a resumed comparison must plan with the same costs.
     """
     parts = ("arch", "image_size", "batch_size", "precision", "layout", "device")
     about = {name: ", ".join(f"{part} {getattr(config, part)}" for part in parts) for name, config in each.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with one_process(path.with_suffix(".lock"), "measuring costs"):  # two at once would measure each other
+    with one_process(path.with_suffix(".lock"), "measuring costs"):  # measurements must not overlap
         known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         missing = {about[name]: config for name, config in each.items() if about[name] not in known}
         for which, config in missing.items():
             known |= measure_costs({which: config}, progress).T.to_dict()
-            write_text(path, json.dumps(known, indent=1))  # memory is NaN on Windows, which write_json refuses
+            write_text(path, json.dumps(known, indent=1))  # not write_json: memory is NaN on Windows
     return pd.DataFrame({name: known[about[name]] for name in each}).T
 
 
 def _member(config: TrainConfig, entries, images, test: pd.DataFrame, folder: Path, progress: bool) -> Predictions:
-    asked, path = _asked(config, entries, test), folder / "member.json"
+    parts = [entries[entries["part"] == part] for part in ("train", "val")]
+    asked, path = {"images": digest(*parts, test)} | config.identity, folder / "member.json"
     if path.is_file() and with_defaults(json.loads(path.read_text(encoding="utf-8"))) != with_defaults(asked):
         for name in ("model_best.pth", "model_last.pth", "state.pth", "history.csv", "predictions_test.npz"):
             (folder / name).unlink(missing_ok=True)
@@ -216,18 +220,8 @@ def _member(config: TrainConfig, entries, images, test: pd.DataFrame, folder: Pa
         fit(config, entries, images, folder, progress)
         model = model_from_checkpoint(load_checkpoint(folder / "model_best.pth")).to(pick_device(config.device))
         predict(model, make_dataset(test, images, config.image_size)).save(folder / "predictions_test.npz")
-        (folder / "model_last.pth").unlink(missing_ok=True)  # half a gigabyte of VGG16 that nothing reads
+        (folder / "model_last.pth").unlink(missing_ok=True)  # not needed; half a gigabyte for VGG16
     return Predictions.load(folder / "predictions_test.npz")
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name)
-
-
-def _asked(config: TrainConfig, entries: pd.DataFrame, test: pd.DataFrame) -> dict:
-    """All that the result of a member depends on."""
-    parts = [entries[entries["part"] == part] for part in ("train", "val")]
-    return {"images": digest(*parts, test)} | config.identity
 
 
 def _macro(predictions: list[Predictions]) -> np.ndarray:
@@ -235,14 +229,13 @@ def _macro(predictions: list[Predictions]) -> np.ndarray:
 
 
 def _drawn(results: Results, replicates: int, seed: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Macro AUROC of each candidate in draws of patients and seeds, (replicates, candidates); of the data; and how many
-    patients bear the scarcer class. Every candidate gets the same patients and seeds in a draw.
+    """Bootstrap macro AUROC over patients and seeds: (replicates, candidates), point estimates, scarcer-class patients.
+
+    All candidates have the same patients and seeds in a replicate.
     """
     counts = {len(each) for each in results.values()}
     if len(counts) != 1:
-        raise InputError(
-            f"the candidates have {sorted(counts)} seeds; expected the same seeds for all, so that they pair"
-        )
+        raise InputError(f"the candidates have {sorted(counts)} seeds; expected the same seeds for all")
     [seeds] = counts
     flat = [one for each in results.values() for one in each]
     for other in flat[1:]:
@@ -253,7 +246,7 @@ def _drawn(results: Results, replicates: int, seed: int) -> tuple[np.ndarray, np
                       for one, of in zip(drawn, flat, strict=True)], axis=1)  # fmt: skip
     macro = macro.reshape(len(macro), len(results), seeds)
     times = np.random.default_rng(seed).multinomial(seeds, np.full(seeds, 1 / seeds), size=len(macro))
-    # so few draws would show a variance (seeds - 1) / seeds times the true one
+    # corrects the bootstrap variance, which is (seeds - 1) / seeds times the true one
     weights = 1 + (times - 1) * math.sqrt(seeds / max(seeds - 1, 1))
     point = np.array([_macro(each).mean() for each in results.values()])
     return np.einsum("res,rs->re", macro, weights) / seeds, point, count_patients(flat[0])[1][-1]

@@ -1,10 +1,10 @@
-"""What an architecture costs: parameters, arithmetic, images a second, memory; each in a process of its own."""
+"""The costs of an architecture: parameters, operations, images per second and memory."""
 
 import multiprocessing
 import os
 import sys
 import threading
-import time
+import timeit
 from concurrent.futures import ProcessPoolExecutor
 
 import pandas as pd
@@ -24,15 +24,17 @@ _WARM_UP, _TIMED = 1, 3
 
 
 def measure_costs(configs: dict[str, TrainConfig], progress: bool = True) -> pd.DataFrame:
-    """One row a config, by its name:
+    """Measure the costs of each config, one row per name.
+
+    Columns:
 
     parameters          millions
-    gflop               10^9 floating-point operations of one image forward; a multiply-add counts two
-    train_images_per_s  forward, backward and step, in the precision and layout of the config, on its device
-    images_per_s        forward alone, in evaluation mode, in full precision, as predictions are made
-    memory              GiB at the peak of training: of the GPU, or, on a CPU, of the whole process with its libraries
+    gflop               10^9 floating-point operations of a forward pass of one image; a multiply-add counts two
+    train_images_per_s  forward, backward and optimizer step, in the config's precision and layout, on its device
+    images_per_s        forward pass only, in evaluation mode and full precision, as in predictions
+    memory              peak GiB of training: of the GPU or, on a CPU, of the whole process including libraries
 
-    Each is measured in a fresh process, because the memory of a process that has trained another model tells nothing.
+    Each is measured in a fresh process, because the peak memory of a process includes its earlier models.
     """
     rows = {}
     for name, config in bar(configs.items(), show=progress, desc="costs", unit=" models", leave=False):
@@ -45,7 +47,7 @@ def measure_costs(configs: dict[str, TrainConfig], progress: bool = True) -> pd.
 
 
 def gflop(model: ChestXrayModel) -> float:
-    """10^9 floating-point operations of one image forward, by torch's counter: a multiply-add counts two."""
+    """10^9 floating-point operations of a forward pass of one image; a multiply-add counts two."""
     image = torch.zeros(1, 1, model.image_size, model.image_size, device=next(model.parameters()).device)
     was_training = model.training
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
@@ -55,10 +57,10 @@ def gflop(model: ChestXrayModel) -> float:
 
 
 def _measure(config: TrainConfig) -> list[float]:
-    """The columns of `measure_costs`, in a process that has done nothing else."""
+    """The columns of `measure_costs`, measured in a fresh process."""
     device = torch.device(pick_device(config.device))
     model = build_model(config.arch, "none", config.image_size).to(device)
-    average = EMA(model, config.ema_decay)  # it takes its memory, too
+    average = EMA(model, config.ema_decay)  # counts towards the memory
     training = images_per_second(model, config.batch_size, config.precision, config.layout, device)
     memory = _peak_gib(device)
     millions = sum(parameter.numel() for parameter in average.model.parameters()) / 1e6
@@ -66,7 +68,7 @@ def _measure(config: TrainConfig) -> list[float]:
 
 
 def _context():
-    """How to start a fresh process: where it can be, from one that has only loaded the libraries."""
+    """The multiprocessing context: if available, a fork server that has only imported the libraries."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -75,7 +77,7 @@ def _context():
 
 
 def _end_with_parent() -> None:
-    """This process ends with the one that started it, also where that was killed: it would wait for work for ever."""
+    """End this process when its parent ends, even if the parent was killed."""
 
     def wait() -> None:
         multiprocessing.parent_process().join()
@@ -85,15 +87,12 @@ def _end_with_parent() -> None:
 
 
 def _forward(model: ChestXrayModel, batch_size: int) -> float:
-    """Images a second of predictions; the fastest of a few timed batches."""
+    """Images per second of predictions, from the fastest of a few timed batches."""
     device = next(model.parameters()).device
     x = torch.rand(batch_size, 1, model.image_size, model.image_size, device=device)
-    seconds = []
-    with kept_memory(), torch.inference_mode():
-        for _ in range(_WARM_UP + _TIMED):
-            began = time.perf_counter()
-            model.eval()(x).cpu()  # which waits for a GPU
-            seconds.append(time.perf_counter() - began)
+    model.eval()
+    with kept_memory(), torch.inference_mode():  # .cpu() waits for a GPU
+        seconds = timeit.repeat(lambda: model(x).cpu(), number=1, repeat=_WARM_UP + _TIMED)
     return batch_size / min(seconds[_WARM_UP:])
 
 

@@ -1,4 +1,4 @@
-"""The scores of a data set: one forward pass over it, on one device or shared among processes."""
+"""Predictions for a dataset, on one device or distributed over processes."""
 
 import torch
 
@@ -9,12 +9,18 @@ from cxrlib.training.memory import kept_memory
 
 
 def predict(model, dataset, batch_size: int = 64, accelerator=None, num_workers: int = 0, progress: bool = False):
-    """Scores of a model for every row of a dataset, as `Predictions` in the dataset's order.
+    """Score every row of a dataset in full precision; returns `Predictions` in the dataset's order.
 
-    model: as `build_model` or `model_from_checkpoint` make it; dataset: `CachedDataset` or `ChestXrayDataset`, whose
-    `entries` give images and patients. The model is put into evaluation mode for it and back after. Full precision.
-    A model with `tta` set scores each image in five places and averages (`dataset.shifted`).
-    accelerator: of a run with several processes, among which the batches are shared; every process gets all scores.
+    The model is in evaluation mode during the call. If its attribute `tta` is true, the scores are averages over five
+    shifts of each image (`dataset.shifted`).
+
+    Args:
+        model: A model of `build_model` or `model_from_checkpoint`.
+        dataset: A `CachedDataset` or `ChestXrayDataset`.
+        batch_size: Images per forward pass.
+        accelerator: If given, distributes the batches over its processes; each process gets all scores.
+        num_workers: Worker processes of the data loader.
+        progress: Whether to show a progress bar.
     """
     loader = make_loader(dataset, batch_size, num_workers=num_workers)
     if accelerator is not None:

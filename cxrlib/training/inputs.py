@@ -1,4 +1,4 @@
-"""What a training reads: its datasets, and the images that its checkpoint has to remember."""
+"""The datasets of a training run, and the record of its images for the checkpoint."""
 
 from pathlib import Path
 
@@ -13,21 +13,21 @@ from cxrlib.training.config import TrainConfig
 
 
 def make_dataset(entries: pd.DataFrame, images: ImageCache | dict[str, Path], image_size: int):
-    """The dataset of some entries, over the cache or (images: name -> path) straight from the PNGs."""
+    """The dataset of the entries, read from the cache or from image files ({name: path})."""
     if isinstance(images, ImageCache):
         if images.image_size != image_size:
-            raise InputError(f"the cache holds {images.image_size} pixels a side; expected {image_size}; build it anew")
+            raise InputError(f"the cache holds {images.image_size} pixels a side; expected {image_size}; rebuild it")
         return CachedDataset(entries, images)
     return ChestXrayDataset(entries, images, image_size)
 
 
 def datasets(config: TrainConfig, entries: pd.DataFrame, images: ImageCache | dict[str, Path]):
-    """The datasets of part "train" and part "val". Raises InputError where nothing can be learned or chosen."""
+    """The training and validation datasets. Raises InputError if one is empty or no finding has an AUROC."""
     both = []
     for part, size in (("train", config.train_subset), ("val", config.val_subset)):
         chosen = subset(entries, part, size, config.seed)
         if chosen.empty:
-            raise InputError(f"the part {part!r} holds no image; expected some (look at the split and at img_root)")
+            raise InputError(f"the part {part!r} holds no image; expected some (check the split and img_root)")
         both.append(make_dataset(chosen, images, config.image_size))
     positives = both[1].labels.mean(dim=0)
     if not ((positives > 0) & (positives < 1)).any():
@@ -37,6 +37,6 @@ def datasets(config: TrainConfig, entries: pd.DataFrame, images: ImageCache | di
 
 
 def parts_to_remember(config: TrainConfig, entries: pd.DataFrame) -> dict[str, list[str]]:
-    """`splits.remembered` of a run: its own parts, and those of the checkpoint that it starts from."""
+    """`splits.remembered` of a run: its own images, and those of the checkpoint that it starts from."""
     earlier = load_checkpoint(config.weights)["parts"] if config.weights.endswith(SUFFIXES) else None
     return remembered(entries, config.split, earlier, config.weights)

@@ -1,8 +1,7 @@
-"""One training run: epochs, evaluation, checkpoints, and going on after an interruption.
+"""One training run: epochs, evaluation, checkpoints, and resuming after an interruption.
 
-What a step does follows from the seed, the epoch and the step alone: the order of the images, the augmentation and the
-dropout are drawn anew from these three each time. So a run that was killed goes on where its last saved state left it
-and ends at the same weights, to the bit. Devices and processes are accelerate's job.
+The order of the images, the augmentation and the dropout of a step depend only on the seed, the epoch and the step.
+Thus a killed run that resumes from its last saved state ends with bit-identical weights.
 """
 
 import copy
@@ -31,18 +30,12 @@ from cxrlib.training.inference import predict
 from cxrlib.training.inputs import datasets, parts_to_remember
 from cxrlib.training.losses import make_loss
 from cxrlib.training.memory import kept_memory
-from cxrlib.training.optimization import (
-    EMA,
-    learning_rate,
-    parameter_groups,
-    start_at_prevalence,
-    strengthen_dropout,
-)
+from cxrlib.training.optimization import EMA, learning_rate, parameter_groups, start_at_prevalence, strengthen_dropout
 from cxrlib.training.probe import fit_probe
 from cxrlib.training.resume import finished, load_state, save_state
 from cxrlib.training.speed import choose
 
-_LOOK_EVERY = 50  # steps: reading the loss makes a GPU wait
+_LOOK_EVERY = 50  # steps between reads of the loss, each of which synchronizes the GPU
 
 
 @kept_memory()
@@ -53,17 +46,27 @@ def fit(
     out: str | Path,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train on part "train" of the entries, choose the epoch on part "val", never look at "test".
+    """Train on the training split and select the epoch on the validation split; the test split is not used.
 
-    entries: with a column part (`split`); images: an `ImageCache` of config.image_size, or paths by name.
     Writes to `out`: model_best.pth (highest validation macro AUROC), model_last.pth, history.csv, predictions_val.npz
-    (of the best epoch); and state.pth while it runs, after each epoch and every config.save_minutes. With config.resume
-    a run that was interrupted goes on from there; a finished one returns its history at once.
-    Returns the history, one row an epoch: epoch, lr, train_loss, val_loss, val_auroc (macro), images_per_s, seconds,
-    best. The same seed on the same machine gives the same weights. What is left of an epoch that would give a process
-    fewer than two images, which batch normalization cannot take, sits it out, each epoch other images.
-    Raises InputError where a part is empty, the validation labels define no AUROC, the loss stops being a number, or
-    the folder holds an interrupted run of another configuration.
+    (best epoch), and, until the run ends, state.pth after each epoch and every config.save_minutes. With config.resume
+    an interrupted run resumes from state.pth; a finished one returns its history at once. The same seed on the same
+    machine gives the same weights. A last batch of fewer than two images per process, too few for batch normalization,
+    is dropped; it has other images in each epoch.
+
+    Args:
+        config: The parameters of the run.
+        entries: The images with labels, patients and the column part (`split`).
+        images: An `ImageCache` of config.image_size, or {name: path}.
+        out: The folder of the run.
+        progress: Whether to show progress bars.
+
+    Returns:
+        One row per epoch: epoch, lr, train_loss, val_loss, val_auroc (macro), images_per_s, seconds, best.
+
+    Raises:
+        InputError: A split is empty, no finding has a validation AUROC, the loss is not finite, or the folder has an
+            interrupted run of another configuration.
     """
     if config.mode == "probe":
         return fit_probe(config, entries, images, out, progress)
@@ -79,7 +82,7 @@ def fit(
 
 
 class _Training:
-    """A run in the middle: what `fit` moves from epoch to epoch and what a saved state brings back."""
+    """The state of a run between epochs, which a saved state restores."""
 
     def __init__(self, config, entries, images, out: Path, progress: bool):
         self.config, self.entries, self.out = config, entries, out
@@ -89,25 +92,25 @@ class _Training:
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         self.batches = EpochBatches(len(self.train), config.batch_size, config.seed, process, processes)
         self.loader = make_loader(self.train, batches=self.batches, num_workers=config.num_workers)
-        self.rows, self.step = [], 0  # of the epochs done; updates done
-        self.spent = 0.0  # seconds on the epoch under way, before an interruption
-        # what must agree for two runs to be one
+        self.rows, self.step = [], 0  # history of finished epochs; updates done
+        self.spent = 0.0  # seconds on the current epoch before an interruption
+        # must be equal for a run to resume another
         self.identity = config.identity
         self.identity |= {"images": digest(self.train.entries, self.val.entries), "processes": processes}
 
     def start(self) -> None:
-        """Build everything, or take it from the saved state."""
+        """Build model and optimizer, or restore them from the saved state."""
         config, device = self.config, self.accelerator.device
         state = load_state(self.out, self.identity) if config.resume else None
         self.parts = parts_to_remember(config, self.entries) if state is None else state["parts"]
-        if state is None and self.accelerator.is_main_process:  # an older run's end must not pass for that of this one
+        if state is None and self.accelerator.is_main_process:  # remove those of an earlier run
             for name in ("state.pth", "model_last.pth"):
                 (self.out / name).unlink(missing_ok=True)
         set_seed(config.seed)
         model = build_model(config.arch, config.weights if state is None else "none", config.image_size)
         strengthen_dropout(model, config.drop_strength)
-        if not config.weights.endswith(SUFFIXES):  # a checkpoint of ours brings its head
-            start_at_prevalence(model, self.train.labels)
+        if not config.weights.endswith(SUFFIXES):  # a checkpoint has a trained head
+            start_at_prevalence(model.head, self.train.labels)
         self.choice = self._choose(model) if state is None else state["choice"]
         model.lay_out(self.choice["layout"]).to(device)
         self.criterion = make_loss(config.loss, self.train.labels, config.pos_weight_cap).to(device)
@@ -126,14 +129,14 @@ class _Training:
 
     @property
     def over(self) -> bool:
-        """Whether the last epoch is done, or `patience` epochs brought nothing better."""
+        """Whether the last epoch is done, or `patience` epochs brought no improvement."""
         if len(self.rows) == self.config.epochs:
             return True
         since = next((past for past, row in enumerate(reversed(self.rows)) if row["best"]), 0)
         return 0 < self.config.patience <= since
 
     def epoch(self) -> None:
-        """Train one epoch, or what is left of it, evaluate the averaged weights, write everything."""
+        """Train one epoch or the rest of it, evaluate the averaged weights, and write all files."""
         began, first = time.perf_counter(), self.step % len(self.batches)
         self.began, self.spent = began - self.spent, 0.0
         number = len(self.rows) + 1
@@ -169,7 +172,7 @@ class _Training:
         self._save_epoch(predictions)
 
     def close(self) -> None:
-        """The state is needed no more; every process waits until the files are there."""
+        """Wait for all processes, delete the saved state, and close the tracker."""
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             (self.out / "state.pth").unlink(missing_ok=True)
@@ -177,16 +180,16 @@ class _Training:
             self.accelerator.end_training()
 
     def _choose(self, model) -> dict[str, str]:
-        """Precision and layout, for all processes those that the first one's timed steps chose."""
+        """Precision and layout, selected by the main process for all."""
         first = self.accelerator.is_main_process
         chosen = [choose(self.config, model, self.accelerator.device, self.shown) if first else None]
         return broadcast_object_list(chosen)[0] if self.accelerator.num_processes > 1 else chosen[0]
 
     def _update(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """One step of the optimizer; returns the loss, still on the device."""
+        """Do one optimizer step; returns the loss, on the device."""
         config, device = self.config, self.accelerator.device
         seed = np.random.SeedSequence((config.seed, self.step, self.accelerator.process_index)).generate_state(1)
-        torch.manual_seed(int(seed[0]))  # for dropout, and, from the same draw, for the augmentation
+        torch.manual_seed(int(seed[0]))  # dropout; the augmentation has the same seed
         x, labels = x.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         if config.augment:
             x = augment(x, config.augment, generator=torch.Generator().manual_seed(int(seed[0])))
@@ -215,16 +218,13 @@ class _Training:
         return loss.detach()
 
     def _learning_rate(self, step: int) -> float:
-        """While only the head learns, the full rate; then the schedule."""
+        """The full rate while only the head is trained, then the schedule."""
         head = self.config.head_epochs * len(self.batches)
-        return self.config.lr if step < head else learning_rate(step - head, self._steps - head, self.config)
-
-    @property
-    def _steps(self) -> int:
-        return self.config.epochs * len(self.batches)
+        steps = self.config.epochs * len(self.batches) - head
+        return self.config.lr if step < head else learning_rate(step - head, steps, self.config)
 
     def _mean_loss(self, count: int) -> float:
-        """Of the epoch's first `count` steps. Raises InputError, naming the first, where one is not a number."""
+        """Mean loss of the first `count` steps of the epoch. Raises InputError if one is not finite."""
         losses = self.losses[:count].cpu()
         if not torch.isfinite(losses).all():
             batch = int((~torch.isfinite(losses)).nonzero()[0]) + 1
@@ -236,7 +236,7 @@ class _Training:
         return float(losses.mean())
 
     def _evaluate(self) -> Predictions:
-        for buffer in self.ema.model.buffers():  # batch norm's differ between processes: those of the first count
+        for buffer in self.ema.model.buffers():  # use the main process's batch norm statistics
             if self.accelerator.num_processes > 1:
                 buffer.copy_(broadcast(buffer.clone()))
         return predict(self.ema.model, self.val, self.config.batch_size, accelerator=self.accelerator)
@@ -245,12 +245,8 @@ class _Training:
         if not self.accelerator.is_main_process:
             return
         row = self.rows[-1]
-        content = {
-            "parts": self.parts,
-            "config": self.config.model_dump() | self.choice,
-            "epoch": row["epoch"],
-            "val_auroc": row["val_auroc"],
-        }
+        content = {"parts": self.parts, "config": self.config.model_dump() | self.choice}
+        content |= {name: row[name] for name in ("epoch", "val_auroc")}
         self.out.mkdir(parents=True, exist_ok=True)
         if row["best"]:
             save_checkpoint(self.out / "model_best.pth", self.ema.model, **content)
@@ -261,8 +257,8 @@ class _Training:
         self._save_state(0)
 
     def _save_state(self, place: int) -> None:
-        """All that the rest of the run depends on; `place`: batches done of the epoch under way."""
-        self._mean_loss(place)  # nothing is saved of a run that has diverged
+        """Save everything that the rest of the run depends on; `place`: batches done in the current epoch."""
+        self._mean_loss(place)  # refuses to save a diverged run
         if self.accelerator.is_main_process:
             save_state(
                 self.out,

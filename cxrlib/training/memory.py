@@ -1,7 +1,7 @@
-"""Memory that stays with the process while it trains or predicts, because fetching it anew for each step takes time.
+"""Keeping freed memory in the process during training and prediction, and counting what a training step needs.
 
-Large arrays that are freed go back to the system at once, and the next one comes from there in pages that are filled
-with zeros first. A training step on a CPU frees and asks for gigabytes: on two cores a quarter to a half of its time.
+By default, glibc returns large freed arrays to the system, which zero-fills the pages of new ones. In a training step
+on a two-core CPU this takes a quarter to a half of the time.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-# the parameters of glibc's mallopt (malloc.h)
+# parameters of glibc's mallopt (malloc.h)
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _LARGEST, _MAPPINGS, _MIB = 2**31 - 1, 65_536, 2**20
 _depth = 0
@@ -21,9 +21,9 @@ _depth = 0
 
 @contextmanager
 def kept_memory() -> Iterator[None]:
-    """Inside, what is freed is kept for what is asked for next; at the end of the outermost it goes back to the system.
+    """Keep freed memory for later allocations; the outermost context returns it to the system on exit.
 
-    Also a decorator. Faster, for a tenth more memory. On Linux with glibc; elsewhere nothing changes.
+    Also a decorator. Costs a tenth more memory. Has no effect except on Linux with glibc.
     """
     global _depth
     libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
@@ -43,15 +43,15 @@ def kept_memory() -> Iterator[None]:
 
 
 def remembered_bytes(model: nn.Module, images: torch.Tensor) -> int:
-    """Bytes that a training step on these images (b, 1, h, w) keeps between its forward and its backward pass."""
+    """Bytes of activations that a training step on images (b, 1, h, w) stores for its backward pass."""
     sizes, weights = {}, {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # the tensor itself would hold the graph that holds it
+        return tensor.detach()  # avoids a reference cycle with the graph
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = model(images)  # whose graph holds them all until they are counted
+        output = model(images)  # its graph keeps the tensors alive until they are counted
     del output
     return sum(size for pointer, size in sizes.items() if pointer not in weights)

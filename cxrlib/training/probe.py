@@ -1,7 +1,7 @@
-"""The linear probe: features of a frozen network computed once, a head trained on them in seconds.
+"""The linear probe: a head trained on the features of a frozen network.
 
-How far does a network come that has never been trained on a radiograph? The features are the input of the model's head;
-on them a logistic regression is fitted, and folded back into the head, so that its checkpoint is an ordinary model.
+The features are the input of the model's head. A logistic regression is fitted to them and folded back into the head,
+so that the checkpoint is an ordinary model.
 """
 
 import copy
@@ -28,13 +28,14 @@ from cxrlib.training.device import pick_device
 from cxrlib.training.inference import predict
 from cxrlib.training.inputs import datasets, parts_to_remember
 from cxrlib.training.losses import make_loss
+from cxrlib.training.optimization import start_at_prevalence
 
-# Ridge penalties on the weights of standardized features, strongest first; validation chooses one for all findings
-# (each finding its own would be chosen by a handful of positives).
+# Ridge penalties on the weights of standardized features, strongest first; validation selects one for all findings,
+# because single findings have too few positives.
 PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
-_PATIENCE = 2  # penalties that bring nothing better before the weaker ones are left out
-_ITERATIONS = 200  # of L-BFGS, at most, for each penalty
-_CONSTANT = 1e-6  # a feature that varies less than this tells nothing: dead units of a random network
+_PATIENCE = 2  # penalties without improvement before the weaker ones are skipped
+_ITERATIONS = 200  # of L-BFGS, at most, per penalty
+_CONSTANT = 1e-6  # features with a smaller standard deviation are ignored, such as dead units of a random network
 
 
 def fit_probe(
@@ -44,12 +45,11 @@ def fit_probe(
     out: str | Path,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train only the head, on part "train", choose its penalty on part "val", never look at "test".
+    """Train only the head on the training split and select its penalty on the validation split.
 
-    Arguments, files and columns are those of `training.fit`, with one row a penalty tried instead of an epoch (column
-    penalty; lr is NaN): model_best.pth holds the penalty with the highest validation macro AUROC, model_last.pth the
-    last one tried. Of the recipe only loss and
-    pos_weight_cap count: nothing is augmented, every image is seen as it is.
+    Arguments, files and columns are those of `loop.fit`, with one row per penalty instead of epoch (column penalty; lr
+    is NaN): model_best.pth has the penalty with the highest validation macro AUROC, model_last.pth the last one tried.
+    Of the training parameters only loss and pos_weight_cap are used; images are not augmented.
     """
     set_seed(config.seed)
     model = build_model(config.arch, config.weights, config.image_size).to(pick_device(config.device))
@@ -66,7 +66,8 @@ def fit_probe(
     model.tta, out = config.tta, Path(out)
     for name, (row, head, _) in (("last", tried[-1]), ("best", tried[best])):
         fold(model, head, scale)
-        _save(out / f"model_{name}.pth", model, config, parts, row)
+        about = {"parts": parts, "config": config.model_dump(), "epoch": row["epoch"], "val_auroc": row["val_auroc"]}
+        save_checkpoint(out / f"model_{name}.pth", model, **about)
     (predict(model, val, 2 * config.batch_size) if config.tta else tried[best][2]).save(out / "predictions_val.npz")
     write_csv(out / "history.csv", history, index=False)
     return history
@@ -75,8 +76,8 @@ def fit_probe(
 def features(model: ChestXrayModel, dataset, batch_size: int = 64, progress: bool = False) -> torch.Tensor:
     """The input of the model's head for every row of a dataset, (n, features) float32 on the model's device.
 
-    Over an `ImageCache` they are kept beside it, under a key of the weights below the head, so that another head, split
-    or subset on the same images needs no forward pass; only rows never asked for before are computed.
+    For an `ImageCache` they are stored in its folder by a hash of the weights below the head, so that only rows that
+    were not computed before need a forward pass.
     """
     device = next(model.parameters()).device
     cache = getattr(dataset, "cache", None)
@@ -93,16 +94,16 @@ def features(model: ChestXrayModel, dataset, batch_size: int = 64, progress: boo
             places = rows[missing[first : first + len(batch)]]
             content = ((int(place), row.tobytes()) for place, row in zip(places, batch.numpy(), strict=True))
             write_rows(folder / "features.npy", stored.offset, content)
-            done[places] = 1  # first the features, then the mark that they are there
+            done[places] = 1  # only after the features are written
             first += len(batch)
         done.flush()
         return torch.from_numpy(stored[rows]).to(device)
 
 
 def fold(model: ChestXrayModel, head: nn.Linear, scale: "_Scale") -> None:
-    """Write a head on standardized features into the model, which standardizes nothing: the same logits from both."""
+    """Write a head on standardized features into the model so that it gives the same logits on raw features."""
     weight, bias, mean, std = (each.detach().cpu().double() for each in (head.weight, head.bias, scale.mean, scale.std))
-    weight = weight / std  # in float64, which a Mac's GPU has not
+    weight = weight / std  # in float64, which MPS lacks
     bias = bias - weight @ mean
     with torch.no_grad():
         model.head.weight.copy_(weight)
@@ -110,7 +111,7 @@ def fold(model: ChestXrayModel, head: nn.Linear, scale: "_Scale") -> None:
 
 
 class _Scale:
-    """Standardizes features by mean and deviation (features,) of those it was made from; constant ones become 0."""
+    """Standardizes features by the mean and standard deviation (features,) of `x`; constant features become 0."""
 
     def __init__(self, x: torch.Tensor):
         self.mean, std = x.mean(dim=0), x.std(dim=0, correction=0)
@@ -120,21 +121,14 @@ class _Scale:
         return (x - self.mean) / self.std
 
 
-def _start(x: torch.Tensor, labels: torch.Tensor) -> nn.Linear:
-    """A head that says the prevalence of each finding, whatever the features."""
-    head = nn.Linear(x.shape[1], labels.shape[1]).to(x.device)
-    with torch.no_grad():
-        head.weight.zero_()
-        head.bias.copy_(torch.logit(labels.mean(dim=0).clamp(1e-3, 1 - 1e-3)))
-    return head
-
-
 def _tried(x, y, labels: torch.Tensor, val, criterion: nn.Module):
-    """For each penalty, until weaker ones bring nothing: its row of the history, the head, its predictions on val.
+    """Yield the history row, head and validation predictions of each penalty until there is no more improvement.
 
-    x, y: standardized features of train and val; labels: of train.
+    x, y: standardized features of training and validation; labels: of training.
     """
-    head, best = _start(x, labels), (-np.inf, 0)
+    head, best = nn.Linear(x.shape[1], labels.shape[1]).to(x.device), (-np.inf, 0)
+    nn.init.zeros_(head.weight)
+    start_at_prevalence(head, labels)
     for number, penalty in enumerate(PENALTIES, start=1):
         began = time.perf_counter()
         train_loss = _minimize(head, x, labels, criterion, penalty)
@@ -153,13 +147,13 @@ def _tried(x, y, labels: torch.Tensor, val, criterion: nn.Module):
 
 
 def _minimize(head: nn.Linear, x: torch.Tensor, labels: torch.Tensor, criterion: nn.Module, penalty: float) -> float:
-    """Fit the head by L-BFGS from where it stands; returns the loss without the penalty."""
+    """Fit the head by L-BFGS from its current weights; returns the loss without the penalty."""
     optimizer = torch.optim.LBFGS(head.parameters(), max_iter=_ITERATIONS, tolerance_grad=1e-6,
                                   tolerance_change=1e-8, line_search_fn="strong_wolfe")  # fmt: skip
 
     def objective() -> torch.Tensor:
         optimizer.zero_grad()
-        # the criterion averages over the findings, so the penalty does, too
+        # the penalty is averaged over the findings, like the criterion
         loss = criterion(head(x), labels) + penalty / 2 * head.weight.square().sum() / len(head.weight)
         loss.backward()
         return loss
@@ -170,7 +164,7 @@ def _minimize(head: nn.Linear, x: torch.Tensor, labels: torch.Tensor, criterion:
 
 
 def _batches(model: ChestXrayModel, dataset, rows, batch_size: int, progress: bool):
-    """Features of rows of a dataset, batch by batch, on the CPU, with the model in evaluation mode."""
+    """Yield the features of rows of a dataset by batch, on the CPU, with the model in evaluation mode."""
     caught, device = [], next(model.parameters()).device
     hook = model.head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
     loader = make_loader(torch.utils.data.Subset(dataset, list(rows)), batch_size)
@@ -188,7 +182,7 @@ def _batches(model: ChestXrayModel, dataset, rows, batch_size: int, progress: bo
 
 
 def _stored(folder: Path, rows: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The memory maps features (rows, width) float32 and done (rows,) uint8, made where they are not there yet."""
+    """The memory maps features (rows, width) float32 and done (rows,) uint8, created if missing."""
     paths = folder / "features.npy", folder / "done.npy"
     if not all(path.is_file() for path in paths):
         np.lib.format.open_memmap(paths[0], mode="w+", dtype=np.float32, shape=(rows, width)).flush()  # sparse
@@ -197,7 +191,7 @@ def _stored(folder: Path, rows: int, width: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _fingerprint(model: ChestXrayModel) -> str:
-    """16 hex digits that change with any weight or buffer below the head."""
+    """A hash (16 hex digits) of all weights and buffers below the head."""
     digest = hashlib.blake2b(digest_size=8)
     of_head = {id(value) for value in model.head.state_dict(keep_vars=True).values()}
     for name, value in model.state_dict(keep_vars=True).items():
@@ -205,8 +199,3 @@ def _fingerprint(model: ChestXrayModel) -> str:
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _save(path: Path, model: ChestXrayModel, config: TrainConfig, parts: dict, row: dict) -> None:
-    about = {"config": config.model_dump(), "epoch": row["epoch"], "val_auroc": row["val_auroc"]}
-    save_checkpoint(path, model, parts=parts, **about)

@@ -1,4 +1,4 @@
-"""The saved state of a training run under way: state.pth in its folder, written whole or not at all."""
+"""The saved state of an unfinished training run: state.pth in its folder, written atomically."""
 
 from pathlib import Path
 
@@ -11,15 +11,15 @@ from cxrlib.training.config import TrainConfig
 
 
 def save_state(out: Path, identity: dict, **content) -> None:
-    """Write state.pth; identity: what must agree for another run to go on from it."""
+    """Write state.pth; only a run with an equal `identity` can resume from it."""
     out.mkdir(parents=True, exist_ok=True)
     write_checkpoint(out / "state.pth", {"identity": identity, **content})
 
 
 def load_state(out: Path, identity: dict) -> dict | None:
-    """What `save_state` wrote, on the CPU; None where there is nothing to go on from.
+    """The content of state.pth, on the CPU, or None if there is none.
 
-    Raises InputError where the file cannot be read, or is of a run with another identity.
+    Raises InputError if the file cannot be read or is from a run with another identity.
     """
     path = out / "state.pth"
     if not path.is_file():
@@ -27,7 +27,7 @@ def load_state(out: Path, identity: dict) -> dict | None:
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
         theirs = state["identity"]
-    except Exception as error:  # torch raises pickle, zip, runtime and key errors for what it cannot read
+    except Exception as error:  # torch raises pickle, zip, runtime and key errors
         reason = str(error).strip().split("\n")[0][:150]
         raise InputError(f"{path} cannot be read ({reason}); remove it to begin anew") from None
     _refuse_another(path, theirs, identity)
@@ -35,7 +35,7 @@ def load_state(out: Path, identity: dict) -> dict | None:
 
 
 def finished(out: Path, identity: dict) -> pd.DataFrame | None:
-    """The history of a run with this identity that came to its end; None where there is none."""
+    """The history of a finished run with this identity, or None if there is none."""
     path = out / "model_last.pth"
     if not path.is_file() or "identity" not in (last := load_checkpoint(path)):
         return None
@@ -44,7 +44,7 @@ def finished(out: Path, identity: dict) -> pd.DataFrame | None:
 
 
 def with_defaults(theirs: dict) -> dict:
-    """What was asked of an older run, with the defaults of the parameters that it did not know yet."""
+    """The parameters of an earlier run, with defaults for parameters added since."""
     return {name: field.default for name, field in TrainConfig.model_fields.items()} | theirs
 
 
@@ -52,9 +52,7 @@ def _refuse_another(path: Path, theirs: dict, ours: dict) -> None:
     theirs = with_defaults(theirs)
     differ = [name for name in ours if theirs.get(name) != ours[name]]
     if differ:
-        shown = [
-            f"{name} {theirs.get(name)!r}, now {ours[name]!r}" if name != "images" else "images or labels"
-            for name in differ
-        ]
+        shown = ["images or labels" if name == "images" else f"{name} {theirs.get(name)!r}, now {ours[name]!r}"
+                 for name in differ]  # fmt: skip
         raise InputError(f"{path} is of a run with other {some(shown)}; expected the same: "
                          "choose another folder, or train without resume")  # fmt: skip

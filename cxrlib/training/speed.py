@@ -1,14 +1,14 @@
-"""Which precision and memory layout trains fastest here: a few timed steps at the start of a run, remembered.
+"""The fastest precision and memory layout for training, selected by a few timed steps at the start of a run.
 
-No table could tell: bf16 makes DenseNet-121 twice as fast on one processor and EfficientNet slower on the same. It also
-halves what a step has to remember. What was timed for a model, size and machine is kept in data/cache/speed.json, so
-that the next run starts at once and, as timings waver, chooses the same again.
+Which is fastest depends on model and machine: on the same processor, bf16 can make DenseNet-121 twice as fast and
+EfficientNet slower. It also halves the memory for activations. The timings for a model, size and machine are stored in
+data/cache/speed.json, so that later runs start at once and make the same choice.
 """
 
 import copy
 import json
 import platform
-import time
+import timeit
 from pathlib import Path
 
 import torch
@@ -21,18 +21,19 @@ from cxrlib.training.config import TrainConfig
 from cxrlib.training.memory import kept_memory, remembered_bytes
 
 _WARM_UP, _TIMED = 1, 3
-_BATCH = 16  # at most, on a CPU: enough to tell which is faster
-_GAIN = 1.1  # bf16 rounds: it has to be worth that
-_ROOM = 2.5 * 2**30  # bytes that a step in fp32 may remember, with which a process stays below 4 GiB
+_BATCH = 16  # largest batch timed on a CPU
+_GAIN = 1.1  # the speed-up that justifies the lower precision of bf16
+_ROOM = 2.5 * 2**30  # bytes of activations in fp32 with which a process stays below 4 GiB
 
 
 def choose(config: TrainConfig, model: ChestXrayModel, device: torch.device, show: bool = True) -> dict[str, str]:
-    """{"precision": "fp32" or "bf16", "layout": "channels_last" or "contiguous"}, as configured or, where that says
-    "auto", as timed; on a CPU bf16 where a batch in fp32 would take the process beyond 4 GiB. The model is left as it
-    was. show: print what was chosen, and its figures.
+    """Select {"precision": "fp32" or "bf16", "layout": "channels_last" or "contiguous"}.
+
+    The configured values are used; those that are "auto" are selected by speed, except that on a CPU bf16 is used if
+    fp32 would need over 4 GiB. The model is not changed. show: print the choice and the speeds.
     """
     precisions = ("fp32", "bf16") if config.precision == "auto" else (config.precision,)
-    if config.precision == "auto" and device.type == "mps":  # its autocast knows no bf16 on older systems
+    if config.precision == "auto" and device.type == "mps":  # no bf16 autocast on older systems
         precisions = ("fp32",)
     elif config.precision == "auto" and device.type == "cpu" and (remembers := _bytes_in_fp32(config, model)) > _ROOM:
         precisions = ("bf16",)
@@ -46,20 +47,19 @@ def choose(config: TrainConfig, model: ChestXrayModel, device: torch.device, sho
     speeds = _remembered(config, model, options, device)
     best = max(speeds, key=lambda option: speeds[option] / (_GAIN if option.startswith("bf16") else 1))
     if show:
-        figures = ", ".join(f"{option} {speed:.0f}" for option, speed in speeds.items())
-        print(f"speed   {best} (images/s: {figures}; override with precision and layout)")
+        values = ", ".join(f"{option} {speed:.0f}" for option, speed in speeds.items())
+        print(f"speed   {best} (images/s: {values}; override with precision and layout)")
     return dict(zip(("precision", "layout"), best.split(), strict=True))
 
 
 @kept_memory()
 def images_per_second(model: ChestXrayModel, batch_size: int, precision: str, layout: str, device) -> float:
-    """Forward, backward and step on random radiographs; the fastest of a few timed steps."""
+    """Training speed on random images, from the fastest of a few timed steps."""
     model = model.lay_out(layout).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0, fused=device.type != "mps")
     x = torch.rand(batch_size, 1, model.image_size, model.image_size, device=device)
-    seconds = []
-    for _ in range(_WARM_UP + _TIMED):
-        began = time.perf_counter()
+
+    def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = model(x)
         logits.float().square().mean().backward()
@@ -67,15 +67,15 @@ def images_per_second(model: ChestXrayModel, batch_size: int, precision: str, la
         optimizer.zero_grad()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - began)
-    return batch_size / min(seconds[_WARM_UP:])
+
+    return batch_size / min(timeit.repeat(step, number=1, repeat=_WARM_UP + _TIMED)[_WARM_UP:])
 
 
 def _remembered(config: TrainConfig, model: ChestXrayModel, options, device: torch.device) -> dict[str, float]:
-    """Images a second of each option, by "precision layout"; timed where that has not been done yet."""
+    """Images per second of each option, by "precision layout"; timed unless stored."""
     chip = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {_cpu()}"
     batch_size = min(config.batch_size, _BATCH) if device.type == "cpu" else config.batch_size
-    batch_size = max(batch_size, 2)  # one image alone cannot be normalized
+    batch_size = max(batch_size, 2)  # batch normalization needs two images
     about = f"{config.arch} {config.image_size} px batch {batch_size} on {chip}, torch {torch.__version__}"
     about += f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     path = CACHE / "speed.json"
@@ -87,7 +87,7 @@ def _remembered(config: TrainConfig, model: ChestXrayModel, options, device: tor
         for precision, layout in missing:
             try:
                 speed = images_per_second(copy.deepcopy(model), batch_size, precision, layout, device)
-            except torch.OutOfMemoryError:  # of a GPU; the other precision may fit
+            except torch.OutOfMemoryError:  # on a GPU; another option may fit
                 torch.cuda.empty_cache()
                 continue
             speeds[f"{precision} {layout}"] = round(speed, 1)
@@ -101,21 +101,18 @@ def _remembered(config: TrainConfig, model: ChestXrayModel, options, device: tor
 
 
 def _bytes_in_fp32(config: TrainConfig, model: ChestXrayModel) -> float:
-    """Bytes that a step on a whole batch would remember: those of two images, scaled up."""
+    """Bytes of activations of a training step in fp32, extrapolated from two images."""
     images = torch.rand(2, 1, model.image_size, model.image_size)
     return remembered_bytes(copy.deepcopy(model).train(), images) * config.batch_size / 2
 
 
-def _read(path) -> dict:
+def _read(path: Path) -> dict[str, dict[str, float]]:
+    """The stored timings; none if the file is missing or damaged."""
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        good = isinstance(known, dict) and all(
-            isinstance(each, dict) and all(isinstance(speed, (int, float)) for speed in each.values())
-            for each in known.values()
-        )
-        return known if good else {}
-    except (OSError, ValueError):
-        return {}  # timed anew
+        return {about: {option: float(speed) for option, speed in each.items()} for about, each in known.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def _cpu() -> str:

@@ -71,6 +71,7 @@ def number(value: float, digits: int = 2) -> str:
 
 
 def column_heads(*names: str) -> str:
+    """The header cells of a table."""
     return "".join(f'<th scope="col">{name}</th>' for name in names)
 
 

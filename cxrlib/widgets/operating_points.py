@@ -33,14 +33,17 @@ class Counts:
 
     @property
     def sensitivity(self) -> float:
+        """Share of positives that are predicted positive."""
         return ratio(self.tp, self.tp + self.fn)
 
     @property
     def specificity(self) -> float:
+        """Share of negatives that are predicted negative."""
         return ratio(self.tn, self.tn + self.fp)
 
     @property
     def ppv(self) -> float:
+        """Share of predicted positives that are positive."""
         return ratio(self.tp, self.tp + self.fp)
 
     @property
@@ -136,6 +139,7 @@ class Session:
 
     @property
     def can_undo(self) -> bool:
+        """Whether there is a change to take back."""
         return bool(self._past)
 
     def thresholds(self) -> Thresholds:

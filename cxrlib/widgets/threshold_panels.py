@@ -24,6 +24,7 @@ _ENDS = np.array([0, 1])
 
 
 def show_threshold(value: float) -> str:
+    """A threshold as text."""
     return "never positive" if value >= NEVER else f"{value:.3f}"
 
 

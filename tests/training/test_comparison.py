@@ -170,7 +170,7 @@ def test_a_finished_member_is_not_trained_again(entries, cache, tmp_path, traine
     trained.clear()
     compare({"mobilenet_v2": QUICK.replace(lr=1e-2)}, [0], **given | {"test": test.head(5)})
     assert trained == ["mobilenet_v2/seed0"], "other test images, too"
-    with pytest.raises(InputError, match="nobody takes part"):
+    with pytest.raises(InputError, match="the comparison is empty"):
         compare(each, [], **given)
 
 

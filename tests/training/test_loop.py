@@ -262,7 +262,7 @@ def test_the_head_starts_at_the_prevalence():
     labels = torch.zeros(100, 14)
     labels[:25, 0] = 1
     labels[:, 1] = 1
-    start_at_prevalence(model, labels)
+    start_at_prevalence(model.head, labels)
     assert model.head.bias.sigmoid().tolist() == pytest.approx([0.25, 0.999, *[0.001] * 12], rel=1e-4)
 
 
