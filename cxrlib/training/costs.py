@@ -27,7 +27,6 @@ def measure_costs(configs: dict[str, TrainConfig], progress: bool = True) -> pd.
     """Measure the costs of each config, one row per name.
 
     Columns:
-
     parameters          millions
     gflop               10^9 floating-point operations of a forward pass of one image; a multiply-add counts two
     train_images_per_s  forward, backward and optimizer step, in the config's precision and layout, on its device
