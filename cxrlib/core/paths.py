@@ -27,16 +27,8 @@ CACHE = ROOT / "data" / "cache"
 PHANTOM = ROOT / "data" / "phantom"
 
 # full disk, exceeded quota or file size limit, no write permission, or not a folder
-NO_PLACE = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOTDIR,
-    errno.EEXIST,
-}
+NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
+            errno.EEXIST}  # fmt: skip
 
 
 def from_root(path: str | Path) -> Path:
