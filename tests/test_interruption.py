@@ -403,14 +403,13 @@ def test_a_loader_whose_process_is_killed_is_a_sentence(tiny_nih, tmp_path, monk
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
 def test_a_full_disk_in_someone_elses_writer_is_a_sentence(monkeypatch, capsys, number):
     """papermill and matplotlib write by themselves."""
-    from cxrlib.cli import commands
     from cxrlib.cli.main import main
 
     def full(_):
         """Write until the disk is full."""
         raise OSError(number, os.strerror(number), "runs/quick/notebooks/01_eda.ipynb")
 
-    monkeypatch.setattr(commands, "run", full)
+    monkeypatch.setattr("cxrlib.cli.commands.course.run", full)
     assert main(["run"]) == 2
     said = capsys.readouterr().err
     assert "01_eda.ipynb" in said
