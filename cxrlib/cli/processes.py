@@ -1,4 +1,4 @@
-"""Several processes: accelerate starts and connects them; here is what a command has to know about them."""
+"""Several processes, which accelerate starts and connects: how many there are, and whether this is the first."""
 
 import os
 import sys
@@ -12,15 +12,15 @@ def count() -> int:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and speaks for all."""
+    """Whether this process is the one that prints and writes for all."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
 def start_missing() -> None:
     """Start the CPU processes that `accelerate launch --num_processes N` was asked for and did not start.
 
-    Without a GPU, and without MPI, accelerate starts one process and says nothing (it starts several when it is told
-    --multi_gpu, on a CPU too). Whoever asked for N gets N: this process becomes their launcher, on this machine alone.
+    Without a GPU or MPI, accelerate silently starts one process (with --multi_gpu it starts several, on a CPU too).
+    This process then becomes the launcher of all N, on this machine alone.
     """
     asked = 1 if "WORLD_SIZE" in os.environ else _asked_for()
     if asked > 1:

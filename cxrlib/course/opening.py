@@ -15,7 +15,7 @@ from cxrlib.phantom.generate import make_phantoms
 
 @dataclass(frozen=True)
 class Data:
-    """A data set on disk: entries (one row an image that is there), images (name -> path), and where they came from."""
+    """A data set on disk: entries (one row per image on disk), images (name -> path), and where they came from."""
 
     entries: pd.DataFrame
     images: dict[str, Path]

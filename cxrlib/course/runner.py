@@ -1,4 +1,4 @@
-"""The six notebooks through papermill, each run into its folder; what has finished is not run again."""
+"""The six notebooks through papermill, each run in its own folder; finished notebooks are not run again."""
 
 import logging
 import os
@@ -54,7 +54,7 @@ class Plan:
 def plan_runs(
     profile: str = "quick", pairs: list[tuple[str, str]] | None = None, data: str | Path | None = None
 ) -> list[Plan]:
-    """Check what is asked for against the notebooks, name by name and type by type; nothing is read or written.
+    """Check the parameters against the notebooks, name by name and type by type; nothing is read or written.
 
     profile: see `read_profile`; pairs: parameters that override it, and where one is repeated a run for each value
     (`each_run`); data: a folder of radiographs with its CSV, else the phantoms. Raises InputError.
@@ -73,7 +73,7 @@ def plan_runs(
 
 
 def describe(plan: Plan) -> str:
-    """A run that is not run: what each notebook would get beside its defaults."""
+    """What each notebook of a planned run would get besides its defaults, as text."""
     lines = [f"run {plan.run_dir}, profile {plan.profile}"]
     for name, values in plan.given.items():
         lines.append(f"  {name:<24} " + (", ".join(f"{key}={value!r}" for key, value in values.items()) or "defaults"))
@@ -130,7 +130,7 @@ def _run(plan: Plan, data: Data, force: bool) -> None:
         bases = {name: stages.basis(name, each, data.fingerprint) for name, each in plan.parameters.items()}
         again = dict.fromkeys(COURSE, "")
         if before.get("data") == about and not force:
-            again = stages.why_again(run, bases)
+            again = stages.reasons_to_rerun(run, bases)
         if again:
             run.start(set(COURSE) - set(again), profile=plan.profile, parameters=plan.every, data=about)
         for name in again:

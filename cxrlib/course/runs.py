@@ -71,7 +71,7 @@ class RunFolder:
         return entries.assign(part=part)[~entries["image"].isin(left_out)]
 
     def record(self, stage: str, **values) -> None:
-        """Write plain values under the name of a stage into run.json, beside the versions of what ran."""
+        """Write plain values under the name of a stage into run.json, with the versions of the libraries."""
         run = self.read()
         run.setdefault("versions", versions())
         run.setdefault("stages", {}).setdefault(stage, {}).update(values)
@@ -96,7 +96,7 @@ class RunFolder:
         return stages[name]
 
     def start(self, keep: Collection[str] = (), **about) -> None:
-        """Begin run.json with what the run is asked to do. A run on other data, or by hand, is moved aside.
+        """Begin run.json with the parameters of the run. An earlier run on other data, or by hand, is moved aside.
 
         keep: the stages whose records stay, because their notebooks need not run again.
         """
@@ -115,7 +115,7 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Hold the run folder for one process. Raises InputError where another one is at work in it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))  # beside: `start` may move the folder aside
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))  # next to the folder, which `start` may move aside
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -145,7 +145,7 @@ class RunFolder:
 
 
 def versions() -> dict[str, str]:
-    """What a run is made with: the versions of the libraries and of Python."""
+    """The versions of the libraries and of Python."""
     return {name: installed.version(name) for name in _VERSIONS} | {"python": platform.python_version()}
 
 

@@ -1,4 +1,4 @@
-"""When a notebook need not run again: what its result depends on, and whether it ran with just that.
+"""Whether a notebook must run again: what its result depends on, and whether it last ran with the same.
 
 Beside each executed copy lies NAME.json, written when the notebook has finished: its parameters, the fingerprint of the
 data, digests of its code and of the modules it uses, the versions of what is installed, and the files it wrote.
@@ -20,7 +20,7 @@ _PACKAGE = Path(cxrlib.__file__).parent
 
 
 def basis(name: str, parameters: dict, fingerprint: str) -> dict:
-    """What the result of a notebook depends on. parameters: all of its own, with their defaults."""
+    """What the result of a notebook depends on; `parameters` holds all of its own, defaults included."""
     code = _code(name)
     return {
         "parameters": {key: value for key, value in parameters.items() if key != "run_dir"},
@@ -47,7 +47,7 @@ def modules(code: str) -> set[str]:
     return found
 
 
-def why_again(run: RunFolder, every: dict[str, dict]) -> dict[str, str]:
+def reasons_to_rerun(run: RunFolder, every: dict[str, dict]) -> dict[str, str]:
     """{notebook: why it must run}, in the order of the course; one that is not in it has finished with this very basis.
 
     every: {notebook: its basis}.
