@@ -115,7 +115,8 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Hold the run folder for one process. Raises InputError where another one is at work in it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))  # next to the folder, which `start` may move aside
+        # next to the folder, which `start` may move aside
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
         try:
             lock.acquire(timeout=0)
         except Timeout:

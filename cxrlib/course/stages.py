@@ -1,7 +1,7 @@
 """Whether a notebook must run again: what its result depends on, and whether it last ran with the same.
 
-Beside each executed copy lies NAME.json, written when the notebook has finished: its parameters, the fingerprint of the
-data, digests of its code and of the modules it uses, the versions of what is installed, and the files it wrote.
+Each executed copy has a NAME.json, written when the notebook has finished: its parameters, the fingerprint of the data,
+digests of its code and of the modules it uses, the versions of the libraries, and the files it wrote.
 """
 
 import ast
