@@ -312,7 +312,6 @@ def test_run_json_is_whole_whenever_its_writer_is_killed(tmp_path):
 
 def test_a_training_waits_for_another_in_its_folder(tiny_nih, tmp_path, monkeypatch, capsys):
     from cxrlib.cli.main import main
-    from cxrlib.training import loop as training
 
     (tmp_path / "run").mkdir()
     code = "import sys, time\nfrom cxrlib.core.paths import one_process\nwith one_process(sys.argv[1], ''):\n"
@@ -332,7 +331,8 @@ def test_a_training_waits_for_another_in_its_folder(tiny_nih, tmp_path, monkeypa
         return pd.DataFrame({"best": [True], "epoch": [1], "val_auroc": [0.5]})
 
     began, ended = [], []
-    monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr("cxrlib.cli.commands.train.fit", fit)
+    monkeypatch.setattr("cxrlib.cli.commands.train.fit", fit)
     Thread(target=train_later).start()
     given = ["train", "--img_root", tiny_nih.root, "--cache_dir", tmp_path / "cache", "--run_dir", tmp_path / "run"]
     assert main([*map(str, given), "--arch", "mobilenet_v2", "--weights", "none", "--image_size", "32"]) == 0

@@ -126,7 +126,8 @@ def _make(root, wanted, run):
     for left in root.parent.glob(f".{glob.escape(root.name)}.partial-*"):  # of processes that were killed
         shutil.rmtree(left, ignore_errors=True)
     visits = plan_visits(wanted["n_patients"], wanted["seed"], wanted["prevalence"], wanted["label_noise"])
-    folder = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
+    # absolute: a worker that was started earlier may have another working directory
+    folder = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent)).absolute()
     try:
         boxes = _draw(visits, wanted["size"], folder, run)
         _write_tables(visits, boxes, folder)

@@ -409,3 +409,11 @@ def test_patients_can_be_recognized(tmp_path):
     same = patients[likeness.argmax(axis=1)] == patients
     chance = np.mean([(patients == p).mean() for p in patients[many]])
     assert same[many].mean() > 3 * chance
+
+
+def test_a_relative_folder_is_found_by_workers_that_started_elsewhere(tmp_path, monkeypatch):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        phantom.make_phantoms("made", 3, 64, workers=2)
+        assert (tmp_path / name / "made" / "phantom.json").is_file()
