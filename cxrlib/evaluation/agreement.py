@@ -14,7 +14,16 @@ import pandas as pd
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import read_expert_labels
-from cxrlib.evaluation.bootstrap import chunks, draw_patients, interval, patient_sums, ratio
+from cxrlib.evaluation.bootstrap import (
+    Support,
+    chunks,
+    draw_patients,
+    effective_number,
+    interval,
+    limits,
+    patient_sums,
+    ratio,
+)
 
 EXPERT_FILES = ("all_findings_expert_labels_test_labels.csv", "true_labels.csv")
 # findings of Majkowska et al. -> the corresponding mined labels; those of "Airspace opacity" are our interpretation
@@ -44,36 +53,56 @@ def agreement(
     {column of expert: columns of entries}, any of which counts as positive.
     Returns images, mined and expert (positives), both (positive in both), Cohen's kappa with its 95 % interval over
     patients, ppv (the fraction of mined positives that the experts confirm) and sensitivity (the fraction of the
-    experts' positives that were mined). NaN where undefined: kappa where both give all images the same label, its
-    interval also where no image is positive in both.
-    Raises InputError where the tables have no image in common, or lack a column.
+    experts' positives that were mined). NaN where undefined: kappa where both give all images the same label.
+    Where no image is positive in both, or they never differ, the limit of kappa on that side is the limit of the
+    positive agreement 2 both / (mined + expert), which kappa does not exceed.
+    Raises InputError where the tables have no image in common, lack a column, or hold an image twice.
     """
     columns = findings if isinstance(findings, Mapping) else {name: (name,) for name in findings}
     missing = [name for name in columns if name not in expert]
     missing += [name for names in columns.values() for name in names if name not in entries]
-    both = entries.merge(expert[["image"]], on="image")
+    expert = by_image(expert)
+    both = entries[entries["image"].isin(expert.index)]
     if missing or both.empty:
         what = f"lack {some(missing)}" if missing else "share no image"
         raise InputError(f"the mined and the expert labels {what}; expected tables of the same images and findings")
-    expert = expert.set_index("image").loc[both["image"]]
+    expert = expert.loc[both["image"]]
     codes, patients = pd.factorize(both["patient"])
-    times = draw_patients(np.ones((len(patients), 1), dtype=bool), replicates, seed)
+    times = draw_patients(len(patients), replicates, seed)
     rows = {}
     for name, names in columns.items():
         mined, read = both[list(names)].any(axis=1).to_numpy(), expert[name].to_numpy(bool)
         cells = patient_sums(3 - 2 * mined - read, codes, (4, len(patients)))  # both, mined alone, read alone, neither
-        tp, fp, fn, _ = counts = cells.sum(axis=1)
-        kappa = cohen_kappa(*counts)
-        drawn = np.concatenate([cohen_kappa(*(cells @ weights)) for weights in chunks(times, 4)])
-        if tp == 0:  # no draw can show any overlap, and an interval would be misleadingly narrow
-            drawn[:] = np.nan
-        rarer = min(len(np.unique(codes[read == value])) for value in (False, True))
-        low, high = interval(drawn[:, None], kappa[None], [rarer])[:, 0]
+        tp, fp, fn, _ = cells.sum(axis=1)
+        low, high = _kappa_interval(cells, times)
         rows[name] = {"images": len(both), "mined": tp + fp, "expert": tp + fn, "both": tp,
-                      "kappa": kappa, "kappa_low": low, "kappa_high": high,
+                      "kappa": cohen_kappa(*cells.sum(axis=1)), "kappa_low": low, "kappa_high": high,
                       "ppv": ratio(tp, tp + fp), "sensitivity": ratio(tp, tp + fn)}  # fmt: skip
     table = pd.DataFrame.from_dict(rows, orient="index", dtype=float).rename_axis("finding")
     return table.astype(dict.fromkeys(("images", "mined", "expert", "both"), int))
+
+
+def by_image(experts: pd.DataFrame) -> pd.DataFrame:
+    """The expert labels with the images as index; InputError where an image has more than one row."""
+    twice = experts["image"][experts["image"].duplicated()].unique()
+    if len(twice):
+        raise InputError(f"the expert labels contain {some(twice)} more than once; expected one row per image")
+    return experts.set_index("image")
+
+
+def _kappa_interval(cells, times: np.ndarray) -> tuple[float, float]:
+    """The ends of the interval of kappa. cells: (4, patients) counts, in the order of `cohen_kappa`."""
+    tp, fp, fn, _ = counts = cells.sum(axis=1)
+    drawn = np.concatenate([cohen_kappa(*(cells @ weights)) for weights in chunks(times, 4)])[: len(times), None]
+    both, first, second, neither = cells.toarray()
+    read = np.stack([both + second, first + neither])
+    low, high = interval(drawn, cohen_kappa(*counts)[None], [np.count_nonzero(read, axis=1).min()])[:, 0]
+    if tp == 0 or fp + fn == 0:  # no replicate can show any overlap, or any difference
+        support = Support(effective_number((both + first + second)[None]))
+        share = limits(np.full((len(drawn), 1), float(tp > 0)), np.array([float(tp > 0)]), support)[:, 0]
+        end = 2 * share / (1 + share)
+        low, high = (end[0], high) if tp else (low, end[1])
+    return low, high
 
 
 def cohen_kappa(both: np.ndarray, first: np.ndarray, second: np.ndarray, neither: np.ndarray) -> np.ndarray:

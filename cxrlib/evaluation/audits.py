@@ -11,7 +11,7 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.agreement import EXPERT_TASKS
+from cxrlib.evaluation.agreement import EXPERT_TASKS, by_image
 from cxrlib.evaluation.bootstrap import Bootstrap, count_patients
 from cxrlib.evaluation.differences import group_difference, holm
 from cxrlib.evaluation.predictions import Predictions
@@ -109,7 +109,7 @@ def against_experts(
     Columns: images, mined and expert (positives), auroc_mined, auroc_expert, difference (expert - mined), low, high, p,
     note. Undefined with fewer than `min_positives` positives by either, with the reason in the note.
     """
-    experts = experts.set_index("image")
+    experts = by_image(experts)
     both = predictions.take(np.isin(predictions.image, experts.index))
     experts = experts.loc[both.image]
     known = {name: (name,) for name in FINDINGS} | EXPERT_TASKS

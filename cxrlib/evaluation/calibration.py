@@ -64,13 +64,15 @@ class Calibrator(SavedPerFinding):
         are too high overall, such as those trained with pos_weight), "isotonic" (any rising map; Zadrozny & Elkan 2002:
         it needs hundreds of positives, and ties scores) or "none".
         min_positives: a finding with fewer positive images (or negative ones) keeps its scores, with the reason in its
-        note; so does one whose higher scores do not go with more positives, for which no rising map is right.
+        note; so does one whose scores are all equal, or whose higher scores do not go with more positives.
         """
         calibrator, _ = cls(method), raw(val)  # both may raise, before any work
         maps, notes = [], []
         for k in range(len(FINDINGS)):
             positive = val.labels[:, k] == 1
             note = "" if method == "none" else too_few(positive, min_positives)
+            if method != "none" and not note and np.ptp(val.scores[:, k]) == 0:
+                note = "all images have the same score"
             one = {} if note or method == "none" else _FIT[method](val.scores[:, k], positive)
             if one is None:
                 one, note = {}, "higher scores do not go with more positives"

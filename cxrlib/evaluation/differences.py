@@ -10,8 +10,16 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.bootstrap import DEFAULT, Bootstrap, count_patients, interval, p_values, with_macro
-from cxrlib.evaluation.metrics import ROWS, bootstrap, one_each, point_estimates
+from cxrlib.evaluation.bootstrap import (
+    DEFAULT,
+    Bootstrap,
+    count_patients,
+    interval,
+    p_values,
+    replicates_with_macro,
+    with_macro,
+)
+from cxrlib.evaluation.metrics import ROWS, bootstrap
 from cxrlib.evaluation.predictions import Predictions
 
 
@@ -48,12 +56,20 @@ def group_difference(
     thresholds: for f1, sensitivity, ...: 14 values for both, or a pair, for a and for b.
     include: (14,) bool, False leaves a finding out as if it were undefined.
     """
-    each = one_each(thresholds, 2)
-    first, second = (point_estimates(*pair, [metric])[metric] for pair in zip((a, b), each, strict=True))
-    drawn = bootstrap(a, b, thresholds=each, metrics=[metric], replicates=resampling.replicates, seed=resampling.seed)
+    if metric in ("ece", "ece_mass") and not np.array_equal(a.image, b.image):
+        raise InputError(
+            f"{metric} of different images cannot be compared: noise raises it, the more the fewer images there are; "
+            "compare each group with its own noise floor (reliability.ece_floor), or two models on the same images"
+        )
+    drawn = bootstrap(
+        a, b, thresholds=thresholds, metrics=[metric], replicates=resampling.replicates, seed=resampling.seed
+    )
+    first, second = (one.point[metric] for one in drawn)
     defined = ~np.isnan(first - second) & (True if include is None else include)
-    first, second = (with_macro(np.where(defined, value, np.nan), defined) for value in (first, second))
-    differences = with_macro(drawn[0][metric] - drawn[1][metric], defined)
+    first, second = (with_macro(np.where(defined, value, np.nan)) for value in (first, second))
+    differences = replicates_with_macro(
+        drawn[0].replicates[metric] - drawn[1].replicates[metric], (first - second)[:-1]
+    )
     scarcest = np.minimum(count_patients(a)[1], count_patients(b)[1])
     low, high = interval(differences, first - second, scarcest, resampling.confidence)
     columns = {"a": first, "b": second, "difference": first - second, "low": low, "high": high}

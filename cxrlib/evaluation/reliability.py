@@ -10,8 +10,9 @@ from scipy.special import ndtri
 from cxrlib.core.errors import InputError, nearest
 from cxrlib.data.findings import FINDINGS, canonical
 from cxrlib.evaluation.calibration import Calibrator, raw
-from cxrlib.evaluation.metrics import ECE_BINS, mass_bins, point_estimates, width_bins
+from cxrlib.evaluation.metrics import point_estimates
 from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.sums import ECE_BINS, mass_bins, width_bins
 
 
 def reliability(predictions: Predictions, finding: str, bins: int = 10, confidence: float = 0.95) -> pd.DataFrame:

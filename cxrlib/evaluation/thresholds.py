@@ -16,9 +16,9 @@ from cxrlib.core.errors import InputError, nearest
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.bootstrap import Bootstrap, chunks, count_patients, interval, patient_sums, shared_draws
 from cxrlib.evaluation.differences import group_difference
-from cxrlib.evaluation.metrics import at_or_above, check_calibration
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.saved import SavedPerFinding, fourteen, too_few
+from cxrlib.evaluation.sums import at_or_above, check_calibration
 
 GRID = (0.05, 0.40, 0.05)  # start, stop, step
 NEVER = float(np.nextafter(np.float32(1), np.float32(2)))  # above every score: never positive
@@ -151,8 +151,15 @@ def tune_thresholds(
         found = [search(weights) for weights in chunks(times, len(search.candidates))]
         best, reached = (np.concatenate(column) for column in zip(*found, strict=True))
         values[k] = best[0]
-        ends[:, k] = interval(best[1:, None], best[:1], scarcest[k : k + 1], resampling.confidence)[:, 0]
-        notes.append("" if reached[0] else f"no threshold of the grid reaches {objective}; the nearest is kept")
+        note = _shortfall(val.scores[:, k], positive, search.candidates, best[0])
+        if not note.startswith(_NOT_TUNED):
+            ends[:, k] = interval(best[1:, None], best[:1], scarcest[k : k + 1], resampling.confidence)[:, 0]
+        if not reached[0]:
+            note = f"no threshold{' of the grid' if grid else ''} reaches {objective}; the nearest is kept; {note}"
+        if note and grid:
+            [exact], _ = _Search(val.scores[:, k], positive, patient, len(patients), None, value_of)(times[:1].T * 1.0)
+            note = f"{note.removesuffix('; ')}; the best of all scores is {exact:.2g}"
+        notes.append(note.removesuffix("; "))
     return Thresholds(values, objective, grid, *ends, resampling.confidence, tuple(notes), val.calibration)
 
 
@@ -185,6 +192,15 @@ def optimism(
     table.insert(1, "frozen_threshold", np.append(frozen.values, np.nan))
     table.loc[[*~tuned, False], "note"] = "not tuned on both: too few images"
     return table
+
+
+def _shortfall(scores: np.ndarray, positive: np.ndarray, candidates: np.ndarray, chosen: float) -> str:
+    """A note where no choice could be made, or where the chosen threshold predicts nobody positive; else empty."""
+    nobody = "nobody is predicted positive"
+    if not at_or_above(scores[positive], candidates[0]).any():
+        rest = "" if at_or_above(scores, candidates[0]).any() else f": {nobody}"
+        return f"{_NOT_TUNED}: no image with the finding reaches the lowest threshold, {candidates[0]:g}{rest}"
+    return "" if at_or_above(scores, chosen).any() else f"{nobody}: no score reaches the threshold"
 
 
 class _Search:

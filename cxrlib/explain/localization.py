@@ -13,6 +13,7 @@ around it. Of iou, iobb, iou_region and ior, the share of cases above .1, .3, .5
 (nothing speaks for the finding) scores 0 and is counted.
 """
 
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -22,7 +23,16 @@ from scipy import ndimage
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import BOX_FRAME
-from cxrlib.evaluation.bootstrap import draw_patients, interval, ratio
+from cxrlib.evaluation.bootstrap import (
+    Support,
+    draw_patients,
+    effective_number,
+    interval,
+    leave_ends,
+    limits,
+    patient_sums,
+    ratio,
+)
 
 OVERLAPS = ("iou", "iobb", "iou_region", "ior")
 ABOVE = (0.1, 0.3, 0.5, 0.7)
@@ -151,39 +161,54 @@ def score_boxes(
     findings = [name for name in FINDINGS if name in set(cases["finding"])]
     finding = cases["finding"].map(findings.index).to_numpy()
     names, patient = np.unique(cases["patient"].to_numpy(), return_inverse=True)
-    has = np.zeros((len(names), len(findings)), dtype=bool)
-    has[patient, finding] = True
-    times = draw_patients(has, replicates, seed)
-    values = {name: table[[*METRICS]].to_numpy() for name, table in rows.items()}
-    point = {name: _means(value, finding, patient, np.ones((1, len(names))))[0] for name, value in values.items()}
-    drawn = {name: _means(value, finding, patient, times) for name, value in values.items()}
+    counts = patient_sums(finding, patient, (len(findings), len(names))).toarray()
+    times = draw_patients(len(names), replicates, seed)
+    each = {name: _resampled(table[[*METRICS]].to_numpy(), counts, finding, patient, times, seed)
+            for name, table in rows.items()}  # fmt: skip
 
     index = pd.MultiIndex.from_product([[*findings, "macro"], METRICS], names=["finding", "metric"])
-    patients = np.repeat(np.append(has.sum(axis=0), len(names)), len(METRICS))
-    counts = {"cases": np.repeat(np.append(np.bincount(finding), len(cases)), len(METRICS)), "patients": patients}
+    patients = np.repeat(np.append((counts > 0).sum(axis=1), len(names)), len(METRICS))
+    common = {
+        "cases": np.repeat(np.append(counts.sum(axis=1).astype(int), len(cases)), len(METRICS)),
+        "patients": patients,
+    }
     tables = {}
-    for name in rows:
-        columns = counts | dict(zip(("value", "low", "high"), _ends(point[name], drawn[name], patients), strict=True))
+    for name, (value, drawn, (low, high)) in each.items():
+        columns = common | {"value": value, "low": low, "high": high}
         if name != "model":
-            ahead = _ends(point["model"] - point[name], drawn["model"] - drawn[name], patients)
-            columns |= dict(zip(("ahead", "ahead_low", "ahead_high"), ahead, strict=True))
+            ahead = each["model"][0] - value
+            low, high = interval(each["model"][1] - drawn, ahead, patients)
+            columns |= {"ahead": ahead, "ahead_low": low, "ahead_high": high}
         tables[name] = pd.DataFrame(columns, index=index)
     return pd.concat(tables, names=["maps"]).reset_index()
 
 
-def _means(values: np.ndarray, finding: np.ndarray, patient: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Means (r, findings + 1, metrics) of values (n, metrics), weighted by the draws (r, p); the last is the macro."""
-    of_findings = []
-    for k in range(finding.max() + 1):
-        weights = times[:, patient[finding == k]].astype(float)
-        of_findings.append(ratio(weights @ values[finding == k], weights.sum(axis=1, keepdims=True) + 0 * values[:1]))
-    means = np.stack(of_findings, axis=1)
-    return np.concatenate([means, np.nanmean(means, axis=1, keepdims=True)], axis=1)
+def _resampled(values, counts, finding, patient, times, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means of values (n, metrics) per finding and metric, flat, with their macros: point, replicates (r, .), ends.
 
-
-def _ends(point: np.ndarray, drawn: np.ndarray, patients: np.ndarray) -> list[np.ndarray]:
-    """The values, flat, and the low and high ends of their intervals."""
-    return [point.ravel(), *interval(drawn.reshape(len(drawn), -1), point.ravel(), patients)]
+    counts: (findings, p) cases of each patient; times: the draws (r, p).
+    """
+    sums = [patient_sums(finding, patient, counts.shape, column).toarray() for column in values.T]
+    weights = times.T.astype(np.float64)
+    point = np.stack([ratio(one.sum(axis=1), counts.sum(axis=1)) for one in sums], axis=1)  # (findings, metrics)
+    drawn = np.stack([ratio(one @ weights, counts @ weights).T for one in sums], axis=2)  # (r, findings, metrics)
+    binary = np.isin(values, (0, 1)).all(axis=0)
+    rarer = np.stack([np.minimum(effective_number(one), effective_number(counts - one)) for one in sums], axis=1)
+    cases, patients = counts.sum(axis=1)[:, None], np.repeat(effective_number(counts), values.shape[1])
+    support = Support(
+        patients,
+        np.where(binary, cases, np.inf).ravel(),
+        np.where(binary, rarer, np.inf).ravel(),
+        (binary + 0 * cases).ravel(),
+    )
+    flat = point.ravel(), drawn.reshape(len(times), -1)
+    ends = limits(flat[1], flat[0], support)
+    seeds = [(seed, k, zlib.crc32(values.tobytes())) for k in range(flat[0].size)]
+    free = leave_ends(flat[1], flat[0], patients, seeds)
+    filled = np.where(np.isnan(free), flat[0], free).reshape(drawn.shape)
+    macro, macros = point.mean(axis=0), filled.mean(axis=1)
+    macro_ends = interval(macros, macro, np.full(len(macro), counts.shape[1]))
+    return np.append(flat[0], macro), np.hstack([free, macros]), np.hstack([ends, macro_ends])
 
 
 def interval_table(table: pd.DataFrame, metric: str = "pointing") -> pd.DataFrame:

@@ -18,7 +18,7 @@ from cxrlib.core.errors import InputError, nearest, some
 from cxrlib.core.paths import one_process, write_json, write_text
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.splits import digest, subset
-from cxrlib.evaluation.bootstrap import count_patients, interval, p_values, with_macro
+from cxrlib.evaluation.bootstrap import count_patients, interval, p_values, replicates_with_macro, with_macro
 from cxrlib.evaluation.differences import holm
 from cxrlib.evaluation.metrics import bootstrap, point_estimates
 from cxrlib.evaluation.predictions import Predictions
@@ -242,8 +242,9 @@ def _drawn(results: Results, replicates: int, seed: int) -> tuple[np.ndarray, np
         if not np.array_equal(other.image, flat[0].image) or not np.array_equal(other.labels, flat[0].labels):
             raise InputError("the candidates were tested on different images or labels; expected the same for all")
     drawn = bootstrap(*flat, metrics=["auroc"], replicates=replicates, seed=seed)
-    macro = np.stack([with_macro(one["auroc"], ~np.isnan(point_estimates(of)["auroc"]))[:, -1]
-                      for one, of in zip(drawn, flat, strict=True)], axis=1)  # fmt: skip
+    macro = np.stack(
+        [replicates_with_macro(one.replicates["auroc"], one.point["auroc"])[:, -1] for one in drawn], axis=1
+    )
     macro = macro.reshape(len(macro), len(results), seeds)
     times = np.random.default_rng(seed).multinomial(seeds, np.full(seeds, 1 / seeds), size=len(macro))
     # corrects the bootstrap variance, which is (seeds - 1) / seeds times the true one

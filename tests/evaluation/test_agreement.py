@@ -71,11 +71,20 @@ def test_the_interval_counts_patients_not_images():
     assert repeated["kappa_high"] == pytest.approx(once["kappa_high"], abs=0.05)
 
 
-def test_no_interval_where_no_draw_can_show_another_value():
-    row = agreement(*tables([1, 1, 0, 0, 0], [0, 0, 1, 1, 0]), ["Mass"]).loc["Mass"]
-    assert row["both"] == 0
-    assert np.isnan(row["kappa_low"])
-    assert np.isnan(row["kappa_high"])
+def test_an_interval_where_no_draw_can_show_another_value_is_that_of_the_positive_agreement():
+    apart = agreement(*tables([1, 1, 0, 0, 0], [0, 0, 1, 1, 0]), ["Mass"]).loc["Mass"]
+    assert apart["both"] == 0
+    assert apart["kappa_low"] < apart["kappa"] < 0.5 < apart["kappa_high"] < 1
+    read = np.arange(40) < 12
+    perfect = agreement(*tables(read, read), ["Mass"]).loc["Mass"]
+    assert perfect["kappa_low"] < 0.9 < perfect["kappa"] == perfect["kappa_high"] == 1
+
+
+def test_an_image_that_the_experts_have_twice_is_named():
+    entries, expert = tables([1, 0, 1], [1, 0, 1])
+    twice = pd.concat([expert, expert.iloc[:1]])
+    with pytest.raises(InputError, match="more than once; expected one row per image"):
+        agreement(entries, twice, ["Mass"])
 
 
 @pytest.mark.parametrize("change", [{"image": ["a", "b"]}, {"Mass": None}])

@@ -146,7 +146,7 @@ def test_the_four_findings_stand_for_several_of_ours_and_few_are_undefined():
     assert table.loc["Nodule or mass", "mined"] == union.sum()
     assert table.loc["Pneumothorax", "note"] == "3 images with or without it by one of the two, fewer than 10"
     assert table.loc["Pneumothorax", ["auroc_mined", "difference", "p"]].isna().all()
-    nothing = against_experts(predictions, experts.assign(image="x"), replicates=20)
+    nothing = against_experts(predictions, experts.assign(image="x" + experts["image"]), replicates=20)
     assert (nothing["images"] == 0).all()
 
 

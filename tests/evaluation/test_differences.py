@@ -130,9 +130,9 @@ def test_groups_of_images_are_compared_over_shared_patients():
     np.testing.assert_allclose(table["a"][:14], point_estimates(a.take(first))["auroc"])
     assert (table["low"] <= table["difference"]).all()
     drawn = bootstrap(a.take(first), a.take(~first), a, replicates=5, metrics=["brier"])
-    assert [list(one) for one in drawn] == [["brier"]] * 3
-    assert [one["brier"].shape for one in drawn] == [(5, 14)] * 3
-    halves, whole = (drawn[0]["brier"] + drawn[1]["brier"]) / 2, drawn[2]["brier"]
+    assert [list(one.replicates) for one in drawn] == [["brier"]] * 3
+    assert [one.replicates["brier"].shape for one in drawn] == [(5, 14)] * 3
+    halves, whole = (drawn[0].replicates["brier"] + drawn[1].replicates["brier"]) / 2, drawn[2].replicates["brier"]
     np.testing.assert_allclose(halves, whole, atol=0.02)  # the same draws; the halves are about as large
 
 
@@ -147,6 +147,26 @@ def test_the_scarcer_group_decides_how_wide_the_interval_is():
         assert np.isfinite(table["difference"].iloc[0])
         assert table.iloc[0][["low", "high"]].isna().all()
         assert table.iloc[1:][["low", "high"]].notna().all(axis=None)
+
+
+def test_a_model_differs_from_itself_by_exactly_nothing_and_from_another_by_more_than_nothing():
+    labels = np.repeat((np.arange(100) < 12)[:, None], 14, axis=1)
+    a, b = (make(np.where(labels, high, 0.1), labels) for high in (0.8, 0.9))  # both find every image
+    same, other = (paired_difference(a, one, "sensitivity", np.full(14, 0.5), 200).iloc[0] for one in (a, b))
+    assert same[["difference", "low", "high"]].tolist() == [0, 0, 0]
+    assert other["low"] < -0.1 < other["difference"] == 0 < 0.1 < other["high"]
+    assert other["p"] > 0.5
+
+
+@pytest.mark.parametrize("metric", ["ece", "ece_mass"])
+def test_calibration_errors_of_different_images_are_not_compared(metric):
+    """Perfectly calibrated scores of 100 and of 3,000 images: noise alone would make the difference significant."""
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(0, 0.3, (3100, 14))
+    whole = make(scores, rng.random(scores.shape) < scores)
+    with pytest.raises(InputError, match="noise raises it, the more the fewer images"):
+        group_difference(whole.take(np.arange(100)), whole.take(np.arange(100, 3100)), metric)
+    assert paired_difference(whole, whole, metric, replicates=20)["difference"].eq(0).all()
 
 
 def test_comparisons_refuse_what_cannot_be_compared():

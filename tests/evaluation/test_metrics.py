@@ -10,10 +10,11 @@ from scipy.special import ndtr, ndtri
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
+from benchmarks.coverage import coverage as coverage_of
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation import bootstrap as resampling, metrics
-from cxrlib.evaluation.bootstrap import interval, with_macro
+from cxrlib.evaluation import bootstrap as resampling
+from cxrlib.evaluation.bootstrap import interval, replicates_with_macro, with_macro
 from cxrlib.evaluation.metrics import bootstrap, evaluate, point_estimates
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
@@ -91,27 +92,29 @@ def test_every_replicate_is_scikit_learns_with_patients_as_weights(predictions, 
     thresholds = np.full(14, 0.5)
     [drawn] = bootstrap(predictions, thresholds=thresholds, replicates=3, seed=seed)
     patients, patient = np.unique(predictions.patient, return_inverse=True)
-    times = resampling.draw_patients(resampling.label_table(patients, predictions), 3, seed)
+    times = resampling.draw_patients(len(patients), 3, seed)
     for r in range(3):
         weight = times[r, patient].astype(float)
         for j in range(0, 14, 5):
             expected = with_sklearn(predictions.labels[:, j], predictions.scores[:, j], 0.5, weight)
             for name, value in expected.items():
-                np.testing.assert_allclose(drawn[name][r, j], value, err_msg=f"{name} of column {j}", **EXACT)
+                if drawn.point[name][j] not in (0, 1):  # see "no interval of zero width"
+                    found = drawn.replicates[name][r, j]
+                    np.testing.assert_allclose(found, value, err_msg=f"{name} of column {j}", **EXACT)
 
 
 def test_a_replicate_is_the_figure_of_the_drawn_images_written_out():
     predictions = random_predictions(3, n=80, patients=25, levels=10)
     [drawn] = bootstrap(predictions, replicates=4, seed=5)
     patients, patient = np.unique(predictions.patient, return_inverse=True)
-    times = resampling.draw_patients(resampling.label_table(patients, predictions), 4, 5)
+    times = resampling.draw_patients(len(patients), 4, 5)
     assert (times.sum(axis=1) == len(patients)).all()
     for r in range(4):
         rows = np.repeat(np.arange(80), times[r, patient])
         copies = make(predictions.scores[rows], predictions.labels[rows], np.arange(len(rows)))
         for name, value in point_estimates(copies).items():
             if name != "ece_mass":  # its bins are those of the data
-                np.testing.assert_allclose(drawn[name][r], value, **EXACT)
+                np.testing.assert_allclose(drawn.replicates[name][r], value, **EXACT)
 
 
 def test_calibration_error_is_the_gap_of_scikit_learns_calibration_curve():
@@ -149,8 +152,8 @@ def test_chunks_do_not_change_the_replicates(monkeypatch):
     [whole] = bootstrap(predictions, replicates=20, seed=3)
     monkeypatch.setattr(resampling, "_CHUNK", 1000)
     [pieces] = bootstrap(predictions, replicates=20, seed=3)
-    for name, value in whole.items():
-        np.testing.assert_array_equal(value, pieces[name])
+    for name, value in whole.replicates.items():
+        np.testing.assert_array_equal(value, pieces.replicates[name])
 
 
 def test_seeds_decide():
@@ -217,7 +220,8 @@ def test_undefined_is_shown_with_its_reason_and_enters_no_mean():
     assert edema["note"] == "no negative among 120 images"
     assert edema[["auroc", "specificity", "npv"]].isna().all()
     assert edema["ap"] == 1
-    assert mass["note"] == table.loc["Nodule", "note"] == "a single patient has it: no interval"
+    for note in (mass["note"], table.loc["Nodule", "note"]):
+        assert note.startswith("a single patient has it: no interval of what rests on the positives")
     assert mass[["auroc", "ap", "f1"]].notna().all()
     assert mass[["auroc_low", "ap_high", "f1_low"]].isna().all()
     assert fibrosis["note"] == "ppv undefined: no image at or above the threshold"
@@ -240,29 +244,73 @@ def test_nothing_defined_gives_a_table_all_the_same():
     assert table["brier"].notna().all()
 
 
-def test_every_replicate_has_positives_and_negatives_where_there_are_two_patients_with_them():
+def test_replicates_without_a_positive_are_undefined_counted_and_keep_the_macro_mean():
     labels = np.zeros((100, 14))
     labels[:3, 0] = 1  # three patients: 5 % of all draws hold none of them
-    labels[3:, 1] = 1  # and the other way round
-    [drawn] = bootstrap(make(np.random.default_rng(0).random((100, 14)), labels), replicates=500)
-    assert np.isfinite(drawn["auroc"][:, :2]).all()
-    assert np.isnan(drawn["auroc"][:, 2:]).all()
+    labels[50:, 1] = 1
+    predictions = make(np.random.default_rng(0).random((100, 14)), labels)
+    [drawn] = bootstrap(predictions, replicates=500)
+    undefined = np.isnan(drawn.replicates["auroc"][:, 0])
+    assert 10 < undefined.sum() < 45
+    assert np.isnan(drawn.replicates["auroc"][:, 2:]).all()
+    table = evaluate(predictions, replicates=500)
+    assert table.loc[FINDINGS[0], "note"] == f"undefined in {undefined.sum()} replicates, which the intervals leave out"
+    macro = replicates_with_macro(drawn.replicates["auroc"], drawn.point["auroc"])[undefined, -1]
+    expected = (drawn.point["auroc"][0] + drawn.replicates["auroc"][undefined, 1]) / 2
+    np.testing.assert_allclose(macro, expected)
 
 
-def test_replicates_without_a_positive_are_counted_in_the_note(monkeypatch):
-    monkeypatch.setattr(resampling, "label_table", lambda patients, _: np.ones((len(patients), 28), dtype=bool))
-    predictions = undefined_predictions()
-    positive, scarcest = np.full(15, 2), np.full(15, 2)
-    monkeypatch.setattr(metrics, "count_patients", lambda _: (positive, scarcest))
-    note = evaluate(predictions, replicates=100).loc["Mass", "note"]
-    assert note.startswith("undefined in ")
-    assert 20 < int(note.split()[2]) < 55  # a given patient is in 63 % of the draws
-
-
-def test_draws_are_even_over_patients():
-    times = resampling.draw_patients(np.ones((50, 1), dtype=bool), 4000, seed=0)
+def test_draws_are_even_over_patients_with_a_rare_finding_too():
+    labels = np.zeros((50, 14))
+    labels[0] = 1  # a single carrier of everything; redrawing until it is there would count it 1.56 times
+    predictions = make(np.zeros((50, 14)), labels)
+    _, times = resampling.shared_draws([predictions], 4000, seed=0)
     assert times.mean(axis=0) == pytest.approx(np.ones(50), abs=0.08)
     assert times.var(axis=0).mean() == pytest.approx(0.98, abs=0.03)
+    assert (times.sum(axis=1) == 50).all()
+
+
+# --- no interval of zero width ---------------------------------------------------------------------------------------
+
+
+def certain(positives=16, n=200):
+    """All positives of every finding above all negatives, and at 0.5 none of them found."""
+    labels = np.repeat((np.arange(n) < positives)[:, None], 14, axis=1)
+    return make(np.where(labels, 0.4, 0.1), labels)
+
+
+@pytest.mark.parametrize(("threshold", "sensitivity"), [(0.5, 0.0), (0.2, 1.0)])
+def test_what_the_bootstrap_cannot_leave_has_at_least_the_exact_interval(threshold, sensitivity):
+    table = evaluate(certain(), np.full(14, threshold), replicates=200).iloc[0]
+    exact = 1 - 0.025 ** (1 / 16)  # of 0 of 16 (Clopper & Pearson 1934): 0.206
+    assert table["sensitivity"] == sensitivity
+    width = table["sensitivity_high"] - table["sensitivity_low"]
+    assert exact <= width < 0.3
+    assert sensitivity in (table["sensitivity_low"], table["sensitivity_high"]), "one-sided"
+    for name in ("auroc", "ap", "f1", "specificity"):
+        assert table[f"{name}_high"] - table[f"{name}_low"] > 0.01, name
+    assert 1 - table["auroc_low"] >= exact
+
+
+def test_copies_of_an_image_do_not_narrow_the_exact_interval():
+    one, many = certain(), certain(16 * 5, 1000)
+    many = make(many.scores, many.labels, np.arange(1000) // 5)
+    narrow, wide = (evaluate(each, np.full(14, 0.5), replicates=100).iloc[0] for each in (many, one))
+    assert narrow["sensitivity_high"] == pytest.approx(wide["sensitivity_high"])
+    assert narrow["f1_high"] == pytest.approx(wide["f1_high"])
+
+
+def test_macro_means_and_differences_vary_as_what_they_are_made_of():
+    table = evaluate(certain(), np.full(14, 0.5), replicates=400).loc["macro"]
+    assert 0 == table["sensitivity_low"] < 0.05 < table["sensitivity_high"] < 0.25
+    assert 0.7 < table["auroc_low"] < 0.9 < table["auroc_high"] == 1  # fourteen times the same scores
+
+
+@pytest.mark.parametrize("truth", [0.02, 0.5, 0.95])
+@pytest.mark.parametrize("patients", [10, 33])
+def test_the_interval_of_a_sensitivity_covers_with_clustered_patients(truth, patients):
+    """The whole table: benchmarks/coverage.py."""
+    assert coverage_of("sensitivity", truth, patients, "1 to 5 images", 210, 100) >= 0.92
 
 
 # --- intervals against the truth -------------------------------------------------------------------------------------
@@ -370,7 +418,8 @@ def test_with_macro_keeps_the_findings_that_are_defined_in_the_data():
     values = np.arange(28.0).reshape(2, 14)
     values[:, 3] = np.nan
     assert with_macro(values[0])[-1] == np.delete(values[0], 3).mean()
-    values[1, 4] = np.nan  # undefined in this replicate only: so is its mean
-    macro = with_macro(values, np.arange(14) != 3)[:, -1]
-    assert macro[0] == np.delete(values[0], 3).mean()
-    assert np.isnan(macro[1])
+    filled = values.copy()
+    filled[1, 4] = values[0, 4]
+    values[1, 4] = np.nan  # undefined in this replicate only
+    macro = replicates_with_macro(values, values[0])[:, -1]
+    assert macro.tolist() == [np.delete(one, 3).mean() for one in filled]

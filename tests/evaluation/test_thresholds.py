@@ -100,7 +100,8 @@ def test_exact_threshold_is_the_best_of_all(val, objective):
         best = max(worth(objective, labels, scores >= np.float32(t)) for t in candidates)
         assert worth(objective, labels, scores >= np.float32(found.values[j])) == best
         assert found.values[j] == brute_force(objective, scores, labels, [*steps, NEVER])
-        assert found.notes[j] == ""
+        nobody = not (scores >= np.float32(found.values[j])).any()
+        assert found.notes[j] == ("nobody is predicted positive: no score reaches the threshold" if nobody else "")
 
 
 @settings(max_examples=40, deadline=None)
@@ -112,7 +113,8 @@ def test_grid_threshold_is_the_best_of_the_grid(val, objective, grid):
         labels, scores = val.labels[:, j], val.scores[:, j]
         assert found.values[j] == brute_force(objective, scores, labels, candidates)
         feasible = worth(objective, labels, scores >= np.float32(found.values[j]))[0] >= 0 or "=" not in objective
-        assert (found.notes[j] == "") == (feasible or objective.startswith("cost"))
+        nobody = found.notes[j].startswith("nobody is predicted positive")
+        assert nobody or (found.notes[j] == "") == (feasible or objective.startswith("cost"))
 
 
 def test_no_score_gives_scikit_learn_a_better_f1():
@@ -166,7 +168,9 @@ def test_unknown_objectives_are_refused(objective, message):
 def test_a_threshold_that_the_grid_cannot_reach_says_so():
     val = random_predictions(0)
     found = tune_thresholds(val, (0.9, 0.99, 0.03), "sensitivity>=0.9", resampling=Bootstrap(0))
-    assert found.notes[0] == "no threshold of the grid reaches sensitivity>=0.9; the nearest is kept"
+    exact = tune_thresholds(val, None, "sensitivity>=0.9", resampling=Bootstrap(0)).values[0]
+    reason = "no threshold of the grid reaches sensitivity>=0.9; the nearest is kept"
+    assert found.notes[0] == f"{reason}; the best of all scores is {exact:.2g}"
     assert found.values[0] == 0.9
     assert tune_thresholds(val, (0.0, 0.1, 0.1), "specificity>=0.999", resampling=Bootstrap(0)).values[0] == 0.1
 
@@ -227,11 +231,28 @@ def test_a_finding_with_too_few_is_not_tuned_and_says_so():
     assert (found.values <= found.high)[found.tuned].all()
 
 
+def test_a_grid_that_no_score_reaches_is_not_tuned_and_the_exact_optimum_is_the_advice():
+    predictions = random_predictions(0, prevalence=0.1)
+    val = make(predictions.scores * 0.04, predictions.labels, predictions.patient)
+    for objective in ("f1", "youden", "cost=10", "specificity>=0.9"):
+        found = tune_thresholds(val, objective=objective, resampling=Bootstrap(20))
+        exact = tune_thresholds(val, None, objective, resampling=Bootstrap(0))
+        assert not found.tuned.any()
+        assert exact.tuned.all()
+        assert found.notes[0] == (
+            "not tuned: no image with the finding reaches the lowest threshold, 0.05: nobody is predicted positive; "
+            f"the best of all scores is {exact.values[0]:.2g}"
+        )
+        assert np.isnan(found.low).all()
+    found = tune_thresholds(val, (0.03, 0.4, 0.05), "cost=0.01", resampling=Bootstrap(0))
+    assert found.notes[0].startswith("nobody is predicted positive: no score reaches the threshold; the best of all")
+
+
 def test_the_interval_of_a_threshold_is_that_of_drawn_images_tuned_again():
     """Replicates are what tuning gives on the drawn images written out."""
     val = random_predictions(1, n=150, patients=40, prevalence=0.4)
     patients, patient = np.unique(val.patient, return_inverse=True)
-    times = resampling.draw_patients(resampling.label_table(patients, val), 6, 0)
+    times = resampling.draw_patients(len(patients), 6, 0)
     rows = [np.repeat(np.arange(150), row[patient]) for row in times]
     for grid, objective in itertools.product([None, (0.05, 0.6, 0.05)], ["f1", "youden", "specificity>=0.8"]):
         search = thresholds._Search(
