@@ -105,12 +105,15 @@ def limits(replicates: np.ndarray, point: np.ndarray, support: Support, confiden
     inner = (point > 0) & (point < 1) & (variance > 0)
     n = point * (1 - point) / np.where(inner, variance, 1) * (1 - ratio(np.ones(len(point)), carriers, empty=1.0))
     n = np.where(inner, np.clip(n, np.minimum(patients, most), np.minimum(most, 1e9)), patients)
+    fixed = (
+        (point > 0) & (point < 1) & (variance == 0) & (step < 1)
+    )  # such as the AUROC of equal scores, which cannot be another
     tail = _tail(np.where(table.notna().any(), patients, 1), confidence)
     step = np.where(inner, step, 1)
     low = np.where(point > 0, betaincinv(n * point, n * (1 - point) + step, tail), 0)
     high = np.where(point < 1, 1 - betaincinv(n * (1 - point), n * point + step, tail), 1)
     ends = np.stack([np.minimum(low, point), np.maximum(high, point)])
-    return np.where(np.isnan(tail), np.nan, ends)
+    return np.where(np.isnan(tail), np.nan, np.where(fixed, point, ends))
 
 
 def leave_ends(replicates: np.ndarray, point: np.ndarray, patients: np.ndarray, seeds: Sequence) -> np.ndarray:

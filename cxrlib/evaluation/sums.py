@@ -149,9 +149,11 @@ class _Finding:
         """What the metric `name`, which is `value`, rests on."""
         negative, positive = effective_number(self.counts)
         if name == "auroc":
-            # at least a third of the variance of Hanley & McNeil (1982): near 1, replicates vary too little
-            spread = ratio(value, (1 + value) * positive) + ratio(1 - value, (2 - value) * negative)
-            return Support(min(positive, negative), ratio(3.0, spread, empty=0.0), step=0.5)
+            # at least half the variance of as many independent images (Hanley & McNeil 1982): near 1, where few images
+            # decide, replicates vary too little
+            without, having = self.counts.sum(axis=1)
+            spread = ratio(value, (1 + value) * having) + ratio(1 - value, (2 - value) * without)
+            return Support(min(positive, negative), ratio(2.0, spread, empty=0.0), step=0.5)
         if name == "ap":
             return Support(positive, step=0.5)
         if name in RANKING_METRICS:

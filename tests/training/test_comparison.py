@@ -13,6 +13,7 @@ from cxrlib.core.errors import InputError
 from cxrlib.evaluation.differences import holm, paired_difference
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.sums import Drawn
 from cxrlib.models.architectures import ARCHITECTURES
 from cxrlib.plots.comparison import on_front, plot_costs, plot_differences, plot_learning_curves
 from cxrlib.plots.style import alt_text
@@ -210,11 +211,9 @@ def test_the_variance_over_seeds_is_not_too_small(monkeypatch):
     rng = np.random.default_rng(0)
     values = rng.normal(0.7, 0.05, 3)
     results = field({"a": 1.0})
-    macros = iter(values)
-    monkeypatch.setattr(comparison, "point_estimates", lambda one: {"auroc": np.ones(14)})
     monkeypatch.setattr(comparison, "_macro", lambda each: values)
-    monkeypatch.setattr(comparison, "bootstrap",
-                        lambda *flat, **_: [{"auroc": np.full((4000, 14), next(macros))} for _ in flat])  # fmt: skip
+    drawn = [Drawn({"auroc": np.ones(14)}, {"auroc": np.full((4000, 14), value)}, {}) for value in values]
+    monkeypatch.setattr(comparison, "bootstrap", lambda *flat, **_: drawn)
     drawn, point, _ = comparison._drawn(results, 4000, 0)
     assert point[0] == pytest.approx(values.mean())
     assert drawn.std() == pytest.approx(values.std(ddof=1) / np.sqrt(3), rel=0.05)
