@@ -16,6 +16,7 @@ from cxrlib.core.errors import InputError, nearest
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.bootstrap import Bootstrap, chunks, count_patients, interval, patient_sums, shared_draws
 from cxrlib.evaluation.differences import group_difference
+from cxrlib.evaluation.guarantee import guaranteed, parse_guarantee
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.saved import SavedPerFinding, fourteen, too_few
 from cxrlib.evaluation.sums import at_or_above, check_calibration
@@ -132,12 +133,14 @@ def tune_thresholds(
       "f1", or "f2", "f0.5", ...: F-beta (van Rijsbergen 1979)
       "youden": sensitivity + specificity - 1 (Youden 1950)
       "sensitivity>=0.9": the specificity, among the thresholds with that sensitivity; "specificity>=0.9" likewise
+      "sensitivity>=0.9@0.95": the highest threshold that keeps this sensitivity for new patients with 95 % confidence
+      (`guarantee`); it has no interval
       "cost=10": minus the expected cost where a false negative costs as much as ten false positives
     Of equally good thresholds the lowest is chosen, which has the fewest false negatives.
     min_positives: a finding with fewer positive images (or negative ones) is not tuned: it keeps `default`, and its
     note gives the reason. resampling: 200 replicates unless given; with 0 the intervals are NaN.
     """
-    value_of = parse_objective(objective)
+    value_of, promise = parse_objective(objective), parse_guarantee(objective)
     patients, drawn = shared_draws([val], resampling.replicates, resampling.seed)
     patient, scarcest = np.searchsorted(patients, val.patient), count_patients(val)[1]
     times = np.vstack([np.ones((1, len(patients)), drawn.dtype), drawn])  # the data itself, then the replicates
@@ -146,6 +149,12 @@ def tune_thresholds(
         positive = val.labels[:, k] == 1
         if few := too_few(positive, min_positives):
             notes.append(f"{_NOT_TUNED}: {few}; {default} is kept")
+            continue
+        if promise:
+            candidates = np.unique(val.scores[positive, k]).astype(np.float64) if grid is None else grid_values(grid)
+            found, why = guaranteed(val.scores[:, k], positive, patient, candidates, promise)
+            values[k] = default if found is None else found
+            notes.append(why and f"{_NOT_TUNED}: {why}; {default} is kept, with no promise")
             continue
         search = _Search(val.scores[:, k], positive, patient, len(patients), grid, value_of)
         found = [search(weights) for weights in chunks(times, len(search.candidates))]
@@ -234,9 +243,11 @@ def parse_objective(text: str) -> Callable:
     """The objective that `text` names, such as "f1" or "cost=10". Raises InputError for an unknown one.
 
     It is a function (tp, fp, positives, negatives) -> (value to maximize, condition met), where tp and fp are
-    (candidates, replicates), all positives and negatives (replicates,). For integer and half-integer betas and costs
+    (candidates, replicates), all positives and negatives (replicates,). Of "sensitivity>=0.9@0.95" it is that of
+    "sensitivity>=0.9"; the promise is read by `parse_guarantee`. For integer and half-integer betas and costs
     the value is an integer, or a single quotient of integers, so that ties are exact.
     """
+    text = str(text).partition("@")[0] if parse_guarantee(text) else text
     match = re.fullmatch(
         r"\s*(?:(f)([\d.]+)|(youden)|(sensitivity|specificity)\s*>=\s*([\d.]+)|(cost)\s*=\s*([\d.]+))\s*", str(text)
     )
@@ -244,10 +255,11 @@ def parse_objective(text: str) -> Callable:
         kind, number = (next(filter(None, match.group(1, 3, 4, 6))), next(filter(None, match.group(2, 5, 7)), None))
         number = None if number is None else float(number)
     except (AttributeError, ValueError):
-        hint = nearest(text, ["f1", "f2", "f0.5", "youden", "sensitivity>=0.9", "specificity>=0.9", "cost=10"])
+        hint = nearest(text, ["f1", "f2", "f0.5", "youden", "sensitivity>=0.9", "sensitivity>=0.9@0.95",
+                              "specificity>=0.9", "cost=10"])  # fmt: skip
         raise InputError(
             f"the objective {text!r} is unknown{hint}; expected f1 (or another beta: f2), youden, sensitivity>=0.9, "
-            "specificity>=0.9 or cost=10"
+            "sensitivity>=0.9@0.95 (for new patients, with 95 % confidence), specificity>=0.9 or cost=10"
         ) from None
     if kind in ("sensitivity", "specificity") and not 0 < number <= 1:
         raise InputError(f"the objective {text!r} requires a {kind} of {number}; expected more than 0 and at most 1")
