@@ -70,7 +70,7 @@ def control_maps(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         untrained = build_model(model.arch, "none", model.image_size).to(next(model.parameters()).device)
-    take_statistics(untrained, radiographs(images, cases["image"].unique()[:32]).to(untrained.mean.device))
+    take_statistics(untrained, radiographs(images, cases["image"].unique()[:32]))
     return {
         "random": random_maps(len(cases), images.image_size, seed),
         "average": average_maps(maps, cases),

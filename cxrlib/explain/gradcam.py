@@ -9,7 +9,8 @@ A layer with a grid gives c channels A, small pictures of the radiograph; G is t
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -134,6 +135,18 @@ METHODS: dict[str, Callable] = {
 
 
 # ---- the pass --------------------------------------------------------------------------------------------------------
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model is in evaluation mode; afterwards each of its modules is in its mode of before."""
+    training = [module for module in model.modules() if module.training]  # frozen layers are not
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def _resolved(model: ChestXrayModel, layer: Layer) -> nn.Module:
     if layer is None:
         return model.cam_layer
@@ -160,17 +173,13 @@ def _forward(
         torch.set_grad_enabled(True)  # the rest is differentiated
         return outputs[module].clone()  # DenseNet's ReLU after its last layer writes in place
 
-    training = [module for module in model.modules() if module.training]  # frozen layers are not
-    model.eval()
     hooks = [layer.register_forward_hook(keep) for layer in dict.fromkeys(layers)]
     try:
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             logits = model(to_unit(images).to(next(model.parameters()).device))
     finally:
         for hook in hooks:
             hook.remove()
-        for module in training:
-            module.training = True
     missed = [type(layer).__name__ for layer in layers if layer not in outputs]
     if missed:
         raise InputError(f"{missed[0]} is not part of this {model.arch}; choose one of its layers")
