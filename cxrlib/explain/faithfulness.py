@@ -73,12 +73,11 @@ def sanity(
     method of `grad_cam`. Columns: step (0: nothing is random yet), layer (the last one made random), image, rank
     (Spearman's correlation of the pixels; NaN where a map is empty or flat).
     """
-    rows, chosen = [], (np.arange(len(images)), np.asarray(findings))
+    rows, first, chosen = [], None, (np.arange(len(images)), np.asarray(findings))
     for step, (layer, changed) in enumerate(randomized(model, images, seed, steps)):
-        maps = pd.DataFrame(grad_cam(changed, images, **options)[chosen].flatten(1).numpy())
-        first = maps if step == 0 else first
-        rank = first.rank(axis=1).corrwith(maps.rank(axis=1), axis=1)
-        rows += [(step, layer, image, value) for image, value in rank.items()]
+        ranks = pd.DataFrame(grad_cam(changed, images, **options)[chosen].flatten(1).numpy()).rank(axis=1)
+        first = ranks if first is None else first
+        rows += [(step, layer, *pair) for pair in first.corrwith(ranks, axis=1).items()]
     return pd.DataFrame(rows, columns=["step", "layer", "image", "rank"])
 
 
@@ -139,7 +138,9 @@ def areas(curves: pd.DataFrame) -> pd.DataFrame:
 
     gain: random - map for deletion, map - random for insertion; above 0 the map is more faithful than a random order.
     """
-    scores = curves.pivot(index=["image", "kind", "order"], columns="share", values="score")
-    table = pd.Series(np.trapezoid(scores, scores.columns), scores.index).unstack("order").rename_axis(columns=None)
+    scores = curves.pivot_table("score", ["image", "kind"], ["order", "share"])
+    table = pd.DataFrame(index=scores.index)
+    for order in ("map", "random"):
+        table[order] = np.trapezoid(scores[order], scores[order].columns)
     sign = np.where(table.index.get_level_values("kind") == "insertion", 1, -1)
     return table.assign(gain=sign * (table["map"] - table["random"])).reset_index()
