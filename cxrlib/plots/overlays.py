@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from cxrlib.core.paths import write_csv
 from cxrlib.data.findings import FINDINGS
+from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.plots.style import plot_overlays, pretty, save_figure
 
 SHEET = "contact_sheet.png"
@@ -32,8 +33,9 @@ def overlay_figure(
         if boxes is not None:
             of_pair = (boxes["image"] == row.image) & (boxes["finding"] == row.finding)
             own = [(*box, "box") for box in boxes.loc[of_pair, ["x", "y", "w", "h"]].to_numpy()]
-        threshold = "no threshold tuned" if np.isnan(row.threshold) else f"threshold {row.threshold:.2f}"
-        title = f"{pretty(row.finding)}: {row.score:.2f}, {'labelled' if row.label else 'not labelled'}\n{threshold}"
+        threshold = "no threshold tuned" if np.isnan(row.threshold) else f"threshold {_text(row.threshold)}"
+        label = "labelled" if row.label else "not labelled"
+        title = f"{pretty(row.finding)}: {_text(row.score)}, {label}\n{threshold}"
         if not heat.any():
             title += "\n(empty: nothing speaks for it)"
         if plain:
@@ -50,17 +52,22 @@ def write_overlays(
     The folder also gets contact_sheet.png, with up to 48 of the overlays on one page, and the table as scores.csv.
     Overlays of an earlier run in the folder are removed.
     """
-    earlier = re.compile(rf"{re.escape(SHEET)}|.+_({'|'.join(FINDINGS)})\.png")
-    for path in folder.glob("*.png"):
-        if earlier.fullmatch(path.name):
-            path.unlink()
-    names, on_sheet = [f"{Path(row.image).stem}_{row.finding}" for row in table.itertuples()], []
+    paths, on_sheet = [folder / f"{Path(row.image).stem}_{row.finding}.png" for row in table.itertuples()], []
     for n, heat in enumerate(maps):
         on_sheet = [*on_sheet, heat][:_SHEET]
-        _save(overlay_figure([heat], table.iloc[[n]], images, boxes, plain=True), folder / f"{names[n]}.png")
+        _save(overlay_figure([heat], table.iloc[[n]], images, boxes, plain=True), paths[n])
     _save(overlay_figure(on_sheet, table[:_SHEET], images, boxes), folder / SHEET)
     write_csv(folder / "scores.csv", table, index=False)
-    return [folder / f"{name}.png" for name in names]
+    earlier = re.compile(rf".+_({'|'.join(FINDINGS)})\.png")
+    for path in set(folder.glob("*.png")) - set(paths):
+        if earlier.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+    return paths
+
+
+def _text(value: float) -> str:
+    """A score or a threshold as thresholds are written everywhere: "0.0042", "never"."""
+    return Thresholds([value] * len(FINDINGS)).texts[0]
 
 
 def _save(figure: Figure, path: Path) -> None:
