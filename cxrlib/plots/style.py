@@ -7,7 +7,7 @@ Each `plot_*` of this room takes plain data and returns a matplotlib Figure. `sh
 import html
 import io
 from collections.abc import Sequence
-from itertools import repeat
+from itertools import cycle, islice, repeat
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -23,9 +23,9 @@ from cxrlib.core.paths import written_whole
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import BOX_FRAME
 
-BLUE, ORANGE, GREEN, RED = (sns.color_palette("colorblind")[i] for i in (0, 1, 2, 3))
+BLUE, ORANGE, GREEN, RED, *_ = _PALETTE = sns.color_palette("colorblind")
 GREY = "0.45"
-STYLES = ((BLUE, "o"), (ORANGE, "D"), (GREEN, "s"), (RED, "^"))
+STYLES = tuple(islice(zip(cycle(_PALETTE), cycle("oDs^vPX*")), 40))  # no two alike
 DPI = 150  # for pages
 PRINT = 300  # for paper
 SHARPER = 1.5
@@ -120,6 +120,11 @@ def pretty(finding: str) -> str:
     return finding.replace("_", " ").capitalize()
 
 
+def listed(values: pd.Series, spec: str = ".2f") -> str:
+    """Values by finding for alt text: "Mass 0.52, Nodule 0.31"."""
+    return ", ".join(f"{pretty(name)} {value:{spec}}" for name, value in values.items())
+
+
 def plot_radiographs(
     images: Sequence, titles: Sequence[str], boxes: Sequence | None = None, columns: int = 4
 ) -> Figure:
@@ -194,6 +199,5 @@ def plot_intervals(
     axes.set(xlabel=f"{label}, 95 % interval over patients", title=f"{label} on test, by finding (positive images)")
     if len(tables) > 1:
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # no place inside is free of intervals
-    values = "; ".join(f"{name}: " + ", ".join(f"{pretty(row)} {table.loc[row, metric]:.2f}" for row in reversed(rows))
-                       for name, table in tables.items())  # fmt: skip
+    values = "; ".join(f"{name}: {listed(table.loc[rows[::-1], metric])}" for name, table in tables.items())
     return described(figure, f"{label} on test with 95 % intervals, by finding. {values}.")
