@@ -30,10 +30,7 @@ def case_maps(
     batch_size: int = 32,
     progress: bool = False,
 ) -> np.ndarray:
-    """The model's map of each case. cases: rows with image and finding; method, layer: as in `grad_cam`.
-
-    The default layer is the method's `default_layers`.
-    """
+    """The map of each case, a row with image and finding. Options as in `grad_cam`; layer None: `default_layers`."""
     layer = default_layers(model, method) if layer is None else layer
     names, of = np.unique(cases["image"].to_numpy(), return_inverse=True)
     finding = cases["finding"].map(FINDINGS.index).to_numpy()
@@ -62,10 +59,10 @@ def localize(
 def control_maps(
     model: ChestXrayModel, images: ImageCache, cases: pd.DataFrame, maps: np.ndarray, seed: int = 0, **options
 ) -> dict[str, np.ndarray]:
-    """Controls for the model's maps, each (n, h, w): random, average, untrained.
+    """Controls for the model's maps, each (n, h, w): random, average, untrained. options: of `case_maps`.
 
     random: smooth noise. average: the mean of the finding's maps on the other patients. untrained: the same
-    architecture with random weights, whose batch norms have seen some of the images. options: of `case_maps`.
+    architecture with random weights, whose batch norms have seen some of the images.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)

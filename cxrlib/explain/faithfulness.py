@@ -26,8 +26,7 @@ def randomized(
     """A copy of the model with more and more random weights: (last random layer, model), first with none random.
 
     The head comes first, then the other layers with weights in equal groups, from the last to the first. A layer's
-    values are shuffled, which keeps their distribution; batch norms then take their statistics from `images`, since
-    otherwise the signal would vanish and every map be empty.
+    values are shuffled; batch norms then take their statistics from `images`, or the signal would vanish on the way.
     """
     changed = copy.deepcopy(model).eval()
     draw = torch.Generator().manual_seed(seed)
@@ -47,8 +46,8 @@ def randomized(
 def take_statistics(model: ChestXrayModel, images: torch.Tensor) -> None:
     """Set the batch norms' statistics to those of `images` (b, 1, h, w), in place; ends in evaluation mode.
 
-    The result depends on no random number, since dropout is off, and not on the number of threads: a network of random
-    weights turns the rounding of sums, which are added up in one part per thread, into other maps.
+    Without dropout and on one thread, since a network of random weights turns the rounding of sums, which are added up
+    in one part per thread, into other maps.
     """
     model.eval()
     for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
@@ -69,9 +68,9 @@ def sanity(
 ) -> pd.DataFrame:
     """Likeness of the maps to the first ones as the weights become random (`randomized`): one row per step and image.
 
-    images: (b, 1, h, w), b of 2 or more; findings: (b,), the column of FINDINGS whose map is compared; options: layer,
-    method of `grad_cam`. Columns: step (0: nothing is random yet), layer (the last one made random), image, rank
-    (Spearman's correlation of the pixels; NaN where a map is empty or flat).
+    images: (b, 1, h, w), b of 2 or more; findings: (b,), columns of FINDINGS; options: layer, method of `grad_cam`.
+    Columns: step (0: nothing is random yet), layer (the last one made random), image, rank (Spearman's correlation of
+    the pixels; NaN where a map is empty or flat).
     """
     rows, first, chosen = [], None, (np.arange(len(images)), np.asarray(findings))
     for step, (layer, changed) in enumerate(randomized(model, images, seed, steps)):
@@ -94,16 +93,14 @@ def perturbation(
 
     images: (b, 1, h, w) uint8 or [0, 1]; maps: (b, h, w) in [0, 1], of the findings (b,), columns of FINDINGS.
     Columns: image, kind (deletion, insertion), order (map, random), share (of the pixels, 0 to 1), score.
-    Pixels are removed by blurring, not blackened: the model has never seen a black patch. A random order is that of a
-    smooth map, as the model's are; the same one orders the pixels to which `maps` gives one value, so that a flat map
-    gains nothing.
+    Pixels are blurred, not blackened: the model has never seen a black patch. A random order is that of a smooth map,
+    as the model's are; it also orders pixels of equal heat, so that a flat map gains nothing.
     """
-    x, device = to_unit(images), next(model.parameters()).device
+    x, device = to_unit(images).cpu(), next(model.parameters()).device
     side = max(1, min(x.shape[-2:]) // 10)  # blurred: no detail below a tenth of the side
     small = avg_pool2d(x, side, ceil_mode=True, count_include_pad=False)
     blurred = interpolate(small, size=x.shape[-2:], mode="bilinear", align_corners=False)
     chosen, draw = (np.arange(len(x)), np.asarray(findings)), torch.Generator().manual_seed(seed)
-    heat, flat = torch.from_numpy(maps).flatten(1), torch.zeros(len(x), x[0].numel())
 
     def score(pictures: torch.Tensor) -> np.ndarray:
         with torch.inference_mode():
@@ -114,8 +111,10 @@ def perturbation(
         ends = score(x), score(blurred)
         for _ in range(orders):
             noise = interpolate(torch.rand((len(x), 1, 10, 10), generator=draw), size=x.shape[-2:], mode="bilinear")
-            for order, values in (("map", heat), ("random", flat)):
-                place = _places(values, noise.flatten(1)).view_as(x)
+            keys = {"map": (-noise, -torch.from_numpy(maps)[:, None]), "random": (-noise,)}
+            for order, by in keys.items():
+                hottest_first = np.lexsort([key.flatten(1) for key in by])  # by the last key, ties by the first
+                place = torch.from_numpy(hottest_first.argsort()).view_as(x)
                 for share in np.linspace(0, 1, steps + 1):
                     hottest = place < share * x[0].numel()
                     for kind, inside, outside in (("deletion", blurred, x), ("insertion", x, blurred)):
@@ -126,15 +125,8 @@ def perturbation(
     return curves.groupby(["image", "kind", "order", "share"], sort=False, as_index=False).mean()
 
 
-def _places(values: torch.Tensor, ties: torch.Tensor) -> torch.Tensor:
-    """The place of each pixel (b, n) from the highest value down; of equal ones, from the highest of `ties` down."""
-    first = ties.argsort(dim=1, descending=True, stable=True)
-    order = first.gather(1, values.gather(1, first).argsort(dim=1, descending=True, stable=True))
-    return order.argsort(dim=1)
-
-
 def areas(curves: pd.DataFrame) -> pd.DataFrame:
-    """The area under each curve of `perturbation`: one row per image and kind, columns map, random and gain.
+    """The areas under the curves of `perturbation`: one row per image and kind, columns map, random and gain.
 
     gain: random - map for deletion, map - random for insertion; above 0 the map is more faithful than a random order.
     """

@@ -13,7 +13,7 @@ from cxrlib.data.metadata import read_boxes
 from cxrlib.data.sources import find_images
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import NEVER, Thresholds
-from cxrlib.explain import overlays
+from cxrlib.explain import case_maps
 from cxrlib.explain.case_maps import radiographs
 from cxrlib.explain.overlays import highest_labelled, highest_scoring, overlay_maps, score_table
 from cxrlib.plots.overlays import overlay_figure, write_overlays
@@ -58,8 +58,7 @@ def model(monkeypatch):
         maps[:, EDEMA] = 0
         return maps
 
-    monkeypatch.setattr(overlays, "grad_cam", grad_cam)
-    monkeypatch.setattr(overlays, "default_layers", lambda model, method: None)
+    monkeypatch.setattr(case_maps, "grad_cam", grad_cam)
 
 
 def draw(cache, predictions, pairs, thresholds=None, **options):
