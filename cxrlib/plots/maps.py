@@ -34,26 +34,25 @@ def plot_localization(table: pd.DataFrame, metric: str = "pointing", label: str 
 def plot_places(shares: pd.DataFrame) -> Figure:
     """Where heat lies. shares: mean shares, sum 1; index the group (such as "true positives"), one column per place."""
     figure, axes = plt.subplots(figsize=(8, 0.7 * len(shares) + 1.2))
-    left = np.zeros(len(shares))
-    colours, hatches = (BLUE, GREEN, ORANGE, RED, "0.85"), ("", "//", "..", "xx", "")
-    for place, colour, hatch in zip(shares, colours, hatches, strict=False):
+    left, looks = 0, ((BLUE, ""), (GREEN, "//"), (ORANGE, ".."), (RED, "xx"), ("0.85", ""))
+    for place, (colour, hatch) in zip(shares, looks, strict=False):
         bars = axes.barh(shares.index, shares[place], left=left, color=colour, hatch=hatch, ec="white", label=place)
         texts = [f"{value:.0%}" if value > 0.04 else "" for value in shares[place]]
-        axes.bar_label(bars, texts, label_type="center", fontsize=9, color="black" if colour == "0.85" else "white",
-                       bbox=None if colour == "0.85" else {"fc": colour, "ec": "none", "pad": 2})  # fmt: skip
-        left += shares[place].to_numpy()
+        text = {"color": "black"} if colour == "0.85" else {"bbox": {"fc": colour, "ec": "none", "pad": 2}}
+        axes.bar_label(bars, texts, label_type="center", fontsize=9, **{"color": "white"} | text)
+        left += shares[place]
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel="share of the heat", title="Where the heat lies")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    values = "; ".join(f"{group}: " + ", ".join(f"{place} {value:.0%}" for place, value in row.items())
-                       for group, row in shares.iterrows())  # fmt: skip
-    return described(figure, f"Mean share of the heat by place. {values}.")
+    values = [f"{group}: {', '.join(f'{place} {value:.0%}' for place, value in row.items())}"
+              for group, row in shares.iterrows()]  # fmt: skip
+    return described(figure, f"Mean share of the heat by place. {'; '.join(values)}.")
 
 
 def plot_sanity(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """Mean rank correlation with the trained model's map, as more and more layers become random.
+    """Mean rank correlation with the trained model's map, as layers become random. tables: method -> `sanity`'s.
 
-    tables: method -> `sanity`'s table. An image whose map is empty or flat at a step is left out of that mean.
+    An image whose map is empty or flat at a step is left out of that mean.
     """
     figure, axes = plt.subplots(figsize=(7.5, 3.6))
     texts = []
@@ -68,8 +67,8 @@ def plot_sanity(tables: Mapping[str, pd.DataFrame]) -> Figure:
     axes.set(ylim=(-1, 1.05), xlabel="what is random", ylabel="rank correlation",
              title="A map of what was learned forgets it with the model")  # fmt: skip
     axes.legend(loc="lower right")
-    values = "; ".join(texts)
-    return described(figure, f"Rank correlation with the trained model's map as layers become random. {values}.")
+    what = "Rank correlation with the trained model's map as layers become random"
+    return described(figure, f"{what}. {'; '.join(texts)}.")
 
 
 def plot_faithfulness(curves: pd.DataFrame) -> Figure:

@@ -58,15 +58,14 @@ def alt_text(figure: Figure) -> str:
     if figure.get_label():
         return str(figure.get_label())
     texts = [panel.get_title(loc) for panel in figure.axes for loc in ("left", "center", "right")]
-    texts += [label for panel in figure.axes[:1] for label in (panel.get_xlabel(), panel.get_ylabel())]
+    texts += [text for panel in figure.axes[:1] for text in (panel.get_xlabel(), panel.get_ylabel())]
     return "; ".join(dict.fromkeys(text.replace("\n", " ") for text in texts if text)) or "figure"
 
 
 def show(figure: Figure, caption: str = "The figure in words") -> None:
-    """Display a figure in a notebook, once, over its caption, and close it. The caption unfolds to the alt text.
+    """Display a figure in a notebook, once, over its caption, which unfolds to the alt text, and close it.
 
-    JupyterLab does not pass an output's alt text to screen readers yet, so it is on the page as well. As the outputs'
-    text it is also what nbval compares, which compares no pictures.
+    JupyterLab does not pass alt text to screen readers yet. As text it is also what nbval compares, unlike pictures.
     """
     from IPython.display import display  # not needed to save figures
 
@@ -94,19 +93,16 @@ def _small_picture(figure: Figure) -> tuple[str, bytes]:
         return "image/png", picture.getvalue()
 
 
-def save_figure(figure: Figure, name: str, *folders: str | Path, dpi: int = DPI, pdf: bool = False) -> None:
-    """Write `name`.png (white background) into each folder; the same figure gives the same bytes.
+def save_figure(figure: Figure, name: str, folder: str | Path, dpi: int = DPI, pdf: bool = False) -> None:
+    """Write `name`.png (white background) into a folder; the same figure gives the same bytes.
 
     pdf: also `name`.pdf, which is sharp at any size. The PNG's text chunk "Description" holds the alt text.
     """
-    # each drawn once: the layout is not settled after the first drawing, so a second one differs
-    contents = {"png": _drawn(figure, "png", dpi, {"Software": None, "Description": alt_text(figure)})}
-    if pdf:
-        contents["pdf"] = _drawn(figure, "pdf", dpi, {"CreationDate": None})
-    for folder in folders:
-        for kind, content in contents.items():
-            with written_whole(Path(folder) / f"{name}.{kind}") as path:
-                path.write_bytes(content)
+    about = {"png": {"Software": None, "Description": alt_text(figure)}, "pdf": {"CreationDate": None}}
+    for kind in ("png", "pdf") if pdf else ("png",):
+        content = _drawn(figure, kind, dpi, about[kind])
+        with written_whole(Path(folder) / f"{name}.{kind}") as path:
+            path.write_bytes(content)
 
 
 def _drawn(figure: Figure, kind: str, dpi: float, metadata: dict | None = None) -> bytes:
@@ -125,18 +121,14 @@ def listed(values: pd.Series, spec: str = ".2f") -> str:
     return ", ".join(f"{pretty(name)} {value:{spec}}" for name, value in values.items())
 
 
-def plot_radiographs(
-    images: Sequence, titles: Sequence[str], boxes: Sequence | None = None, columns: int = 4
-) -> Figure:
+def plot_radiographs(images: Sequence, titles: Sequence[str], boxes: Sequence = (), columns: int = 4) -> Figure:
     """A grid of radiographs (h, w) uint8. boxes: for each image a list of (x, y, w, h, text) in BOX_FRAME pixels."""
     figure = plot_overlays(images, repeat(None), titles, boxes, columns)
     named = "; ".join(title.replace(":\n", ": ").replace("\n", ", ") for title in titles)
     return described(figure, f"{len(images)} radiographs{', with boxes' if boxes else ''}: {named}.")
 
 
-def plot_overlays(
-    images: Sequence, maps: Sequence, titles: Sequence[str], boxes: Sequence | None = None, columns: int = 4
-) -> Figure:
+def plot_overlays(images, maps, titles: Sequence[str], boxes: Sequence = (), columns: int = 4) -> Figure:
     """Radiographs under their heat maps, each (h, w) in [0, 1] or None; boxes as in `plot_radiographs`."""
     figure, all_axes = panels(len(images), columns, 2.3)
     for axes, image, heat, title, own in zip(all_axes, images, maps, titles, boxes or repeat(()), strict=False):
@@ -152,10 +144,10 @@ def plot_overlays(
     return figure
 
 
-def panels(n: int, columns: int, width: float, height: float | None = None, frame: bool = False, **options):
-    """A figure of n panels (width x height inches) and the list of its axes, the spare ones of which are off.
+def panels(n: int, columns: int, width: float, height: float = 0, labels: tuple[str, str] | None = None, **options):
+    """A figure of n panels (width x height inches, or square) and the list of its axes, of which spare ones are off.
 
-    frame: with ticks and spines; options: of `plt.subplots`.
+    labels: of the x and y axes of all; without them the panels have no ticks and no frame. options: of `plt.subplots`.
     """
     columns = max(1, min(columns, n))
     rows = -(-n // columns)
@@ -163,7 +155,9 @@ def panels(n: int, columns: int, width: float, height: float | None = None, fram
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
     for spare in axes.flat[n:]:
         spare.axis("off")
-    if frame:
+    if labels:
+        figure.supxlabel(labels[0], fontsize=11)
+        figure.supylabel(labels[1], fontsize=11)
         for above in axes.flat[max(0, n - columns) : n]:  # above a spare place: show the tick labels
             above.tick_params(labelbottom=True)
     else:
