@@ -3,12 +3,11 @@
 import numpy as np
 import pandas as pd
 import torch
-from torch.nn.functional import interpolate
 
 from cxrlib.core.progress import bar
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.findings import FINDINGS
-from cxrlib.explain.faithfulness import take_statistics
+from cxrlib.explain.faithfulness import random_maps, take_statistics
 from cxrlib.explain.gradcam import default_layers, grad_cam
 from cxrlib.explain.localization import score_boxes
 from cxrlib.models.architectures import ChestXrayModel, build_model
@@ -73,13 +72,6 @@ def control_maps(
         "average": average_maps(maps, cases),
         "untrained": case_maps(untrained, images, cases, **options),
     }
-
-
-def random_maps(n: int, size: int, seed: int = 0, grid: int = 10) -> np.ndarray:
-    """Uniform noise on a grid of `grid` x `grid` cells, enlarged as the maps are, with maximum 1: (n, size, size)."""
-    noise = torch.from_numpy(np.random.default_rng(seed).random((n, 1, grid, grid), dtype=np.float32))
-    maps = interpolate(noise, size=(size, size), mode="bilinear", align_corners=False)[:, 0]
-    return (maps / maps.amax(dim=(1, 2), keepdim=True)).numpy()
 
 
 def average_maps(maps: np.ndarray, cases: pd.DataFrame) -> np.ndarray:

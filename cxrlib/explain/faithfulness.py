@@ -93,14 +93,14 @@ def perturbation(
 
     images: (b, 1, h, w) uint8 or [0, 1]; maps: (b, h, w) in [0, 1], of the findings (b,), columns of FINDINGS.
     Columns: image, kind (deletion, insertion), order (map, random), share (of the pixels, 0 to 1), score.
-    Pixels are blurred, not blackened: the model has never seen a black patch. A random order is that of a smooth map,
-    as the model's are; it also orders pixels of equal heat, so that a flat map gains nothing.
+    Pixels are blurred, not blackened: the model has never seen a black patch. A random order is that of a smooth map
+    (`random_maps`), as the model's are; it also orders pixels of equal heat, so that a flat map gains nothing.
     """
     x, device = to_unit(images).cpu(), next(model.parameters()).device
     side = max(1, min(x.shape[-2:]) // 10)  # blurred: no detail below a tenth of the side
     small = avg_pool2d(x, side, ceil_mode=True, count_include_pad=False)
     blurred = interpolate(small, size=x.shape[-2:], mode="bilinear", align_corners=False)
-    chosen, draw = (np.arange(len(x)), np.asarray(findings)), torch.Generator().manual_seed(seed)
+    chosen = np.arange(len(x)), np.asarray(findings)
 
     def score(pictures: torch.Tensor) -> np.ndarray:
         with torch.inference_mode():
@@ -109,12 +109,10 @@ def perturbation(
     rows = []
     with evaluating(model):
         ends = score(x), score(blurred)
-        for _ in range(orders):
-            noise = interpolate(torch.rand((len(x), 1, 10, 10), generator=draw), size=x.shape[-2:], mode="bilinear")
-            keys = {"map": (-noise, -torch.from_numpy(maps)[:, None]), "random": (-noise,)}
-            for order, by in keys.items():
-                hottest_first = np.lexsort([key.flatten(1) for key in by])  # by the last key, ties by the first
-                place = torch.from_numpy(hottest_first.argsort()).view_as(x)
+        for draw in range(orders):
+            noise = random_maps(len(x), x.shape[-2:], seed=(seed, draw)).reshape(len(x), -1)
+            for order, heat in (("map", maps.reshape(noise.shape)), ("random", noise)):
+                place = torch.from_numpy(np.lexsort((-noise, -heat)).argsort()).view_as(x)  # by heat, ties by noise
                 for share in np.linspace(0, 1, steps + 1):
                     hottest = place < share * x[0].numel()
                     for kind, inside, outside in (("deletion", blurred, x), ("insertion", x, blurred)):
@@ -123,6 +121,13 @@ def perturbation(
                         rows += [(image, kind, order, share, value) for image, value in enumerate(scores.tolist())]
     curves = pd.DataFrame(rows, columns=["image", "kind", "order", "share", "score"])
     return curves.groupby(["image", "kind", "order", "share"], sort=False, as_index=False).mean()
+
+
+def random_maps(n: int, size: int | tuple[int, int], seed: int | tuple = 0, grid: int = 10) -> np.ndarray:
+    """Uniform noise on a grid of `grid` x `grid` cells, enlarged as the maps are, with maximum 1: (n, h, w)."""
+    noise = torch.from_numpy(np.random.default_rng(seed).random((n, 1, grid, grid), dtype=np.float32))
+    maps = interpolate(noise, size=size, mode="bilinear", align_corners=False)[:, 0]
+    return (maps / maps.amax(dim=(1, 2), keepdim=True)).numpy()
 
 
 def areas(curves: pd.DataFrame) -> pd.DataFrame:
