@@ -8,11 +8,11 @@ A case is a finding on an image, with all its boxes. Its map is measured by
     iobb       intersection / detected box (Wang X. et al. 2017)
     iou_region, ior   the same two of the region itself, pixel by pixel, with all boxes (Li et al. 2018)
 
-The region is where the map reaches `level` times its highest value, connected to the peak; the detected box is drawn
-around it. Of the last four, the share of cases above .1, .3, .5 and .7 is reported. An empty map scores 0 and counts.
+The region is where the map reaches half of its highest value, connected to the peak; the detected box is drawn around
+it. Of the last four, the share of cases above .1, .3, .5 and .7 is reported. An empty map scores 0 and counts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -59,14 +59,17 @@ def peak(heat: np.ndarray) -> tuple[float, float]:
     return tuple(float(at.mean() + 0.5) * BOX_FRAME / pixels for at, pixels in places)
 
 
-def measure(heat: np.ndarray, boxes: np.ndarray, level: float = 0.5, tolerance: float = 0) -> dict[str, float]:
-    """One map (h, w) >= 0 against the boxes (m, 4) of its case: pointing, energy, and the four overlaps in [0, 1]."""
+def measure(heat: np.ndarray, boxes: np.ndarray, tolerance: float = 0) -> dict[str, float]:
+    """One map (h, w) >= 0 against the boxes (m, 4) of its case: pointing, energy, and the four overlaps in [0, 1].
+
+    tolerance: in pixels of the 1024-pixel frame, here and in the following.
+    """
     if not heat.max() > 0:
         return dict.fromkeys(("pointing", "energy", *OVERLAPS), 0.0)
     x, y = peak(heat)
     covered = [coverage(box, heat.shape) for box in boxes]
     truth = np.max(covered, axis=0)
-    labels, _ = ndimage.label(heat >= level * heat.max())
+    labels, _ = ndimage.label(heat >= 0.5 * heat.max())
     region = labels == labels[np.unravel_index(heat.argmax(), heat.shape)]
     detected = np.zeros(heat.shape)
     detected[ndimage.find_objects(region.astype(int))[0]] = 1
@@ -86,16 +89,13 @@ def _iou(detected: np.ndarray, truth: np.ndarray) -> float:
     return float(both / (detected.sum() + truth.sum() - both))
 
 
-def measure_all(maps: np.ndarray, cases: pd.DataFrame, level: float = 0.5, tolerance: float = 0) -> pd.DataFrame:
-    """One row per case: image, patient, finding and METRICS, those above a threshold as 0 or 1. maps: (n, h, w).
-
-    level: share of the highest value where the region ends; tolerance: pixels of the 1024-pixel frame.
-    """
+def measure_all(maps: Sequence[np.ndarray], cases: pd.DataFrame, tolerance: float = 0) -> pd.DataFrame:
+    """One row per case: image, patient, finding and METRICS, those above a threshold as 0 or 1. maps: (n, h, w)."""
     if len(maps) != len(cases):
         raise InputError(f"{len(maps)} maps cannot be scored on {len(cases)} cases; expected one map per case")
     pairs = zip(maps, cases["boxes"], strict=True)
-    table = pd.DataFrame([measure(np.asarray(heat, float), boxes, level, tolerance) for heat, boxes in pairs])
-    table = cases[["image", "patient", "finding"]].join(table.set_axis(cases.index))
+    rows = [measure(np.asarray(heat, float), boxes, tolerance) for heat, boxes in pairs]
+    table = cases[["image", "patient", "finding"]].join(pd.DataFrame(rows, index=cases.index))
     for name in OVERLAPS:
         for above in ABOVE:
             table[f"{name}>{above}"] = (table[name] > above).astype(float)
@@ -103,9 +103,9 @@ def measure_all(maps: np.ndarray, cases: pd.DataFrame, level: float = 0.5, toler
 
 
 def chance(cases: pd.DataFrame, tolerance: float = 0) -> pd.DataFrame:
-    """What a map without information scores: a flat map, whose region is the whole image; for pointing, a random point.
+    """What a map without information scores, as in `measure_all`: a flat map, whose region is the whole image.
 
-    The latter is the share of the image that the boxes cover with `tolerance` around them. Rows as in `measure_all`.
+    Its pointing is that of a random point: the share of the image that the boxes cover, with `tolerance` around them.
     """
     flat = np.ones((256, 256))
     grown = [boxes + tolerance * np.array([-1, -1, 2, 2]) for boxes in cases["boxes"]]
@@ -117,7 +117,6 @@ def score_boxes(
     maps: np.ndarray,
     cases: pd.DataFrame,
     controls: Mapping[str, np.ndarray] | None = None,
-    level: float = 0.5,
     tolerance: float = 0,
     replicates: int = 1000,
     seed: int = 0,
@@ -129,11 +128,11 @@ def score_boxes(
     high (95 % interval over patients, the same draws for all), and, for a control, ahead, ahead_low, ahead_high: the
     model's value minus the control's, paired.
     """
-    rows = {"model": measure_all(maps, cases, level, tolerance), "chance": chance(cases, tolerance)}
+    rows = {"model": measure_all(maps, cases, tolerance), "chance": chance(cases, tolerance)}
     for name, others in (controls or {}).items():
         if name in rows:
             raise InputError(f"a control cannot be called {name}; choose another name")
-        rows[name] = measure_all(others, cases, level, tolerance)
+        rows[name] = measure_all(others, cases, tolerance)
     findings = [name for name in FINDINGS if name in set(cases["finding"])]
     finding = cases["finding"].map(findings.index).to_numpy()
     names, patient = np.unique(cases["patient"].to_numpy(), return_inverse=True)
@@ -176,5 +175,5 @@ def interval_table(table: pd.DataFrame, metric: str = "pointing") -> pd.DataFram
     """One metric of `score_boxes` as text: one row per finding, one column per kind of map, "0.62 [0.55, 0.69]"."""
     rows = table[table["metric"] == metric]
     text = [f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in rows[["value", "low", "high"]].to_numpy()]
-    kinds = rows.assign(text=text).groupby("maps", sort=False)
-    return pd.DataFrame({name: kind.set_index(["finding", "cases"])["text"] for name, kind in kinds})
+    rows = rows.assign(text=text).pivot_table("text", ["finding", "cases"], "maps", "first", sort=False)
+    return rows.rename_axis(columns=None)
