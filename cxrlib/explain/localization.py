@@ -34,7 +34,7 @@ def box_cases(boxes: pd.DataFrame, entries: pd.DataFrame) -> pd.DataFrame:
     boxes: as `read_boxes` gives them, 1024-pixel frame. entries: rows with image and patient; boxes on other images are
     left out. Raises InputError where none is left.
     """
-    here = boxes.merge(entries[["image", "patient"]], on="image")
+    here = boxes[["image", "finding", "x", "y", "w", "h"]].merge(entries[["image", "patient"]], on="image")
     if here.empty:
         raise InputError(f"none of the {len(boxes)} boxes is on one of these {len(entries)} images; expected the "
                          "images of BBox_List_2017.csv, which are in NIH's official test part")  # fmt: skip

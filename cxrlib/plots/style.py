@@ -42,7 +42,6 @@ plt.rcParams |= {
     "axes.grid.axis": "x",
     "grid.color": "0.9",
     "legend.frameon": False,
-    "svg.hashsalt": "cxrlib",
     "figure.constrained_layout.use": True,
 }
 
