@@ -32,6 +32,7 @@ LAYERS = {
     "efficientnet_lite0": ("blocks.2", "blocks.4", "bn2"),
 }
 Layer = nn.Module | str | None
+Layers = Layer | Sequence[Layer]
 
 
 def check_method(method: str) -> None:
@@ -46,11 +47,7 @@ def default_layers(model: ChestXrayModel, method: str) -> list[str] | None:
 
 
 def grad_cam(
-    model: ChestXrayModel,
-    images: torch.Tensor,
-    layer: Layer | Sequence[Layer] = None,
-    method: str = "gradcam",
-    with_range: bool = False,
+    model: ChestXrayModel, images: torch.Tensor, layer: Layers = None, method: str = "gradcam", with_range: bool = False
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Where the model looks for each finding: (b, 14, h, w) float32 in [0, 1], in the coordinates of `images`.
 
@@ -70,7 +67,7 @@ def grad_cam(
 
 
 def raw_maps(
-    model: ChestXrayModel, images: torch.Tensor, layer: Layer | Sequence[Layer] = None, method: str = "gradcam"
+    model: ChestXrayModel, images: torch.Tensor, layer: Layers = None, method: str = "gradcam"
 ) -> list[torch.Tensor]:
     """The maps on the grid of each layer, (b, 14, h', w') float32, negative values kept. Arguments as in `grad_cam`.
 

@@ -13,7 +13,7 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.reliability import reliability
 from cxrlib.evaluation.thresholds import Thresholds
-from cxrlib.plots.style import BLUE, GREY, ORANGE, STYLES, described, draw_intervals, panels, pretty
+from cxrlib.plots.style import BLUE, GREY, ORANGE, STYLES, described, draw_intervals, number, panels, pretty
 
 _LEAST_IN_MEAN = 3  # findings: a mean of fewer says little about the others
 
@@ -90,7 +90,8 @@ def plot_reliability(tables: dict[str, Predictions], findings: Sequence[str], bi
                           elinewidth=1.5, capsize=2, label=name)  # fmt: skip
             highest = max(highest, table["score"].max(), table["high"].max())
             top = table.iloc[-1]
-            texts.append(f"{pretty(finding)}, {name}: the highest scores, {top['score']:.2f}, meet {top['share']:.2f}")
+            ends = f"the highest scores, {number(top['score'])}, meet {number(top['share'])}"
+            texts.append(f"{pretty(finding)}, {name}: {ends}")
         axes.plot([0, highest], [0, highest], color=GREY, ls=":", lw=1)
         for scale, axis in ((axes.set_xscale, axes.xaxis), (axes.set_yscale, axes.yaxis)):
             scale("function", functions=(lambda share: np.sqrt(np.maximum(share, 0)), np.square))  # most scores are low

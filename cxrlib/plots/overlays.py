@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 
 from cxrlib.core.paths import write_csv
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.thresholds import Thresholds
-from cxrlib.plots.style import plot_overlays, pretty, save_figure
+from cxrlib.plots.style import number, plot_overlays, pretty, save_figure
 
 _SHEET = 48  # overlays on one page
 Images = Mapping[str, np.ndarray]  # such as an ImageCache
@@ -31,8 +30,8 @@ def overlay_figure(
         if boxes is not None:
             of_pair = (boxes["image"] == row.image) & (boxes["finding"] == row.finding)
             own = [(*box, "box") for box in boxes.loc[of_pair, ["x", "y", "w", "h"]].to_numpy()]
-        title = f"{pretty(row.finding)}: {_text(row.score)}, {'labelled' if row.label else 'not labelled'}\n"
-        title += "no threshold tuned" if np.isnan(row.threshold) else f"threshold {_text(row.threshold)}"
+        title = f"{pretty(row.finding)}: {number(row.score)}, {'labelled' if row.label else 'not labelled'}\n"
+        title += "no threshold tuned" if np.isnan(row.threshold) else f"threshold {number(row.threshold)}"
         title += "" if heat.any() else "\n(empty: nothing speaks for it)"
         if plain:
             panels.append((picture, np.zeros_like(heat), row.image, own))
@@ -59,11 +58,6 @@ def write_overlays(
         if earlier.fullmatch(path.name):
             path.unlink(missing_ok=True)
     return paths
-
-
-def _text(value: float) -> str:
-    """A score or a threshold as thresholds are written everywhere: "0.0042", "never"."""
-    return Thresholds([value] * len(FINDINGS)).texts[0]
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -22,6 +22,7 @@ from PIL import Image
 from cxrlib.core.paths import written_whole
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import BOX_FRAME
+from cxrlib.evaluation.thresholds import Thresholds
 
 BLUE, ORANGE, GREEN, RED, *_ = _PALETTE = sns.color_palette("colorblind")
 GREY = "0.45"
@@ -34,6 +35,7 @@ _OUTLINE = withStroke(linewidth=2, foreground="black")  # readable over heat, to
 sns.set_theme(style="ticks", context="notebook", font="DejaVu Sans", palette="colorblind")
 plt.rcParams |= {
     "figure.dpi": 80,
+    "figure.constrained_layout.use": True,
     "font.size": 11,
     "axes.titlesize": 12,
     "axes.titlelocation": "left",
@@ -42,7 +44,6 @@ plt.rcParams |= {
     "axes.grid.axis": "x",
     "grid.color": "0.9",
     "legend.frameon": False,
-    "figure.constrained_layout.use": True,
 }
 
 
@@ -113,6 +114,11 @@ def _drawn(figure: Figure, kind: str, dpi: float, metadata: dict | None = None) 
 def pretty(finding: str) -> str:
     """A finding's name for readers: "Pleural thickening"."""
     return finding.replace("_", " ").capitalize()
+
+
+def number(value: float) -> str:
+    """A score, a share or a threshold, written as thresholds are everywhere: "0.35", "0.0042", "never" above 1."""
+    return Thresholds([value] * len(FINDINGS)).texts[0]
 
 
 def listed(values: pd.Series, spec: str = ".2f") -> str:
