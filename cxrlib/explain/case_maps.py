@@ -3,12 +3,11 @@
 import numpy as np
 import pandas as pd
 import torch
-from torch.nn.functional import interpolate
 
 from cxrlib.core.progress import bar
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.findings import FINDINGS
-from cxrlib.explain.faithfulness import take_statistics
+from cxrlib.explain.faithfulness import random_maps, take_statistics
 from cxrlib.explain.gradcam import default_layers, grad_cam
 from cxrlib.explain.localization import score_boxes
 from cxrlib.models.architectures import ChestXrayModel, build_model
@@ -30,10 +29,7 @@ def case_maps(
     batch_size: int = 32,
     progress: bool = False,
 ) -> np.ndarray:
-    """The model's map of each case. cases: rows with image and finding; method, layer: as in `grad_cam`.
-
-    The default layer is the method's `default_layers`.
-    """
+    """The map of each case, a row with image and finding. Options as in `grad_cam`; layer None: `default_layers`."""
     layer = default_layers(model, method) if layer is None else layer
     names, of = np.unique(cases["image"].to_numpy(), return_inverse=True)
     finding = cases["finding"].map(FINDINGS.index).to_numpy()
@@ -62,27 +58,20 @@ def localize(
 def control_maps(
     model: ChestXrayModel, images: ImageCache, cases: pd.DataFrame, maps: np.ndarray, seed: int = 0, **options
 ) -> dict[str, np.ndarray]:
-    """Controls for the model's maps, each (n, h, w): random, average, untrained.
+    """Controls for the model's maps, each (n, h, w): random, average, untrained. options: of `case_maps`.
 
     random: smooth noise. average: the mean of the finding's maps on the other patients. untrained: the same
-    architecture with random weights, whose batch norms have seen some of the images. options: of `case_maps`.
+    architecture with random weights, whose batch norms have seen some of the images.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         untrained = build_model(model.arch, "none", model.image_size).to(next(model.parameters()).device)
-    take_statistics(untrained, radiographs(images, cases["image"].unique()[:32]).to(untrained.mean.device))
+    take_statistics(untrained, radiographs(images, cases["image"].unique()[:32]))
     return {
         "random": random_maps(len(cases), images.image_size, seed),
         "average": average_maps(maps, cases),
         "untrained": case_maps(untrained, images, cases, **options),
     }
-
-
-def random_maps(n: int, size: int, seed: int = 0, grid: int = 10) -> np.ndarray:
-    """Uniform noise on a grid of `grid` x `grid` cells, enlarged as the maps are, with maximum 1: (n, size, size)."""
-    noise = torch.from_numpy(np.random.default_rng(seed).random((n, 1, grid, grid), dtype=np.float32))
-    maps = interpolate(noise, size=(size, size), mode="bilinear", align_corners=False)[:, 0]
-    return (maps / maps.amax(dim=(1, 2), keepdim=True)).numpy()
 
 
 def average_maps(maps: np.ndarray, cases: pd.DataFrame) -> np.ndarray:

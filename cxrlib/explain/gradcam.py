@@ -9,7 +9,8 @@ A layer with a grid gives c channels A, small pictures of the radiograph; G is t
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.models.architectures import ChestXrayModel
 
 # per architecture, from the finest grid (an 8th of the pixels; VGG-16 a 4th, ViT a 16th) to the usual layer
-LAYERS: dict[str, tuple[str, ...]] = {
+LAYERS = {
     "efficientnet_b0": ("features.3", "features.5", "features.8"),
     "densenet121": ("features.denseblock2", "features.denseblock3", "features"),
     "resnet18": ("layer2", "layer3", "layer4"),
@@ -31,6 +32,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "efficientnet_lite0": ("blocks.2", "blocks.4", "bn2"),
 }
 Layer = nn.Module | str | None
+Layers = Layer | Sequence[Layer]
 
 
 def check_method(method: str) -> None:
@@ -45,20 +47,15 @@ def default_layers(model: ChestXrayModel, method: str) -> list[str] | None:
 
 
 def grad_cam(
-    model: ChestXrayModel,
-    images: torch.Tensor,
-    layer: Layer | Sequence[Layer] = None,
-    method: str = "gradcam",
-    with_range: bool = False,
+    model: ChestXrayModel, images: torch.Tensor, layer: Layers = None, method: str = "gradcam", with_range: bool = False
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Where the model looks for each finding: (b, 14, h, w) float32 in [0, 1], in the coordinates of `images`.
 
-    images: (b, 1, h, w) uint8 or [0, 1]. layer: the module whose output is read, or its name in the backbone (LAYERS
-    lists some): (b, c, h', w') or tokens (b, 1 + g * g, c); default: the architecture's `cam_layer`. Several layers
-    are fused: the mean of their maps, scaled again. method: one of METHODS.
-    A map is the raw one, its negative values set to 0, enlarged bilinearly with half-pixel centres and divided by its
-    highest value (a map without a positive value stays zero): cell (i, j) of a g x g grid is centred at
-    ((i + 0.5) * h / g - 0.5, (j + 0.5) * w / g - 0.5).
+    images: (b, 1, h, w) uint8 or [0, 1]. layer: the module whose output is read, or its name in the backbone (as in
+    LAYERS): (b, c, h', w') or tokens (b, 1 + g * g, c); default: the `cam_layer`. Of several layers, the mean of their
+    maps, scaled again. method: one of METHODS.
+    A map is the raw one, its negative values set to 0, enlarged bilinearly (cell (i, j) of a g x g grid is centred at
+    ((i + 0.5) * h / g - 0.5, (j + 0.5) * w / g - 0.5)), and divided by its highest value unless that is zero.
     with_range: also return the lowest and the highest raw value, (b, 14, layers, 2), which tell a strong map from a
     weak one. Raises InputError for an unknown method, and for a layer that is not run or has no grid.
     """
@@ -70,7 +67,7 @@ def grad_cam(
 
 
 def raw_maps(
-    model: ChestXrayModel, images: torch.Tensor, layer: Layer | Sequence[Layer] = None, method: str = "gradcam"
+    model: ChestXrayModel, images: torch.Tensor, layer: Layers = None, method: str = "gradcam"
 ) -> list[torch.Tensor]:
     """The maps on the grid of each layer, (b, 14, h', w') float32, negative values kept. Arguments as in `grad_cam`.
 
@@ -79,16 +76,15 @@ def raw_maps(
     """
     check_method(method)
     layers = [_resolved(model, one) for one in (layer if isinstance(layer, list | tuple) else [layer])]
-    weigh = METHODS[method]
     with torch.inference_mode(False):
         kept, logits = _forward(model, images, layers)
         grids = [as_grid(one.detach()) for one in kept]
         if method == "activation":
-            return [weigh(grid, None)[:, None].repeat(1, len(FINDINGS), 1, 1) for grid in grids]
+            return [_activation(grid)[:, None].repeat(1, len(FINDINGS), 1, 1) for grid in grids]
         maps = []
         for k in range(len(FINDINGS)):
-            gradients = torch.autograd.grad(logits[:, k].sum(), kept, retain_graph=True)
-            maps.append([weigh(grid, as_grid(gradient)) for grid, gradient in zip(grids, gradients, strict=True)])
+            gradients = map(as_grid, torch.autograd.grad(logits[:, k].sum(), kept, retain_graph=True))
+            maps.append(list(map(METHODS[method], grids, gradients)))
         return [torch.stack(of_layer, dim=1) for of_layer in zip(*maps, strict=True)]
 
 
@@ -98,10 +94,8 @@ def as_grid(values: torch.Tensor) -> torch.Tensor:
         return values
     side = math.isqrt(max(0, values.shape[1] - 1))
     if values.ndim != 3 or side == 0 or values.shape[1] != 1 + side**2:
-        raise InputError(
-            f"the layer gives {tuple(values.shape)}, which has no grid; expected (b, c, h, w), or a class token "
-            "and the tokens of a square"
-        )
+        raise InputError(f"the layer gives {tuple(values.shape)}, which has no grid; expected (b, c, h, w), or a class "
+                         "token and the tokens of a square")  # fmt: skip
     return values[:, 1:].transpose(1, 2).reshape(len(values), -1, side, side)
 
 
@@ -121,19 +115,26 @@ def _layercam(channels: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
     return (gradients.relu() * channels).sum(dim=1)
 
 
-def _activation(channels: torch.Tensor, gradients: None) -> torch.Tensor:
+def _activation(channels: torch.Tensor) -> torch.Tensor:
     return channels.abs().mean(dim=1)
 
 
-METHODS: dict[str, Callable] = {
-    "gradcam": _gradcam,
-    "gradcam++": _gradcam_plus_plus,
-    "layercam": _layercam,
-    "activation": _activation,
-}
+METHODS = {"gradcam": _gradcam, "gradcam++": _gradcam_plus_plus, "layercam": _layercam, "activation": _activation}
 
 
 # ---- the pass --------------------------------------------------------------------------------------------------------
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model is in evaluation mode; afterwards each of its modules is in its mode of before."""
+    training = [module for module in model.modules() if module.training]  # frozen layers are not
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def _resolved(model: ChestXrayModel, layer: Layer) -> nn.Module:
     if layer is None:
         return model.cam_layer
@@ -146,9 +147,7 @@ def _resolved(model: ChestXrayModel, layer: Layer) -> nn.Module:
     return layer
 
 
-def _forward(
-    model: ChestXrayModel, images: torch.Tensor, layers: list[nn.Module]
-) -> tuple[list[torch.Tensor], torch.Tensor]:
+def _forward(model: ChestXrayModel, images: torch.Tensor, layers: list[nn.Module]) -> tuple[list, torch.Tensor]:
     """The outputs of `layers`, in that order, and the logits (b, 14) as a differentiable function of them."""
     outputs = {}
 
@@ -160,20 +159,16 @@ def _forward(
         torch.set_grad_enabled(True)  # the rest is differentiated
         return outputs[module].clone()  # DenseNet's ReLU after its last layer writes in place
 
-    training = [module for module in model.modules() if module.training]  # frozen layers are not
-    model.eval()
     hooks = [layer.register_forward_hook(keep) for layer in dict.fromkeys(layers)]
     try:
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             logits = model(to_unit(images).to(next(model.parameters()).device))
     finally:
         for hook in hooks:
             hook.remove()
-        for module in training:
-            module.training = True
-    missed = [type(layer).__name__ for layer in layers if layer not in outputs]
-    if missed:
-        raise InputError(f"{missed[0]} is not part of this {model.arch}; choose one of its layers")
+    for layer in layers:
+        if layer not in outputs:
+            raise InputError(f"{type(layer).__name__} is not part of this {model.arch}; choose one of its layers")
     return [outputs[layer] for layer in layers], logits
 
 

@@ -8,13 +8,12 @@ A case is a finding on an image, with all its boxes. Its map is measured by
     iobb       intersection / detected box (Wang X. et al. 2017)
     iou_region, ior   the same two of the region itself, pixel by pixel, with all boxes (Li et al. 2018)
 
-The region is where the map reaches `level` times its highest value, connected to the peak; the detected box is drawn
-around it. Of iou, iobb, iou_region and ior, the share of cases above .1, .3, .5 and .7 is reported. An empty map
-(nothing speaks for the finding) scores 0 and is counted.
+The region is where the map reaches half of its highest value, connected to the peak; the detected box is drawn around
+it. Of the last four, the share of cases above .1, .3, .5 and .7 is reported. An empty map scores 0 and counts.
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -40,21 +39,17 @@ METRICS = ("pointing", "energy", *(f"{name}>{above}" for name in OVERLAPS for ab
 
 
 def box_cases(boxes: pd.DataFrame, entries: pd.DataFrame) -> pd.DataFrame:
-    """The findings with a box: one row per image and finding, with columns image, patient, finding, boxes.
+    """One row per image and finding with a box: image, patient, finding, boxes, an array (m, 4) of x, y, w, h.
 
     boxes: as `read_boxes` gives them, 1024-pixel frame. entries: rows with image and patient; boxes on other images are
-    left out. Each value of the column boxes is an array (m, 4) of x, y, w, h. Raises InputError where none is left.
+    left out. Raises InputError where none is left.
     """
-    patient = dict(zip(entries["image"], entries["patient"], strict=True))
-    here = boxes[boxes["image"].isin(patient.keys())]
+    here = boxes[["image", "finding", "x", "y", "w", "h"]].merge(entries[["image", "patient"]], on="image")
     if here.empty:
         raise InputError(f"none of the {len(boxes)} boxes is on one of these {len(entries)} images; expected the "
                          "images of BBox_List_2017.csv, which are in NIH's official test part")  # fmt: skip
-    rows = [
-        {"image": image, "patient": patient[image], "finding": finding, "boxes": group[["x", "y", "w", "h"]].to_numpy()}
-        for (image, finding), group in here.groupby(["image", "finding"], sort=True)
-    ]
-    return pd.DataFrame(rows)
+    of_cases = here.groupby(["image", "patient", "finding"])[["x", "y", "w", "h"]]
+    return of_cases.apply(pd.DataFrame.to_numpy).rename("boxes").reset_index()
 
 
 def coverage(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -74,17 +69,17 @@ def peak(heat: np.ndarray) -> tuple[float, float]:
     return tuple(float(at.mean() + 0.5) * BOX_FRAME / pixels for at, pixels in places)
 
 
-def measure(heat: np.ndarray, boxes: np.ndarray, level: float = 0.5, tolerance: float = 0) -> dict[str, float]:
+def measure(heat: np.ndarray, boxes: np.ndarray, tolerance: float = 0) -> dict[str, float]:
     """One map (h, w) >= 0 against the boxes (m, 4) of its case: pointing, energy, and the four overlaps in [0, 1].
 
-    level: share of the highest value where the region ends; tolerance: pixels of the 1024-pixel frame.
+    tolerance: in pixels of the 1024-pixel frame, here and in the following.
     """
     if not heat.max() > 0:
         return dict.fromkeys(("pointing", "energy", *OVERLAPS), 0.0)
     x, y = peak(heat)
     covered = [coverage(box, heat.shape) for box in boxes]
     truth = np.max(covered, axis=0)
-    labels, _ = ndimage.label(heat >= level * heat.max())
+    labels, _ = ndimage.label(heat >= 0.5 * heat.max())
     region = labels == labels[np.unravel_index(heat.argmax(), heat.shape)]
     detected = np.zeros(heat.shape)
     detected[ndimage.find_objects(region.astype(int))[0]] = 1
@@ -104,60 +99,50 @@ def _iou(detected: np.ndarray, truth: np.ndarray) -> float:
     return float(both / (detected.sum() + truth.sum() - both))
 
 
-def measure_all(maps: np.ndarray, cases: pd.DataFrame, level: float = 0.5, tolerance: float = 0) -> pd.DataFrame:
+def measure_all(maps: Sequence[np.ndarray], cases: pd.DataFrame, tolerance: float = 0) -> pd.DataFrame:
     """One row per case: image, patient, finding and METRICS, those above a threshold as 0 or 1. maps: (n, h, w)."""
     if len(maps) != len(cases):
         raise InputError(f"{len(maps)} maps cannot be scored on {len(cases)} cases; expected one map per case")
     pairs = zip(maps, cases["boxes"], strict=True)
-    return _thresholded([measure(np.asarray(heat, float), boxes, level, tolerance) for heat, boxes in pairs], cases)
+    rows = [measure(np.asarray(heat, float), boxes, tolerance) for heat, boxes in pairs]
+    table = cases[["image", "patient", "finding"]].join(pd.DataFrame(rows, index=cases.index))
+    for name in OVERLAPS:
+        for above in ABOVE:
+            table[f"{name}>{above}"] = (table[name] > above).astype(float)
+    return table.drop(columns=[*OVERLAPS])
 
 
 def chance(cases: pd.DataFrame, tolerance: float = 0) -> pd.DataFrame:
-    """What a map without information scores: a random point, or a flat map, whose region is the whole image.
+    """What a map without information scores, as in `measure_all`: a flat map, whose region is the whole image.
 
-    Each value is the share of the image that the boxes cover (for pointing with `tolerance` around them). Rows as in
-    `measure_all`.
+    Its pointing is that of a random point: the share of the image that the boxes cover, with `tolerance` around them.
     """
-    rows = []
-    for boxes in cases["boxes"]:
-        area, largest = _share(boxes), max(_share(box[None]) for box in boxes)
-        point = _share(boxes + np.array([-tolerance, -tolerance, 2 * tolerance, 2 * tolerance]))
-        rows.append({"pointing": point, "energy": area, "iou": largest, "iobb": area, "iou_region": area, "ior": area})
-    return _thresholded(rows, cases)
-
-
-def _share(boxes: np.ndarray, size: tuple[int, int] = (256, 256)) -> float:
-    """The share of the image that boxes (m, 4) cover together."""
-    return float(np.max([coverage(box, size) for box in boxes], axis=0).mean())
-
-
-def _thresholded(rows: list[dict], cases: pd.DataFrame) -> pd.DataFrame:
-    table = pd.DataFrame(rows, index=cases.index)
-    shares = {f"{name}>{above}": (table[name] > above).astype(float) for name in OVERLAPS for above in ABOVE}
-    return cases[["image", "patient", "finding"]].assign(**table[["pointing", "energy"]], **shares)
+    flat = np.ones((256, 256))
+    grown = [boxes + tolerance * np.array([-1, -1, 2, 2]) for boxes in cases["boxes"]]
+    pointing = [np.max([coverage(box, flat.shape) for box in boxes], axis=0).mean() for boxes in grown]
+    return measure_all([flat] * len(cases), cases).assign(pointing=pointing)
 
 
 def score_boxes(
     maps: np.ndarray,
     cases: pd.DataFrame,
     controls: Mapping[str, np.ndarray] | None = None,
-    level: float = 0.5,
     tolerance: float = 0,
     replicates: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How well maps and controls find the boxes: one row per kind of map, finding (last: macro) and metric.
+    """How well maps and controls find the boxes: one row per kind of map, finding (last: their mean, macro) and metric.
 
     maps: (n, h, w), one for each row of `cases`, which `box_cases` makes. controls: name -> maps of the same cases;
     "chance" is added. Columns: maps ("model" or a control), finding, metric (METRICS), cases, patients, value, low,
-    high (95 % interval over patients, drawn with replacement, the same draws for all), and, for a control, ahead,
-    ahead_low, ahead_high: the model's value minus the control's, paired. macro: the mean over the findings with a case.
+    high (95 % interval over patients, the same draws for all), and, for a control, ahead, ahead_low, ahead_high: the
+    model's value minus the control's, paired.
     """
-    rows = {"model": measure_all(maps, cases, level, tolerance), "chance": chance(cases, tolerance)}
+    rows = {"model": measure_all(maps, cases, tolerance), "chance": chance(cases, tolerance)}
     for name, others in (controls or {}).items():
         if name in rows:
             raise InputError(f"a control cannot be called {name}; choose another name")
-        rows[name] = measure_all(others, cases, level, tolerance)
+        rows[name] = measure_all(others, cases, tolerance)
     findings = [name for name in FINDINGS if name in set(cases["finding"])]
     finding = cases["finding"].map(findings.index).to_numpy()
     names, patient = np.unique(cases["patient"].to_numpy(), return_inverse=True)
@@ -167,11 +152,9 @@ def score_boxes(
             for name, table in rows.items()}  # fmt: skip
 
     index = pd.MultiIndex.from_product([[*findings, "macro"], METRICS], names=["finding", "metric"])
-    patients = np.repeat(np.append((counts > 0).sum(axis=1), len(names)), len(METRICS))
-    common = {
-        "cases": np.repeat(np.append(counts.sum(axis=1).astype(int), len(cases)), len(METRICS)),
-        "patients": patients,
-    }
+    patients = np.repeat([*(counts > 0).sum(axis=1), len(names)], len(METRICS))
+    number = np.repeat([*np.bincount(finding), len(cases)], len(METRICS))
+    common = {"cases": number, "patients": patients}
     tables = {}
     for name, (value, drawn, (low, high)) in each.items():
         columns = common | {"value": value, "low": low, "high": high}
@@ -215,5 +198,5 @@ def interval_table(table: pd.DataFrame, metric: str = "pointing") -> pd.DataFram
     """One metric of `score_boxes` as text: one row per finding, one column per kind of map, "0.62 [0.55, 0.69]"."""
     rows = table[table["metric"] == metric]
     text = [f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in rows[["value", "low", "high"]].to_numpy()]
-    kinds = rows.assign(text=text).groupby("maps", sort=False)
-    return pd.DataFrame({name: kind.set_index(["finding", "cases"])["text"] for name, kind in kinds})
+    rows = rows.assign(text=text).pivot_table("text", ["finding", "cases"], "maps", "first", sort=False)
+    return rows.rename_axis(columns=None)

@@ -9,8 +9,7 @@ from cxrlib.data.cache import ImageCache
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
-from cxrlib.explain.case_maps import radiographs
-from cxrlib.explain.gradcam import default_layers, grad_cam
+from cxrlib.explain.case_maps import case_maps
 from cxrlib.models.architectures import ChestXrayModel
 
 Pairs = Iterable[tuple[int, int]]  # (row of predictions, column of FINDINGS)
@@ -51,7 +50,6 @@ def score_table(predictions: Predictions, pairs: Pairs, thresholds: Thresholds |
 def overlay_maps(
     model: ChestXrayModel, images: ImageCache, table: pd.DataFrame, method: str = "gradcam"
 ) -> Iterator[np.ndarray]:
-    """The map (h, w) of each row of `score_table`, from the method's `default_layers`, made when it is needed."""
-    for image, finding in zip(table["image"], table["finding"], strict=True):
-        maps = grad_cam(model, radiographs(images, [image]), default_layers(model, method), method)
-        yield maps[0, FINDINGS.index(finding)].numpy()
+    """The map (h, w) of each row of `score_table`, made when it is needed."""
+    for row in range(len(table)):
+        yield case_maps(model, images, table.iloc[[row]], method)[0]

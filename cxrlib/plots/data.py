@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from cxrlib.data.findings import FINDINGS
-from cxrlib.plots.style import BLUE, GREY, ORANGE, STYLES, described, draw_intervals, pretty
+from cxrlib.plots.style import BLUE, GREY, ORANGE, STYLES, described, draw_intervals, listed, pretty
 
 
 def plot_label_counts(entries: pd.DataFrame) -> Figure:
@@ -15,20 +15,16 @@ def plot_label_counts(entries: pd.DataFrame) -> Figure:
     counts = entries[list(FINDINGS)].sum().sort_values()
     figure, axes = plt.subplots(figsize=(8, 5))
     bars = axes.barh([pretty(name) for name in counts.index], counts, color=BLUE)
-    labels = [f"{count:,} ({count / len(entries):.1%})" for count in counts]
-    axes.bar_label(bars, labels, padding=4, fontsize=9, color="0.25")
-    axes.set(xlabel=f"images of {len(entries):,}", title="Few findings are common, most are rare")
-    axes.margins(x=0.2)
+    shares = [f"{count:,} ({count / len(entries):.1%})" for count in counts]
+    axes.bar_label(bars, shares, padding=4, fontsize=9, color="0.25")
+    axes.set(xlabel=f"images of {len(entries):,}", title="Few findings are common, most are rare", xmargin=0.2)
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    values = ", ".join(f"{pretty(name)} {count:,}" for name, count in counts[::-1].items())
-    return described(figure, f"Bar chart, images of {len(entries):,} that bear each finding: {values}.")
+    what = f"Bar chart, images of {len(entries):,} that bear each finding"
+    return described(figure, f"{what}: {listed(counts[::-1], ',')}.")
 
 
 def plot_cooccurrence(entries: pd.DataFrame) -> Figure:
-    """Of the images with the row's finding, the share (%) that also have the column's; coloured by the lift.
-
-    The lift is that share divided by the share among all images: 1 where the findings are independent.
-    """
+    """Of the images with the row's finding, the share (%) with the column's; coloured by its ratio to that of all."""
     labels = entries[list(FINDINGS)].to_numpy(float)
     together = labels.T @ labels
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -52,23 +48,22 @@ def plot_visits(entries: pd.DataFrame) -> Figure:
     visits = entries.groupby("patient").size().sort_values(ascending=False)
     most = max(visits.max(), 2)
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
-    edges = np.unique(np.geomspace(1, most + 1, 20).round()) - 0.5  # between whole numbers
-    left.hist(visits, bins=edges, color=BLUE)
+    left.hist(visits, bins=np.unique(np.geomspace(1, most + 1, 20).round()) - 0.5, color=BLUE)  # between whole numbers
     left.set(xscale="log", yscale="log", xlabel="images of one patient", ylabel="patients", title="Images a patient")
     _count_ticks(left, 1, most)
     patients = 100 * np.arange(1, len(visits) + 1) / len(visits)
     images = 100 * visits.cumsum() / visits.sum()
     right.plot(patients, images, color=BLUE, lw=2)
     right.plot([0, 100], [0, 100], color=GREY, lw=1, ls=":")
-    half = int(np.searchsorted(images, 50))
-    right.plot(patients[half], 50, "o", color=ORANGE)
-    right.annotate(f"half of the images\ncome from {patients[half]:.0f} % of the patients", (patients[half], 50),
-                   xytext=(45, 18), fontsize=10, arrowprops={"arrowstyle": "-", "color": GREY})  # fmt: skip
+    half = patients[np.searchsorted(images, 50)]
+    right.plot(half, 50, "o", color=ORANGE)
+    right.annotate(f"half of the images\ncome from {half:.0f} % of the patients", (half, 50), xytext=(45, 18),
+                   fontsize=10, arrowprops={"arrowstyle": "-", "color": GREY})  # fmt: skip
     right.set(xlabel="patients, most images first (%)", ylabel="images (%)")
     right.set_title("A few patients hold half of the images")
     return described(figure, f"Two panels. Histogram of images a patient, from {visits.min()} to {visits.max()}: "
                      f"{(visits == 1).mean():.0%} of {len(visits):,} patients have one. Curve of the share of images "
-                     f"held by the patients with most: half of the images come from {patients[half]:.0f} % of the "
+                     f"held by the patients with most: half of the images come from {half:.0f} % of the "
                      "patients.")  # fmt: skip
 
 
@@ -79,29 +74,23 @@ def plot_views(entries: pd.DataFrame) -> Figure:
     for (name, rows), colour, line in zip(views.items(), (BLUE, ORANGE), ("-", "--"), strict=True):
         left.hist(rows["age"].dropna(), bins=np.arange(0, 101, 5), histtype="step", lw=2, color=colour, ls=line,
                   label=f"{name}: {len(rows):,} images, median age {rows['age'].median():.0f}")  # fmt: skip
-    left.set(xlabel="age (years)", ylabel="images", title="Ages", xlim=(0, 100))
+    left.set(xlabel="age (years)", ylabel="images", title="Ages", xlim=(0, 100), ymargin=0.3)
     left.yaxis.set_major_formatter("{x:,.0f}")
-    left.margins(y=0.3)
     left.legend(loc="upper left", fontsize=10)
     share = pd.DataFrame({name: 100 * rows[list(FINDINGS)].mean() for name, rows in views.items()})
-    _dumbbells(right, share.loc[(share["AP"] / share["PA"]).sort_values().index])
-    right.set_title("Who cannot stand is sicker (ordered by AP / PA)")
-    values = _shares_text(share)
-    return described(
-        figure, f"Two panels: ages by view, and the share of images with each finding in PA and AP: {values}."
-    )
+    order = (share["AP"] / share["PA"]).sort_values().index
+    _dumbbells(right, "Who cannot stand is sicker (ordered by AP / PA)", share.loc[order])
+    what = "Two panels: ages by view, and the share of images with each finding in PA and AP"
+    return described(figure, f"{what}: {_shares_text(share)}.")
 
 
 def plot_shift(entries: pd.DataFrame, part: pd.Series, first: str = "train_val", second: str = "test") -> Figure:
     """Prevalence of each finding in two splits, joined by a line. part: the split of each entry."""
-    labels = entries[list(FINDINGS)]
+    labels, (figure, axes) = entries[list(FINDINGS)], plt.subplots(figsize=(8, 5))
     share = pd.DataFrame({name: 100 * labels[part == name].mean() for name in (first, second)}).sort_values(second)
-    figure, axes = plt.subplots(figsize=(8, 5))
-    _dumbbells(axes, share)
-    axes.set_title("The official test part is not like the training part")
-    return described(
-        figure, f"Share of images with each finding in {first} and in {second}: {_shares_text(share[::-1])}."
-    )
+    _dumbbells(axes, "The official test part is not like the training part", share)
+    what = f"Share of images with each finding in {first} and in {second}"
+    return described(figure, f"{what}: {_shares_text(share[::-1])}.")
 
 
 def plot_agreement(table: pd.DataFrame) -> Figure:
@@ -113,9 +102,9 @@ def plot_agreement(table: pd.DataFrame) -> Figure:
     axes.set_yticks(rows, [f"{pretty(name)} ({positives})" for name, positives in table["expert"].items()])
     axes.axvline(0, color=GREY, lw=1, ls=":")
     axes.set(xlabel="Cohen's kappa, 95 % interval over patients", ylim=(-0.6, len(table) - 0.4))
-    axes.set_title("Do mined labels and readers agree? (positive by the readers)")
-    axes.set_xlim(min(-0.1, table["kappa_low"].min() - 0.05), 1.02)
-    values = ", ".join(f"{pretty(name)} {kappa:.2f}" for name, kappa in table["kappa"][::-1].items())
+    axes.set(title="Do mined labels and readers agree? (positive by the readers)",
+             xlim=(min(-0.1, table["kappa_low"].min() - 0.05), 1.02))  # fmt: skip
+    values = listed(table["kappa"][::-1])
     return described(figure, f"Cohen's kappa of the mined labels on {table['images'].iloc[0]:,} images: {values}.")
 
 
@@ -124,14 +113,13 @@ def plot_parts(entries: pd.DataFrame) -> Figure:
     counts = entries.groupby("part")[list(FINDINGS)].sum().T.rename(index=pretty)
     counts = counts[["train", "val", "test"]].sort_values("train")
     figure, axes = plt.subplots(figsize=(8, 5))
-    train, test, val = STYLES[:3]
-    for name, (colour, marker) in (("train", train), ("val", val), ("test", test)):
+    for name, (colour, marker) in zip(counts, (STYLES[0], STYLES[2], STYLES[1]), strict=True):
         axes.plot(counts[name], counts.index, marker, color=colour, label=name, ms=7)
     axes.set_xscale("symlog", linthresh=1, linscale=0.3)  # as a logarithm, with room for 0
-    least = counts.to_numpy().min()
+    least, most = counts.to_numpy().min(), counts.to_numpy().max()
     axes.set(xlim=(-0.2 if least < 2 else 0.8 * least, None))
     axes.set(xlabel="images with the finding (logarithmic)", title="Positives in each part")
-    _count_ticks(axes, 0.8 * least, counts.to_numpy().max())
+    _count_ticks(axes, 0.8 * least, most)
     axes.grid(axis="both")
     axes.legend(loc="upper left")
     values = "; ".join(f"{name} {', '.join(map(str, row))}" for name, *row in counts[::-1].itertuples())
@@ -162,14 +150,12 @@ def _shares_text(share: pd.DataFrame) -> str:
     return ", ".join(f"{pretty(name)} {one:.1f} and {two:.1f} %" for name, one, two in share.itertuples())
 
 
-def _dumbbells(axes, share: pd.DataFrame) -> None:
+def _dumbbells(axes, title: str, share: pd.DataFrame) -> None:
     """Two shares (%) per finding, joined by a line. share: two columns; index the findings from the bottom up."""
     rows = np.arange(len(share))
-    first, second = share.columns
-    axes.hlines(rows, share[first], share[second], color="0.75", lw=2, zorder=1)
-    axes.scatter(share[first], rows, color=BLUE, label=first, zorder=2)
-    axes.scatter(share[second], rows, color=ORANGE, marker="D", label=second, zorder=2)
+    axes.hlines(rows, *share.to_numpy().T, color="0.75", lw=2, zorder=1)
+    for name, (colour, marker) in zip(share, STYLES, strict=False):
+        axes.scatter(share[name], rows, color=colour, marker=marker, label=name, zorder=2)
     axes.set_yticks(rows, [pretty(name) for name in share.index])
-    axes.set_xlim(0, None)
-    axes.set_xlabel("images with the finding (%)")
+    axes.set(xlim=(0, None), xlabel="images with the finding (%)", title=title)
     axes.legend(loc="lower right")

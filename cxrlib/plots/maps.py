@@ -9,61 +9,50 @@ from matplotlib.figure import Figure
 
 from cxrlib.plots.style import BLUE, GREEN, GREY, ORANGE, RED, STYLES, described, draw_intervals, pretty
 
-_KINDS = {
-    "model": (BLUE, "o"),
-    "chance": (GREY, "|"),
-    "random": (ORANGE, "v"),
-    "average": (GREEN, "s"),
-    "untrained": (RED, "^"),
-}
-
 
 def plot_localization(table: pd.DataFrame, metric: str = "pointing", label: str = "pointing game") -> Figure:
     """One metric of `score_boxes`' table: the model and its controls by finding, with intervals, and the macro mean."""
-    rows = table[table["metric"] == metric]
-    own = rows[(rows["maps"] == "model") & (rows["finding"] != "macro")].sort_values("value")
-    order = ["macro", *own["finding"]]
-    kinds = list(rows["maps"].unique())
+    rows = table[table["metric"] == metric].set_index("finding")
+    kinds = dict(list(rows.groupby("maps", sort=False)))
+    order = ["macro", *kinds["model"].drop("macro").sort_values("value").index]
+    y = np.arange(len(order))
     figure, axes = plt.subplots(figsize=(8, 0.6 * len(order) + 1.4))
-    for n, kind in enumerate(kinds):
-        of_kind = rows[rows["maps"] == kind].set_index("finding").loc[order]
-        y = np.arange(len(order)) + 0.32 * (1 - 2 * n / max(1, len(kinds) - 1))
-        draw_intervals(axes, y, of_kind, ("value", "low", "high"), _KINDS[kind], label=kind, ms=7)
-    cases = rows.drop_duplicates("finding").set_index("finding")["cases"]
-    names = [f"{'MACRO MEAN' if name == 'macro' else pretty(name)} ({cases[name]})" for name in order]
-    axes.set_yticks(range(len(order)), names)
+    for n, (kind, style) in enumerate(zip(kinds, [STYLES[0], (GREY, "|"), *STYLES[1:]], strict=False)):
+        height = y + 0.32 * (1 - 2 * n / max(1, len(kinds) - 1))
+        draw_intervals(axes, height, kinds[kind].loc[order], ("value", "low", "high"), style, label=kind, ms=7)
+    cases = kinds["model"]["cases"]
+    axes.set_yticks(y, [f"{'MACRO MEAN' if name == 'macro' else pretty(name)} ({cases[name]})" for name in order])
     axes.axhline(0.5, color="0.8", lw=1)
     axes.set(xlim=(-0.02, 1.02), xlabel=f"{label}, 95 % interval over patients")
     axes.set_title("Does the map find the box? (cases)")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    values = rows[rows["finding"] == "macro"].set_index("maps")["value"]
-    macro = "Macro mean: " + ", ".join(f"{kind} {values[kind]:.2f}" for kind in kinds)
-    return described(figure, f"{label} by finding, with 95 % intervals, for {len(kinds)} kinds of maps. {macro}.")
+    macro = ", ".join(f"{kind} {of.loc['macro', 'value']:.2f}" for kind, of in kinds.items())
+    return described(figure, f"{label} by finding, with 95 % intervals, for {len(kinds)} kinds of maps. "
+                     f"Macro mean: {macro}.")  # fmt: skip
 
 
 def plot_places(shares: pd.DataFrame) -> Figure:
     """Where heat lies. shares: mean shares, sum 1; index the group (such as "true positives"), one column per place."""
     figure, axes = plt.subplots(figsize=(8, 0.7 * len(shares) + 1.2))
-    left = np.zeros(len(shares))
-    colours, hatches = (BLUE, GREEN, ORANGE, RED, "0.85"), ("", "//", "..", "xx", "")
-    for place, colour, hatch in zip(shares, colours, hatches, strict=False):
+    left, looks = 0, ((BLUE, ""), (GREEN, "//"), (ORANGE, ".."), (RED, "xx"), ("0.85", ""))
+    for place, (colour, hatch) in zip(shares, looks, strict=False):
         bars = axes.barh(shares.index, shares[place], left=left, color=colour, hatch=hatch, ec="white", label=place)
         texts = [f"{value:.0%}" if value > 0.04 else "" for value in shares[place]]
-        axes.bar_label(bars, texts, label_type="center", fontsize=9, color="black" if colour == "0.85" else "white",
-                       bbox=None if colour == "0.85" else {"fc": colour, "ec": "none", "pad": 2})  # fmt: skip
-        left += shares[place].to_numpy()
+        text = {"color": "black"} if colour == "0.85" else {"bbox": {"fc": colour, "ec": "none", "pad": 2}}
+        axes.bar_label(bars, texts, label_type="center", fontsize=9, **{"color": "white"} | text)
+        left += shares[place]
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel="share of the heat", title="Where the heat lies")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    values = "; ".join(f"{group}: " + ", ".join(f"{place} {value:.0%}" for place, value in row.items())
-                       for group, row in shares.iterrows())  # fmt: skip
-    return described(figure, f"Mean share of the heat by place. {values}.")
+    values = [f"{group}: {', '.join(f'{place} {value:.0%}' for place, value in row.items())}"
+              for group, row in shares.iterrows()]  # fmt: skip
+    return described(figure, f"Mean share of the heat by place. {'; '.join(values)}.")
 
 
 def plot_sanity(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """Mean rank correlation with the trained model's map, as more and more layers become random.
+    """Mean rank correlation with the trained model's map, as layers become random. tables: method -> `sanity`'s.
 
-    tables: method -> `sanity`'s table. An image whose map is empty or flat at a step is left out of that mean.
+    An image whose map is empty or flat at a step is left out of that mean.
     """
     figure, axes = plt.subplots(figsize=(7.5, 3.6))
     texts = []
@@ -78,8 +67,8 @@ def plot_sanity(tables: Mapping[str, pd.DataFrame]) -> Figure:
     axes.set(ylim=(-1, 1.05), xlabel="what is random", ylabel="rank correlation",
              title="A map of what was learned forgets it with the model")  # fmt: skip
     axes.legend(loc="lower right")
-    values = "; ".join(texts)
-    return described(figure, f"Rank correlation with the trained model's map as layers become random. {values}.")
+    what = "Rank correlation with the trained model's map as layers become random"
+    return described(figure, f"{what}. {'; '.join(texts)}.")
 
 
 def plot_faithfulness(curves: pd.DataFrame) -> Figure:

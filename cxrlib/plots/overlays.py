@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 
 from cxrlib.core.paths import write_csv
 from cxrlib.data.findings import FINDINGS
-from cxrlib.plots.style import plot_overlays, pretty, save_figure
+from cxrlib.plots.style import number, plot_overlays, pretty, save_figure
 
-SHEET = "contact_sheet.png"
 _SHEET = 48  # overlays on one page
 Images = Mapping[str, np.ndarray]  # such as an ImageCache
 
@@ -23,8 +22,7 @@ def overlay_figure(
 ) -> Figure:
     """One panel per row of `score_table`: the radiograph under its map, with the boxes of that finding on that image.
 
-    boxes: as `read_boxes` gives them; plain: the bare radiograph is shown to the left of each. A title says so where
-    nothing in the image speaks for the finding.
+    boxes: as `read_boxes` gives them; plain: the bare radiograph is shown to the left of each.
     """
     panels = []
     for heat, row in zip(maps, table.itertuples(), strict=True):
@@ -32,10 +30,9 @@ def overlay_figure(
         if boxes is not None:
             of_pair = (boxes["image"] == row.image) & (boxes["finding"] == row.finding)
             own = [(*box, "box") for box in boxes.loc[of_pair, ["x", "y", "w", "h"]].to_numpy()]
-        threshold = "no threshold tuned" if np.isnan(row.threshold) else f"threshold {row.threshold:.2f}"
-        title = f"{pretty(row.finding)}: {row.score:.2f}, {'labelled' if row.label else 'not labelled'}\n{threshold}"
-        if not heat.any():
-            title += "\n(empty: nothing speaks for it)"
+        title = f"{pretty(row.finding)}: {number(row.score)}, {'labelled' if row.label else 'not labelled'}\n"
+        title += "no threshold tuned" if np.isnan(row.threshold) else f"threshold {number(row.threshold)}"
+        title += "" if heat.any() else "\n(empty: nothing speaks for it)"
         if plain:
             panels.append((picture, np.zeros_like(heat), row.image, own))
         panels.append((picture, heat, title, own))
@@ -50,17 +47,17 @@ def write_overlays(
     The folder also gets contact_sheet.png, with up to 48 of the overlays on one page, and the table as scores.csv.
     Overlays of an earlier run in the folder are removed.
     """
-    earlier = re.compile(rf"{re.escape(SHEET)}|.+_({'|'.join(FINDINGS)})\.png")
-    for path in folder.glob("*.png"):
-        if earlier.fullmatch(path.name):
-            path.unlink()
-    names, on_sheet = [f"{Path(row.image).stem}_{row.finding}" for row in table.itertuples()], []
-    for n, heat in enumerate(maps):
+    paths, on_sheet = [folder / f"{Path(row.image).stem}_{row.finding}.png" for row in table.itertuples()], []
+    for n, (path, heat) in enumerate(zip(paths, maps, strict=True)):
         on_sheet = [*on_sheet, heat][:_SHEET]
-        _save(overlay_figure([heat], table.iloc[[n]], images, boxes, plain=True), folder / f"{names[n]}.png")
-    _save(overlay_figure(on_sheet, table[:_SHEET], images, boxes), folder / SHEET)
+        _save(overlay_figure([heat], table.iloc[[n]], images, boxes, plain=True), path)
+    _save(overlay_figure(on_sheet, table[:_SHEET], images, boxes), folder / "contact_sheet.png")
     write_csv(folder / "scores.csv", table, index=False)
-    return [folder / f"{name}.png" for name in names]
+    earlier = re.compile(rf".+_({'|'.join(FINDINGS)})\.png")
+    for path in set(folder.glob("*.png")) - set(paths):
+        if earlier.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+    return paths
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -7,7 +7,7 @@ Each `plot_*` of this room takes plain data and returns a matplotlib Figure. `sh
 import html
 import io
 from collections.abc import Sequence
-from itertools import repeat
+from itertools import cycle, islice, repeat
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -22,10 +22,11 @@ from PIL import Image
 from cxrlib.core.paths import written_whole
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import BOX_FRAME
+from cxrlib.evaluation.thresholds import Thresholds
 
-BLUE, ORANGE, GREEN, RED = (sns.color_palette("colorblind")[i] for i in (0, 1, 2, 3))
+BLUE, ORANGE, GREEN, RED, *_ = _PALETTE = sns.color_palette("colorblind")
 GREY = "0.45"
-STYLES = ((BLUE, "o"), (ORANGE, "D"), (GREEN, "s"), (RED, "^"))
+STYLES = tuple(islice(zip(cycle(_PALETTE), cycle("oDs^vPX*")), 40))  # no two alike
 DPI = 150  # for pages
 PRINT = 300  # for paper
 SHARPER = 1.5
@@ -34,6 +35,7 @@ _OUTLINE = withStroke(linewidth=2, foreground="black")  # readable over heat, to
 sns.set_theme(style="ticks", context="notebook", font="DejaVu Sans", palette="colorblind")
 plt.rcParams |= {
     "figure.dpi": 80,
+    "figure.constrained_layout.use": True,
     "font.size": 11,
     "axes.titlesize": 12,
     "axes.titlelocation": "left",
@@ -42,8 +44,6 @@ plt.rcParams |= {
     "axes.grid.axis": "x",
     "grid.color": "0.9",
     "legend.frameon": False,
-    "svg.hashsalt": "cxrlib",
-    "figure.constrained_layout.use": True,
 }
 
 
@@ -58,15 +58,14 @@ def alt_text(figure: Figure) -> str:
     if figure.get_label():
         return str(figure.get_label())
     texts = [panel.get_title(loc) for panel in figure.axes for loc in ("left", "center", "right")]
-    texts += [label for panel in figure.axes[:1] for label in (panel.get_xlabel(), panel.get_ylabel())]
+    texts += [text for panel in figure.axes[:1] for text in (panel.get_xlabel(), panel.get_ylabel())]
     return "; ".join(dict.fromkeys(text.replace("\n", " ") for text in texts if text)) or "figure"
 
 
 def show(figure: Figure, caption: str = "The figure in words") -> None:
-    """Display a figure in a notebook, once, over its caption, and close it. The caption unfolds to the alt text.
+    """Display a figure in a notebook, once, over its caption, which unfolds to the alt text, and close it.
 
-    JupyterLab does not pass an output's alt text to screen readers yet, so it is on the page as well. As the outputs'
-    text it is also what nbval compares, which compares no pictures.
+    JupyterLab does not pass alt text to screen readers yet. As text it is also what nbval compares, unlike pictures.
     """
     from IPython.display import display  # not needed to save figures
 
@@ -94,19 +93,16 @@ def _small_picture(figure: Figure) -> tuple[str, bytes]:
         return "image/png", picture.getvalue()
 
 
-def save_figure(figure: Figure, name: str, *folders: str | Path, dpi: int = DPI, pdf: bool = False) -> None:
-    """Write `name`.png (white background) into each folder; the same figure gives the same bytes.
+def save_figure(figure: Figure, name: str, folder: str | Path, dpi: int = DPI, pdf: bool = False) -> None:
+    """Write `name`.png (white background) into a folder; the same figure gives the same bytes.
 
     pdf: also `name`.pdf, which is sharp at any size. The PNG's text chunk "Description" holds the alt text.
     """
-    # each drawn once: the layout is not settled after the first drawing, so a second one differs
-    contents = {"png": _drawn(figure, "png", dpi, {"Software": None, "Description": alt_text(figure)})}
-    if pdf:
-        contents["pdf"] = _drawn(figure, "pdf", dpi, {"CreationDate": None})
-    for folder in folders:
-        for kind, content in contents.items():
-            with written_whole(Path(folder) / f"{name}.{kind}") as path:
-                path.write_bytes(content)
+    about = {"png": {"Software": None, "Description": alt_text(figure)}, "pdf": {"CreationDate": None}}
+    for kind in ("png", "pdf") if pdf else ("png",):
+        content = _drawn(figure, kind, dpi, about[kind])
+        with written_whole(Path(folder) / f"{name}.{kind}") as path:
+            path.write_bytes(content)
 
 
 def _drawn(figure: Figure, kind: str, dpi: float, metadata: dict | None = None) -> bytes:
@@ -120,18 +116,24 @@ def pretty(finding: str) -> str:
     return finding.replace("_", " ").capitalize()
 
 
-def plot_radiographs(
-    images: Sequence, titles: Sequence[str], boxes: Sequence | None = None, columns: int = 4
-) -> Figure:
+def number(value: float) -> str:
+    """A score, a share or a threshold, written as thresholds are everywhere: "0.35", "0.0042", "never" above 1."""
+    return Thresholds([value] * len(FINDINGS)).texts[0]
+
+
+def listed(values: pd.Series, spec: str = ".2f") -> str:
+    """Values by finding for alt text: "Mass 0.52, Nodule 0.31"."""
+    return ", ".join(f"{pretty(name)} {value:{spec}}" for name, value in values.items())
+
+
+def plot_radiographs(images: Sequence, titles: Sequence[str], boxes: Sequence = (), columns: int = 4) -> Figure:
     """A grid of radiographs (h, w) uint8. boxes: for each image a list of (x, y, w, h, text) in BOX_FRAME pixels."""
     figure = plot_overlays(images, repeat(None), titles, boxes, columns)
     named = "; ".join(title.replace(":\n", ": ").replace("\n", ", ") for title in titles)
     return described(figure, f"{len(images)} radiographs{', with boxes' if boxes else ''}: {named}.")
 
 
-def plot_overlays(
-    images: Sequence, maps: Sequence, titles: Sequence[str], boxes: Sequence | None = None, columns: int = 4
-) -> Figure:
+def plot_overlays(images, maps, titles: Sequence[str], boxes: Sequence = (), columns: int = 4) -> Figure:
     """Radiographs under their heat maps, each (h, w) in [0, 1] or None; boxes as in `plot_radiographs`."""
     figure, all_axes = panels(len(images), columns, 2.3)
     for axes, image, heat, title, own in zip(all_axes, images, maps, titles, boxes or repeat(()), strict=False):
@@ -147,10 +149,10 @@ def plot_overlays(
     return figure
 
 
-def panels(n: int, columns: int, width: float, height: float | None = None, frame: bool = False, **options):
-    """A figure of n panels (width x height inches) and the list of its axes, the spare ones of which are off.
+def panels(n: int, columns: int, width: float, height: float = 0, labels: tuple[str, str] | None = None, **options):
+    """A figure of n panels (width x height inches, or square) and the list of its axes, of which spare ones are off.
 
-    frame: with ticks and spines; options: of `plt.subplots`.
+    labels: of the x and y axes of all; without them the panels have no ticks and no frame. options: of `plt.subplots`.
     """
     columns = max(1, min(columns, n))
     rows = -(-n // columns)
@@ -158,7 +160,9 @@ def panels(n: int, columns: int, width: float, height: float | None = None, fram
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
     for spare in axes.flat[n:]:
         spare.axis("off")
-    if frame:
+    if labels:
+        figure.supxlabel(labels[0], fontsize=11)
+        figure.supylabel(labels[1], fontsize=11)
         for above in axes.flat[max(0, n - columns) : n]:  # above a spare place: show the tick labels
             above.tick_params(labelbottom=True)
     else:
@@ -194,6 +198,5 @@ def plot_intervals(
     axes.set(xlabel=f"{label}, 95 % interval over patients", title=f"{label} on test, by finding (positive images)")
     if len(tables) > 1:
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # no place inside is free of intervals
-    values = "; ".join(f"{name}: " + ", ".join(f"{pretty(row)} {table.loc[row, metric]:.2f}" for row in reversed(rows))
-                       for name, table in tables.items())  # fmt: skip
+    values = "; ".join(f"{name}: {listed(table.loc[rows[::-1], metric])}" for name, table in tables.items())
     return described(figure, f"{label} on test with 95 % intervals, by finding. {values}.")

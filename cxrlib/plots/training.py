@@ -20,8 +20,8 @@ def plot_losses(scores: Sequence[float], curves: Mapping[str, tuple[Sequence[flo
         axes.set(xlabel="score", title=title, xlim=(0, 1), ylim=(0, 4))
     both[0].set_ylabel("loss")
     both[1].legend(loc="upper left")
-    names = ", ".join(curves)
-    return described(figure, f"Two panels, of a positive and of a negative: the loss against the score for {names}.")
+    what = "Two panels, of a positive and of a negative: the loss against the score"
+    return described(figure, f"{what} for {', '.join(curves)}.")
 
 
 def plot_schedule(rates: pd.DataFrame) -> Figure:
@@ -47,11 +47,10 @@ def plot_history(history: pd.DataFrame) -> Figure:
     right.plot(kept["epoch"], kept["val_auroc"], "o", ms=14, mfc="none", mec="black")
     right.annotate(f"kept: {kept['val_auroc']:.3f}", (kept["epoch"], kept["val_auroc"]), xytext=(4, -30),
                    textcoords="offset points", ha="right")  # fmt: skip
-    right.set(xlabel="epoch", ylabel="macro AUROC", title="Validation macro AUROC chooses the epoch")
-    right.margins(y=0.15)
+    right.set(xlabel="epoch", ylabel="macro AUROC", title="Validation macro AUROC chooses the epoch", ymargin=0.15)
     for axes in (left, right):
         axes.set(xticks=history["epoch"], xlim=(0.5, history["epoch"].max() + 0.5))
     ends = ", ".join(f"{name.replace('_', ' ')} from {history[name].iloc[0]:.3f} to {history[name].iloc[-1]:.3f}"
                      for name in ("train_loss", "val_loss", "val_auroc"))  # fmt: skip
-    best = f"kept is epoch {kept['epoch']:.0f} with {kept['val_auroc']:.3f}"
-    return described(figure, f"Two panels by epoch: {ends}; {best}.")
+    return described(figure, f"Two panels by epoch: {ends}; kept is epoch {kept['epoch']:.0f} with "
+                     f"{kept['val_auroc']:.3f}.")  # fmt: skip

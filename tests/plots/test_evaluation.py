@@ -101,6 +101,13 @@ def test_reliability_draws_share_against_score_with_its_interval(predictions):
     assert "Fibrosis, Platt: the highest scores" in plots.alt_text(figure)
 
 
+def test_low_scores_of_a_rare_finding_are_said_with_a_digit(predictions):
+    rare = Predictions(predictions.scores / 300, predictions.labels, predictions.image, predictions.patient)
+    highest = reliability(rare, "Edema", 8)["score"].iloc[-1]
+    said = plots.alt_text(plots_evaluation.plot_reliability({"raw": rare}, ["Edema"]))
+    assert f"the highest scores, {highest:.2g}, meet" in said
+
+
 def test_choices_and_gaps_draw_the_macro_with_its_interval(predictions):
     tables = {"0.5": evaluate(predictions, [0.5] * 14, 20), "0.3": evaluate(predictions, [0.3] * 14, 20)}
     figure = plots_evaluation.plot_choices(tables)

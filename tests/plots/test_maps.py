@@ -37,6 +37,17 @@ def test_every_kind_of_map_stands_beside_the_model(table):
     assert "model 0.60, chance 0.50" in alt_text(figure)
 
 
+def test_controls_may_have_any_name_and_number(table):
+    mine = [f"mine {n}" for n in range(9)]
+    added = [table[table["maps"] == "chance"].assign(maps=name) for name in mine]
+    figure = plot_localization(pd.concat([table, *added]))
+    lines = [line for line in figure.axes[0].lines if not line.get_label().startswith("_")]
+    assert [line.get_label() for line in lines] == ["model", "chance", "random", "average", "untrained", *mine]
+    looks = [(line.get_color(), line.get_marker()) for line in lines]
+    assert len(set(looks)) == len(looks)
+    assert "mine 8 0.50" in alt_text(figure)
+
+
 def test_shares_of_places_fill_the_bar():
     shares = pd.DataFrame({"lungs": [0.5, 0.2], "letters": [0.1, 0.3], "elsewhere": [0.4, 0.5]},
                           index=["true positives", "false positives"])  # fmt: skip

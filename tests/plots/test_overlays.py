@@ -12,8 +12,8 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import read_boxes
 from cxrlib.data.sources import find_images
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.thresholds import Thresholds
-from cxrlib.explain import overlays
+from cxrlib.evaluation.thresholds import NEVER, Thresholds
+from cxrlib.explain import case_maps
 from cxrlib.explain.case_maps import radiographs
 from cxrlib.explain.overlays import highest_labelled, highest_scoring, overlay_maps, score_table
 from cxrlib.plots.overlays import overlay_figure, write_overlays
@@ -58,8 +58,7 @@ def model(monkeypatch):
         maps[:, EDEMA] = 0
         return maps
 
-    monkeypatch.setattr(overlays, "grad_cam", grad_cam)
-    monkeypatch.setattr(overlays, "default_layers", lambda model, method: None)
+    monkeypatch.setattr(case_maps, "grad_cam", grad_cam)
 
 
 def draw(cache, predictions, pairs, thresholds=None, **options):
@@ -99,6 +98,14 @@ def test_each_panel_is_its_own_image_finding_and_score(model, cache, predictions
 def test_a_title_says_what_is_missing(model, cache, predictions):
     figure = draw(cache, predictions, [(1, EDEMA)])
     assert titles(figure) == ["Edema: 0.60, labelled\nno threshold tuned\n(empty: nothing speaks for it)"]
+
+
+def test_small_numbers_keep_a_digit_and_never_is_a_word(model, cache, predictions):
+    values = np.full(14, 0.0042)
+    values[13] = NEVER
+    predictions.scores[1, MASS] = 0.0031
+    figure = draw(cache, predictions, [(1, MASS), (2, 13)], Thresholds(values))
+    assert titles(figure) == ["Mass: 0.0031, labelled\nthreshold 0.0042", "Hernia: 0.70, not labelled\nthreshold never"]
 
 
 def test_boxes_are_drawn_on_their_image_and_finding_only(model, cache, predictions, boxes):
@@ -161,3 +168,18 @@ def test_overlays_of_an_earlier_run_do_not_stay(model, cache, predictions, tmp_p
     scores = pd.read_csv(folder / "scores.csv")
     assert scores["threshold"].tolist() == [0.65, 0.65]
     assert scores["called"].tolist() == [False, True]
+
+
+def test_what_was_there_stays_until_the_new_overlays_are_whole(model, cache, predictions, tmp_path):
+    """A run that fails half-way has taken nothing away."""
+    write(tmp_path, cache, predictions)
+    before = {path.name for path in tmp_path.iterdir()}
+
+    def broken():
+        yield np.zeros((32, 32))
+        raise RuntimeError("killed")
+
+    table = score_table(predictions, [(2, 0), (2, 1)])
+    with pytest.raises(RuntimeError, match="killed"):
+        write_overlays(tmp_path, broken(), table, cache)
+    assert before <= {path.name for path in tmp_path.iterdir()}

@@ -54,22 +54,15 @@ def test_figures_need_no_torch():
 
 
 # ---- saving ----------------------------------------------------------------------------------------------------------
-def test_save_writes_the_same_bytes_everywhere_and_every_time(tmp_path, entries):
-    figure = plots_data.plot_label_counts(entries)
-    plots.save_figure(figure, "01_counts", tmp_path / "a", tmp_path / "deep" / "b")
-    plots.save_figure(plots_data.plot_label_counts(entries), "01_counts", tmp_path / "c")
-    first, second, again = (tmp_path / where / "01_counts.png" for where in ("a", "deep/b", "c"))
-    assert first.read_bytes() == second.read_bytes() == again.read_bytes()
+def test_save_writes_the_same_bytes_every_time(tmp_path, entries):
+    plots.save_figure(plots_data.plot_label_counts(entries), "01_counts", tmp_path / "a")
+    plots.save_figure(plots_data.plot_label_counts(entries), "01_counts", tmp_path / "deep" / "b")
+    first, again = (tmp_path / where / "01_counts.png" for where in ("a", "deep/b"))
+    assert first.read_bytes() == again.read_bytes()
     with Image.open(first) as image:
         assert image.size == (8 * plots.DPI, 5 * plots.DPI)
         assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
         assert "Software" not in image.info
-
-
-def test_save_into_no_folder_writes_nothing(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    plots.save_figure(plt.figure(), "x")
-    assert not list(tmp_path.iterdir())
 
 
 def test_the_alt_text_travels_with_the_picture(tmp_path, entries):
