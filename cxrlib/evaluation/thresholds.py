@@ -29,6 +29,13 @@ _FIELDS = ("objective", "grid", "confidence")  # of a file
 _KEYS = ("threshold", "low", "high", "note")  # of each finding in a file
 
 
+def number(value: float) -> str:
+    """A threshold or score for display: "0.35", "0.0042" where two decimals are too few, "never" above 1."""
+    if value > 1:
+        return "never"
+    return f"{value:.2f}" if value >= 0.1 or value == round(value, 2) else f"{value:.2g}"
+
+
 @dataclass(frozen=True, eq=False)
 class Thresholds(SavedPerFinding):
     """One threshold per finding, in the order of FINDINGS, and how it was chosen.
@@ -81,11 +88,8 @@ class Thresholds(SavedPerFinding):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The values for display: "0.35", "0.0042" where two decimals are too few, "never" above 1."""
-        return tuple(
-            "never" if value > 1 else f"{value:.2f}" if value >= 0.1 or value == round(value, 2) else f"{value:.2g}"
-            for value in self.values
-        )
+        """The values for display (`number`)."""
+        return tuple(map(number, self.values))
 
     def apply(self, scores: np.ndarray | Predictions) -> np.ndarray:
         """(n, 14) scores to (n, 14) uint8: 1 where score >= threshold, both as float32.

@@ -12,8 +12,8 @@ from sklearn.metrics import precision_recall_curve
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.reliability import reliability
-from cxrlib.evaluation.thresholds import Thresholds
-from cxrlib.plots.style import BLUE, GREY, ORANGE, STYLES, described, draw_intervals, number, panels, pretty
+from cxrlib.evaluation.thresholds import Thresholds, number
+from cxrlib.plots.style import BLUE, GREY, ORANGE, STYLES, described, draw_intervals, panels, pretty
 
 _LEAST_IN_MEAN = 3  # findings: a mean of fewer says little about the others
 

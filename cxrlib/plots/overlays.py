@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from cxrlib.core.paths import write_csv
 from cxrlib.data.findings import FINDINGS
-from cxrlib.plots.style import number, plot_overlays, pretty, save_figure
+from cxrlib.evaluation.thresholds import number
+from cxrlib.plots.style import plot_overlays, pretty, save_figure
 
 _SHEET = 48  # overlays on one page
 Images = Mapping[str, np.ndarray]  # such as an ImageCache

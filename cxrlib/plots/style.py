@@ -22,7 +22,6 @@ from PIL import Image
 from cxrlib.core.paths import written_whole
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import BOX_FRAME
-from cxrlib.evaluation.thresholds import Thresholds
 
 BLUE, ORANGE, GREEN, RED, *_ = _PALETTE = sns.color_palette("colorblind")
 GREY = "0.45"
@@ -114,11 +113,6 @@ def _drawn(figure: Figure, kind: str, dpi: float, metadata: dict | None = None) 
 def pretty(finding: str) -> str:
     """A finding's name for readers: "Pleural thickening"."""
     return finding.replace("_", " ").capitalize()
-
-
-def number(value: float) -> str:
-    """A score, a share or a threshold, written as thresholds are everywhere: "0.35", "0.0042", "never" above 1."""
-    return Thresholds([value] * len(FINDINGS)).texts[0]
 
 
 def listed(values: pd.Series, spec: str = ".2f") -> str:
