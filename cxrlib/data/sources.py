@@ -53,8 +53,11 @@ def scan_images(root: Path) -> Iterator[os.DirEntry]:
             if folder in seen or not folder.is_dir():
                 continue
             seen.add(folder)
-            with os.scandir(folder) as entries:
-                yield from (entry for entry in entries if entry.name.lower().endswith(".png") and entry.is_file())
+            try:
+                with os.scandir(folder) as entries:
+                    yield from (entry for entry in entries if entry.name.lower().endswith(".png") and entry.is_file())
+            except OSError as error:
+                raise InputError(f"{folder} cannot be read ({error.strerror}); expected a folder of images") from None
 
 
 def keep_found(entries: pd.DataFrame, images: dict[str, Path]) -> tuple[pd.DataFrame, str]:

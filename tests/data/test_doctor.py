@@ -1,5 +1,6 @@
 """The doctor finds each fault that is planted, says so by name, and agrees with the readers about what stops them."""
 
+import builtins
 import json
 import os
 import shutil
@@ -229,6 +230,39 @@ def test_a_flipped_bit_is_found_by_decoding(tiny_nih):
     image(tiny_nih).write_bytes(content)
     assert found_in(tiny_nih.root) == {}
     assert found_in(tiny_nih.root, deep=True) == {"cannot be decoded": 1}
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_file_that_may_not_be_read_is_named_and_the_rest_looked_at(deep, tiny_nih, monkeypatch):
+    """Also where the tests run as root, who may read everything."""
+    locked, single = image(tiny_nih), image(tiny_nih, 12)
+    rewrite(single, lambda grey: grey.resize((80, 80)))
+    plain = builtins.open
+
+    def refuse(path, *arguments, **options):
+        if Path(str(path)) == locked:
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain(path, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "open", refuse)
+    report = check_dataset(tiny_nih.root, deep=deep, progress=False)
+    assert report.names["cannot be decoded"] == [f"{locked.name} (not readable)"]
+    assert report.names["another size"] == [f"{single.name} (80 x 80)"]
+    assert not report.ok
+
+
+def test_a_folder_that_may_not_be_read_is_one_sentence(tiny_nih, monkeypatch):
+    plain = os.scandir
+
+    def refuse(folder):
+        if Path(folder).name == "images":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return plain(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for reader in (check_dataset, find_images):
+        with pytest.raises(InputError, match=r"images_001.images cannot be read \(Permission denied\)"):
+            reader(tiny_nih.root)
 
 
 def test_damage_in_an_image_that_no_row_names_stops_nothing(tiny_nih):

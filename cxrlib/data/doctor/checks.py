@@ -8,6 +8,7 @@ _AGAIN = "use the published file"
 _FETCH = "download it again"
 _REMOVE = "remove these rows"
 _NOTHING = "nothing"
+_BAD = "download them again, or leave them out: on_bad_image=skip"
 
 
 class Check(NamedTuple):
@@ -70,7 +71,7 @@ _IMAGES = {
         "point img_root at the folder of images_001/, images/ or the PNGs",
     ),
     "two images of one name": (STOPS, "two different files have the same name", "keep one of them"),
-    "cannot be decoded": (STOPS, "not a complete PNG", "download them again, or leave them out: on_bad_image=skip"),
+    "cannot be decoded": (STOPS, "not a complete PNG, or not readable", _BAD),
     "without image": (CHANGES, "these rows are left out: results are of fewer images", "unpack the missing archives"),
     "same picture twice": (CHANGES, "it may be on both sides of a split", "remove one of the two"),
     "one single grey": (CHANGES, "all pixels have the same value", _FETCH),
