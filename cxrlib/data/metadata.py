@@ -5,9 +5,12 @@ metadata of all 112,120 images, without the images, comes with the package torch
 """
 
 import functools
+import gzip
 import importlib.util
+import io
 import re
 import warnings
+import zipfile
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -40,6 +43,7 @@ COLUMNS = {
 NEEDED = ("image", "labels", "patient")
 BOX_COLUMNS = {"image": ("Image Index",), "finding": ("Finding Label",)}
 BOX_COLUMNS |= {"x": ("Bbox [x",), "y": ("y",), "w": ("w",), "h": ("h]",)}
+_A_CSV = "a CSV of the data set with commas, in UTF-8 (csv_path)"
 _AGE_IN_YEARS = {"Y": 1.0, "M": 1 / 12, "D": 1 / 365.25}  # Kaggle's sample writes 060Y, 007M, 012D
 
 
@@ -93,14 +97,14 @@ def read_boxes(csv_path: str | Path) -> pd.DataFrame:
 
 
 def find_csv(folder: str | Path) -> Path:
-    """The CSV of a data set's entries: ``Data_Entry_2017*.csv``, or Kaggle's ``sample_labels.csv``.
+    """The CSV of a data set's entries: ``Data_Entry_2017*.csv``, or Kaggle's ``sample_labels.csv``, or packed as such.
 
     Searches the folder (in kagglehub's cache: its newest version) and one level below.
     Raises InputError where there is none, or more than one.
     """
     folder = image_root(folder)
-    for pattern in ("Data_Entry_2017*.csv*", "*/Data_Entry_2017*.csv*", "sample_labels.csv", "*/sample_labels.csv"):
-        matches = sorted(folder.glob(pattern))
+    for pattern in ("Data_Entry_2017*.csv", "*/Data_Entry_2017*.csv", "sample_labels.csv", "*/sample_labels.csv"):
+        matches = sorted(path for packed in ("", ".gz", ".zip") for path in folder.glob(pattern + packed))
         if len(matches) > 1:
             raise InputError(f"{folder} contains {some(matches)}; choose one with csv_path")
         if matches:
@@ -117,10 +121,7 @@ def read_lists(*folders: str | Path) -> dict[str, frozenset[str]] | None:
         paths = {part: folder / f"{part}_list.txt" for part in ("train_val", "test")}
         if not all(path.is_file() for path in paths.values()):
             continue
-        try:
-            lists = {part: frozenset(path.read_text(encoding="utf-8-sig").split()) for part, path in paths.items()}
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"the lists in {folder} cannot be read ({error}); expected one name per line") from None
+        lists = {part: frozenset(read_text(path, "one image name per line").split()) for part, path in paths.items()}
         both = lists["train_val"] & lists["test"]
         if both:
             raise InputError(f"the lists in {folder} both name {some(sorted(both))}; expected disjoint lists")
@@ -163,7 +164,7 @@ def read_expert_labels(csv_path: str | Path) -> pd.DataFrame:
     the file ("Airspace opacity"). Raises InputError for a missing file, missing columns or values besides YES and NO.
     """
     csv_path = Path(csv_path)
-    table = _read_csv(csv_path).rename(columns={"Image ID": "Image Index"})
+    table = read_csv(csv_path).rename(columns={"Image ID": "Image Index"})
     yes_no = [name for name in table.columns if len(table) and table[name].isin(["YES", "NO"]).all()]
     half = [name for name in table.columns if name not in yes_no and table[name].isin(["YES", "NO"]).any()]
     if not {"Image Index", "Patient ID"} <= set(table.columns) or not yes_no or half:
@@ -231,25 +232,42 @@ def age_in_years(column: pd.Series) -> pd.Series:
     return column.map(dict(zip(distinct, years, strict=True))).astype(float)
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    """All columns as text, nothing guessed; empty, unnamed columns dropped."""
-    if not path.is_file():
-        raise InputError(f"{path} is not a file; expected a CSV of the data set (csv_path)")
+def read_csv(path: str | Path) -> pd.DataFrame:
+    """All columns of a CSV as text, nothing guessed; empty, unnamed columns dropped. Raises InputError."""
+    text = read_text(path)
     try:
         with warnings.catch_warnings():  # for a first row that is too long, pandas drops values with only a warning
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
+            table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, index_col=False)
     except pd.errors.ParserWarning:
         raise InputError(f"{path} has a row with more values than its header; expected one value per column") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError, EOFError) as error:
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path} cannot be read as a CSV ({reason}); expected commas and UTF-8") from None
+        raise InputError(f"{path} cannot be read ({reason}); expected {_A_CSV}") from None
     return table.loc[:, [not str(name).startswith("Unnamed:") for name in table.columns]]
+
+
+def read_text(path: str | Path, expected: str = _A_CSV, encoding: str = "utf-8-sig") -> str:
+    """The text of a table or list, unpacked where its name ends in .gz or .zip. Raises InputError with `expected`."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} is not a file; expected {expected}")
+    try:
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                if len(names := archive.namelist()) != 1:
+                    raise ValueError(f"it holds {len(names)} files")
+                content = archive.read(names[0])
+        else:
+            content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return content.decode(encoding)
+    except Exception as error:  # of the disk, of either kind of packing, or of the encoding
+        raise InputError(f"{path} cannot be read ({error}); expected {expected}") from None
 
 
 def _select(path: Path, columns: dict[str, tuple[str, ...]], needed: Iterable[str], published: str) -> pd.DataFrame:
     """The known columns of a CSV. Raises InputError where one of the needed is missing."""
-    table = _read_csv(path)
+    table = read_csv(path)
     known = known_columns(table, columns)
     missing = [columns[name][0] for name in needed if name not in known]
     if missing:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from PIL import Image
 from cxrlib.core.errors import InputError
 from cxrlib.data import cache as module
 from cxrlib.data.cache import ImageCache, build_cache, read_image
+from cxrlib.data.dataset import CachedDataset
+from cxrlib.data.metadata import read_entries
 from cxrlib.data.sources import find_images
 
 GREY = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)
@@ -171,6 +174,21 @@ def test_rgba_and_16_bit_images_are_cached_as_their_grey_twins(build, images, ti
         grey = pixels[..., 0] if pixels.ndim == 3 else (pixels // 257).astype(np.uint8)
         twin = save(tiny_nih.root / "twin.png", Image.fromarray(grey))
         np.testing.assert_array_equal(build()[name], read_image(twin, 32))
+
+
+def test_a_worker_gets_the_path_and_not_the_pixels(build, tiny_nih, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cache = build(image_size=256, cache_dir="cache")
+    dataset = CachedDataset(read_entries(tiny_nih.csv_path), cache)
+    assert len(pickle.dumps(cache)) < 1000
+    assert len(pickle.dumps(dataset)) < 50_000 < cache.images.nbytes / 10
+    content = pickle.dumps(dataset)
+    monkeypatch.chdir("/")  # where a worker may start
+    again = pickle.loads(content)
+    np.testing.assert_array_equal(again.cache.images, cache.images)
+    images, labels = again.__getitems__([3, 5])
+    assert images.equal(dataset.__getitems__([3, 5])[0])
+    assert labels.equal(dataset.labels[[3, 5]])
 
 
 def test_nothing_is_decoded_twice(build, images, decoded):
@@ -372,9 +390,6 @@ def spoiled(images):
 
 
 def test_skip_leaves_the_same_images_out_everywhere(build, images, spoiled, tiny_nih, decoded, capsys):
-    from cxrlib.data.dataset import CachedDataset
-    from cxrlib.data.metadata import read_entries
-
     cache = build(on_bad_image="skip")
     assert list(cache.bad) == spoiled
     assert f"2 of 63 images cannot be decoded and are left out: {', '.join(spoiled)}" in capsys.readouterr().out

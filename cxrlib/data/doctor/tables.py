@@ -4,9 +4,7 @@ The readers in `metadata` stop at the first problem; here every problem is found
 """
 
 import csv
-import gzip
 import io
-import zlib
 from collections import defaultdict
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from cxrlib.data.metadata import (
     is_unsafe,
     known_columns,
     parse_numbers,
+    read_text,
     reference_entries,
 )
 
@@ -50,18 +49,17 @@ def check_csv(path: Path) -> tuple[Found, pd.DataFrame]:
 def _read(path: Path, found: Found) -> pd.DataFrame:
     """All values as text; notes what keeps the file from being read as a CSV, and rows of another length."""
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError:
+            text = read_text(path)
+        except InputError:
+            text = read_text(path, encoding="latin-1")
             found["not UTF-8"] = [path.name]
-            text = content.decode("latin-1")
         first = text.partition("\n")[0]
         separator = ";" if first.count(";") > first.count(",") else ","
         if separator == ";":
             found["semicolons"] = [path.name]
         header, *rows = csv.reader(io.StringIO(text.replace("\0", ""), newline=""), delimiter=separator)
-    except (OSError, EOFError, zlib.error, csv.Error, ValueError):  # ValueError: not even a header
+    except (csv.Error, ValueError):  # ValueError: not readable, or not even a header
         found["not a text file"] = [path.name]
         return pd.DataFrame()
     rows = [row for row in rows if row]
@@ -122,8 +120,8 @@ def check_lists(folders: tuple[Path, ...], entries: pd.DataFrame) -> Found | Non
         if not (folder / name).is_file():
             return {"list missing": [name]}
         try:
-            lists.append(set((folder / name).read_text(encoding="utf-8-sig").split()))
-        except (UnicodeDecodeError, OSError):
+            lists.append(set(read_text(folder / name).split()))
+        except InputError:
             return {"list unreadable": [name]}
     image, patient = entries["image"], entries["patient"].str.lstrip("0")
     in_train_val, in_test = (image.isin(listed) for listed in lists)
