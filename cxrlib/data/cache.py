@@ -69,19 +69,21 @@ class ImageCache:
     """Radiographs ready for a model: `images` (n, image_size, image_size) uint8, memory-mapped and read-only.
 
     Only rows requested from `build_cache` are filled; `rows` returns their numbers and refuses others. bad: images that
-    cannot be decoded, name -> reason.
+    cannot be decoded, name -> reason. A pickled cache is its folder, which the process that unpickles it opens.
     """
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-        meta = json.loads((self.folder / "cache.json").read_text())
-        self.image_size: int = meta["image_size"]
+        self.folder = Path(folder).absolute()
+        self.image_size: int = json.loads((self.folder / "cache.json").read_text())["image_size"]
         self.names: list[str] = (self.folder / "names.txt").read_text(encoding="utf-8").split("\n")
         self.images = np.load(self.folder / "images.npy", mmap_mode="r")
         path = self.folder / "bad.json"
         self.bad: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
         self._done = np.load(self.folder / "done.npy", mmap_mode="r")
         self._index = pd.Index(self.names)
+
+    def __reduce__(self):
+        return ImageCache, (self.folder,)
 
     def __len__(self) -> int:
         """The number of cached radiographs."""
@@ -102,7 +104,7 @@ class ImageCache:
 
     def keep_good(self, entries: pd.DataFrame) -> pd.DataFrame:
         """The entries (with a column image) whose image can be decoded (is not in `bad`)."""
-        return entries[~entries["image"].isin(self.bad)] if self.bad else entries
+        return entries[~entries["image"].isin(self.bad)]
 
     def _missing(self, names: list[str]) -> np.ndarray:
         """The sorted, distinct rows of the names that have not been tried yet."""
@@ -141,13 +143,15 @@ def build_cache(
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with one_process(folder / "lock", f"filling {folder}"):
-                cache = _fill_up(folder, images, names, image_size, workers, progress)
+                if not _is_laid_out(folder):
+                    _lay_out(folder, images, image_size)
+                cache = _fill_up(ImageCache(folder), images, names, workers, progress)
         except OSError as error:
             raise InputError(f"the cache cannot be written to {folder} ({error.strerror or error}); what is done is "
                              "kept: make room, or choose another cache_dir") from None  # fmt: skip
-    bad = {name: cache.bad[name] for name in names if name in cache.bad}
+    bad = [name for name in names if name in cache.bad]
     if bad and on_bad_image == "error":
-        reasons = "; ".join(list(bad.values())[:3])
+        reasons = "; ".join(cache.bad[name] for name in bad[:3])
         raise InputError(
             f"{len(bad)} of {len(names):,} images cannot be used: {reasons} (or leave them out: on_bad_image=skip)"
         )
@@ -156,20 +160,34 @@ def build_cache(
     return cache
 
 
-def _fill_up(folder, images, names, image_size, workers, progress) -> ImageCache:
-    """Decode what is missing of `names` into the cache in `folder`. One process at a time."""
-    if not _is_laid_out(folder):
-        _lay_out(folder, images, image_size)
-    cache = ImageCache(folder)
+def _fill_up(cache: ImageCache, images, names: list[str], workers: int | None, progress: bool) -> ImageCache:
+    """Copy or decode what the cache lacks of `names`, and open it anew. One process at a time."""
     missing = cache._missing(names)
-    if len(missing):
-        _check_space(folder, len(missing) * cache.images[0].nbytes)
-        missing = _take_over(cache, missing)
-        bad = _fill(cache, [(int(row), images[cache.names[row]]) for row in missing], workers, progress)
-        if bad:
-            write_json(folder / "bad.json", cache.bad | bad)
-            _mark(cache, cache._index.get_indexer(list(bad)), _BAD)
-    return ImageCache(folder)
+    _check_space(cache.folder, len(missing) * cache.images[0].nbytes)
+    missing = _take_over(cache, missing)
+    bad = {}
+
+    def read(row: int) -> np.ndarray | None:
+        try:
+            return read_image(images[cache.names[row]], cache.image_size)
+        except BadImage as error:
+            bad[row] = str(error)
+
+    with (
+        ThreadPoolExecutor(workers or cpu_count()) as pool,
+        bar(total=len(missing), show=progress, desc="decode and resize", unit=" images") as shown,
+    ):
+        for start in range(0, len(missing), _BATCH):
+            rows, good = missing[start : start + _BATCH], {}
+            for row, pixels in zip(rows, pool.map(read, rows), strict=True):
+                shown.update()
+                if pixels is not None:
+                    good[row] = pixels
+            _write(cache, good)
+    if bad:
+        write_json(cache.folder / "bad.json", cache.bad | {cache.names[row]: bad[row] for row in sorted(bad)})
+        _mark(cache, list(bad), _BAD)
+    return ImageCache(cache.folder)
 
 
 def _check_space(folder: Path, needed: int) -> None:
@@ -186,55 +204,28 @@ def _take_over(cache: ImageCache, rows: np.ndarray) -> np.ndarray:
 
     One image replaced, or one more archive unpacked, makes another source, most of which was decoded before.
     """
-    mine_stamps = np.load(cache.folder / "stamps.npy")
+    our_stamps = np.load(cache.folder / "stamps.npy")
     for folder in sorted(cache.folder.parent.glob(f"*-{cache.image_size}")):
         if folder == cache.folder or not _is_laid_out(folder):
             continue
-        other, other_stamps = ImageCache(folder), np.load(folder / "stamps.npy")
-        theirs = other._index.get_indexer([cache.names[row] for row in rows])
-        same = (theirs >= 0) & (other_stamps[theirs] == mine_stamps[rows]).all(axis=1) & (other._done[theirs] == _DONE)
-        mine, theirs = rows[same], theirs[same]
-        for start in range(0, len(mine), _BATCH):
+        other, their_stamps = ImageCache(folder), np.load(folder / "stamps.npy")
+        theirs = other._index.get_indexer(cache._index[rows])
+        same = (theirs >= 0) & (their_stamps[theirs] == our_stamps[rows]).all(axis=1) & (other._done[theirs] == _DONE)
+        for start in range(0, int(same.sum()), _BATCH):
             part = slice(start, start + _BATCH)
-            _write(cache, dict(zip(mine[part].tolist(), other.images[theirs[part]], strict=True)))
+            _write(cache, dict(zip(rows[same][part], other.images[theirs[same][part]], strict=True)))
         rows = rows[~same]
     return rows
 
 
-def _fill(cache: ImageCache, work: list[tuple[int, Path]], workers: int | None, progress: bool) -> dict[str, str]:
-    """Decode the images of some rows into the cache; returns the undecodable ones: name -> reason."""
-    bad = {}
-
-    def read(item: tuple[int, Path]) -> np.ndarray | str:
-        try:
-            return read_image(item[1], cache.image_size)
-        except BadImage as error:
-            return str(error)
-
-    with (
-        ThreadPoolExecutor(workers or cpu_count()) as pool,
-        bar(total=len(work), show=progress, desc="decode and resize", unit=" images") as shown,
-    ):
-        for start in range(0, len(work), _BATCH):
-            good = {}
-            for (row, _), pixels in zip(part := work[start : start + _BATCH], pool.map(read, part), strict=True):
-                shown.update()
-                if isinstance(pixels, str):
-                    bad[cache.names[row]] = pixels
-                else:
-                    good[row] = pixels
-            _write(cache, good)
-    return bad
-
-
 def _write(cache: ImageCache, rows: dict[int, np.ndarray]) -> None:
     """Write some rows and, once they are on the disk, their marks."""
-    content = ((row, pixels.tobytes()) for row, pixels in rows.items())
+    content = ((int(row), pixels.tobytes()) for row, pixels in rows.items())
     write_rows(cache.folder / "images.npy", cache.images.offset, content)
     _mark(cache, list(rows), _DONE)
 
 
-def _mark(cache: ImageCache, rows: list[int] | np.ndarray, value: int) -> None:
+def _mark(cache: ImageCache, rows: list[int], value: int) -> None:
     done = np.load(cache.folder / "done.npy", mmap_mode="r+")
     done[rows] = value
     done.flush()
