@@ -219,6 +219,11 @@ def parse_numbers(boxes: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
     return boxes, ~(np.isfinite(boxes[sides]).all(axis=1) & (boxes["w"] > 0) & (boxes["h"] > 0))
 
 
+def nih_patient(images: pd.Series) -> pd.Series:
+    """The patient in each name such as "00000013_005.png", as text; missing for names that are not NIH's."""
+    return images.where(images.str.fullmatch(NIH_NAME)).str[:8]
+
+
 def is_unsafe(images: pd.Series) -> pd.Series:
     """Which names would leave their folder or control the terminal that prints them."""
     return images.str.contains(r"[/\\\x00-\x1f\x7f]") | images.isin(["", ".", ".."])

@@ -8,21 +8,20 @@ import io
 from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.doctor.checks import OLDEST
-from cxrlib.data.findings import canonical, encode
+from cxrlib.data.findings import parse
 from cxrlib.data.metadata import (
     BOX_COLUMNS,
     BOX_FRAME,
     COLUMNS,
     NEEDED,
-    NIH_NAME,
     age_in_years,
     is_unsafe,
     known_columns,
+    nih_patient,
     parse_numbers,
     read_text,
     reference_entries,
@@ -77,12 +76,12 @@ def _check_values(entries: pd.DataFrame, found: Found) -> None:
     found["image named twice"] = list(image[image.duplicated()].unique())
     found["no patient"] = list(image[patient == ""])
     for label, images in image.groupby(entries["labels"]):
-        if _encoded(label) is None:
+        if parse(label) is None:
             found["unknown label"] += [f"{name} ({label})" for name in images]
     if "age" in entries:
         wrong = entries[~(age_in_years(entries["age"]) <= OLDEST)]
         found["age out of range"] = [f"{row.image} ({row.age or 'none'})" for row in wrong.itertuples()]
-    number = image.str.extract(NIH_NAME, expand=False)
+    number = nih_patient(image)
     other = number.notna() & patient.str.fullmatch(r"\d+") & (number.str.lstrip("0") != patient.str.lstrip("0"))
     found["patient unlike the name"] = [f"{row.image} ({row.patient})" for row in entries[other].itertuples()]
     if pd.to_numeric(number).between(1, _NIH_PATIENTS).any():
@@ -91,22 +90,10 @@ def _check_values(entries: pd.DataFrame, found: Found) -> None:
 
 def _unlike_reference(entries: pd.DataFrame) -> list[str]:
     """Names of NIH's images whose labels differ from those of the release v2020; unknown labels are another check."""
-    ours = entries.drop_duplicates("image").set_index("image")["labels"].rename("ours")
-    both = reference_entries().set_index("image")["labels"].to_frame("reference").join(ours, how="inner")
-    both = both[both["ours"] != both["reference"]]  # most are the same text and need no encoding
-    return [
-        row.Index
-        for row in both.itertuples()
-        if (encoded := _encoded(row.ours)) is not None and (encoded != encode([row.reference])).any()
-    ]
-
-
-def _encoded(label: str) -> np.ndarray | None:
-    """The (1, 14) row of a label string, None where it cannot be used."""
-    try:
-        return encode([label])
-    except InputError:
-        return None
+    both = entries.drop_duplicates("image").merge(reference_entries(), on="image", suffixes=("", "_v2020"))
+    both = both[both["labels"] != both["labels_v2020"]]  # most are the same text and need no parsing
+    parsed = zip(both["image"], both["labels"].map(parse), both["labels_v2020"].map(parse), strict=True)
+    return [name for name, ours, theirs in parsed if ours is not None and set(ours) != set(theirs)]
 
 
 def check_lists(folders: tuple[Path, ...], entries: pd.DataFrame) -> Found | None:
@@ -143,14 +130,9 @@ def check_boxes(folders: tuple[Path, ...], entries: pd.DataFrame) -> Found | Non
     if missing or any(found[check] for check in ("row too long", "not a text file", "not UTF-8")):
         return {"boxes unreadable": [path.name]}
     what = pd.Series([f"row {number}: {name}" for number, name in enumerate(boxes["image"])], dtype=str)
-    findings = []
-    for row, name in zip(what, boxes["finding"], strict=True):
-        try:
-            findings.append(canonical(name))
-        except InputError:
-            findings.append("")
-            found["box of an unknown finding"].append(f"{row} ({name})")
-    boxes, bad = parse_numbers(boxes.assign(finding=findings))
+    known = boxes["finding"].map(lambda name: "|" not in name and parse(name) is not None)
+    found["box of an unknown finding"] = list((what + " (" + boxes["finding"] + ")")[~known])
+    boxes, bad = parse_numbers(boxes)
     corner, size = boxes[["x", "y"]].to_numpy(), boxes[["w", "h"]].to_numpy()
     outside = ((corner < 0) | (corner + size > BOX_FRAME)).any(axis=1)
     found["box without place or size"] = list(what[bad])
