@@ -55,7 +55,6 @@ def read_entries(csv_path: str | Path) -> pd.DataFrame:
     file), and the fourteen findings as 0 / 1 (uint8). Optional columns that the file lacks are left out.
     Raises InputError for a missing file, missing columns, unusable labels, repeated or unsafe image names.
     """
-    csv_path = Path(csv_path)
     entries = _select(csv_path, COLUMNS, NEEDED, "Data_Entry_2017*.csv or Kaggle's sample_labels.csv")
     if entries.empty:
         raise InputError(f"{csv_path} has a header and no row; expected one row per image")
@@ -84,7 +83,6 @@ def read_boxes(csv_path: str | Path) -> pd.DataFrame:
     x, y is the upper left corner. "Infiltrate" in the file becomes "Infiltration". Raises InputError for a missing
     file, missing columns, an unknown finding or a box without size.
     """
-    csv_path = Path(csv_path)
     boxes = _select(csv_path, BOX_COLUMNS, BOX_COLUMNS, "BBox_List_2017.csv")
     try:
         boxes["finding"] = [canonical(name) for name in boxes["finding"]]
@@ -132,29 +130,25 @@ def read_lists(*folders: str | Path) -> dict[str, frozenset[str]] | None:
 def official_part(entries: pd.DataFrame, *folders: str | Path) -> pd.Series:
     """The official split of the entries: "train_val" or "test" for each.
 
-    The lists are taken from `folders`. Where none has them and all images are NIH's, the 2,797 patients of the official
-    test set, which come with the package, determine the split (it is by patient).
-    Raises InputError where neither applies, or where the lists do not name an image.
+    The lists are taken from `folders`. Where none has them, the 2,797 patients of the official test set, which come
+    with the package, determine the split of NIH's images (it is by patient).
+    Raises InputError for an image that is in no list.
     """
     lists = read_lists(*folders)
     if lists is None:
-        reference = reference_entries()
-        if not entries["image"].isin(reference["image"]).all():
-            raise InputError(
-                f"no official lists (train_val_list.txt and test_list.txt) in {some(folders) or 'any folder'}, and not "
-                "all images are NIH's; put the lists there or split by patient (split=patient)"
-            )
-        test_patients = resources.files("cxrlib.data").joinpath("official_test_patients.txt").read_text().split()
-        of_test = reference["patient"].isin([int(patient) for patient in test_patients])
-        is_test = entries["image"].isin(reference.loc[of_test, "image"])  # by image: patients may be text
-    else:
-        is_test = entries["image"].isin(lists["test"])
-        unnamed = entries.loc[~is_test & ~entries["image"].isin(lists["train_val"]), "image"]
-        if len(unnamed):
-            raise InputError(
-                f"the official lists name neither part for {some(unnamed)}; leave these out or use split=patient"
-            )
-    return pd.Series(np.where(is_test, "test", "train_val"), index=entries.index, name="official")
+        patients = resources.files("cxrlib.data").joinpath("official_test_patients.txt").read_text().split()
+        images = reference_entries().set_index("patient")["image"]
+        of_test = images.index.isin(list(map(int, patients)))
+        lists = {"train_val": images[~of_test], "test": images[of_test]}
+    part = pd.Series("", index=entries.index, name="official")
+    for name, listed in lists.items():
+        part[entries["image"].isin(listed)] = name
+    if len(unnamed := entries.loc[part == "", "image"]):
+        raise InputError(
+            f"the official lists name neither part for {some(unnamed)}; put train_val_list.txt and test_list.txt of "
+            "this data set into img_root, or split by patient (split=patient)"
+        )
+    return part
 
 
 def read_expert_labels(csv_path: str | Path) -> pd.DataFrame:
@@ -163,12 +157,11 @@ def read_expert_labels(csv_path: str | Path) -> pd.DataFrame:
     The findings are 1 for YES and 0 for NO (uint8), named as in FINDINGS where they are among the fourteen, else as in
     the file ("Airspace opacity"). Raises InputError for a missing file, missing columns or values besides YES and NO.
     """
-    csv_path = Path(csv_path)
     table = read_csv(csv_path).rename(columns={"Image ID": "Image Index"})
-    yes_no = [name for name in table.columns if len(table) and table[name].isin(["YES", "NO"]).all()]
-    half = [name for name in table.columns if name not in yes_no and table[name].isin(["YES", "NO"]).any()]
-    if not {"Image Index", "Patient ID"} <= set(table.columns) or not yes_no or half:
-        what = f"other values than YES and NO in {some(half)}" if half else f"the columns {some(table.columns, 12)}"
+    known = table.isin(["YES", "NO"])
+    yes_no, half = table.columns[known.all() & known.any()], table.columns[known.any() & ~known.all()]
+    if not {"Image Index", "Patient ID"} <= set(table.columns) or yes_no.empty or len(half):
+        what = f"values besides YES and NO in {some(half)}" if len(half) else f"the columns {some(table.columns, 12)}"
         raise InputError(f"{csv_path} has {what}; expected an image, a Patient ID and YES / NO findings")
     labels = pd.DataFrame({"image": table["Image Index"], "patient": _numbers_or_text(table["Patient ID"])})
     by_name = {name.replace("_", " "): name for name in FINDINGS}
@@ -177,7 +170,6 @@ def read_expert_labels(csv_path: str | Path) -> pd.DataFrame:
     return labels
 
 
-@functools.cache
 def _reference_file(name: str) -> Path:
     # find_spec does not import the package, which would take seconds and load torch
     spec = importlib.util.find_spec("torchxrayvision")

@@ -83,22 +83,21 @@ def subsets(entries: pd.DataFrame, train: int = 0, val: int = 0, test: int = 0, 
 
 
 def leakage(entries: pd.DataFrame) -> pd.DataFrame:
-    """Leakage from train to val and test.
+    """Leakage from train: one row each for val and test.
 
-    Returns one row each for val and test with columns images, patients, patients_in_train, images_leaked (images of
-    those patients), share_leaked (of the images, 0-1).
+    Columns images, patients, patients_in_train, images_leaked (images of those patients), share_leaked (0-1).
     """
     in_train = set(entries.loc[entries["part"] == "train", "patient"])
     rows = {}
     for part in ("val", "test"):
         patients = entries.loc[entries["part"] == part, "patient"]
-        leaked = patients.isin(in_train)
+        leaked = patients[patients.isin(in_train)]
         rows[part] = {
             "images": len(patients),
             "patients": patients.nunique(),
-            "patients_in_train": patients[leaked].nunique(),
-            "images_leaked": int(leaked.sum()),
-            "share_leaked": float(leaked.mean()) if len(patients) else np.nan,
+            "patients_in_train": leaked.nunique(),
+            "images_leaked": len(leaked),
+            "share_leaked": len(leaked) / len(patients) if len(patients) else np.nan,
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 

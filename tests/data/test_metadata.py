@@ -228,7 +228,7 @@ def test_official_part_without_lists_knows_nihs_images_only(tmp_path):
     as_text = entries.assign(patient=entries["patient"].astype(str))
     assert official_part(as_text, tmp_path).equals(part), "the patients may be text, as another column may force them"
     strange = entries.assign(image=["x.png", *entries["image"][1:]])
-    with pytest.raises(InputError, match=r"no official lists .*split=patient"):
+    with pytest.raises(InputError, match=r"name neither part for x\.png; .*split=patient"):
         official_part(strange)
 
 
