@@ -7,10 +7,8 @@ from pathlib import Path
 from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import write_csv, write_text, written_whole
 from cxrlib.core.progress import bar
-from cxrlib.data.metadata import NIH_NAME, find_csv, read_boxes, read_csv, read_entries, read_lists, read_text
+from cxrlib.data.metadata import BOXES, NIH_NAME, find_csv, read_boxes, read_csv, read_entries, read_lists, read_text
 from cxrlib.data.sources import find_images
-
-_BOXES = "BBox_List_2017.csv"
 
 
 def read_names(path: str | Path) -> list[str]:
@@ -40,8 +38,8 @@ def gather(img_root: str | Path, names: list[str], out: str | Path) -> Path:
     if missing := sorted(set(names) - set(named)):
         raise InputError(f"{csv_path} has no row for {len(missing):,} of the images ({some(missing)}); expected all")
     tables = {csv_path.name.removesuffix(".gz").removesuffix(".zip"): read_csv(csv_path)[named.isin(names)]}
-    if (boxes := csv_path.with_name(_BOXES)).is_file():
-        tables[_BOXES] = read_csv(boxes)[read_boxes(boxes)["image"].isin(names)]
+    if (boxes := csv_path.with_name(BOXES)).is_file():
+        tables[BOXES] = read_csv(boxes)[read_boxes(boxes)["image"].isin(names)]
     lists = read_lists(csv_path.parent) or {}
 
     (out / "images").mkdir(parents=True, exist_ok=True)

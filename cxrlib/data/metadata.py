@@ -22,6 +22,7 @@ from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS, canonical, encode
 from cxrlib.data.sources import image_root
 
+BOXES = "BBox_List_2017.csv"
 BOX_FRAME = 1024  # the boxes are drawn in the coordinates of the published 1024 x 1024 pixel images
 
 NIH_NAME = re.compile(r"(\d{8})_\d{3}\.png")  # the patient and the follow-up
