@@ -59,12 +59,12 @@ class Report:
             some([f"{count:,} {what}" for what, count in facts[name].items()], 3) or "none can be read"
             for name in ("kinds", "sizes")
         )
+        looked_at = "every pixel" if facts["deep"] else "the headers of the images (deep decodes every pixel)"
         lines = [
             f"data set  {facts['img_root']}",
             f"CSV       {facts['csv_path'] or 'none'}: {facts['rows']:,} rows, {facts['patients']:,} patients",
             f"images    {facts['images']:,} in {len(facts['folders'])} folder(s): {kinds}; {sizes} pixels",
-            f"checks    {done} of {len(self.names)}, of "
-            + ("every pixel" if facts["deep"] else "the headers of the images (deep decodes every pixel)"),
+            f"checks    {done} of {len(self.names)}, of {looked_at}",
         ]
         for check, row in self.found.iterrows():
             level = row["level"] if row["level"] == HARMLESS else row["level"].upper()
@@ -77,9 +77,8 @@ class Report:
         """One line: how many findings stop cxrlib, and how many would change a result."""
         counts = self.found["level"].value_counts()
         words = {STOPS: "to fix before cxrlib can go on", CHANGES: "that would change a result"}
-        return "; ".join(f"{counts[level]} {what}" for level, what in words.items() if level in counts) or (
-            "nothing that would change a result"
-        )
+        said = [f"{counts[level]} {what}" for level, what in words.items() if level in counts]
+        return "; ".join(said) or "nothing that would change a result"
 
 
 def check_dataset(img_root: str | Path, csv_path: str | Path = "", deep: bool = False, progress: bool = True) -> Report:
@@ -94,7 +93,7 @@ def check_dataset(img_root: str | Path, csv_path: str | Path = "", deep: bool = 
     if str(csv_path) and not Path(csv_path).is_file():
         raise InputError(f"{csv_path} is not a file; expected a CSV of the data set (csv_path)")
     found = {}  # subject -> check -> names; None: there is nothing to check
-    entries = pd.DataFrame({"image": [], "labels": [], "patient": []}, dtype=str)
+    entries = pd.DataFrame(columns=["image", "labels", "patient"], dtype=str)
     try:
         path, reason = Path(csv_path) if str(csv_path) else find_csv(root), ""
     except InputError as error:
@@ -103,7 +102,7 @@ def check_dataset(img_root: str | Path, csv_path: str | Path = "", deep: bool = 
         found["csv"], entries = check_csv(path)
         found["lists"] = check_lists((root, path.parent), entries)
         found["boxes"] = check_boxes((root, path.parent), entries)
-    files: dict[str, list[Path]] = {}
+    files = {}
     for entry in sorted(scan_images(root), key=lambda entry: entry.name):
         files.setdefault(entry.name, []).append(Path(entry.path))
     used = set(entries["image"]) if len(entries) else set(files)

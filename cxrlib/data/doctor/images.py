@@ -19,10 +19,9 @@ _KINDS = {"1": "1-bit grey", "L": "grey", "LA": "grey with alpha", "P": "palette
 
 
 class Header(NamedTuple):
-    """The header of a PNG.
+    """The header of a PNG, such as "1024 x 1024", "palette, interlaced"; whether the file ends as a PNG does.
 
-    size: such as "1024 x 1024"; kind: such as "grey", "RGBA", "16-bit grey", "palette, interlaced"; ends: the file has
-    its last chunk; mark: the same for identical files (their length, header, and checksum of the last pixels).
+    mark is the same for identical files: their length, header, and the checksum of their last pixels.
     """
 
     size: str
@@ -54,28 +53,24 @@ def check_images(
         if len(paths) > 1:
             same = len({path.stat().st_size for path in paths}) == 1
             found["same name twice" if same else "two images of one name"].append(name)
-    paths = {name: paths[0] for name, paths in files.items()}
-    headers = {name: header for name, header in _each(paths, read_header, progress, "headers") if header}
-    sizes = Counter(header.size for header in headers.values())
-    kinds = Counter(header.kind for header in headers.values())
-    paths = {name: path for name, path in paths.items() if name in used}
+    headers = _each({name: paths[0] for name, paths in files.items()}, read_header, progress, "headers")
+    headers = {name: header for name, header in headers if header}
+    paths = {name: paths[0] for name, paths in files.items() if name in used}
     known = {name: headers[name] for name in paths if name in headers}
     usual = Counter(header.size for header in known.values()).most_common(1)
-    for name, header in known.items():
-        if header.kind != "grey":
-            found["not 8-bit grey"].append(f"{name} ({header.kind})")
-        if header.size != usual[0][0]:
-            found["another size"].append(f"{name} ({header.size})")
-    same = {name: header.mark for name, header in known.items()}
+    found["not 8-bit grey"] = [f"{name} ({header.kind})" for name, header in known.items() if header.kind != "grey"]
+    found["another size"] = [f"{name} ({header.size})" for name, header in known.items() if header.size != usual[0][0]]
     if deep:
-        same = _check_pixels(paths, found, progress)
+        marks = _check_pixels(paths, found, progress)
     else:  # decode only what looks truncated: without its end, a file may still have every pixel
+        marks = {name: header.mark for name, header in known.items()}
         truncated = {name: path for name, path in paths.items() if name not in known or not known[name].ends}
         _check_pixels(truncated, found, progress=False)
     first = {}
-    for name, mark in same.items():
+    for name, mark in marks.items():
         if first.setdefault(mark, name) != name:
             found["same picture twice"].append(f"{name} = {first[mark]}")
+    sizes, kinds = (Counter(getattr(header, what) for header in headers.values()) for what in ("size", "kind"))
     return found, {"sizes": dict(sizes.most_common()), "kinds": dict(kinds.most_common())}
 
 
