@@ -16,12 +16,10 @@ DATASETS = {"data": "nih-chest-xrays/data", "sample": "nih-chest-xrays/sample"}
 
 
 def find_images(img_root: str | Path) -> dict[str, Path]:
-    """Every PNG under `img_root` in a known layout: {"00000013_005.png": Path(...)}, sorted by name.
+    """Every PNG in one of the `LAYOUTS` below `img_root`: {"00000013_005.png": Path(...)}, sorted by name.
 
-    The layouts are `LAYOUTS`, below `img_root` or, in kagglehub's cache, below its newest version. The same name in two
-    places is one image where the files have the same size.
-    Raises InputError where there is no such folder or no image (with what was searched and what is there), and where
-    two files of different size have the same name.
+    The same name in two places is one image where the files have the same size. Raises InputError where there is no
+    such folder or no image, and where two files of different size have the same name.
     """
     root = image_root(img_root)
     images: dict[str, Path] = {}
@@ -47,12 +45,9 @@ def image_root(img_root: str | Path) -> Path:
 
 def scan_images(root: Path) -> Iterator[os.DirEntry]:
     """Every PNG in a known layout of a root, each file once, in no order; two files may have the same name."""
-    seen = set()
-    for layout in LAYOUTS:
-        for folder in sorted(root.glob(layout)) if layout != "." else [root]:
-            if folder in seen or not folder.is_dir():
-                continue
-            seen.add(folder)
+    folders = [folder for layout in LAYOUTS if layout != "." for folder in sorted(root.glob(layout))]
+    for folder in dict.fromkeys([*folders, root]):
+        if folder.is_dir():
             try:
                 with os.scandir(folder) as entries:
                     yield from (entry for entry in entries if entry.name.lower().endswith(".png") and entry.is_file())
@@ -71,17 +66,16 @@ def keep_found(entries: pd.DataFrame, images: dict[str, Path]) -> tuple[pd.DataF
             f"none of the {len(entries):,} images of the CSV ({some(entries['image'], 3)}) is among the "
             f"{len(images):,} found under img_root ({some(images, 3)}); csv_path and img_root should belong together"
         )
-    parts = [f"{found.sum():,} radiographs of {entries.loc[found, 'patient'].nunique():,} patients"]
-    if not found.all():
-        parts.append(f"{(~found).sum():,} CSV rows without an image left out ({some(entries.loc[~found, 'image'], 3)})")
-    extra = set(images) - set(entries["image"])
-    if extra:
-        parts.append(f"{len(extra):,} images without a CSV row left out ({some(sorted(extra), 3)})")
-    return entries[found].reset_index(drop=True), "; ".join(parts)
+    kept, lost = entries[found].reset_index(drop=True), entries.loc[~found, "image"]
+    extra = sorted(set(images) - set(entries["image"]))
+    parts = [f"{len(kept):,} radiographs of {kept['patient'].nunique():,} patients"]
+    parts += [f"{len(lost):,} CSV rows without an image left out ({some(lost, 3)})"] * (len(lost) > 0)
+    parts += [f"{len(extra):,} images without a CSV row left out ({some(extra, 3)})"] * (len(extra) > 0)
+    return kept, "; ".join(parts)
 
 
 def download(dataset: str = "sample") -> Path:
-    """Download a data set from Kaggle (kagglehub, which resumes and caches), and return its folder.
+    """Download a data set from Kaggle (kagglehub, which resumes, checks and caches), and return its folder.
 
     dataset: "data", all 112,120 images, 42 GB (kagglehub needs about twice as much while it unpacks), or "sample",
     5,606 images, 4 GB. A complete download in kagglehub's cache is used without the network.
@@ -95,16 +89,14 @@ def download(dataset: str = "sample") -> Path:
     handle = DATASETS[dataset]
     cached = Path(get_cache_folder()) / "datasets" / handle
     newest = newest_version(cached)
-    if newest != cached and (cached / f"{newest.name}.complete").exists():
+    if (cached / f"{newest.name}.complete").exists():
         return newest
     try:
         return Path(kagglehub.dataset_download(handle))
     except Exception as error:  # any error of requests, urllib3 or Kaggle's API
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(
-            f"Kaggle's data set {handle} cannot be downloaded ({reason}); check the network, or download it by hand "
-            "and give its folder as img_root"
-        ) from None
+        raise InputError(f"Kaggle's data set {handle} cannot be downloaded ({reason}); check the network, or download "
+                         "it by hand and give its folder as img_root") from None  # fmt: skip
 
 
 def describe_layout(images: dict[str, Path], img_root: str | Path) -> dict[str, int]:
@@ -142,8 +134,5 @@ def newest_version(folder: str | Path) -> Path:
     """The newest version in a folder of kagglehub's cache, preferably a complete one; any other folder as it is."""
     folder = Path(folder)
     versions = [path for path in (folder / "versions").glob("*") if path.name.isdigit() and path.is_dir()]
-
-    def rank(path: Path) -> tuple[bool, int]:  # kagglehub marks complete downloads
-        return (folder / f"{path.name}.complete").exists(), int(path.name)
-
-    return max(versions, key=rank) if versions else folder
+    versions.sort(key=lambda path: ((folder / f"{path.name}.complete").exists(), int(path.name)))  # kagglehub's marks
+    return versions[-1] if versions else folder
