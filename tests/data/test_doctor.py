@@ -18,8 +18,7 @@ from PIL import Image
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.cache import build_cache, decode
-from cxrlib.data.doctor.check import check_dataset
-from cxrlib.data.doctor.checks import CHECKS, HARMLESS, STOPS
+from cxrlib.data.doctor.check import CHECKS, HARMLESS, STOPS, check_dataset
 from cxrlib.data.doctor.images import read_header
 from cxrlib.data.metadata import find_csv, read_boxes, read_entries, read_lists, reference_entries
 from cxrlib.data.sources import find_images, keep_found
