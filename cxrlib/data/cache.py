@@ -1,8 +1,8 @@
 """Decode and resize once: every radiograph of a source in one uint8 memory map.
 
 Decoding a 1024-pixel PNG takes 8 to 10 ms in any library, reading a row of the map some microseconds. The cache is
-keyed by its source (names, sizes and times of the files) and the image size, filled on demand on all cores, resumable
-after any interruption, and safe for two processes at once: one works, the other waits.
+keyed by its source (names, sizes and times of the files) and the image size, filled on demand, resumable after any
+interruption, and safe for two processes at once: one works, the other waits.
 """
 
 import json
@@ -21,7 +21,7 @@ from cxrlib.core.paths import CACHE, one_process, write_json, write_rows
 from cxrlib.core.progress import bar
 from cxrlib.data.sources import content_digest, stamps
 
-_FORMAT = 1  # in cache.json: increase it when `read_image` returns something else
+_FORMAT = 1  # part of the key: increase it when `read_image` returns something else
 ON_BAD_IMAGE = ("error", "skip")
 _DONE, _BAD = 1, 2  # in done.npy; 0: not decoded yet
 _BATCH = 512  # images per update of done.npy
@@ -137,13 +137,13 @@ def build_cache(
         raise InputError(f"the cache cannot be built: {what if images else 'there is no image'}")
     if on_bad_image not in ON_BAD_IMAGE:
         raise InputError(f"on_bad_image is {on_bad_image!r}; expected {' or '.join(ON_BAD_IMAGE)}")
-    folder = Path(cache_dir) / f"{content_digest((), images.values())}-{image_size}"
-    cache = ImageCache(folder) if _is_laid_out(folder) else None
+    folder = Path(cache_dir) / f"{content_digest((), images.values())}v{_FORMAT}-{image_size}"
+    cache = ImageCache(folder) if (folder / "cache.json").is_file() else None
     if cache is None or len(cache._missing(names)):  # a full cache may be read-only
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with one_process(folder / "lock", f"filling {folder}"):
-                if not _is_laid_out(folder):
+                if not (folder / "cache.json").is_file():
                     _lay_out(folder, images, image_size)
                 cache = _fill_up(ImageCache(folder), images, names, workers, progress)
         except OSError as error:
@@ -205,8 +205,8 @@ def _take_over(cache: ImageCache, rows: np.ndarray) -> np.ndarray:
     One image replaced, or one more archive unpacked, makes another source, most of which was decoded before.
     """
     our_stamps = np.load(cache.folder / "stamps.npy")
-    for folder in sorted(cache.folder.parent.glob(f"*-{cache.image_size}")):
-        if folder == cache.folder or not _is_laid_out(folder):
+    for path in sorted(cache.folder.parent.glob(f"*v{_FORMAT}-{cache.image_size}/cache.json")):
+        if (folder := path.parent) == cache.folder:
             continue
         other, their_stamps = ImageCache(folder), np.load(folder / "stamps.npy")
         theirs = other._index.get_indexer(cache._index[rows])
@@ -231,15 +231,8 @@ def _mark(cache: ImageCache, rows: list[int], value: int) -> None:
     done.flush()
 
 
-def _is_laid_out(folder: Path) -> bool:
-    """Whether a folder is a cache whose images are as `read_image` returns them today."""
-    path = folder / "cache.json"
-    return path.is_file() and json.loads(path.read_text())["format"] == _FORMAT
-
-
 def _lay_out(folder: Path, images: dict[str, Path], image_size: int) -> None:
     """Create the empty files of a cache; cache.json, the last one, marks the others as complete."""
-    (folder / "bad.json").unlink(missing_ok=True)  # of another format
     names, sizes, times = zip(*stamps(images.values()), strict=True)
     shape = (len(names), image_size, image_size)
     np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape).flush()  # sparse

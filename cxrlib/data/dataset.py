@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional as F
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.cache import ImageCache, read_image
@@ -110,9 +110,10 @@ def make_loader(
     They follow `batches`, or else the order of the dataset, `batch_size` at a time. num_workers: processes that read
     ahead; 0 is best for the cache, which is faster than another process.
     """
+    order = {"batch_sampler": batches} if batches else {"batch_size": batch_size}
     return DataLoader(
         dataset,
-        batch_sampler=batches or BatchSampler(SequentialSampler(dataset), batch_size, drop_last=False),
+        **order,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         collate_fn=tuple,  # a batch is one already

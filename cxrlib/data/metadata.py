@@ -116,15 +116,14 @@ def read_lists(*folders: str | Path) -> dict[str, frozenset[str]] | None:
 
     Raises InputError where the two lists name the same image.
     """
-    for folder in map(Path, folders):
-        paths = {part: folder / f"{part}_list.txt" for part in ("train_val", "test")}
-        if not all(path.is_file() for path in paths.values()):
-            continue
-        lists = {part: frozenset(read_text(path, "one image name per line").split()) for part, path in paths.items()}
-        both = lists["train_val"] & lists["test"]
-        if both:
-            raise InputError(f"the lists in {folder} both name {some(sorted(both))}; expected disjoint lists")
-        return lists
+    for folder in folders:
+        paths = {part: Path(folder, f"{part}_list.txt") for part in ("train_val", "test")}
+        if all(path.is_file() for path in paths.values()):
+            texts = {part: read_text(path, "one image name per line") for part, path in paths.items()}
+            lists = {part: frozenset(text.split()) for part, text in texts.items()}
+            if both := sorted(lists["train_val"] & lists["test"]):
+                raise InputError(f"the lists in {folder} both name {some(both)}; expected disjoint lists")
+            return lists
     return None
 
 
@@ -267,8 +266,7 @@ def _select(path: Path, columns: dict[str, tuple[str, ...]], needed: Iterable[st
     """The known columns of a CSV. Raises InputError where one of the needed is missing."""
     table = read_csv(path)
     known = known_columns(table, columns)
-    missing = [columns[name][0] for name in needed if name not in known]
-    if missing:
+    if missing := [columns[name][0] for name in needed if name not in known]:
         has = some(table.columns, 12)
         raise InputError(f"{path} lacks the column {some(missing)} (it has {has}); expected the NIH's {published}")
     return known

@@ -111,7 +111,7 @@ def content_digest(files: Iterable[Path], listed: Iterable[Path] = ()) -> str:
     files: read and known by their content, in the order given: tables, lists, checkpoints. listed: known by name, size
     and modification time (ns), in any order: the images. Raises InputError for a file that does not exist.
     """
-    digest = hashlib.blake2b(b"1", digest_size=8)
+    digest = hashlib.blake2b(digest_size=8)
     try:
         for path in files:
             with open(path, "rb") as file:

@@ -139,11 +139,11 @@ def restore(
 ) -> pd.DataFrame:
     """The entries with the parts that a checkpoint remembers, so that nothing it was trained on is evaluated.
 
-    parts: {"train": image names, "val": image names} of the training. Another image of one of their patients, who is
-    recognized by NIH's file names, too, belongs to the same part (not for kind "image"). Of all others, kind "official"
-    has in test what the official lists have there (see `split`). The other kinds have all of them in test: patients
-    that the model never saw test it as long as they come from the data set of its training, so the entries must share
-    images or patients with `parts`, and have NIH's names where all of `parts` do. What is in no part has part "".
+    parts: {"train": image names, "val": image names} of the training. Other images of their patients, who are
+    recognized by NIH's file names, too, go to the same part (not for kind "image"). Of all others, test has, for kind
+    "official", those of the official test part; for the other kinds all that are of the data set of the training, since
+    patients that the model never saw test it honestly only there: the entries must share images or patients with
+    `parts`, and have NIH's names where all of `parts` do. Images in no part have part "".
     Raises InputError where the official part of an image is not known.
     """
     part = _seen(entries, parts, kind)
