@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from cxrlib.core.errors import InputError, some
+from cxrlib.data.images import is_image
 
 # NIH's archives and Kaggle's full set; Kaggle's sample, which repeats its folder once more; one flat folder
 LAYOUTS = ("images_*/images", "images_*", "images", "sample/images", "sample/sample/images", "sample", ".")
@@ -15,7 +16,7 @@ DATASETS = {"data": "nih-chest-xrays/data", "sample": "nih-chest-xrays/sample"}
 
 
 def find_images(img_root: str | Path) -> dict[str, Path]:
-    """Every PNG under `img_root` in a known layout: {"00000013_005.png": Path(...)}, sorted by name.
+    """Every image under `img_root` in a known layout: {"00000013_005.png": Path(...)}, sorted by name.
 
     The layouts are `LAYOUTS`, below `img_root` or, in kagglehub's cache, below its newest version. The same name in two
     places is one image where the files have the same size.
@@ -31,7 +32,7 @@ def find_images(img_root: str | Path) -> dict[str, Path]:
     if not images:
         inside = sorted(path.name + ("/" if path.is_dir() else "") for path in root.iterdir())
         raise InputError(
-            f"no PNG found under {root}: searched {', '.join(f'{layout}/*.png' for layout in LAYOUTS)}; "
+            f"no PNG, JPEG or DICOM found under {root}: searched {', '.join(LAYOUTS)}; "
             f"the folder contains {some(inside, 8) or 'nothing'}; point img_root at the folder that holds them"
         )
     return dict(sorted(images.items()))
@@ -45,7 +46,7 @@ def image_root(img_root: str | Path) -> Path:
 
 
 def scan_images(root: Path) -> Iterator[os.DirEntry]:
-    """Every PNG in a known layout of a root, each file once, in no order; two files may have the same name."""
+    """Every image in a known layout of a root, each file once, in no order; two files may have the same name."""
     seen = set()
     for layout in LAYOUTS:
         for folder in sorted(root.glob(layout)) if layout != "." else [root]:
@@ -53,7 +54,7 @@ def scan_images(root: Path) -> Iterator[os.DirEntry]:
                 continue
             seen.add(folder)
             with os.scandir(folder) as entries:
-                yield from (entry for entry in entries if entry.name.lower().endswith(".png") and entry.is_file())
+                yield from (entry for entry in entries if entry.is_file() and is_image(entry.path))
 
 
 def keep_found(entries: pd.DataFrame, images: dict[str, Path]) -> tuple[pd.DataFrame, str]:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from joblib import Parallel, delayed
+from PIL import Image
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.progress import bar
-from cxrlib.data.cache import decode
+from cxrlib.data import images
 
 _SIGNATURE, _END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 _COLORS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
@@ -21,10 +22,10 @@ _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 
 
 
 class Header(NamedTuple):
-    """The header of a PNG.
+    """The header of an image.
 
-    size: such as "1024 x 1024"; kind: such as "grey", "RGBA", "16-bit grey", "palette, interlaced"; ends: the file has
-    its last chunk; mark: the same for identical files.
+    size: such as "1024 x 1024"; kind: such as "grey", "RGBA", "16-bit grey", "palette, interlaced", "JPEG L", "DICOM";
+    ends: a PNG has its last chunk, a JPEG its end; mark: the same for identical files.
     """
 
     size: str
@@ -34,13 +35,15 @@ class Header(NamedTuple):
 
 
 def read_header(path: str | Path) -> Header | None:
-    """The header of a PNG, from its first 33 and last 16 bytes; None for another file or a damaged header."""
+    """The header of an image, for a PNG from 49 bytes; None for another file or a damaged header."""
     with open(path, "rb") as file:
         start = file.read(33)
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 16))
         end = file.read(16)
-    if len(start) < 33 or start[:8] != _SIGNATURE or start[8:16] != b"\0\0\0\rIHDR":
+    if start[:8] != _SIGNATURE:
+        return _other_header(path, end, (size, start + end))
+    if len(start) < 33 or start[8:16] != b"\0\0\0\rIHDR":
         return None
     width, height, depth, color, packing, filtering, interlaced, checksum = struct.unpack(">IIBBBBBI", start[16:])
     if checksum != zlib.crc32(start[12:29]) or depth not in _DEPTHS.get(color, ()) or not width or not height:
@@ -50,6 +53,21 @@ def read_header(path: str | Path) -> Header | None:
     bits = f"{depth}-bit " if depth != 8 and color != 3 else ""
     kind = bits + _COLORS[color] + (", interlaced" if interlaced else "")
     return Header(f"{width} x {height}", kind, end.endswith(_END), (size, start[16:] + end))
+
+
+def _other_header(path: str | Path, end: bytes, mark: tuple[int, bytes]) -> Header | None:
+    """The header of a JPEG or DICOM file. The latter never `ends`: its pixels are needed to trust its header."""
+    try:
+        with open(path, "rb") as file:
+            is_dicom = images.is_dicom(file.read(132))
+            file.seek(0)
+            if is_dicom:
+                found = images.read_header(file)
+                return Header(f"{found['Columns']} x {found['Rows']}", "DICOM", False, mark)
+            with Image.open(file, formats=("JPEG",)) as image:
+                return Header(f"{image.width} x {image.height}", f"JPEG {image.mode}", end.endswith(b"\xff\xd9"), mark)
+    except Exception:  # Pillow raises many types
+        return None
 
 
 def check_images(
@@ -83,19 +101,23 @@ def check_images(
 
 
 def _check_pixels(paths: dict[str, Path], found: dict[str, list[str]], progress: bool) -> list[list[str]]:
-    """Decode every file, note undecodable and uniform images, and return the groups of equal pictures."""
+    """Decode every file, note undecodable, uniform and doubtful ones, and return the groups of equal pictures."""
 
-    def look(path: Path) -> str | bytes:
+    def look(path: Path) -> tuple[str | bytes, tuple[str, ...]]:
         try:
-            grey = decode(path)
+            radiograph = images.read_radiograph(path)
         except InputError:
-            return "cannot be decoded"
+            return "cannot be decoded", ()
+        grey = radiograph.grey
         low, high = grey.getextrema()
-        return "one single grey" if low == high else hashlib.sha256(grey.tobytes() + str(grey.size).encode()).digest()
+        known = hashlib.sha256(grey.tobytes() + str(grey.size).encode()).digest()
+        return "one single grey" if low == high else known, radiograph.warnings
 
     same = defaultdict(list)
-    for name, result in _each(paths, look, progress, "decode"):
+    for name, (result, warnings) in _each(paths, look, progress, "decode"):
         (found if isinstance(result, str) else same)[result].append(name)
+        if warnings:
+            found["read with a warning"].append(f"{name} ({'; '.join(warnings)})")
     return [names for names in same.values() if len(names) > 1]
 
 
