@@ -40,6 +40,7 @@ _CODES = {  # what an element may say and be quoted with
     "BodyPartExamined": ("CHEST", "THORAX"),
     "PhotometricInterpretation": ("MONOCHROME1", "MONOCHROME2", "RGB"),
 }
+_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers of JPEG and JPEG-LS that a size follows
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # a small file of this transfer syntax may unpack to any size
 
 
@@ -129,9 +130,7 @@ def _picture(file: BinaryIO) -> Radiograph:
         image.load()
         if image.mode.startswith("I"):  # 16-bit PNG; convert("L") would clip it at 255
             values = np.asarray(image).astype(np.uint32)
-            dark = ("the PNG has 16 bits and uses less than a quarter of their range; it stays dark",)
-            grey = Image.fromarray((values >> 8).astype(np.uint8))
-            return Radiograph(grey, dark if values.max() < 1 << 14 else ())
+            return Radiograph(Image.fromarray((values >> 8).astype(np.uint8)))
         if image.format == "JPEG":
             image = ImageOps.exif_transpose(image)
         return Radiograph(image.convert("L"), _colour(image))
@@ -213,7 +212,7 @@ def _dicom(file: BinaryIO) -> Radiograph:
 
 def _stored_values(data, size: tuple[int, int]) -> np.ndarray:
     """The values as stored, (rows, columns) or (rows, columns, 3)."""
-    from pydicom import pixels
+    from pydicom import encaps, pixels, uid
 
     syntax = data.file_meta.TransferSyntaxUID
     with _no_quotation("its transfer syntax is not one of a radiograph"):
@@ -221,24 +220,23 @@ def _stored_values(data, size: tuple[int, int]) -> np.ndarray:
     if not decoder.is_available:
         raise InputError(f"its compression, {syntax.name}, needs a decoder: pip install -e '.[dicom]'")
     with _no_quotation(f"its pixels ({syntax.name}) are damaged or of a kind that no decoder reads"):
-        if syntax.is_encapsulated and _compressed_size(data.PixelData) not in (None, size):
-            raise ValueError  # before it is unpacked, to any size
+        if syntax.is_encapsulated and syntax != uid.RLELossless:  # RLE cannot state a size of its own
+            picture = encaps.get_frame(data.PixelData, 0, number_of_frames=1)
+            if _stated_size(picture) != size:  # before it is unpacked, to any size
+                raise ValueError
         return pixels.pixel_array(data)
 
 
-def _compressed_size(encapsulated: bytes) -> tuple[int, int] | None:
-    """Rows and columns that a JPEG or JPEG 2000 stream states; None where it states none."""
-    start = encapsulated.find(b"\xff\x4f\xff\x51")
-    if start >= 0:
-        columns, rows = struct.unpack(">II", encapsulated[start + 8 : start + 16])
+def _stated_size(picture: bytes) -> tuple[int, int]:
+    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 stream states."""
+    if not picture.startswith(b"\xff\xd8"):
+        at = picture.index(b"\xff\x4f\xff\x51")
+        columns, rows = struct.unpack(">II", picture[at + 8 : at + 16])
         return rows, columns
-    at = encapsulated.find(b"\xff\xd8\xff") + 2
-    while 2 <= at < len(encapsulated) - 9 and encapsulated[at] == 0xFF:
-        marker, length = encapsulated[at + 1], int.from_bytes(encapsulated[at + 2 : at + 4])
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            return struct.unpack(">HH", encapsulated[at + 5 : at + 9])
-        at += 2 + length
-    return None
+    at = 2
+    while (marker := picture[at + 1]) not in _FRAMES:
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(picture[at + 2 : at + 4])  # 0xFF: a fill byte
+    return struct.unpack(">HH", picture[at + 5 : at + 9])
 
 
 def _displayed(data, values: np.ndarray, header: dict) -> Radiograph:

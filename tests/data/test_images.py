@@ -116,8 +116,6 @@ def test_lateral_views_and_colour_pictures_are_said(tmp_path):
     read = read_radiograph(dicom(tmp_path / "c.dcm", sunset, PhotometricInterpretation="RGB", PlanarConfiguration=0))
     assert "colour" in read.warnings[0]
     np.testing.assert_array_equal(read.grey, Image.fromarray(sunset).convert("L"))
-    Image.fromarray(np.round(chest() * 4095).astype(np.uint16)).save(tmp_path / "d.png")
-    assert "16 bits" in read_radiograph(tmp_path / "d.png").warnings[0]
 
 
 def test_a_file_is_known_by_its_content(tmp_path):
@@ -157,6 +155,10 @@ def test_a_compressed_file_is_read(tmp_path):
         (lambda path: dicom(path, NumberOfFrames=30), "30 frames; expected one radiograph"),
         (lambda path: dicom(path, Rows=60000, Columns=60000), "60000 x 60000 pixels, more than any"),
         (lambda path: compressed(path, jpeg(40000, 40000)), "damaged or of a kind"),
+        (
+            lambda path: compressed(path, jpeg(40000, 40000).replace(b"\xff\xc0", b"\xff\xff\xff\xc0")),
+            "damaged or of a kind",
+        ),
         (lambda path: compressed(path, b"\xff\xd8\xff no JPEG"), "damaged or of a kind"),
         (lambda path: dicom(path, PixelData=b"\0\0"), "damaged or of a kind"),
         (lambda path: dicom(path, syntax=DeflatedExplicitVRLittleEndian), "deflated"),
