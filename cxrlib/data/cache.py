@@ -14,55 +14,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from joblib import cpu_count
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import CACHE, one_process, write_json, write_rows
 from cxrlib.core.progress import bar
+from cxrlib.data.images import BadImage, read_image
 from cxrlib.data.sources import content_digest, stamps
 
-_FORMAT = 1  # part of the key: increase it when `read_image` returns something else
+_FORMAT = 2  # part of the key: increase it when `read_image` returns something else
 ON_BAD_IMAGE = ("error", "skip")
 _DONE, _BAD = 1, 2  # in done.npy; 0: not decoded yet
 _BATCH = 512  # images per update of done.npy
-_MOST_PIXELS = 1 << 26  # 8,192 x 8,192; the header of a small file may declare any number
-
-
-class BadImage(InputError):
-    """A readable file that is not a complete PNG."""
-
-
-def read_image(path: str | Path, image_size: int) -> np.ndarray:
-    """One radiograph as (image_size, image_size) uint8 grey.
-
-    The whole image is kept: resized with an antialiasing filter, and padded with black where it is not square.
-    Raises InputError for a file that is not a complete PNG.
-    """
-    return np.asarray(ImageOps.pad(decode(path), (image_size, image_size), Image.Resampling.BILINEAR))
-
-
-def decode(path: str | Path) -> Image.Image:
-    """One radiograph in its own size, in 8-bit grey (mode L).
-
-    RGB, RGBA and palette images become their grey value (alpha is ignored), 16-bit images are scaled to 8 bits. Raises
-    BadImage for a file that is not a complete PNG or has more pixels than any radiograph, InputError for one that
-    cannot be read at all.
-    """
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            if image.width * image.height > _MOST_PIXELS:  # known before a pixel is unpacked
-                raise ValueError(f"{image.width} x {image.height} pixels, more than any radiograph has")
-            image.load()
-            if image.mode.startswith("I"):  # 16-bit PNG; convert("L") would clip it at 255
-                return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-            return image.convert("L")
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; expected a radiograph") from None
-    except Exception as error:  # Pillow raises many types for a damaged file
-        if getattr(error, "errno", None):  # an error of the disk or the network: the file may be intact
-            raise InputError(f"{path} cannot be read ({error.strerror}); expected a radiograph") from None
-        reason = "it is not a PNG" if isinstance(error, UnidentifiedImageError) else error
-        raise BadImage(f"{path} cannot be decoded ({reason}); replace it by the published file") from None
 
 
 class ImageCache:

@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cxrlib.core.errors import InputError, some
-from cxrlib.data.cache import ImageCache, read_image
+from cxrlib.data.cache import ImageCache
 from cxrlib.data.findings import FINDINGS
+from cxrlib.data.images import read_image
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 

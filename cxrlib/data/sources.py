@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from cxrlib.core.errors import InputError, some
+from cxrlib.data.images import is_image
 
 # NIH's archives and Kaggle's full set; Kaggle's sample, which repeats its folder once more; one flat folder
 LAYOUTS = ("images_*/images", "images_*", "images", "sample/images", "sample/sample/images", "sample", ".")
@@ -16,7 +17,7 @@ DATASETS = {"data": "nih-chest-xrays/data", "sample": "nih-chest-xrays/sample"}
 
 
 def find_images(img_root: str | Path) -> dict[str, Path]:
-    """Every PNG in one of the `LAYOUTS` below `img_root`: {"00000013_005.png": Path(...)}, sorted by name.
+    """Every image in one of the `LAYOUTS` below `img_root`: {"00000013_005.png": Path(...)}, sorted by name.
 
     The same name in two places is one image where the files have the same size. Raises InputError where there is no
     such folder or no image, and where two files of different size have the same name.
@@ -30,7 +31,7 @@ def find_images(img_root: str | Path) -> dict[str, Path]:
     if not images:
         inside = sorted(path.name + ("/" if path.is_dir() else "") for path in root.iterdir())
         raise InputError(
-            f"no PNG found under {root}: searched {', '.join(f'{layout}/*.png' for layout in LAYOUTS)}; "
+            f"no PNG, JPEG or DICOM found under {root}: searched {', '.join(LAYOUTS)}; "
             f"the folder contains {some(inside, 8) or 'nothing'}; point img_root at the folder that holds them"
         )
     return dict(sorted(images.items()))
@@ -44,13 +45,13 @@ def image_root(img_root: str | Path) -> Path:
 
 
 def scan_images(root: Path) -> Iterator[os.DirEntry]:
-    """Every PNG in a known layout of a root, each file once, in no order; two files may have the same name."""
+    """Every image in a known layout of a root, each file once, in no order; two files may have the same name."""
     folders = [folder for layout in LAYOUTS if layout != "." for folder in sorted(root.glob(layout))]
     for folder in dict.fromkeys([*folders, root]):
         if folder.is_dir():
             try:
                 with os.scandir(folder) as entries:
-                    yield from (entry for entry in entries if entry.name.lower().endswith(".png") and entry.is_file())
+                    yield from (entry for entry in entries if entry.is_file() and is_image(entry.path))
             except OSError as error:
                 raise InputError(f"{folder} cannot be read ({error.strerror}); expected a folder of images") from None
 

@@ -25,7 +25,7 @@ from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-COMMANDS = ("run", "train", "eval", "gradcam", "preprocess", "download", "phantom")
+COMMANDS = ("run", "train", "eval", "gradcam", "predict", "preprocess", "download", "phantom")
 QUICK = ["--arch", "mobilenet_v2", "--weights", "none", "--image_size", "32", "--epochs", "1", "--device", "cpu"]
 
 
@@ -389,7 +389,7 @@ def test_a_root_without_images_says_what_was_looked_for_and_what_was_there(tiny_
         shutil.rmtree(folder)
     (tiny_nih.root / "scans").mkdir()
     line = refused("train", *data(tiny_nih.root), *QUICK)
-    for part in ("images_*/images/*.png", "sample/images/*.png", "BBox_List_2017.csv", "scans/"):
+    for part in ("images_*/images,", "sample/images,", "BBox_List_2017.csv", "scans/"):
         assert part in line
 
 

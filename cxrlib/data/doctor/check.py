@@ -21,7 +21,7 @@ _AGAIN = "use the published file"
 _FETCH = "download it again"
 _REMOVE = "remove these rows"
 _SKIP = "download them again, or leave them out: on_bad_image=skip"
-_LAYOUT = "point img_root at the folder of images_001/, images/ or the PNGs"
+_LAYOUT = "point img_root at the folder of images_001/, images/ or the images"
 
 _CHECKS = [
     ("csv", "no CSV", STOPS, "there is no table of labels", "name it: csv_path"),
@@ -57,14 +57,15 @@ _CHECKS = [
      "use 1024-pixel coordinates"),
     ("boxes", "box twice", CHANGES, "it counts twice in the localization", "remove the repeats"),
     ("boxes", "box on an unknown image", HARMLESS, "left out: the CSV has no such row", "nothing"),
-    ("images", "no image", STOPS, "no PNG in any known layout", _LAYOUT),
+    ("images", "no image", STOPS, "no PNG, JPEG or DICOM in any known layout", _LAYOUT),
     ("images", "two images of one name", STOPS, "two different files have the same name", "keep one of them"),
-    ("images", "cannot be decoded", STOPS, "not a complete PNG, or not readable", _SKIP),
+    ("images", "cannot be decoded", STOPS, "not a whole image, or not readable", _SKIP),
     ("images", "without image", CHANGES, "these rows are left out: results are of fewer images",
      "unpack the missing archives"),
     ("images", "same picture twice", CHANGES, "it may be on both sides of a split", "remove one of the two"),
     ("images", "one single grey", CHANGES, "all pixels have the same value", _FETCH),
     ("images", "another size", CHANGES, "not the size of most images; resized like the others", _FETCH),
+    ("images", "read with a warning", CHANGES, "its header is wrong, or it may be no frontal radiograph", "look at it"),
     ("images", "not 8-bit grey", HARMLESS, "converted to 8-bit grey, alpha ignored", "nothing"),
     ("images", "same name twice", HARMLESS, "in two folders, files of the same size: the first is used", "nothing"),
     ("images", "without row", HARMLESS, "left out: the CSV has no row for it", "nothing"),

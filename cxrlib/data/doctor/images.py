@@ -12,15 +12,16 @@ from PIL import Image
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.progress import bar
-from cxrlib.data.cache import BadImage, decode
+from cxrlib.data import images
 
-_END = b"IEND\xaeB`\x82"
+_ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 _KINDS = {"1": "1-bit grey", "L": "grey", "LA": "grey with alpha", "P": "palette", "I": "16-bit grey"}
 
 
 class Header(NamedTuple):
-    """The header of a PNG, such as "1024 x 1024", "palette, interlaced"; whether the file ends as a PNG does.
+    """The header of an image, such as "1024 x 1024", "palette, interlaced", "JPEG L", "DICOM".
 
+    ends: whether the file ends as its format does; of DICOM never: its pixels are needed to trust its header.
     mark is the same for identical files: their length, header, and the checksum of their last pixels.
     """
 
@@ -31,17 +32,25 @@ class Header(NamedTuple):
 
 
 def read_header(path: str | Path) -> Header | None:
-    """The header of a PNG, without its pixels; None for another file, a damaged header, or no permission to read."""
+    """The header of an image, without its pixels; None for another file, a damaged header, or no permission to read."""
     try:
-        with open(path, "rb") as file, Image.open(file, formats=("PNG",)) as image:
-            size, mode = f"{image.width} x {image.height}", image.mode.partition(";")[0]
-            kind = _KINDS.get(mode, mode) + ", interlaced" * bool(image.info.get("interlace"))
+        with open(path, "rb") as file:
+            is_dicom = images.is_dicom(file.read(132))
+            file.seek(0)
+            if is_dicom:
+                found = images.read_header(file)
+                size, kind, last = f"{found['Columns']} x {found['Rows']}", "DICOM", None
+            else:
+                with Image.open(file, formats=("PNG", "JPEG")) as image:
+                    size, mode = f"{image.width} x {image.height}", image.mode.partition(";")[0]
+                    kind = _KINDS.get(mode, mode) + ", interlaced" * bool(image.info.get("interlace"))
+                    kind, last = f"JPEG {mode}" if image.format == "JPEG" else kind, _ENDS[image.format]
             length = file.seek(0, os.SEEK_END)
             file.seek(max(0, length - 16))
             end = file.read()
     except Exception:  # Pillow raises many types for a damaged file
         return None
-    return Header(size, kind, end.endswith(_END), (length, size, kind, end))
+    return Header(size, kind, bool(last) and end.endswith(last), (length, size, kind, end))
 
 
 def check_images(
@@ -75,20 +84,23 @@ def check_images(
 
 
 def _check_pixels(paths: dict[str, Path], found: dict[str, list[str]], progress: bool) -> dict[str, bytes]:
-    """Decode every file, note undecodable and uniform images; returns a digest of the pixels of the others."""
+    """Decode every file, note undecodable, uniform and doubtful images; a digest of the pixels of the rest."""
 
-    def look(path: Path) -> tuple[str, str | bytes]:
+    def look(path: Path) -> tuple[str, str | bytes, tuple[str, ...]]:
         try:
-            grey = decode(path)
+            radiograph = images.read_radiograph(path)
         except InputError as error:
-            return "cannot be decoded", "" if isinstance(error, BadImage) else " (not readable)"
+            return "cannot be decoded", "" if isinstance(error, images.BadImage) else " (not readable)", ()
+        grey = radiograph.grey
         low, high = grey.getextrema()
         if low == high:
-            return "one single grey", ""
-        return "", hashlib.sha256(grey.tobytes() + str(grey.size).encode()).digest()
+            return "one single grey", "", radiograph.warnings
+        return "", hashlib.sha256(grey.tobytes() + str(grey.size).encode()).digest(), radiograph.warnings
 
     digests = {}
-    for name, (check, seen) in _each(paths, look, progress, "decode"):
+    for name, (check, seen, warnings) in _each(paths, look, progress, "decode"):
+        if warnings:
+            found["read with a warning"].append(f"{name} ({'; '.join(warnings)})")
         if check:
             found[check].append(name + seen)
         else:
