@@ -20,10 +20,10 @@ from cxrlib.core.errors import InputError
 from cxrlib.core.paths import PROFILES
 from cxrlib.course.parameters import check_parameters, read_profile
 from cxrlib.course.runs import RunFolder
-from cxrlib.data.cache import decode
 from cxrlib.data.doctor.check import check_dataset
 from cxrlib.data.doctor.images import read_header
 from cxrlib.data.findings import FINDINGS
+from cxrlib.data.images import read_radiograph
 from cxrlib.data.metadata import read_boxes, read_entries, read_expert_labels, read_lists
 from cxrlib.evaluation.calibration import Calibrator, operating_point
 from cxrlib.evaluation.predictions import Predictions
@@ -90,9 +90,9 @@ def _lists(path: Path) -> None:
     read_lists(path.parent)
 
 
-def _png(path: Path) -> None:
+def _image(path: Path) -> None:
     read_header(path)
-    decode(path).load()
+    read_radiograph(path)
 
 
 # file name -> what reads it
@@ -107,7 +107,9 @@ READERS: dict[str, Callable] = {
     "splits.csv": _splits,
     "profile.yaml": _profile,
     "predictions.npz": Predictions.load,
-    "image.png": _png,
+    "image.png": _image,
+    "image.jpg": _image,
+    "image.dcm": _image,
     "model.pth": _model,
     "model.safetensors": _model,
 }
@@ -116,6 +118,7 @@ READERS: dict[str, Callable] = {
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory) -> dict[str, bytes]:
     """A whole small file of each kind."""
+    from tests.data.test_images import dicom
     from tests.tiny import make_tiny_nih
 
     folder = make_tiny_nih(tmp_path_factory.mktemp("fuzz"))
@@ -131,6 +134,8 @@ def originals(tmp_path_factory) -> dict[str, bytes]:
     (folder / "profile.yaml").write_bytes((PROFILES / "quick.yaml").read_bytes())
     Predictions(rng.random((4, 14)), rng.integers(0, 2, (4, 14)), names, range(4)).save(folder / "predictions.npz")
     Image.fromarray(rng.integers(0, 255, (24, 24), dtype=np.uint8)).save(folder / "image.png")
+    Image.open(folder / "image.png").save(folder / "image.jpg")
+    dicom(folder / "image.dcm", WindowCenter=2048, WindowWidth=4096)
     content = {
         "format": 1, "arch": "resnet18", "findings": list(FINDINGS), "image_size": 64, "epoch": 1,
         "mean": [0.5] * 3, "std": [0.5] * 3, "thresholds": None, "calibration": Calibrator().to_dict(),

@@ -11,6 +11,7 @@ from cxrlib.cli import options
 from cxrlib.core.config import Config
 from cxrlib.core.errors import nearest
 
+_OWN_FLAGS = ("images", "weights", "as_json")  # of predict: lists as a shell gives them, separated by spaces
 _NOT_COMPARED = ("arch", "epochs", "tracker", "resume")  # each candidate has its own, or none
 
 
@@ -96,6 +97,8 @@ def build_parser() -> Parser:
     command("evaluate:run", text, options.EvalOptions, name="eval")
     text = "overlays of heat maps on test images; with --boxes, a score against the radiologists' boxes"
     command("gradcam:run", text, options.GradcamOptions, name="gradcam")
+    text = "predict your own radiographs (PNG, JPEG, DICOM): a line each, a table and a page"
+    _add_predict(command("predict:run", text, options.PredictOptions, _OWN_FLAGS, name="predict"))
     command("data:preprocess", "decode and resize every radiograph once, into the cache", options.PreprocessOptions)
     _add_doctor(command("data:doctor", "what is wrong with a data set, counted and named; exit code 1 for a fault"))
     sub = command("data:download", "download a data set through kagglehub")
@@ -123,6 +126,13 @@ def _add_run(sub: Parser) -> None:
     )
     sub.add_argument("--force", action="store_true", help="also run again what has finished with the same parameters")
     sub.add_argument("--dry-run", action="store_true", help="check every name and type, run nothing")
+
+
+def _add_predict(sub: Parser) -> None:
+    images, weights, as_json = (options.PredictOptions.model_fields[name] for name in _OWN_FLAGS)
+    sub.add_argument("images", nargs="+", metavar="IMAGE", help=images.description)
+    sub.add_argument("--json", dest="as_json", action="store_true", help=as_json.description)
+    sub.add_argument("--weights", nargs="+", default=weights.default, metavar="MODEL", help=weights.description)
 
 
 def _add_doctor(sub: Parser) -> None:

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from cxrlib.core.config import Config
 from cxrlib.course.config import CALIBRATE, DataConfig, Names, Numbers
 from cxrlib.training.config import DEVICES, TrainConfig
 
@@ -71,6 +72,19 @@ class GradcamOptions(HeldOutOptions):
     method: str = Field("gradcam", description="gradcam, gradcam++, layercam (finer), or activation as a control")
     boxes: bool = Field(False, description="score the maps against the boxes, with controls")
     samples: int = Field(8, ge=1, description="number of overlays")
+
+
+class PredictOptions(Config):
+    """Predict images from anywhere with one or several checkpoints."""
+
+    images: Names = Field([], description="PNG, JPEG or DICOM files, folders of them, or globs in quotes")
+    weights: Names = Field(["model_best.pth"], description="one or more checkpoints; of several, the mean")
+    out: str = Field("results", description="folder of predictions.csv and predictions.html")
+    no_page: bool = Field(False, description="write no predictions.html, and compute no heat maps")
+    as_json: bool = Field(False, description="one JSON object per image and line on the screen, for programs")
+    batch_size: int = Field(16, ge=1, description="images per step")
+    threads: int = Field(0, ge=0, description="that decode ahead; 0 for one per core")
+    device: Literal[DEVICES] = Field("auto", description=", ".join(DEVICES))
 
 
 class PreprocessOptions(_Cached):

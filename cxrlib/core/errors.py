@@ -15,8 +15,12 @@ class InputError(ValueError):
 
     def __str__(self) -> str:
         message = super().__str__()
-        shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in message[:_LONGEST])
-        return shown + " ..." if len(message) > _LONGEST else shown
+        return printable(message[:_LONGEST]) + (" ..." if len(message) > _LONGEST else "")
+
+
+def printable(text: object) -> str:
+    """Text with control characters escaped, so that a file's name can neither control a terminal nor break a table."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(text))
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:

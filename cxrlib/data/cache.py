@@ -1,11 +1,10 @@
 """Decode and resize once: every radiograph of a source in one uint8 memory map.
 
 Decoding a 1024-pixel PNG takes 8 to 10 ms in any library, reading a row of the map some microseconds. The cache is
-keyed by its source (names, sizes and times of the files) and the image size, filled on demand on all cores, resumable
-after any interruption, and safe for two processes at once: one works, the other waits.
+keyed by its source (names, sizes and times of the files) and the image size, filled on demand, resumable after any
+interruption, and safe for two processes at once: one works, the other waits.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable
@@ -15,73 +14,38 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from joblib import cpu_count
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import CACHE, one_process, write_json, write_rows
 from cxrlib.core.progress import bar
+from cxrlib.data.images import BadImage, read_image
+from cxrlib.data.sources import content_digest, stamps
 
-_FORMAT = 1  # part of the key: increase it when `read_image` returns something else
+_FORMAT = 2  # part of the key: increase it when `read_image` returns something else
 ON_BAD_IMAGE = ("error", "skip")
 _DONE, _BAD = 1, 2  # in done.npy; 0: not decoded yet
 _BATCH = 512  # images per update of done.npy
-_MOST_PIXELS = 1 << 26  # 8,192 x 8,192; the header of a small file may declare any number
-
-
-class BadImage(InputError):
-    """A readable file that is not a complete PNG."""
-
-
-def read_image(path: str | Path, image_size: int) -> np.ndarray:
-    """One radiograph as (image_size, image_size) uint8 grey.
-
-    The whole image is kept: resized with an antialiasing filter, and padded with black where it is not square.
-    Raises InputError for a file that is not a complete PNG.
-    """
-    return np.asarray(ImageOps.pad(decode(path), (image_size, image_size), Image.Resampling.BILINEAR))
-
-
-def decode(path: str | Path) -> Image.Image:
-    """One radiograph in its own size, in 8-bit grey (mode L).
-
-    RGB, RGBA and palette images become their grey value (alpha is ignored), 16-bit images are scaled to 8 bits. Raises
-    BadImage for a file that is not a complete PNG or has more pixels than any radiograph, InputError for one that
-    cannot be read at all.
-    """
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            if image.width * image.height > _MOST_PIXELS:  # known before a pixel is unpacked
-                raise ValueError(f"{image.width} x {image.height} pixels, more than any radiograph has")
-            image.load()
-            if image.mode.startswith("I"):  # 16-bit PNG; convert("L") would clip it at 255
-                return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-            return image.convert("L")
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; expected a radiograph") from None
-    except Exception as error:  # Pillow raises many types for a damaged file
-        if getattr(error, "errno", None):  # an error of the disk or the network: the file may be intact
-            raise InputError(f"{path} cannot be read ({error.strerror}); expected a radiograph") from None
-        reason = "it is not a PNG" if isinstance(error, UnidentifiedImageError) else error
-        raise BadImage(f"{path} cannot be decoded ({reason}); replace it by the published file") from None
 
 
 class ImageCache:
     """Radiographs ready for a model: `images` (n, image_size, image_size) uint8, memory-mapped and read-only.
 
     Only rows requested from `build_cache` are filled; `rows` returns their numbers and refuses others. bad: images that
-    cannot be decoded, name -> reason.
+    cannot be decoded, name -> reason. A pickled cache is its folder, which the process that unpickles it opens.
     """
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-        meta = json.loads((self.folder / "cache.json").read_text())
-        self.image_size: int = meta["image_size"]
+        self.folder = Path(folder).absolute()
+        self.image_size: int = json.loads((self.folder / "cache.json").read_text())["image_size"]
         self.names: list[str] = (self.folder / "names.txt").read_text(encoding="utf-8").split("\n")
         self.images = np.load(self.folder / "images.npy", mmap_mode="r")
         path = self.folder / "bad.json"
         self.bad: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
         self._done = np.load(self.folder / "done.npy", mmap_mode="r")
         self._index = pd.Index(self.names)
+
+    def __reduce__(self):
+        return ImageCache, (self.folder,)
 
     def __len__(self) -> int:
         """The number of cached radiographs."""
@@ -102,7 +66,7 @@ class ImageCache:
 
     def keep_good(self, entries: pd.DataFrame) -> pd.DataFrame:
         """The entries (with a column image) whose image can be decoded (is not in `bad`)."""
-        return entries[~entries["image"].isin(self.bad)] if self.bad else entries
+        return entries[~entries["image"].isin(self.bad)]
 
     def _missing(self, names: list[str]) -> np.ndarray:
         """The sorted, distinct rows of the names that have not been tried yet."""
@@ -135,20 +99,21 @@ def build_cache(
         raise InputError(f"the cache cannot be built: {what if images else 'there is no image'}")
     if on_bad_image not in ON_BAD_IMAGE:
         raise InputError(f"on_bad_image is {on_bad_image!r}; expected {' or '.join(ON_BAD_IMAGE)}")
-    fingerprint, stamps = _identify(images)
-    folder = Path(cache_dir) / f"{fingerprint}-{image_size}"
+    folder = Path(cache_dir) / f"{content_digest((), images.values())}v{_FORMAT}-{image_size}"
     cache = ImageCache(folder) if (folder / "cache.json").is_file() else None
     if cache is None or len(cache._missing(names)):  # a full cache may be read-only
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with one_process(folder / "lock", f"filling {folder}"):
-                cache = _fill_up(folder, images, names, stamps, image_size, workers, progress)
+                if not (folder / "cache.json").is_file():
+                    _lay_out(folder, images, image_size)
+                cache = _fill_up(ImageCache(folder), images, names, workers, progress)
         except OSError as error:
             raise InputError(f"the cache cannot be written to {folder} ({error.strerror or error}); what is done is "
                              "kept: make room, or choose another cache_dir") from None  # fmt: skip
-    bad = {name: cache.bad[name] for name in names if name in cache.bad}
+    bad = [name for name in names if name in cache.bad]
     if bad and on_bad_image == "error":
-        reasons = "; ".join(list(bad.values())[:3])
+        reasons = "; ".join(cache.bad[name] for name in bad[:3])
         raise InputError(
             f"{len(bad)} of {len(names):,} images cannot be used: {reasons} (or leave them out: on_bad_image=skip)"
         )
@@ -157,20 +122,34 @@ def build_cache(
     return cache
 
 
-def _fill_up(folder, images, names, stamps, image_size, workers, progress) -> ImageCache:
-    """Decode what is missing of `names` into the cache in `folder`. One process at a time."""
-    if not (folder / "cache.json").is_file():
-        _lay_out(folder, sorted(images), stamps, image_size)
-    cache = ImageCache(folder)
+def _fill_up(cache: ImageCache, images, names: list[str], workers: int | None, progress: bool) -> ImageCache:
+    """Copy or decode what the cache lacks of `names`, and open it anew. One process at a time."""
     missing = cache._missing(names)
-    if len(missing):
-        _check_space(folder, len(missing) * cache.images[0].nbytes)
-        missing = _take_over(cache, missing, stamps)
-        bad = _fill(cache, [(int(row), images[cache.names[row]]) for row in missing], workers, progress)
-        if bad:
-            write_json(folder / "bad.json", cache.bad | bad)
-            _mark(cache, cache._index.get_indexer(list(bad)), _BAD)
-    return ImageCache(folder)
+    _check_space(cache.folder, len(missing) * cache.images[0].nbytes)
+    missing = _take_over(cache, missing)
+    bad = {}
+
+    def read(row: int) -> np.ndarray | None:
+        try:
+            return read_image(images[cache.names[row]], cache.image_size)
+        except BadImage as error:
+            bad[row] = str(error)
+
+    with (
+        ThreadPoolExecutor(workers or cpu_count()) as pool,
+        bar(total=len(missing), show=progress, desc="decode and resize", unit=" images") as shown,
+    ):
+        for start in range(0, len(missing), _BATCH):
+            rows, good = missing[start : start + _BATCH], {}
+            for row, pixels in zip(rows, pool.map(read, rows), strict=True):
+                shown.update()
+                if pixels is not None:
+                    good[row] = pixels
+            _write(cache, good)
+    if bad:
+        write_json(cache.folder / "bad.json", cache.bad | {cache.names[row]: bad[row] for row in sorted(bad)})
+        _mark(cache, list(bad), _BAD)
+    return ImageCache(cache.folder)
 
 
 def _check_space(folder: Path, needed: int) -> None:
@@ -182,89 +161,44 @@ def _check_space(folder: Path, needed: int) -> None:
         )
 
 
-def _take_over(cache: ImageCache, rows: np.ndarray, stamps: np.ndarray) -> np.ndarray:
+def _take_over(cache: ImageCache, rows: np.ndarray) -> np.ndarray:
     """Copy rows that another cache of this size has of the same files, and return those still missing.
 
     One image replaced, or one more archive unpacked, makes another source, most of which was decoded before.
     """
-    for path in sorted(cache.folder.parent.glob(f"*-{cache.image_size}/cache.json")):
-        folder = path.parent
-        if folder == cache.folder or not (folder / "stamps.npy").is_file():
+    our_stamps = np.load(cache.folder / "stamps.npy")
+    for path in sorted(cache.folder.parent.glob(f"*v{_FORMAT}-{cache.image_size}/cache.json")):
+        if (folder := path.parent) == cache.folder:
             continue
-        if json.loads(path.read_text())["format"] != _FORMAT:
-            continue
-        other, other_stamps = ImageCache(folder), np.load(folder / "stamps.npy")
-        theirs = other._index.get_indexer([cache.names[row] for row in rows])
-        same = (theirs >= 0) & (other_stamps[theirs] == stamps[rows]).all(axis=1) & (other._done[theirs] == _DONE)
-        mine, theirs = rows[same], theirs[same]
-        for start in range(0, len(mine), _BATCH):
+        other, their_stamps = ImageCache(folder), np.load(folder / "stamps.npy")
+        theirs = other._index.get_indexer(cache._index[rows])
+        same = (theirs >= 0) & (their_stamps[theirs] == our_stamps[rows]).all(axis=1) & (other._done[theirs] == _DONE)
+        for start in range(0, int(same.sum()), _BATCH):
             part = slice(start, start + _BATCH)
-            _write(cache, dict(zip(mine[part].tolist(), other.images[theirs[part]], strict=True)))
+            _write(cache, dict(zip(rows[same][part], other.images[theirs[same][part]], strict=True)))
         rows = rows[~same]
     return rows
 
 
-def _fill(cache: ImageCache, work: list[tuple[int, Path]], workers: int | None, progress: bool) -> dict[str, str]:
-    """Decode the images of some rows into the cache; returns the undecodable ones: name -> reason."""
-    bad = {}
-
-    def read(item: tuple[int, Path]) -> np.ndarray | str:
-        try:
-            return read_image(item[1], cache.image_size)
-        except BadImage as error:
-            return str(error)
-
-    with (
-        ThreadPoolExecutor(workers or cpu_count()) as pool,
-        bar(total=len(work), show=progress, desc="decode and resize", unit=" images") as shown,
-    ):
-        for start in range(0, len(work), _BATCH):
-            good = {}
-            for (row, _), pixels in zip(part := work[start : start + _BATCH], pool.map(read, part), strict=True):
-                shown.update()
-                if isinstance(pixels, str):
-                    bad[cache.names[row]] = pixels
-                else:
-                    good[row] = pixels
-            _write(cache, good)
-    return bad
-
-
 def _write(cache: ImageCache, rows: dict[int, np.ndarray]) -> None:
     """Write some rows and, once they are on the disk, their marks."""
-    content = ((row, pixels.tobytes()) for row, pixels in rows.items())
+    content = ((int(row), pixels.tobytes()) for row, pixels in rows.items())
     write_rows(cache.folder / "images.npy", cache.images.offset, content)
     _mark(cache, list(rows), _DONE)
 
 
-def _mark(cache: ImageCache, rows: list[int] | np.ndarray, value: int) -> None:
+def _mark(cache: ImageCache, rows: list[int], value: int) -> None:
     done = np.load(cache.folder / "done.npy", mmap_mode="r+")
     done[rows] = value
     done.flush()
 
 
-def _lay_out(folder: Path, names: list[str], stamps: np.ndarray, image_size: int) -> None:
+def _lay_out(folder: Path, images: dict[str, Path], image_size: int) -> None:
     """Create the empty files of a cache; cache.json, the last one, marks the others as complete."""
+    names, sizes, times = zip(*stamps(images.values()), strict=True)
     shape = (len(names), image_size, image_size)
     np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape).flush()  # sparse
-    np.save(folder / "stamps.npy", stamps)
+    np.save(folder / "stamps.npy", np.array([sizes, times], dtype=np.int64).T)
     np.save(folder / "done.npy", np.zeros(len(names), dtype=np.uint8))
     (folder / "names.txt").write_text("\n".join(names), encoding="utf-8")
     write_json(folder / "cache.json", {"format": _FORMAT, "image_size": image_size, "images": len(names)})
-
-
-def _identify(images: dict[str, Path]) -> tuple[str, np.ndarray]:
-    """The fingerprint of a source, and size and modification time (ns) of each file, in the order of sorted names.
-
-    The fingerprint is 16 hex digits of all names, sizes and times, which are returned as (n, 2) int64.
-    """
-    digest = hashlib.blake2b(str(_FORMAT).encode(), digest_size=8)
-    stamps = []
-    for name in sorted(images):
-        try:
-            stat = images[name].stat()
-        except FileNotFoundError:
-            raise InputError(f"{images[name]} does not exist; expected a radiograph") from None
-        stamps.append((stat.st_size, stat.st_mtime_ns))
-        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest(), np.array(stamps, dtype=np.int64)

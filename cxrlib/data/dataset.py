@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional as F
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cxrlib.core.errors import InputError, some
-from cxrlib.data.cache import ImageCache, read_image
+from cxrlib.data.cache import ImageCache
 from cxrlib.data.findings import FINDINGS
+from cxrlib.data.images import read_image
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -25,8 +26,9 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 class _LabelledDataset(Dataset):
     """Rows of `entries` in order; item: image (1, size, size) uint8 and labels (14,) float32, 0 or 1."""
 
-    def __init__(self, entries: pd.DataFrame):
+    def __init__(self, entries: pd.DataFrame, image_size: int):
         self.entries = entries.reset_index(drop=True)
+        self.image_size = image_size
         self.labels = torch.tensor(self.entries[list(FINDINGS)].to_numpy(), dtype=torch.float32)
 
     def __len__(self) -> int:
@@ -38,44 +40,39 @@ class _LabelledDataset(Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """A whole batch at once: images (b, 1, size, size) uint8, labels (b, 14) float32."""
-        return self._images(indices)[:, None], self.labels[list(indices)]
-
-    def _images(self, indices: Sequence[int]) -> torch.Tensor:
-        raise NotImplementedError
+        return torch.from_numpy(self._images(list(indices)))[:, None], self.labels[list(indices)]
 
 
 class CachedDataset(_LabelledDataset):
-    """Radiographs from an `ImageCache`, which is fast. Raises InputError where the cache lacks one of the entries.
+    """Radiographs from an `ImageCache`, which is fast; images that cannot be decoded are left out of `entries`.
 
-    Images that cannot be decoded (`ImageCache.bad`) are left out of `entries`.
+    Raises InputError where the cache lacks one of the entries.
     """
 
     def __init__(self, entries: pd.DataFrame, cache: ImageCache):
-        super().__init__(cache.keep_good(entries))
+        super().__init__(cache.keep_good(entries), cache.image_size)
         self.cache = cache
-        self.image_size = cache.image_size
         self._rows = cache.rows(self.entries["image"])
 
-    def _images(self, indices: Sequence[int]) -> torch.Tensor:
-        return torch.from_numpy(self.cache.images[self._rows[list(indices)]])
+    def _images(self, indices: list[int]) -> np.ndarray:
+        return self.cache.images[self._rows[indices]]
 
 
 class ChestXrayDataset(_LabelledDataset):
-    """Radiographs directly from their PNGs, decoded at each access; the same tensors as from the cache.
+    """Radiographs directly from their files, decoded at each access; the same tensors as from the cache.
 
     Raises InputError where `images` lacks one of the entries.
     """
 
     def __init__(self, entries: pd.DataFrame, images: dict[str, Path], image_size: int):
-        super().__init__(entries)
+        super().__init__(entries, image_size)
         missing = [name for name in self.entries["image"] if name not in images]
         if missing:
             raise InputError(f"no radiograph was found for {some(missing)}; leave these entries out (keep_found)")
-        self.image_size = image_size
         self._paths = [images[name] for name in self.entries["image"]]
 
-    def _images(self, indices: Sequence[int]) -> torch.Tensor:
-        return torch.from_numpy(np.stack([read_image(self._paths[index], self.image_size) for index in indices]))
+    def _images(self, indices: list[int]) -> np.ndarray:
+        return np.stack([read_image(self._paths[index], self.image_size) for index in indices])
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -93,8 +90,7 @@ class EpochBatches(Sampler[list[int]]):
         self.epoch, self.first = 1, 0
         if len(self) == 0:
             least = processes * min(2, batch_size)
-            raise InputError(f"the part 'train' has {rows} images; expected at least {least} (of {processes} "
-                             f"process{'es' * (processes > 1)})")  # fmt: skip
+            raise InputError(f"the part 'train' has {rows} images; expected at least {least} for {processes} processes")
 
     def __len__(self) -> int:
         whole, rest = divmod(self.rows, self.batch_size * self.processes)
@@ -115,12 +111,13 @@ def make_loader(
     They follow `batches`, or else the order of the dataset, `batch_size` at a time. num_workers: processes that read
     ahead; 0 is best for the cache, which is faster than another process.
     """
+    order = {"batch_sampler": batches} if batches else {"batch_size": batch_size}
     return DataLoader(
         dataset,
-        batch_sampler=batches or BatchSampler(SequentialSampler(dataset), batch_size, drop_last=False),
+        **order,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
-        collate_fn=_unchanged,
+        collate_fn=tuple,  # a batch is one already
         pin_memory=torch.cuda.is_available(),
     )
 
@@ -168,7 +165,3 @@ def shifted(images: torch.Tensor, share: float = 0.03) -> list[torch.Tensor]:
 def to_unit(images: torch.Tensor) -> torch.Tensor:
     """Images as floats in [0, 1]: uint8 is divided by 255, floats are unchanged."""
     return images.float() / 255 if images.dtype == torch.uint8 else images
-
-
-def _unchanged(batch: Batch) -> Batch:
-    return batch

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import pandas as pd
 
 from cxrlib.core.errors import InputError, nearest, some
 
@@ -25,8 +26,7 @@ FINDINGS = (
 NO_FINDING = "No Finding"
 
 # The boxes have "Infiltrate", the expert labels "Pleural Thickening".
-_ALIASES = {"infiltrate": "Infiltration"}
-_CANONICAL = {name.lower().replace("_", " "): name for name in (*FINDINGS, NO_FINDING)} | _ALIASES
+_CANONICAL = {name.lower().replace("_", " "): name for name in (*FINDINGS, NO_FINDING)} | {"infiltrate": "Infiltration"}
 
 
 def canonical(name: str) -> str:
@@ -41,47 +41,44 @@ def canonical(name: str) -> str:
         raise InputError(f"{name!r} is not one of the fourteen findings nor {NO_FINDING!r}{hint}") from None
 
 
-def encode(labels: Iterable[str], separator: str = "|") -> np.ndarray:
+def encode(labels: Iterable[str]) -> np.ndarray:
     """Multi-hot rows of label strings such as ``"Effusion|Mass"``.
 
     labels: n strings; "No Finding" alone is an all-zero row.
     Returns (n, 14) uint8, 1 where the finding is named, columns in the order of FINDINGS.
     Raises InputError with the rows (counted from 0) of unknown, empty or contradictory label strings.
     """
-    rows_of = {}  # label string -> rows; a million rows have few distinct strings, each of which is parsed once
-    for row, text in enumerate(labels):
-        rows_of.setdefault(text, []).append(row)
-    encoded = np.zeros((sum(map(len, rows_of.values())), len(FINDINGS)), dtype=np.uint8)
-    bad = {}
-    for text, rows in rows_of.items():
-        columns = _parse(text, separator)
+    # a million rows have few distinct strings, each of which is parsed once
+    codes, texts = pd.factorize(np.array([str(text) for text in labels], dtype=object))
+    distinct, bad = np.zeros((len(texts), len(FINDINGS)), dtype=np.uint8), []
+    for number, text in enumerate(texts):
+        columns = parse(text)
         if columns is None:
-            bad[text] = rows
+            bad.append(f"{text!r} in row {some(np.flatnonzero(codes == number))}")
         else:
-            encoded[np.ix_(rows, columns)] = 1
+            distinct[number, columns] = 1
     if bad:
-        what = "; ".join(f"{text!r} in row {some(rows)}" for text, rows in list(bad.items())[:5])
-        what += f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
+        more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise InputError(
-            f"unusable finding labels: {what} (rows counted from 0); expected {NO_FINDING!r}, "
-            f"or names from {', '.join(FINDINGS)} joined by {separator!r}"
+            f"unusable finding labels: {'; '.join(bad[:5])}{more} (rows counted from 0); expected {NO_FINDING!r}, "
+            f"or names from {', '.join(FINDINGS)} joined by '|'"
         )
-    return encoded
+    return distinct[codes]
 
 
-def decode(row: Sequence[int], separator: str = "|") -> str:
-    """The label string of one multi-hot row (14 values, 0 or 1): ``"Effusion|Mass"``, or "No Finding"."""
-    if len(row) != len(FINDINGS):
-        raise InputError(f"a row of {len(row)} values cannot be decoded; expected {len(FINDINGS)}, one per finding")
-    return separator.join(name for name, value in zip(FINDINGS, row, strict=True) if value) or NO_FINDING
-
-
-def _parse(text: str, separator: str) -> list[int] | None:
-    """The columns of one label string; None where it cannot be used."""
+def parse(text: str) -> list[int] | None:
+    """The columns of one label string; None where it has a name that is unknown, or "No Finding" with another."""
     try:
-        names = [canonical(name) for name in str(text).split(separator)]
+        names = [canonical(name) for name in text.split("|")]
     except InputError:
         return None
     if NO_FINDING in names:
-        return [] if len(names) == 1 else None  # "No Finding|Mass" contradicts itself
+        return [] if len(names) == 1 else None
     return [FINDINGS.index(name) for name in names]
+
+
+def decode(row: Sequence[int]) -> str:
+    """The label string of one multi-hot row (14 values, 0 or 1): ``"Effusion|Mass"``, or "No Finding"."""
+    if len(row) != len(FINDINGS):
+        raise InputError(f"a row of {len(row)} values cannot be decoded; expected {len(FINDINGS)}, one per finding")
+    return "|".join(name for name, value in zip(FINDINGS, row, strict=True) if value) or NO_FINDING

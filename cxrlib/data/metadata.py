@@ -5,9 +5,12 @@ metadata of all 112,120 images, without the images, comes with the package torch
 """
 
 import functools
+import gzip
 import importlib.util
+import io
 import re
 import warnings
+import zipfile
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -19,6 +22,7 @@ from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS, canonical, encode
 from cxrlib.data.sources import image_root
 
+BOXES = "BBox_List_2017.csv"
 BOX_FRAME = 1024  # the boxes are drawn in the coordinates of the published 1024 x 1024 pixel images
 
 NIH_NAME = re.compile(r"(\d{8})_\d{3}\.png")  # the patient and the follow-up
@@ -40,6 +44,7 @@ COLUMNS = {
 NEEDED = ("image", "labels", "patient")
 BOX_COLUMNS = {"image": ("Image Index",), "finding": ("Finding Label",)}
 BOX_COLUMNS |= {"x": ("Bbox [x",), "y": ("y",), "w": ("w",), "h": ("h]",)}
+_A_CSV = "a CSV of the data set with commas, in UTF-8 (csv_path)"
 _AGE_IN_YEARS = {"Y": 1.0, "M": 1 / 12, "D": 1 / 365.25}  # Kaggle's sample writes 060Y, 007M, 012D
 
 
@@ -51,7 +56,6 @@ def read_entries(csv_path: str | Path) -> pd.DataFrame:
     file), and the fourteen findings as 0 / 1 (uint8). Optional columns that the file lacks are left out.
     Raises InputError for a missing file, missing columns, unusable labels, repeated or unsafe image names.
     """
-    csv_path = Path(csv_path)
     entries = _select(csv_path, COLUMNS, NEEDED, "Data_Entry_2017*.csv or Kaggle's sample_labels.csv")
     if entries.empty:
         raise InputError(f"{csv_path} has a header and no row; expected one row per image")
@@ -80,7 +84,6 @@ def read_boxes(csv_path: str | Path) -> pd.DataFrame:
     x, y is the upper left corner. "Infiltrate" in the file becomes "Infiltration". Raises InputError for a missing
     file, missing columns, an unknown finding or a box without size.
     """
-    csv_path = Path(csv_path)
     boxes = _select(csv_path, BOX_COLUMNS, BOX_COLUMNS, "BBox_List_2017.csv")
     try:
         boxes["finding"] = [canonical(name) for name in boxes["finding"]]
@@ -93,14 +96,14 @@ def read_boxes(csv_path: str | Path) -> pd.DataFrame:
 
 
 def find_csv(folder: str | Path) -> Path:
-    """The CSV of a data set's entries: ``Data_Entry_2017*.csv``, or Kaggle's ``sample_labels.csv``.
+    """The CSV of a data set's entries: ``Data_Entry_2017*.csv``, or Kaggle's ``sample_labels.csv``, or packed as such.
 
     Searches the folder (in kagglehub's cache: its newest version) and one level below.
     Raises InputError where there is none, or more than one.
     """
     folder = image_root(folder)
-    for pattern in ("Data_Entry_2017*.csv*", "*/Data_Entry_2017*.csv*", "sample_labels.csv", "*/sample_labels.csv"):
-        matches = sorted(folder.glob(pattern))
+    for pattern in ("Data_Entry_2017*.csv", "*/Data_Entry_2017*.csv", "sample_labels.csv", "*/sample_labels.csv"):
+        matches = sorted(path for packed in ("", ".gz", ".zip") for path in folder.glob(pattern + packed))
         if len(matches) > 1:
             raise InputError(f"{folder} contains {some(matches)}; choose one with csv_path")
         if matches:
@@ -113,47 +116,39 @@ def read_lists(*folders: str | Path) -> dict[str, frozenset[str]] | None:
 
     Raises InputError where the two lists name the same image.
     """
-    for folder in map(Path, folders):
-        paths = {part: folder / f"{part}_list.txt" for part in ("train_val", "test")}
-        if not all(path.is_file() for path in paths.values()):
-            continue
-        try:
-            lists = {part: frozenset(path.read_text(encoding="utf-8-sig").split()) for part, path in paths.items()}
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"the lists in {folder} cannot be read ({error}); expected one name per line") from None
-        both = lists["train_val"] & lists["test"]
-        if both:
-            raise InputError(f"the lists in {folder} both name {some(sorted(both))}; expected disjoint lists")
-        return lists
+    for folder in folders:
+        paths = {part: Path(folder, f"{part}_list.txt") for part in ("train_val", "test")}
+        if all(path.is_file() for path in paths.values()):
+            texts = {part: read_text(path, "one image name per line") for part, path in paths.items()}
+            lists = {part: frozenset(text.split()) for part, text in texts.items()}
+            if both := sorted(lists["train_val"] & lists["test"]):
+                raise InputError(f"the lists in {folder} both name {some(both)}; expected disjoint lists")
+            return lists
     return None
 
 
 def official_part(entries: pd.DataFrame, *folders: str | Path) -> pd.Series:
     """The official split of the entries: "train_val" or "test" for each.
 
-    The lists are taken from `folders`. Where none has them and all images are NIH's, the 2,797 patients of the official
-    test set, which come with the package, determine the split (it is by patient).
-    Raises InputError where neither applies, or where the lists do not name an image.
+    The lists are taken from `folders`. Where none has them, the 2,797 patients of the official test set, which come
+    with the package, determine the split of NIH's images (it is by patient).
+    Raises InputError for an image that is in no list.
     """
     lists = read_lists(*folders)
     if lists is None:
-        reference = reference_entries()
-        if not entries["image"].isin(reference["image"]).all():
-            raise InputError(
-                f"no official lists (train_val_list.txt and test_list.txt) in {some(folders) or 'any folder'}, and not "
-                "all images are NIH's; put the lists there or split by patient (split=patient)"
-            )
-        test_patients = resources.files("cxrlib.data").joinpath("official_test_patients.txt").read_text().split()
-        of_test = reference["patient"].isin([int(patient) for patient in test_patients])
-        is_test = entries["image"].isin(reference.loc[of_test, "image"])  # by image: patients may be text
-    else:
-        is_test = entries["image"].isin(lists["test"])
-        unnamed = entries.loc[~is_test & ~entries["image"].isin(lists["train_val"]), "image"]
-        if len(unnamed):
-            raise InputError(
-                f"the official lists name neither part for {some(unnamed)}; leave these out or use split=patient"
-            )
-    return pd.Series(np.where(is_test, "test", "train_val"), index=entries.index, name="official")
+        patients = resources.files("cxrlib.data").joinpath("official_test_patients.txt").read_text().split()
+        images = reference_entries().set_index("patient")["image"]
+        of_test = images.index.isin(list(map(int, patients)))
+        lists = {"train_val": images[~of_test], "test": images[of_test]}
+    part = pd.Series("", index=entries.index, name="official")
+    for name, listed in lists.items():
+        part[entries["image"].isin(listed)] = name
+    if len(unnamed := entries.loc[part == "", "image"]):
+        raise InputError(
+            f"the official lists name neither part for {some(unnamed)}; put train_val_list.txt and test_list.txt of "
+            "this data set into img_root, or split by patient (split=patient)"
+        )
+    return part
 
 
 def read_expert_labels(csv_path: str | Path) -> pd.DataFrame:
@@ -162,12 +157,11 @@ def read_expert_labels(csv_path: str | Path) -> pd.DataFrame:
     The findings are 1 for YES and 0 for NO (uint8), named as in FINDINGS where they are among the fourteen, else as in
     the file ("Airspace opacity"). Raises InputError for a missing file, missing columns or values besides YES and NO.
     """
-    csv_path = Path(csv_path)
-    table = _read_csv(csv_path).rename(columns={"Image ID": "Image Index"})
-    yes_no = [name for name in table.columns if len(table) and table[name].isin(["YES", "NO"]).all()]
-    half = [name for name in table.columns if name not in yes_no and table[name].isin(["YES", "NO"]).any()]
-    if not {"Image Index", "Patient ID"} <= set(table.columns) or not yes_no or half:
-        what = f"other values than YES and NO in {some(half)}" if half else f"the columns {some(table.columns, 12)}"
+    table = read_csv(csv_path).rename(columns={"Image ID": "Image Index"})
+    known = table.isin(["YES", "NO"])
+    yes_no, half = table.columns[known.all() & known.any()], table.columns[known.any() & ~known.all()]
+    if not {"Image Index", "Patient ID"} <= set(table.columns) or yes_no.empty or len(half):
+        what = f"values besides YES and NO in {some(half)}" if len(half) else f"the columns {some(table.columns, 12)}"
         raise InputError(f"{csv_path} has {what}; expected an image, a Patient ID and YES / NO findings")
     labels = pd.DataFrame({"image": table["Image Index"], "patient": _numbers_or_text(table["Patient ID"])})
     by_name = {name.replace("_", " "): name for name in FINDINGS}
@@ -176,7 +170,6 @@ def read_expert_labels(csv_path: str | Path) -> pd.DataFrame:
     return labels
 
 
-@functools.cache
 def _reference_file(name: str) -> Path:
     # find_spec does not import the package, which would take seconds and load torch
     spec = importlib.util.find_spec("torchxrayvision")
@@ -218,6 +211,11 @@ def parse_numbers(boxes: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
     return boxes, ~(np.isfinite(boxes[sides]).all(axis=1) & (boxes["w"] > 0) & (boxes["h"] > 0))
 
 
+def nih_patient(images: pd.Series) -> pd.Series:
+    """The patient in each name such as "00000013_005.png", as text; missing for names that are not NIH's."""
+    return images.where(images.str.fullmatch(NIH_NAME)).str[:8]
+
+
 def is_unsafe(images: pd.Series) -> pd.Series:
     """Which names would leave their folder or control the terminal that prints them."""
     return images.str.contains(r"[/\\\x00-\x1f\x7f]") | images.isin(["", ".", ".."])
@@ -231,28 +229,44 @@ def age_in_years(column: pd.Series) -> pd.Series:
     return column.map(dict(zip(distinct, years, strict=True))).astype(float)
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    """All columns as text, nothing guessed; empty, unnamed columns dropped."""
-    if not path.is_file():
-        raise InputError(f"{path} is not a file; expected a CSV of the data set (csv_path)")
+def read_csv(path: str | Path) -> pd.DataFrame:
+    """All columns of a CSV as text, nothing guessed; empty, unnamed columns dropped. Raises InputError."""
+    text = read_text(path)
     try:
         with warnings.catch_warnings():  # for a first row that is too long, pandas drops values with only a warning
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
+            table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, index_col=False)
     except pd.errors.ParserWarning:
         raise InputError(f"{path} has a row with more values than its header; expected one value per column") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError, EOFError) as error:
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path} cannot be read as a CSV ({reason}); expected commas and UTF-8") from None
+        raise InputError(f"{path} cannot be read ({reason}); expected {_A_CSV}") from None
     return table.loc[:, [not str(name).startswith("Unnamed:") for name in table.columns]]
+
+
+def read_text(path: str | Path, expected: str = _A_CSV, encoding: str = "utf-8-sig") -> str:
+    """The text of a table or list, unpacked where its name ends in .gz or .zip. Raises InputError with `expected`."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} is not a file; expected {expected}")
+    try:
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                if len(names := archive.namelist()) != 1:
+                    raise ValueError(f"it holds {len(names)} files")
+                content = archive.read(names[0])
+        else:
+            content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return content.decode(encoding)
+    except Exception as error:  # of the disk, of either kind of packing, or of the encoding
+        raise InputError(f"{path} cannot be read ({error}); expected {expected}") from None
 
 
 def _select(path: Path, columns: dict[str, tuple[str, ...]], needed: Iterable[str], published: str) -> pd.DataFrame:
     """The known columns of a CSV. Raises InputError where one of the needed is missing."""
-    table = _read_csv(path)
+    table = read_csv(path)
     known = known_columns(table, columns)
-    missing = [columns[name][0] for name in needed if name not in known]
-    if missing:
+    if missing := [columns[name][0] for name in needed if name not in known]:
         has = some(table.columns, 12)
         raise InputError(f"{path} lacks the column {some(missing)} (it has {has}); expected the NIH's {published}")
     return known

@@ -1,13 +1,15 @@
 """Where the radiographs are: all published layouts under one root, and the download through kagglehub."""
 
+import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from cxrlib.core.errors import InputError, some
+from cxrlib.data.images import is_image
 
 # NIH's archives and Kaggle's full set; Kaggle's sample, which repeats its folder once more; one flat folder
 LAYOUTS = ("images_*/images", "images_*", "images", "sample/images", "sample/sample/images", "sample", ".")
@@ -15,12 +17,10 @@ DATASETS = {"data": "nih-chest-xrays/data", "sample": "nih-chest-xrays/sample"}
 
 
 def find_images(img_root: str | Path) -> dict[str, Path]:
-    """Every PNG under `img_root` in a known layout: {"00000013_005.png": Path(...)}, sorted by name.
+    """Every image in one of the `LAYOUTS` below `img_root`: {"00000013_005.png": Path(...)}, sorted by name.
 
-    The layouts are `LAYOUTS`, below `img_root` or, in kagglehub's cache, below its newest version. The same name in two
-    places is one image where the files have the same size.
-    Raises InputError where there is no such folder or no image (with what was searched and what is there), and where
-    two files of different size have the same name.
+    The same name in two places is one image where the files have the same size. Raises InputError where there is no
+    such folder or no image, and where two files of different size have the same name.
     """
     root = image_root(img_root)
     images: dict[str, Path] = {}
@@ -31,7 +31,7 @@ def find_images(img_root: str | Path) -> dict[str, Path]:
     if not images:
         inside = sorted(path.name + ("/" if path.is_dir() else "") for path in root.iterdir())
         raise InputError(
-            f"no PNG found under {root}: searched {', '.join(f'{layout}/*.png' for layout in LAYOUTS)}; "
+            f"no PNG, JPEG or DICOM found under {root}: searched {', '.join(LAYOUTS)}; "
             f"the folder contains {some(inside, 8) or 'nothing'}; point img_root at the folder that holds them"
         )
     return dict(sorted(images.items()))
@@ -45,15 +45,15 @@ def image_root(img_root: str | Path) -> Path:
 
 
 def scan_images(root: Path) -> Iterator[os.DirEntry]:
-    """Every PNG in a known layout of a root, each file once, in no order; two files may have the same name."""
-    seen = set()
-    for layout in LAYOUTS:
-        for folder in sorted(root.glob(layout)) if layout != "." else [root]:
-            if folder in seen or not folder.is_dir():
-                continue
-            seen.add(folder)
-            with os.scandir(folder) as entries:
-                yield from (entry for entry in entries if entry.name.lower().endswith(".png") and entry.is_file())
+    """Every image in a known layout of a root, each file once, in no order; two files may have the same name."""
+    folders = [folder for layout in LAYOUTS if layout != "." for folder in sorted(root.glob(layout))]
+    for folder in dict.fromkeys([*folders, root]):
+        if folder.is_dir():
+            try:
+                with os.scandir(folder) as entries:
+                    yield from (entry for entry in entries if entry.is_file() and is_image(entry.path))
+            except OSError as error:
+                raise InputError(f"{folder} cannot be read ({error.strerror}); expected a folder of images") from None
 
 
 def keep_found(entries: pd.DataFrame, images: dict[str, Path]) -> tuple[pd.DataFrame, str]:
@@ -67,17 +67,16 @@ def keep_found(entries: pd.DataFrame, images: dict[str, Path]) -> tuple[pd.DataF
             f"none of the {len(entries):,} images of the CSV ({some(entries['image'], 3)}) is among the "
             f"{len(images):,} found under img_root ({some(images, 3)}); csv_path and img_root should belong together"
         )
-    parts = [f"{found.sum():,} radiographs of {entries.loc[found, 'patient'].nunique():,} patients"]
-    if not found.all():
-        parts.append(f"{(~found).sum():,} CSV rows without an image left out ({some(entries.loc[~found, 'image'], 3)})")
-    extra = set(images) - set(entries["image"])
-    if extra:
-        parts.append(f"{len(extra):,} images without a CSV row left out ({some(sorted(extra), 3)})")
-    return entries[found].reset_index(drop=True), "; ".join(parts)
+    kept, lost = entries[found].reset_index(drop=True), entries.loc[~found, "image"]
+    extra = sorted(set(images) - set(entries["image"]))
+    parts = [f"{len(kept):,} radiographs of {kept['patient'].nunique():,} patients"]
+    parts += [f"{len(lost):,} CSV rows without an image left out ({some(lost, 3)})"] * (len(lost) > 0)
+    parts += [f"{len(extra):,} images without a CSV row left out ({some(extra, 3)})"] * (len(extra) > 0)
+    return kept, "; ".join(parts)
 
 
 def download(dataset: str = "sample") -> Path:
-    """Download a data set from Kaggle (kagglehub, which resumes and caches), and return its folder.
+    """Download a data set from Kaggle (kagglehub, which resumes, checks and caches), and return its folder.
 
     dataset: "data", all 112,120 images, 42 GB (kagglehub needs about twice as much while it unpacks), or "sample",
     5,606 images, 4 GB. A complete download in kagglehub's cache is used without the network.
@@ -91,16 +90,14 @@ def download(dataset: str = "sample") -> Path:
     handle = DATASETS[dataset]
     cached = Path(get_cache_folder()) / "datasets" / handle
     newest = newest_version(cached)
-    if newest != cached and (cached / f"{newest.name}.complete").exists():
+    if (cached / f"{newest.name}.complete").exists():
         return newest
     try:
         return Path(kagglehub.dataset_download(handle))
     except Exception as error:  # any error of requests, urllib3 or Kaggle's API
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(
-            f"Kaggle's data set {handle} cannot be downloaded ({reason}); check the network, or download it by hand "
-            "and give its folder as img_root"
-        ) from None
+        raise InputError(f"Kaggle's data set {handle} cannot be downloaded ({reason}); check the network, or download "
+                         "it by hand and give its folder as img_root") from None  # fmt: skip
 
 
 def describe_layout(images: dict[str, Path], img_root: str | Path) -> dict[str, int]:
@@ -109,12 +106,34 @@ def describe_layout(images: dict[str, Path], img_root: str | Path) -> dict[str, 
     return {os.path.relpath(folder, img_root): count for folder, count in sorted(folders.items())}
 
 
+def content_digest(files: Iterable[Path], listed: Iterable[Path] = ()) -> str:
+    """What a data set's files are, in 16 hex digits that do not depend on the folders that the files lie in.
+
+    files: read and known by their content, in the order given: tables, lists, checkpoints. listed: known by name, size
+    and modification time (ns), in any order: the images. Raises InputError for a file that does not exist.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    try:
+        for path in files:
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        for name, size, changed in stamps(listed):
+            digest.update(f"{name}\0{size}\0{changed}\n".encode())
+    except OSError as error:
+        what = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise InputError(f"{error.filename} {what}; expected a file of the data set") from None
+    return digest.hexdigest()
+
+
+def stamps(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Name, size and modification time (ns) of each file, sorted by name."""
+    found = ((os.path.basename(path), os.stat(path)) for path in paths)
+    return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
+
+
 def newest_version(folder: str | Path) -> Path:
     """The newest version in a folder of kagglehub's cache, preferably a complete one; any other folder as it is."""
     folder = Path(folder)
     versions = [path for path in (folder / "versions").glob("*") if path.name.isdigit() and path.is_dir()]
-
-    def rank(path: Path) -> tuple[bool, int]:  # kagglehub marks complete downloads
-        return (folder / f"{path.name}.complete").exists(), int(path.name)
-
-    return max(versions, key=rank) if versions else folder
+    versions.sort(key=lambda path: ((folder / f"{path.name}.complete").exists(), int(path.name)))  # kagglehub's marks
+    return versions[-1] if versions else folder

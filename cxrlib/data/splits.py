@@ -13,7 +13,7 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError, nearest, some
 from cxrlib.data.findings import FINDINGS
-from cxrlib.data.metadata import NIH_NAME, official_part
+from cxrlib.data.metadata import NIH_NAME, nih_patient, official_part
 
 PARTS = ("train", "val", "test")
 KINDS = ("official", "patient", "image")
@@ -70,28 +70,34 @@ def subset(entries: pd.DataFrame, part: str, size: int, seed: int = 0) -> pd.Dat
 
 
 def subsets(entries: pd.DataFrame, train: int = 0, val: int = 0, test: int = 0, seed: int = 0) -> pd.DataFrame:
-    """The entries of all three parts, each reduced by `subset` to about the given number of images."""
+    """The entries of all three parts, each reduced by `subset` to about the given number of images.
+
+    Prints which parts have fewer images than asked for.
+    """
     sizes = {"train": train, "val": val, "test": test}
+    counts = entries["part"].value_counts()
+    few = [f"{counts[part]:,} of the {n:,} {part} images" for part, n in sizes.items() if counts.get(part, n) < n]
+    if few:
+        print(f"the data set has only {' and '.join(few)} asked for; all of them are used")
     return pd.concat([subset(entries, part, size, seed) for part, size in sizes.items()])
 
 
 def leakage(entries: pd.DataFrame) -> pd.DataFrame:
-    """Leakage from train to val and test.
+    """Leakage from train: one row each for val and test.
 
-    Returns one row each for val and test with columns images, patients, patients_in_train, images_leaked (images of
-    those patients), share_leaked (of the images, 0-1).
+    Columns images, patients, patients_in_train, images_leaked (images of those patients), share_leaked (0-1).
     """
     in_train = set(entries.loc[entries["part"] == "train", "patient"])
     rows = {}
     for part in ("val", "test"):
         patients = entries.loc[entries["part"] == part, "patient"]
-        leaked = patients.isin(in_train)
+        leaked = patients[patients.isin(in_train)]
         rows[part] = {
             "images": len(patients),
             "patients": patients.nunique(),
-            "patients_in_train": patients[leaked].nunique(),
-            "images_leaked": int(leaked.sum()),
-            "share_leaked": float(leaked.mean()) if len(patients) else np.nan,
+            "patients_in_train": leaked.nunique(),
+            "images_leaked": len(leaked),
+            "share_leaked": len(leaked) / len(patients) if len(patients) else np.nan,
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -107,7 +113,7 @@ def remembered(
     """
     parts = {part: set(entries.loc[entries["part"] == part, "image"]) for part in ("train", "val")}
     if earlier is not None:
-        before = restore(entries, earlier, kind)["part"]
+        before = _seen(entries, earlier, kind)
         seen = (before == "train") & (entries["part"] != "train") | (before == "val") & (entries["part"] == "test")
         if seen.any():
             raise InputError(
@@ -128,29 +134,39 @@ def digest(*parts: pd.DataFrame) -> str:
     return summed.hexdigest()[:16]
 
 
-def restore(entries: pd.DataFrame, parts: dict[str, list[str]], kind: str) -> pd.DataFrame:
+def restore(
+    entries: pd.DataFrame, parts: dict[str, list[str]], kind: str, lists_in: Iterable[str | Path] = ()
+) -> pd.DataFrame:
     """The entries with the parts that a checkpoint remembers, so that nothing it was trained on is evaluated.
 
-    parts: {"train": image names, "val": image names} of the training. An image that is in neither goes to the part of
-    its patient, or to test for a new patient (and always to test for kind "image"). NIH's file names contain the
-    patient, so patients are recognized even where none of their images in `parts` is among the entries.
+    parts: {"train": image names, "val": image names} of the training. Other images of their patients, who are
+    recognized by NIH's file names, too, go to the same part (not for kind "image"). Of all others, test has, for kind
+    "official", those of the official test part; for the other kinds all that are of the data set of the training, since
+    patients that the model never saw test it honestly only there: the entries must share images or patients with
+    `parts`, and have NIH's names where all of `parts` do. Images in no part have part "".
+    Raises InputError where the official part of an image is not known.
     """
-    image, patient = entries["image"], entries["patient"]
-    number = image.map(_patient_of_name)
-    part = pd.Series("test", index=entries.index)
-    if kind != "image":
-        for name in ("val", "train"):  # train last, so that a patient in both is not evaluated
-            numbers = set(map(_patient_of_name, parts[name])) - {None}
-            part[patient.isin(patient[image.isin(parts[name])]) | number.isin(numbers)] = name
-    for name in ("val", "train"):
-        part[image.isin(parts[name])] = name
+    part = _seen(entries, parts, kind)
+    new = part == ""
+    if kind == "official":
+        part[new] = official_part(entries[new], *lists_in).replace("train_val", "")
+    elif not new.all():
+        others_are_nih = all(map(NIH_NAME.fullmatch, parts["train"] + parts["val"]))
+        part[new & (nih_patient(entries["image"]).notna() | (not others_are_nih))] = "test"
     return _with_part(entries, part)
 
 
-def _patient_of_name(image: str) -> str | None:
-    """The patient in a name such as "00000013_005.png"; None for names that are not NIH's."""
-    match = NIH_NAME.fullmatch(image)
-    return match and match[1]
+def _seen(entries: pd.DataFrame, parts: dict[str, list[str]], kind: str) -> pd.Series:
+    """The part, "train" or "val", of which a checkpoint has seen the image or (by patient) its patient; else ""."""
+    image, patient = entries["image"], entries["patient"]
+    part = pd.Series("", index=entries.index)
+    if kind != "image":
+        for name in ("val", "train"):  # train last, so that a patient in both is not evaluated
+            numbers = nih_patient(pd.Series(parts[name], dtype=str)).dropna()
+            part[patient.isin(patient[image.isin(parts[name])]) | nih_patient(image).isin(numbers)] = name
+    for name in ("val", "train"):
+        part[image.isin(parts[name])] = name
+    return part
 
 
 def _with_part(entries: pd.DataFrame, part: pd.Series) -> pd.DataFrame:

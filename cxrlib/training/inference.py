@@ -8,11 +8,16 @@ from cxrlib.evaluation.predictions import Predictions
 from cxrlib.training.memory import kept_memory
 
 
+def scores_of(model, images: torch.Tensor) -> torch.Tensor:
+    """Scores (b, 14) of images on the model's device; averages over `shifted` views if its attribute `tta` is true."""
+    views = shifted(images) if getattr(model, "tta", False) else [images]
+    return torch.stack([model(view).sigmoid() for view in views]).mean(dim=0)
+
+
 def predict(model, dataset, batch_size: int = 64, accelerator=None, num_workers: int = 0, progress: bool = False):
     """Score every row of a dataset in full precision; returns `Predictions` in the dataset's order.
 
-    The model is in evaluation mode during the call. If its attribute `tta` is true, the scores are averages over five
-    shifts of each image (`dataset.shifted`).
+    The model is in evaluation mode during the call.
 
     Args:
         model: A model of `build_model` or `model_from_checkpoint`.
@@ -30,9 +35,7 @@ def predict(model, dataset, batch_size: int = 64, accelerator=None, num_workers:
     model.eval()
     with kept_memory(), torch.inference_mode():
         for images, _ in bar(loader, show=progress, desc="predict", unit=" batches", leave=False):
-            images = images.to(device, non_blocking=True)
-            views = shifted(images) if getattr(model, "tta", False) else [images]
-            batch = torch.stack([model(view).sigmoid() for view in views]).mean(dim=0)
+            batch = scores_of(model, images.to(device, non_blocking=True))
             scores.append((accelerator.gather_for_metrics(batch) if accelerator is not None else batch).cpu())
     model.train(was_training)
     return Predictions(

@@ -25,7 +25,7 @@ from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-COMMANDS = ("run", "train", "eval", "gradcam", "preprocess", "download", "phantom")
+COMMANDS = ("run", "train", "eval", "gradcam", "predict", "preprocess", "download", "phantom")
 QUICK = ["--arch", "mobilenet_v2", "--weights", "none", "--image_size", "32", "--epochs", "1", "--device", "cpu"]
 
 
@@ -167,7 +167,7 @@ def test_eval_writes_tables_and_gives_the_checkpoint_its_thresholds(tiny_nih, tr
 
 
 @pytest.mark.parametrize("split", ["patient", "official"])
-def test_eval_scores_no_patient_of_train_or_val(split, trained_on, trained, tiny_nih):
+def test_eval_scores_no_patient_of_train_or_val(split, trained_on, trained, tiny_nih, capsys):
     shutil.copy(trained_on / split / "model_best.pth", "model_best.pth")
     parts = load_checkpoint("model_best.pth")["parts"]
     patient_of = pd.read_csv(tiny_nih.csv_path, index_col="Image Index")["Patient ID"]
@@ -175,7 +175,12 @@ def test_eval_scores_no_patient_of_train_or_val(split, trained_on, trained, tiny
     assert main(["eval", *data(tiny_nih.root), "--replicates", "0"]) == 0  # of more images than the training saw
     test = Predictions.load("results/tables/predictions_test.npz")
     assert not known & set(test.patient)
-    assert set(test.image) == {name for name, patient in patient_of.items() if patient not in known}
+    unknown = {name for name, patient in patient_of.items() if patient not in known}
+    official = set((tiny_nih.root / "test_list.txt").read_text().split())
+    assert set(test.image) == (unknown & official if split == "official" else unknown)
+    assert unknown - official, "no unseen patient of the official training part: nothing is shown"
+    left_out = f"left out: {len(unknown - official)} images of "
+    assert (left_out in capsys.readouterr().out) == (split == "official")
     seen = set(pd.read_csv(trained_on / "some.csv")["Image Index"])
     assert set(patient_of.index[patient_of.isin(known)]) - seen, "no unseen visit of a known patient: nothing is shown"
     assert set(test.image) - seen, "no unseen patient: nothing is shown"
@@ -384,7 +389,7 @@ def test_a_root_without_images_says_what_was_looked_for_and_what_was_there(tiny_
         shutil.rmtree(folder)
     (tiny_nih.root / "scans").mkdir()
     line = refused("train", *data(tiny_nih.root), *QUICK)
-    for part in ("images_*/images/*.png", "sample/images/*.png", "BBox_List_2017.csv", "scans/"):
+    for part in ("images_*/images,", "sample/images,", "BBox_List_2017.csv", "scans/"):
         assert part in line
 
 
@@ -483,6 +488,16 @@ def test_values_that_no_training_can_use(flags, message, tiny_nih, empty, refuse
 )
 def test_values_that_no_evaluation_can_use(command, flags, message, tiny_nih, trained, refused):
     assert message in refused(command, *data(tiny_nih.root), *flags)
+
+
+def test_eval_on_another_hospital_is_refused(tiny_nih, trained, refused):
+    for path in tiny_nih.root.glob("images_*/images/*.png"):
+        path.rename(path.with_name(f"h{path.name}"))
+    table = pd.read_csv(tiny_nih.csv_path, dtype=str)
+    table.assign(**{"Image Index": "h" + table["Image Index"], "Patient ID": "h" + table["Patient ID"]}).to_csv(
+        tiny_nih.csv_path, index=False
+    )
+    assert "holds no image of the validation part of model_best.pth" in refused("eval", *data(tiny_nih.root))
 
 
 def test_eval_on_other_data_is_refused(tiny_nih, trained, refused):

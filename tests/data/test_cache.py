@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from PIL import Image
 from cxrlib.core.errors import InputError
 from cxrlib.data import cache as module
 from cxrlib.data.cache import ImageCache, build_cache, read_image
+from cxrlib.data.dataset import CachedDataset
+from cxrlib.data.metadata import read_entries
 from cxrlib.data.sources import find_images
 
 GREY = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)
@@ -94,13 +97,12 @@ def test_one_bit_pixels_are_black_and_white(tmp_path):
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 80), (80, 40)])
-def test_the_whole_image_is_kept_and_padded_with_black(tmp_path, height, width):
-    path = save(tmp_path / "a.png", Image.fromarray(np.full((height, width), 200, np.uint8)))
-    pixels = read_image(path, 32)
-    inside = pixels[8:24] if width > height else pixels[:, 8:24]
-    assert pixels.shape == (32, 32)
-    assert (inside == 200).all(), "the proportions and the brightness stay"
-    assert pixels.sum() == inside.sum(), "the rest is black"
+def test_an_image_that_is_not_square_is_squeezed_as_nihs_own_were(tmp_path, height, width):
+    grey = np.full((height, width), 100, np.uint8)
+    grey[height // 2 :] = 200
+    pixels = read_image(save(tmp_path / "a.png", Image.fromarray(grey)), 32)
+    assert (pixels[:15] == 100).all()
+    assert (pixels[17:] == 200).all(), "the whole image, from edge to edge"
 
 
 def test_resizing_does_not_alias(tmp_path):
@@ -140,7 +142,7 @@ def test_a_damaged_png_is_refused_by_name_or_reads_as_an_image(tmp_path, mode, p
 
 def test_what_is_no_image_is_refused(tmp_path):
     (tmp_path / "a.png").write_text("<html>too many requests</html>")
-    with pytest.raises(InputError, match=r"a\.png cannot be decoded .* replace it by the published file"):
+    with pytest.raises(InputError, match=r"a\.png cannot be decoded .* expected a whole PNG, JPEG or DICOM file"):
         read_image(tmp_path / "a.png", 32)
     with pytest.raises(InputError, match=r"b\.png does not exist"):
         read_image(tmp_path / "b.png", 32)
@@ -171,6 +173,21 @@ def test_rgba_and_16_bit_images_are_cached_as_their_grey_twins(build, images, ti
         grey = pixels[..., 0] if pixels.ndim == 3 else (pixels // 257).astype(np.uint8)
         twin = save(tiny_nih.root / "twin.png", Image.fromarray(grey))
         np.testing.assert_array_equal(build()[name], read_image(twin, 32))
+
+
+def test_a_worker_gets_the_path_and_not_the_pixels(build, tiny_nih, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cache = build(image_size=256, cache_dir="cache")
+    dataset = CachedDataset(read_entries(tiny_nih.csv_path), cache)
+    assert len(pickle.dumps(cache)) < 1000
+    assert len(pickle.dumps(dataset)) < 50_000 < cache.images.nbytes / 10
+    content = pickle.dumps(dataset)
+    monkeypatch.chdir("/")  # where a worker may start
+    again = pickle.loads(content)
+    np.testing.assert_array_equal(again.cache.images, cache.images)
+    images, labels = again.__getitems__([3, 5])
+    assert images.equal(dataset.__getitems__([3, 5])[0])
+    assert labels.equal(dataset.labels[[3, 5]])
 
 
 def test_nothing_is_decoded_twice(build, images, decoded):
@@ -372,9 +389,6 @@ def spoiled(images):
 
 
 def test_skip_leaves_the_same_images_out_everywhere(build, images, spoiled, tiny_nih, decoded, capsys):
-    from cxrlib.data.dataset import CachedDataset
-    from cxrlib.data.metadata import read_entries
-
     cache = build(on_bad_image="skip")
     assert list(cache.bad) == spoiled
     assert f"2 of 63 images cannot be decoded and are left out: {', '.join(spoiled)}" in capsys.readouterr().out
@@ -404,7 +418,7 @@ def test_a_disk_that_errs_is_no_bad_image(build, images, monkeypatch):
     def fail(*_, **__):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(module.Image, "open", fail)
+    monkeypatch.setattr("cxrlib.data.images.Image.open", fail)
     with pytest.raises(InputError, match=r"cannot be read \(Input/output error\)"):
         build(on_bad_image="skip")
 

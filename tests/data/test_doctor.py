@@ -1,5 +1,6 @@
 """The doctor finds each fault that is planted, says so by name, and agrees with the readers about what stops them."""
 
+import builtins
 import json
 import os
 import shutil
@@ -16,14 +17,14 @@ import pytest
 from PIL import Image
 
 from cxrlib.core.errors import InputError
-from cxrlib.data.cache import build_cache, decode
-from cxrlib.data.doctor.check import check_dataset
-from cxrlib.data.doctor.checks import CHECKS, HARMLESS, STOPS
+from cxrlib.data.cache import build_cache
+from cxrlib.data.doctor.check import CHECKS, HARMLESS, STOPS, check_dataset
 from cxrlib.data.doctor.images import read_header
+from cxrlib.data.images import read_radiograph
 from cxrlib.data.metadata import find_csv, read_boxes, read_entries, read_lists, reference_entries
 from cxrlib.data.sources import find_images, keep_found
 
-LEVEL = {name: check.level for name, check in CHECKS.items()}
+LEVEL = CHECKS["level"].to_dict()
 TINY = {"not 8-bit grey": 2}  # what the tiny data set has anyway, see tiny.py
 
 
@@ -202,12 +203,12 @@ def test_a_list_names_patients_whatever_zeros_the_csv_writes(tiny_nih):
     assert found_in(tiny_nih.root) == {}
 
 
-def test_names_are_all_in_the_json(tiny_nih, tmp_path):
+def test_names_are_all_in_the_json(tiny_nih):
     gone = [path.name for path in list(find_images(tiny_nih.root).values())[3:30]]
     for name in gone:
         find_images(tiny_nih.root)[name].unlink()
     report = check_dataset(tiny_nih.root, progress=False)
-    saved = json.loads(report.save(tmp_path / "report.json").read_text())
+    saved = json.loads(json.dumps(report.to_dict()))
     checks = {check["check"]: check for check in saved["checks"]}
     assert checks["without image"]["names"] == gone
     assert checks["without image"]["count"] == 27
@@ -231,6 +232,39 @@ def test_a_flipped_bit_is_found_by_decoding(tiny_nih):
     assert found_in(tiny_nih.root, deep=True) == {"cannot be decoded": 1}
 
 
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_file_that_may_not_be_read_is_named_and_the_rest_looked_at(deep, tiny_nih, monkeypatch):
+    """Also where the tests run as root, who may read everything."""
+    locked, single = image(tiny_nih), image(tiny_nih, 12)
+    rewrite(single, lambda grey: grey.resize((80, 80)))
+    plain = builtins.open
+
+    def refuse(path, *arguments, **options):
+        if Path(str(path)) == locked:
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain(path, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "open", refuse)
+    report = check_dataset(tiny_nih.root, deep=deep, progress=False)
+    assert report.names["cannot be decoded"] == [f"{locked.name} (not readable)"]
+    assert report.names["another size"] == [f"{single.name} (80 x 80)"]
+    assert not report.ok
+
+
+def test_a_folder_that_may_not_be_read_is_one_sentence(tiny_nih, monkeypatch):
+    plain = os.scandir
+
+    def refuse(folder):
+        if Path(folder).name == "images":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return plain(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for reader in (check_dataset, find_images):
+        with pytest.raises(InputError, match=r"images_001.images cannot be read \(Permission denied\)"):
+            reader(tiny_nih.root)
+
+
 def test_damage_in_an_image_that_no_row_names_stops_nothing(tiny_nih):
     image(tiny_nih).with_name("._00090001_000.png").write_bytes(b"\0\5\x16\7Mac OS X")
     assert found_in(tiny_nih.root) == {"without row": 1}
@@ -239,7 +273,7 @@ def test_damage_in_an_image_that_no_row_names_stops_nothing(tiny_nih):
 def test_interlaced_is_seen(tmp_path):
     (tmp_path / "a.png").write_bytes(interlaced(np.arange(64, dtype=np.uint8).reshape(8, 8)))
     assert read_header(tmp_path / "a.png").kind == "grey, interlaced"
-    np.testing.assert_array_equal(decode(tmp_path / "a.png"), np.arange(64).reshape(8, 8))
+    np.testing.assert_array_equal(read_radiograph(tmp_path / "a.png").grey, np.arange(64).reshape(8, 8))
 
 
 @pytest.mark.parametrize("place", range(8, 33))
@@ -316,7 +350,7 @@ def test_the_command_says_it_and_exits_with_1(tiny_nih, tmp_path, capsys):
 
 
 def test_every_check_is_planted():
-    apart = {"patient on both sides", "labels of another release", "not 8-bit grey"}
+    apart = {"patient on both sides", "labels of another release", "not 8-bit grey", "read with a warning"}
     assert set(PLANTED) | apart == set(LEVEL)
 
 

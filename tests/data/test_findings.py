@@ -57,10 +57,6 @@ def test_aliases_of_the_nih_files(alias, name):
     assert canonical(alias) == name
 
 
-def test_another_separator():
-    assert decode(encode(["Mass;Hernia"], separator=";")[0], separator="; ") == "Mass; Hernia"
-
-
 def test_unusable_labels_name_their_rows_and_all_of_them():
     with pytest.raises(InputError) as error:
         encode(["Mass", "Mas", "No Finding|Mass", "Hernia", "Mas", ""])

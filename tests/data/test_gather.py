@@ -1,13 +1,19 @@
 """A subset is gathered whole or not at all, and reads as a data set of its own."""
 
+import gzip
 import os
+import stat
+import zipfile
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from cxrlib.cli.main import main
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import NOTEBOOKS
 from cxrlib.course.opening import open_data
+from cxrlib.data.doctor.check import check_dataset
 from cxrlib.data.gather import gather, read_names
 from cxrlib.data.metadata import read_boxes, read_lists
 
@@ -36,6 +42,63 @@ def test_a_subset_is_a_data_set_of_its_own(link, tiny_nih, tmp_path, monkeypatch
     assert sorted(path.name for path in (out / "images").iterdir()) == names
 
 
+def test_read_only_sources_are_gathered(tiny_nih, tmp_path, monkeypatch):
+    """As root, who may write everything, a file opened for writing is told by its permissions."""
+    plain = Path.open
+
+    def refuse(path, mode="r", *arguments, **options):
+        if "+" in mode and path.exists() and not path.stat().st_mode & stat.S_IWUSR:
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain(path, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    images = open_data("", tiny_nih.root).images
+    for path in images.values():
+        path.chmod(0o444)
+    gather(tiny_nih.root, list(images)[:5], tmp_path / "out")
+    assert list(open_data("", tmp_path / "out").images) == list(images)[:5]
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zip"])
+def test_a_packed_csv_is_gathered_as_it_is_read(ending, tiny_nih, tmp_path):
+    whole = open_data("", tiny_nih.root)
+    names = sorted(whole.images)[::3]
+    pack(tiny_nih.csv_path, ending)
+    assert check_dataset(tiny_nih.root, progress=False).ok
+    gather(tiny_nih.root, names, tmp_path / "out")
+    part = open_data("", tmp_path / "out")
+    assert part.csv_path.name == tiny_nih.csv_path.name, "unpacked"
+    assert part.entries.equals(whole.entries[whole.entries["image"].isin(names)].reset_index(drop=True))
+
+
+def pack(path, ending):
+    packed = path.with_name(path.name + ending)
+    if ending == ".gz":
+        packed.write_bytes(gzip.compress(path.read_bytes()))
+    else:
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.write(path, path.name)
+    path.unlink()
+
+
+def test_the_column_of_the_images_may_stand_anywhere(tiny_nih, tmp_path):
+    table = pd.read_csv(tiny_nih.csv_path, dtype=str, keep_default_na=False)
+    table["Image Index"] = " " + table["Image Index"]
+    table[table.columns[::-1]].to_csv(tiny_nih.csv_path, index=False)
+    names = sorted(open_data("", tiny_nih.root).images)[:5]
+    gather(tiny_nih.root, names, tmp_path / "out")
+    assert sorted(open_data("", tmp_path / "out").entries["image"]) == names
+
+
+def test_an_image_without_a_row_is_refused(tiny_nih, tmp_path):
+    names = sorted(open_data("", tiny_nih.root).images)
+    lines = tiny_nih.csv_path.read_text().splitlines()
+    tiny_nih.csv_path.write_text("\n".join(line for line in lines if names[2] not in line))
+    with pytest.raises(InputError, match=rf"no row for 1 of the images \({names[2]}\)"):
+        gather(tiny_nih.root, names[:5], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_part_of_a_subset_is_refused(tiny_nih, tmp_path):
     names = [*sorted(open_data("", tiny_nih.root).images)[:3], "00000013_005.png"]
     with pytest.raises(InputError, match=r"1 of 4 images are not in .*\(00000013_005.png\)"):
@@ -48,7 +111,7 @@ def test_what_is_no_name_is_refused(line, tmp_path):
     (tmp_path / "names.txt").write_text(f"00000001_000.png\n{line}\n")
     with pytest.raises(InputError, match="expected names such as"):
         read_names(tmp_path / "names.txt")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="is not a file"):
         read_names(tmp_path)
 
 

@@ -1,6 +1,7 @@
 """The tables: every header and quirk that NIH, Kaggle and Google ship, the known counts, and clear refusals."""
 
 import gzip
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -63,8 +64,23 @@ def test_a_compressed_csv_is_read(tmp_path):
     path.write_bytes(gzip.compress(f"{HEADER_2020}\n{ROW.format(age=60)}\n".encode()))
     assert len(read_entries(path)) == 1
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(InputError, match="cannot be read as a CSV"):
+    with pytest.raises(InputError, match="cannot be read"):
         read_entries(path)
+
+
+def test_a_zip_of_one_csv_is_read_and_any_other_refused(tmp_path):
+    path = tmp_path / "Data_Entry_2017_v2020.csv.zip"
+    for number in (1, 2):
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(f"{number}.csv", f"{HEADER_2020}\n{ROW.format(age=60)}\n")
+        if number == 1:
+            assert len(read_entries(path)) == 1
+    with pytest.raises(InputError, match=r"cannot be read \(it holds 2 files\)"):
+        read_entries(path)
+    for content in (b"", b"PK\3\4", path.read_bytes()[:-30]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="cannot be read"):
+            read_entries(path)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +103,7 @@ def test_only_three_columns_are_needed(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([], "cannot be read as a CSV"),
+        ([], "cannot be read"),
         ([HEADER_2020], "a header and no row"),
         (["Image Index,Labels,Patient ID", "a.png,Mass,1"], "lacks the column Finding Labels .it has Image Index, Lab"),
         (["Image Index;Finding Labels;Patient ID", "a.png;Mass;1"], "lacks the column Image Index, Finding Labels"),
@@ -102,7 +118,7 @@ def test_only_three_columns_are_needed(tmp_path):
         (["Image Index,Finding Labels,Patient ID", "a.png,Mass,1", "b.png,Mass"], "no patient in row 1"),
         (["Image Index,Finding Labels,Patient ID", "a.png,Mass,Nodule,1"], "more values than its header"),
         (["Image Index,Finding Labels,Patient ID", "a.png,Mass,1", "b.png,Mass,Nodule,1"], "line 3, saw 4"),
-        (["Image Index,Finding Labels,Patient ID", '"a.png,Mass,1'], "cannot be read as a CSV"),
+        (["Image Index,Finding Labels,Patient ID", '"a.png,Mass,1'], "cannot be read"),
     ],
 )
 def test_unusable_entries_are_refused_with_a_reason(tmp_path, lines, message):
@@ -116,7 +132,7 @@ def test_unusable_entries_are_refused_with_a_reason(tmp_path, lines, message):
 @pytest.mark.parametrize("content", [bytes(range(256)), HEADER_2020.encode("utf-16")], ids=["binary", "utf-16"])
 def test_what_is_not_text_is_refused(tmp_path, content):
     (tmp_path / "x.csv").write_bytes(content)
-    with pytest.raises(InputError, match="expected commas and UTF-8"):
+    with pytest.raises(InputError, match="with commas, in UTF-8"):
         read_entries(tmp_path / "x.csv")
 
 
@@ -168,6 +184,12 @@ def test_the_csv_of_a_folder_is_found(tmp_path, place):
     assert find_csv(tmp_path) == tmp_path / place
 
 
+def test_only_what_can_be_read_is_found(tmp_path):
+    for name in ("Data_Entry_2017.csv~", "Data_Entry_2017.csv.part", "Data_Entry_2017.csv.gz"):
+        (tmp_path / name).write_text("")
+    assert find_csv(tmp_path).name == "Data_Entry_2017.csv.gz"
+
+
 def test_no_csv_or_two_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"neither Data_Entry_2017\*.csv nor sample_labels.csv"):
         find_csv(tmp_path)
@@ -206,7 +228,7 @@ def test_official_part_without_lists_knows_nihs_images_only(tmp_path):
     as_text = entries.assign(patient=entries["patient"].astype(str))
     assert official_part(as_text, tmp_path).equals(part), "the patients may be text, as another column may force them"
     strange = entries.assign(image=["x.png", *entries["image"][1:]])
-    with pytest.raises(InputError, match=r"no official lists .*split=patient"):
+    with pytest.raises(InputError, match=r"name neither part for x\.png; .*split=patient"):
         official_part(strange)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import official_part, read_entries, reference_entries
-from cxrlib.data.splits import KINDS, PARTS, digest, leakage, remembered, restore, split, subset
+from cxrlib.data.splits import KINDS, PARTS, digest, leakage, remembered, restore, split, subset, subsets
 
 
 def table(patients, seed=0, share=0.1):
@@ -99,7 +99,7 @@ def test_official_takes_the_lists_of_the_folder(tiny_nih):
     assert set(parts.loc[parts["part"] == "test", "image"]) == named
     assert set(parts["part"]) == set(PARTS)
     assert parts.groupby("patient")["part"].nunique().max() == 1
-    with pytest.raises(InputError, match="no official lists"):
+    with pytest.raises(InputError, match="name neither part"):
         split(entries, "official")
 
 
@@ -153,6 +153,17 @@ def test_a_subset_is_of_its_part():
             subset(entries, part, size)
 
 
+def test_subsets_say_where_there_are_fewer_than_asked_for(capsys):
+    entries = table(np.arange(30)).assign(part=["train", "val", "train"] * 10)
+    assert len(subsets(entries, train=20, val=5)) == 25
+    assert capsys.readouterr().out == ""
+    assert len(subsets(entries, train=21, val=1000, test=5)) == 30
+    few = "20 of the 21 train images and 10 of the 1,000 val images"
+    assert capsys.readouterr().out == f"the data set has only {few} asked for; all of them are used\n"
+    subsets(restore(entries, {"train": [], "val": []}, "patient"), 1, 1, 1)
+    assert capsys.readouterr().out == "", "images in no part are not counted"
+
+
 @given(st.lists(st.tuples(st.integers(1, 8), st.sampled_from(PARTS)), max_size=40))
 def test_leakage_by_brute_force(rows):
     entries = table([patient for patient, _ in rows]).assign(part=[part for _, part in rows])
@@ -198,8 +209,42 @@ def test_restore_knows_the_patients_of_nihs_names_without_their_images():
     parts = {"train": ["00000013_000.png"], "val": ["00000014_000.png"]}
     later = table([13, 14, 15]).assign(image=["00000013_007.png", "00000014_007.png", "00000015_007.png"])
     assert restore(later, parts, "patient")["part"].tolist() == ["train", "val", "test"]
-    assert restore(later, parts, "official")["part"].tolist() == ["train", "val", "test"]
-    assert restore(later, parts, "image")["part"].tolist() == ["test", "test", "test"]
+
+
+def test_official_test_is_official_whatever_the_training_saw(nih, tmp_path):
+    """A checkpoint of a sample meets all images: the train_val patients that it never saw are not the official test."""
+    sample = split(nih.iloc[::20], "official")
+    again = restore(nih, remembered(sample, "official"), "official")
+    official = official_part(nih)
+    assert (official[again["part"] == "test"] == "test").all()
+    assert (again["part"] == "test").sum() == (official == "test").sum() == 25_596
+    assert (again["part"] == "").sum() > 30_000, "in no part: never seen, and not of the official test"
+    first, second = sample.loc[sample["part"] == "train", "image"][:2]
+    (tmp_path / "test_list.txt").write_text(second)
+    (tmp_path / "train_val_list.txt").write_text("\n".join(nih["image"].drop(nih.index[nih["image"] == second])))
+    again = restore(nih, {"train": [first], "val": []}, "official", [tmp_path])
+    assert again.loc[again["part"] == "test", "image"].tolist() == [second], "by the lists of the folder, where given"
+
+
+def test_official_images_that_no_list_names_are_refused():
+    elsewhere = table(range(5)).assign(image=[f"hospital{number}.png" for number in range(5)])
+    with pytest.raises(InputError, match="name neither part for hospital0"):
+        restore(elsewhere, {"train": ["00000013_000.png"], "val": []}, "official")
+
+
+@pytest.mark.parametrize("kind", ["patient", "image"])
+def test_patients_of_another_data_set_are_in_no_part(kind):
+    parts = {"train": ["00000013_000.png"], "val": ["00000014_000.png"]}
+    nih = table([13, 14, 15]).assign(image=["00000013_000.png", "00000014_000.png", "00000015_000.png"])
+    other = table(range(100, 105))
+    assert restore(nih, parts, kind)["part"].tolist() == ["train", "val", "test"]
+    assert set(restore(other, parts, kind)["part"]) == {""}
+    mixed = restore(pd.concat([nih, other], ignore_index=True), parts, kind)["part"].tolist()
+    assert mixed == ["train", "val", "test"] + 5 * [""], "where NIH's names were trained on, others are not NIH's"
+    strange = nih.assign(image=["a.png", "b.png", "c.png"])
+    assert set(restore(strange, parts, kind)["part"]) == {""}
+    mine = {"train": ["00000.png"], "val": ["00001.png"]}
+    assert restore(table(range(3)), mine, kind)["part"].tolist() == ["train", "val", "test"]
 
 
 @given(patients, seeds, seeds)

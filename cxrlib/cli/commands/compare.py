@@ -7,7 +7,7 @@ import pandas as pd
 from cxrlib.cli.commands.opening import check_model, check_writable, data_of, images_of
 from cxrlib.cli.options import CompareOptions
 from cxrlib.core.paths import write_csv
-from cxrlib.data.splits import split, subset
+from cxrlib.data.splits import split, subset, subsets
 from cxrlib.plots import comparison as plots
 from cxrlib.plots.style import save_figure
 from cxrlib.training import comparison
@@ -25,7 +25,9 @@ def run(options: CompareOptions) -> None:
         check_model(config)
     data, out = data_of(options), Path(options.run_dir)
     entries = split(data.entries, options.split, options.seed, lists_in=data.folders)
-    test = subset(entries, "test", options.subset, options.seed)
+    most = max(options.train_subset, *options.sizes, 0)
+    used = subsets(entries, most, options.val_subset, options.subset, options.seed)
+    test = used[used["part"] == "test"]
     costs = comparison.kept_costs(each, out / "costs.json")
     train, val = ((entries["part"] == part).sum() for part in ("train", "val"))
     each = comparison.with_budget(each, options.budget, train, val, costs)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cxrlib.cli.commands.opening import check_writable, data_of, images_of
 from cxrlib.cli.options import PreprocessOptions
+from cxrlib.core.paths import write_json
 from cxrlib.data.doctor.check import check_dataset
 from cxrlib.data.gather import gather as gather_images, read_names
 from cxrlib.data.sources import download as download_dataset
@@ -24,7 +25,7 @@ def doctor(given: argparse.Namespace) -> int:
     print(report)
     if given.json:
         check_writable(Path(given.json).parent)
-        print(f"wrote {report.save(given.json)}")
+        print(f"wrote {write_json(given.json, report.to_dict())}")
     return 0 if report.ok else 1
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from cxrlib.core.errors import InputError
+from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import CACHE
 from cxrlib.course.config import DataConfig
 from cxrlib.course.opening import Data, open_data
 from cxrlib.course.runs import RunFolder
 from cxrlib.data.cache import ImageCache, build_cache
-from cxrlib.data.splits import restore, subset
+from cxrlib.data.splits import restore, subsets
 from cxrlib.models.architectures import ChestXrayModel, build_model, model_from_checkpoint
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.device import pick_device
@@ -40,9 +40,13 @@ def images_of(options: DataConfig, data: Data, image_size: int, names: list[str]
 def held_out(options, checkpoint: dict, data: Data) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Validation and test entries by what the checkpoint remembers, each reduced to its subset."""
     config = checkpoint["config"]
-    entries = restore(data.entries, checkpoint["parts"], config["split"])
-    val = subset(entries, "val", config["val_subset"], config["seed"])
-    test = subset(entries, "test", options.subset, config["seed"])
+    entries = restore(data.entries, checkpoint["parts"], config["split"], data.folders)
+    other = entries[entries["part"] == ""]
+    if len(other):
+        whose = f"{len(other):,} images of {other['patient'].nunique():,} patients ({some(other['image'], 3)})"
+        print(f"left out: {whose}, which are in no part of the {config['split']} split of {options.weights}")
+    used = subsets(entries, val=config["val_subset"], test=options.subset, seed=config["seed"])
+    val, test = (used[used["part"] == part] for part in ("val", "test"))
     for part, chosen in (("validation", val), ("test", test)):
         if chosen.empty:
             raise InputError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from cxrlib.core.paths import write_text, written_whole
+from cxrlib.core.paths import written_whole
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -27,18 +27,28 @@ _PATIENCE = 120  # seconds for a PDF
 
 
 def write_page(path: Path, template: str, **values) -> Path:
-    """Fill a template of templates/ and write the page whole. Values are escaped unless they are `Markup`."""
-    return write_text(path, _TEMPLATES.get_template(template).render(**values))
+    """Fill a template of templates/ and write the page whole. Values are escaped unless they are `Markup`.
+
+    The page is written piece by piece, so that values may be generators of any length.
+    """
+    with written_whole(path) as beside, beside.open("w", encoding="utf-8") as file:
+        file.writelines(_TEMPLATES.get_template(template).generate(**values))
+    return path
 
 
 def data_uri(path: Path) -> str:
     """A picture as a value for `<img src>`: a PNG no wider than a screen."""
-    picture = io.BytesIO()
     with Image.open(path) as image:
         image = image.convert("RGB")
         image.thumbnail((_WIDEST, _WIDEST * 4))
-        image.save(picture, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()
+        return picture_uri(image, "png", optimize=True)
+
+
+def picture_uri(picture: Image.Image, kind: str, **options) -> str:
+    """A picture as a value for `<img src>`. kind: "jpeg" or "png"; options: of Pillow's writer."""
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def print_pdf(page: Path, target: Path) -> list[Path]:

@@ -4,20 +4,75 @@ Each check has a level: it "stops" cxrlib, "changes" a result, or is "harmless" 
 decoded only where a file looks truncated or, with `deep`, in every image.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from cxrlib.core.errors import InputError, some
-from cxrlib.core.paths import write_json
-from cxrlib.data.doctor.checks import CHANGES, CHECKS, HARMLESS, STOPS
 from cxrlib.data.doctor.images import check_images
-from cxrlib.data.doctor.tables import check_boxes, check_csv, check_lists
+from cxrlib.data.doctor.tables import OLDEST, check_boxes, check_csv, check_lists
 from cxrlib.data.metadata import find_csv
 from cxrlib.data.sources import describe_layout, image_root, scan_images
 
-_LEVELS = (STOPS, CHANGES, HARMLESS)
+STOPS, CHANGES, HARMLESS = "stops", "changes", "harmless"  # stops cxrlib; changes a result; is handled and reported
+_AGAIN = "use the published file"
+_FETCH = "download it again"
+_REMOVE = "remove these rows"
+_SKIP = "download them again, or leave them out: on_bad_image=skip"
+_LAYOUT = "point img_root at the folder of images_001/, images/ or the images"
+
+_CHECKS = [
+    ("csv", "no CSV", STOPS, "there is no table of labels", "name it: csv_path"),
+    ("csv", "not a text file", STOPS, "the file cannot be read as a CSV", _AGAIN),
+    ("csv", "not UTF-8", STOPS, "the file has another encoding", "save it as UTF-8"),
+    ("csv", "semicolons", STOPS, "values are separated by semicolons, as some spreadsheets do", "save it with commas"),
+    ("csv", "column missing", STOPS, "a required column is missing", _AGAIN),
+    ("csv", "no row", STOPS, "there is a header and nothing else", _AGAIN),
+    ("csv", "row too long", STOPS, "more values than columns in the header: their columns are unknown", _AGAIN),
+    ("csv", "row too short", CHANGES, "values are missing at the end of the row", _AGAIN),
+    ("csv", "unsafe name", STOPS, "an image name with a path or a control character in it", _REMOVE),
+    ("csv", "image named twice", STOPS, "an image has several rows", "keep one row per image"),
+    ("csv", "no patient", STOPS, "without the patient, no split keeps patients apart", _REMOVE),
+    ("csv", "unknown label", STOPS, "no label, not one of the fourteen, or No Finding with another",
+     "join labels by |"),
+    ("csv", "patient unlike the name", CHANGES, "the file name has another patient: splits may not separate them",
+     _AGAIN),
+    ("csv", "age out of range", CHANGES, f"no age, or above {OLDEST} years: results by age are wrong",
+     "use the release v2020"),
+    ("csv", "labels of another release", CHANGES,
+     "labels differ from the release v2020 (the release 2017 differs in 181 rows)",
+     "compare only with results on the same release"),
+    ("lists", "list missing", CHANGES, "one of two: the package's own official split is used",
+     "put both, or none, into img_root"),
+    ("lists", "list unreadable", STOPS, "the list is not UTF-8 text", _AGAIN),
+    ("lists", "in both lists", STOPS, "an image is on both sides", _AGAIN),
+    ("lists", "in neither list", CHANGES, "split=official stops", "use split=patient, or the lists of this data set"),
+    ("lists", "patient on both sides", CHANGES, "in train_val and in test: results look too good", "use split=patient"),
+    ("boxes", "boxes unreadable", STOPS, "columns are missing, or rows too long", _AGAIN),
+    ("boxes", "box of an unknown finding", STOPS, "not one of the fourteen findings", _AGAIN),
+    ("boxes", "box without place or size", STOPS, "x, y, w, h must be numbers, and w, h above 0", _AGAIN),
+    ("boxes", "box outside the image", CHANGES, "beyond the 1024-pixel frame: its area is wrong",
+     "use 1024-pixel coordinates"),
+    ("boxes", "box twice", CHANGES, "it counts twice in the localization", "remove the repeats"),
+    ("boxes", "box on an unknown image", HARMLESS, "left out: the CSV has no such row", "nothing"),
+    ("images", "no image", STOPS, "no PNG, JPEG or DICOM in any known layout", _LAYOUT),
+    ("images", "two images of one name", STOPS, "two different files have the same name", "keep one of them"),
+    ("images", "cannot be decoded", STOPS, "not a whole image, or not readable", _SKIP),
+    ("images", "without image", CHANGES, "these rows are left out: results are of fewer images",
+     "unpack the missing archives"),
+    ("images", "same picture twice", CHANGES, "it may be on both sides of a split", "remove one of the two"),
+    ("images", "one single grey", CHANGES, "all pixels have the same value", _FETCH),
+    ("images", "another size", CHANGES, "not the size of most images; resized like the others", _FETCH),
+    ("images", "read with a warning", CHANGES, "its header is wrong, or it may be no frontal radiograph", "look at it"),
+    ("images", "not 8-bit grey", HARMLESS, "converted to 8-bit grey, alpha ignored", "nothing"),
+    ("images", "same name twice", HARMLESS, "in two folders, files of the same size: the first is used", "nothing"),
+    ("images", "without row", HARMLESS, "left out: the CSV has no row for it", "nothing"),
+]  # fmt: skip
+
+# one row per check, in the order of the report
+CHECKS = pd.DataFrame(_CHECKS, columns=["subject", "check", "level", "meaning", "to do"]).set_index("check")
 
 
 @dataclass(frozen=True)
@@ -33,12 +88,11 @@ class Report:
     @property
     def table(self) -> pd.DataFrame:
         """One row per check, most serious first: subject, level, count (missing: not done), meaning, what to do."""
-        index = pd.Index(CHECKS, name="check")
-        table = pd.DataFrame(CHECKS.values(), index=index, columns=["subject", "level", "meaning", "to do"])
-        found = [self.names[check] for check in CHECKS]
+        table, found = CHECKS.copy(), [self.names[check] for check in CHECKS.index]
         table.insert(2, "count", pd.array([None if names is None else len(names) for names in found], "Int64"))
         table.insert(3, "examples", [some(names or [], 3) for names in found])
-        return table.sort_values("level", key=lambda levels: levels.map(_LEVELS.index), kind="stable")
+        levels = [STOPS, CHANGES, HARMLESS]
+        return table.sort_values("level", key=lambda column: column.map(levels.index), kind="stable")
 
     @property
     def found(self) -> pd.DataFrame:
@@ -52,26 +106,22 @@ class Report:
 
     def to_dict(self) -> dict:
         """Plain types for JSON, with every name."""
-        table = self.table.drop(columns="examples").reset_index()
-        checks = [
-            row | {"count": None if row["count"] is pd.NA else int(row["count"]), "names": self.names[row["check"]]}
-            for row in table.to_dict("records")
-        ]
-        return {**self.facts, "ok": self.ok, "checks": checks}
-
-    def save(self, path: str | Path) -> Path:
-        """Write the JSON of `to_dict`, completely or not at all. Returns the path."""
-        return write_json(path, self.to_dict())
+        table = self.table.drop(columns="examples")
+        table["names"] = [self.names[check] for check in table.index]
+        return {**self.facts, "ok": self.ok, "checks": json.loads(table.reset_index().to_json(orient="records"))}
 
     def __str__(self) -> str:
         facts, done = self.facts, sum(names is not None for names in self.names.values())
+        kinds, sizes = (
+            some([f"{count:,} {what}" for what, count in facts[name].items()], 3) or "none can be read"
+            for name in ("kinds", "sizes")
+        )
+        looked_at = "every pixel" if facts["deep"] else "the headers of the images (deep decodes every pixel)"
         lines = [
             f"data set  {facts['img_root']}",
             f"CSV       {facts['csv_path'] or 'none'}: {facts['rows']:,} rows, {facts['patients']:,} patients",
-            f"images    {facts['images']:,} in {len(facts['folders'])} folder(s): {_counts(facts['kinds'])}; "
-            f"{_counts(facts['sizes'])} pixels",
-            f"checks    {done} of {len(self.names)}, of "
-            + ("every pixel" if facts["deep"] else "the headers of the images (deep decodes every pixel)"),
+            f"images    {facts['images']:,} in {len(facts['folders'])} folder(s): {kinds}; {sizes} pixels",
+            f"checks    {done} of {len(self.names)}, of {looked_at}",
         ]
         for check, row in self.found.iterrows():
             level = row["level"] if row["level"] == HARMLESS else row["level"].upper()
@@ -84,9 +134,8 @@ class Report:
         """One line: how many findings stop cxrlib, and how many would change a result."""
         counts = self.found["level"].value_counts()
         words = {STOPS: "to fix before cxrlib can go on", CHANGES: "that would change a result"}
-        return "; ".join(f"{counts[level]} {what}" for level, what in words.items() if level in counts) or (
-            "nothing that would change a result"
-        )
+        said = [f"{counts[level]} {what}" for level, what in words.items() if level in counts]
+        return "; ".join(said) or "nothing that would change a result"
 
 
 def check_dataset(img_root: str | Path, csv_path: str | Path = "", deep: bool = False, progress: bool = True) -> Report:
@@ -94,27 +143,36 @@ def check_dataset(img_root: str | Path, csv_path: str | Path = "", deep: bool = 
 
     img_root: a folder in any layout of `sources`. csv_path: "" for the CSV in `img_root`; the official lists and the
     boxes are searched in both places. deep: decode every image on all cores (about 10 ms per image and core at 1024
-    pixels), instead of reading 49 bytes of each. Raises InputError where `img_root` is not a folder or `csv_path` not a
-    file.
+    pixels), instead of reading the header. Raises InputError where `img_root` is not a folder that can be read or
+    `csv_path` not a file.
     """
     root = image_root(img_root)
-    names: dict[str, list[str] | None] = dict.fromkeys(CHECKS)
-    path, names["no CSV"] = _csv(root, csv_path)
-    entries = pd.DataFrame({"image": [], "labels": [], "patient": []}, dtype=str)
-    if path is not None:
-        found, entries = check_csv(path)
-        _add(names, "csv", found)
-        _add(names, "lists", check_lists((root, path.parent), entries))
-        _add(names, "boxes", check_boxes((root, path.parent), entries))
-    files: dict[str, list[Path]] = {}
+    if str(csv_path) and not Path(csv_path).is_file():
+        raise InputError(f"{csv_path} is not a file; expected a CSV of the data set (csv_path)")
+    found = {}  # subject -> check -> names; None: there is nothing to check
+    entries = pd.DataFrame(columns=["image", "labels", "patient"], dtype=str)
+    try:
+        path, reason = Path(csv_path) if str(csv_path) else find_csv(root), ""
+    except InputError as error:
+        path, reason = None, str(error)
+    if path:
+        found["csv"], entries = check_csv(path)
+        found["lists"] = check_lists((root, path.parent), entries)
+        found["boxes"] = check_boxes((root, path.parent), entries)
+    files = {}
     for entry in sorted(scan_images(root), key=lambda entry: entry.name):
         files.setdefault(entry.name, []).append(Path(entry.path))
     used = set(entries["image"]) if len(entries) else set(files)
-    found, image_facts = check_images(files, used, deep, progress)
-    found["no image"] = [] if files else [str(root)]
-    found["without image"] = sorted(used - set(files))
-    found["without row"] = sorted(set(files) - used)
-    _add(names, "images", found)
+    found["images"], image_facts = check_images(files, used, deep, progress)
+    found["images"] |= {
+        "no image": [] if files else [str(root)],
+        "without image": sorted(used - set(files)),
+        "without row": sorted(set(files) - used),
+    }
+    names = {
+        check: None if found.get(subject) is None else found[subject].get(check, [])
+        for check, subject in CHECKS["subject"].items()
+    }
     facts = {
         "img_root": str(root),
         "csv_path": str(path or ""),
@@ -124,31 +182,4 @@ def check_dataset(img_root: str | Path, csv_path: str | Path = "", deep: bool = 
         "images": len(files),
         "folders": describe_layout({name: paths[0] for name, paths in files.items()}, root),
     }
-    return Report(facts | image_facts, names)
-
-
-def _csv(root: Path, csv_path: str | Path) -> tuple[Path | None, list[str]]:
-    """The CSV, or None and the reason why there is none."""
-    if str(csv_path):
-        if not Path(csv_path).is_file():
-            raise InputError(f"{csv_path} is not a file; expected a CSV of the data set (csv_path)")
-        return Path(csv_path), []
-    try:
-        return find_csv(root), []
-    except InputError as error:
-        return None, [str(error)]
-
-
-def _add(names: dict, subject: str, found: dict[str, list[str]] | None) -> None:
-    """Take over the results of one subject; a check that found nothing gets an empty list."""
-    if found is not None:
-        names |= {
-            name: found.get(name) or names[name] or [] for name, check in CHECKS.items() if check.subject == subject
-        }
-
-
-def _counts(counted: dict[str, int], most: int = 3) -> str:
-    """Such as "40 grey, 9 RGBA"."""
-    shown = [f"{count:,} {what}" for what, count in list(counted.items())[:most]]
-    rest = sum(list(counted.values())[most:])
-    return ", ".join(shown + [f"{rest:,} other"] * (rest > 0)) or "none can be read"
+    return Report(facts | image_facts, names | ({"no CSV": [reason]} if reason else {}))

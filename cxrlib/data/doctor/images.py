@@ -1,55 +1,56 @@
-"""The doctor's checks of the image files: from a few bytes of each, or (deep) from every pixel."""
+"""The doctor's checks of the image files: from the first and last bytes of each, or (deep) from every pixel."""
 
 import hashlib
 import os
-import struct
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from joblib import Parallel, delayed
+from PIL import Image
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.progress import bar
-from cxrlib.data.cache import decode
+from cxrlib.data import images
 
-_SIGNATURE, _END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
-_COLORS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
-_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+_ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
+_KINDS = {"1": "1-bit grey", "L": "grey", "LA": "grey with alpha", "P": "palette", "I": "16-bit grey"}
 
 
 class Header(NamedTuple):
-    """The header of a PNG.
+    """The header of an image, such as "1024 x 1024", "palette, interlaced", "JPEG L", "DICOM".
 
-    size: such as "1024 x 1024"; kind: such as "grey", "RGBA", "16-bit grey", "palette, interlaced"; ends: the file has
-    its last chunk; mark: the same for identical files.
+    ends: whether the file ends as its format does; of DICOM never: its pixels are needed to trust its header.
+    mark is the same for identical files: their length, header, and the checksum of their last pixels.
     """
 
     size: str
     kind: str
     ends: bool
-    mark: tuple[int, bytes]
+    mark: tuple
 
 
 def read_header(path: str | Path) -> Header | None:
-    """The header of a PNG, from its first 33 and last 16 bytes; None for another file or a damaged header."""
-    with open(path, "rb") as file:
-        start = file.read(33)
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 16))
-        end = file.read(16)
-    if len(start) < 33 or start[:8] != _SIGNATURE or start[8:16] != b"\0\0\0\rIHDR":
+    """The header of an image, without its pixels; None for another file, a damaged header, or no permission to read."""
+    try:
+        with open(path, "rb") as file:
+            is_dicom = images.is_dicom(file.read(132))
+            file.seek(0)
+            if is_dicom:
+                found = images.read_header(file)
+                size, kind, last = f"{found['Columns']} x {found['Rows']}", "DICOM", None
+            else:
+                with Image.open(file, formats=("PNG", "JPEG")) as image:
+                    size, mode = f"{image.width} x {image.height}", image.mode.partition(";")[0]
+                    kind = _KINDS.get(mode, mode) + ", interlaced" * bool(image.info.get("interlace"))
+                    kind, last = f"JPEG {mode}" if image.format == "JPEG" else kind, _ENDS[image.format]
+            length = file.seek(0, os.SEEK_END)
+            file.seek(max(0, length - 16))
+            end = file.read()
+    except Exception:  # Pillow raises many types for a damaged file
         return None
-    width, height, depth, color, packing, filtering, interlaced, checksum = struct.unpack(">IIBBBBBI", start[16:])
-    if checksum != zlib.crc32(start[12:29]) or depth not in _DEPTHS.get(color, ()) or not width or not height:
-        return None
-    if packing or filtering or interlaced > 1:
-        return None
-    bits = f"{depth}-bit " if depth != 8 and color != 3 else ""
-    kind = bits + _COLORS[color] + (", interlaced" if interlaced else "")
-    return Header(f"{width} x {height}", kind, end.endswith(_END), (size, start[16:] + end))
+    return Header(size, kind, bool(last) and end.endswith(last), (length, size, kind, end))
 
 
 def check_images(
@@ -61,52 +62,50 @@ def check_images(
         if len(paths) > 1:
             same = len({path.stat().st_size for path in paths}) == 1
             found["same name twice" if same else "two images of one name"].append(name)
-    headers = dict(_each({name: paths[0] for name, paths in files.items()}, read_header, progress, "headers"))
-    usable = {name: header for name, header in headers.items() if header}
-    usual = Counter(header.size for name, header in usable.items() if name in used).most_common(1)
-    for name, header in usable.items():
-        if name in used and header.kind != "grey":
-            found["not 8-bit grey"].append(f"{name} ({header.kind})")
-        if name in used and header.size != usual[0][0]:
-            found["another size"].append(f"{name} ({header.size})")
-    paths = {name: files[name][0] for name in headers if name in used}
+    headers = _each({name: paths[0] for name, paths in files.items()}, read_header, progress, "headers")
+    headers = {name: header for name, header in headers if header}
+    paths = {name: paths[0] for name, paths in files.items() if name in used}
+    known = {name: headers[name] for name in paths if name in headers}
+    usual = Counter(header.size for header in known.values()).most_common(1)
+    found["not 8-bit grey"] = [f"{name} ({header.kind})" for name, header in known.items() if header.kind != "grey"]
+    found["another size"] = [f"{name} ({header.size})" for name, header in known.items() if header.size != usual[0][0]]
     if deep:
-        alike = _check_pixels(paths, found, progress)
+        marks = _check_pixels(paths, found, progress)
     else:  # decode only what looks truncated: without its end, a file may still have every pixel
-        truncated = {name: path for name, path in paths.items() if name not in usable or not usable[name].ends}
+        marks = {name: header.mark for name, header in known.items()}
+        truncated = {name: path for name, path in paths.items() if name not in known or not known[name].ends}
         _check_pixels(truncated, found, progress=False)
-        alike = _equal_files(paths, usable)
-    found["same picture twice"] = [f"{name} = {first}" for first, *others in alike for name in others]
-    sizes = Counter(header.size for header in usable.values())
-    kinds = Counter(header.kind for header in usable.values())
+    first = {}
+    for name, mark in marks.items():
+        if first.setdefault(mark, name) != name:
+            found["same picture twice"].append(f"{name} = {first[mark]}")
+    sizes, kinds = (Counter(getattr(header, what) for header in headers.values()) for what in ("size", "kind"))
     return found, {"sizes": dict(sizes.most_common()), "kinds": dict(kinds.most_common())}
 
 
-def _check_pixels(paths: dict[str, Path], found: dict[str, list[str]], progress: bool) -> list[list[str]]:
-    """Decode every file, note undecodable and uniform images, and return the groups of equal pictures."""
+def _check_pixels(paths: dict[str, Path], found: dict[str, list[str]], progress: bool) -> dict[str, bytes]:
+    """Decode every file, note undecodable, uniform and doubtful images; a digest of the pixels of the rest."""
 
-    def look(path: Path) -> str | bytes:
+    def look(path: Path) -> tuple[str, str | bytes, tuple[str, ...]]:
         try:
-            grey = decode(path)
-        except InputError:
-            return "cannot be decoded"
+            radiograph = images.read_radiograph(path)
+        except InputError as error:
+            return "cannot be decoded", "" if isinstance(error, images.BadImage) else " (not readable)", ()
+        grey = radiograph.grey
         low, high = grey.getextrema()
-        return "one single grey" if low == high else hashlib.sha256(grey.tobytes() + str(grey.size).encode()).digest()
+        if low == high:
+            return "one single grey", "", radiograph.warnings
+        return "", hashlib.sha256(grey.tobytes() + str(grey.size).encode()).digest(), radiograph.warnings
 
-    same = defaultdict(list)
-    for name, result in _each(paths, look, progress, "decode"):
-        (found if isinstance(result, str) else same)[result].append(name)
-    return [names for names in same.values() if len(names) > 1]
-
-
-def _equal_files(paths: dict[str, Path], headers: dict[str, Header]) -> list[list[str]]:
-    """Groups of names whose files are identical; only files of the same size, header and checksum are read."""
-    marks = Counter(headers[name].mark for name in paths if name in headers)
-    equal = defaultdict(list)
-    for name, path in paths.items():
-        if name in headers and marks[headers[name].mark] > 1:
-            equal[hashlib.sha256(path.read_bytes()).digest()].append(name)
-    return [names for names in equal.values() if len(names) > 1]
+    digests = {}
+    for name, (check, seen, warnings) in _each(paths, look, progress, "decode"):
+        if warnings:
+            found["read with a warning"].append(f"{name} ({'; '.join(warnings)})")
+        if check:
+            found[check].append(name + seen)
+        else:
+            digests[name] = seen
+    return digests
 
 
 def _each(items: dict, function: Callable, progress: bool, what: str) -> Iterator[tuple[str, object]]:

@@ -4,31 +4,17 @@ The readers in `metadata` stop at the first problem; here every problem is found
 """
 
 import csv
-import gzip
 import io
-import zlib
 from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from cxrlib.core.errors import InputError
-from cxrlib.data.doctor.checks import OLDEST
-from cxrlib.data.findings import canonical, encode
-from cxrlib.data.metadata import (
-    BOX_COLUMNS,
-    BOX_FRAME,
-    COLUMNS,
-    NEEDED,
-    NIH_NAME,
-    age_in_years,
-    is_unsafe,
-    known_columns,
-    parse_numbers,
-    reference_entries,
-)
+from cxrlib.data import metadata
+from cxrlib.data.findings import parse
 
+OLDEST = 110  # years; the 2017 release has typing errors up to 414
 _NIH_PATIENTS = 30_805
 
 Found = dict[str, list[str]]
@@ -38,30 +24,29 @@ def check_csv(path: Path) -> tuple[Found, pd.DataFrame]:
     """Names or rows by check, and the readable columns of `metadata.COLUMNS` as text ("" where a value is missing)."""
     found: Found = defaultdict(list)
     table = _read(path, found)
-    entries = known_columns(table, COLUMNS)
-    found["column missing"] = [COLUMNS[name][0] for name in NEEDED if name not in entries]
-    if len(table) == 0:
+    entries = metadata.known_columns(table, metadata.COLUMNS)
+    found["column missing"] = [metadata.COLUMNS[name][0] for name in metadata.NEEDED if name not in entries]
+    if table.empty:
         found["no row"] = [path.name]
     elif not found["column missing"]:
         _check_values(entries, found)
-    return found, entries.reindex(columns=[*dict.fromkeys([*NEEDED, *entries])], fill_value="")
+    return found, entries.reindex(columns=[*dict.fromkeys([*metadata.NEEDED, *entries])], fill_value="")
 
 
 def _read(path: Path, found: Found) -> pd.DataFrame:
     """All values as text; notes what keeps the file from being read as a CSV, and rows of another length."""
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError:
+            text = metadata.read_text(path)
+        except InputError:
+            text = metadata.read_text(path, encoding="latin-1")
             found["not UTF-8"] = [path.name]
-            text = content.decode("latin-1")
         first = text.partition("\n")[0]
-        separator = ";" if first.count(";") > first.count(",") else ","
-        if separator == ";":
+        if first.count(";") > first.count(","):
             found["semicolons"] = [path.name]
-        header, *rows = csv.reader(io.StringIO(text.replace("\0", ""), newline=""), delimiter=separator)
-    except (OSError, EOFError, zlib.error, csv.Error, ValueError):  # ValueError: not even a header
+        lines = io.StringIO(text.replace("\0", ""), newline="")
+        header, *rows = csv.reader(lines, delimiter=";" if found["semicolons"] else ",")
+    except (csv.Error, ValueError):  # ValueError: not readable, or not even a header
         found["not a text file"] = [path.name]
         return pd.DataFrame()
     rows = [row for row in rows if row]
@@ -75,40 +60,25 @@ def _read(path: Path, found: Found) -> pd.DataFrame:
 
 def _check_values(entries: pd.DataFrame, found: Found) -> None:
     image, patient = entries["image"], entries["patient"]
-    found["unsafe name"] = [repr(name) for name in image[is_unsafe(image)]]
+    found["unsafe name"] = [repr(name) for name in image[metadata.is_unsafe(image)]]
     found["image named twice"] = list(image[image.duplicated()].unique())
     found["no patient"] = list(image[patient == ""])
-    for label, images in image.groupby(entries["labels"]):
-        if _encoded(label) is None:
-            found["unknown label"] += [f"{name} ({label})" for name in images]
+    usable = entries["labels"].map({label: parse(label) is not None for label in entries["labels"].unique()})
+    found["unknown label"] = list((image + " (" + entries["labels"] + ")")[~usable])
     if "age" in entries:
-        wrong = entries[~(age_in_years(entries["age"]) <= OLDEST)]
-        found["age out of range"] = [f"{row.image} ({row.age or 'none'})" for row in wrong.itertuples()]
-    number = image.str.extract(NIH_NAME, expand=False)
+        wrong = ~(metadata.age_in_years(entries["age"]) <= OLDEST)
+        found["age out of range"] = list((image + " (" + entries["age"].replace("", "none") + ")")[wrong])
+    number = metadata.nih_patient(image)
     other = number.notna() & patient.str.fullmatch(r"\d+") & (number.str.lstrip("0") != patient.str.lstrip("0"))
-    found["patient unlike the name"] = [f"{row.image} ({row.patient})" for row in entries[other].itertuples()]
+    found["patient unlike the name"] = list((image + " (" + patient + ")")[other])
     if pd.to_numeric(number).between(1, _NIH_PATIENTS).any():
-        found["labels of another release"] = _unlike_reference(entries)
-
-
-def _unlike_reference(entries: pd.DataFrame) -> list[str]:
-    """Names of NIH's images whose labels differ from those of the release v2020; unknown labels are another check."""
-    ours = entries.drop_duplicates("image").set_index("image")["labels"].rename("ours")
-    both = reference_entries().set_index("image")["labels"].to_frame("reference").join(ours, how="inner")
-    both = both[both["ours"] != both["reference"]]  # most are the same text and need no encoding
-    return [
-        row.Index
-        for row in both.itertuples()
-        if (encoded := _encoded(row.ours)) is not None and (encoded != encode([row.reference])).any()
-    ]
-
-
-def _encoded(label: str) -> np.ndarray | None:
-    """The (1, 14) row of a label string, None where it cannot be used."""
-    try:
-        return encode([label])
-    except InputError:
-        return None
+        known = entries.drop_duplicates("image")
+        both = known.merge(metadata.reference_entries(), on="image", suffixes=("", "_v2020"))
+        both = both[both["labels"] != both["labels_v2020"]]  # most are the same text and need no parsing
+        parsed = zip(both["image"], both["labels"].map(parse), both["labels_v2020"].map(parse), strict=True)
+        found["labels of another release"] = [
+            name for name, ours, theirs in parsed if ours is not None and set(ours) != set(theirs)
+        ]
 
 
 def check_lists(folders: tuple[Path, ...], entries: pd.DataFrame) -> Found | None:
@@ -122,8 +92,8 @@ def check_lists(folders: tuple[Path, ...], entries: pd.DataFrame) -> Found | Non
         if not (folder / name).is_file():
             return {"list missing": [name]}
         try:
-            lists.append(set((folder / name).read_text(encoding="utf-8-sig").split()))
-        except (UnicodeDecodeError, OSError):
+            lists.append(set(metadata.read_text(folder / name).split()))
+        except InputError:
             return {"list unreadable": [name]}
     image, patient = entries["image"], entries["patient"].str.lstrip("0")
     in_train_val, in_test = (image.isin(listed) for listed in lists)
@@ -136,27 +106,23 @@ def check_lists(folders: tuple[Path, ...], entries: pd.DataFrame) -> Found | Non
 
 def check_boxes(folders: tuple[Path, ...], entries: pd.DataFrame) -> Found | None:
     """Rows by check of BBox_List_2017.csv; None where it is in none of the folders."""
-    path = next((f / "BBox_List_2017.csv" for f in folders if (f / "BBox_List_2017.csv").is_file()), None)
+    path = next((path for folder in folders if (path := folder / metadata.BOXES).is_file()), None)
     if path is None:
         return None
     found: Found = defaultdict(list)
-    boxes = known_columns(_read(path, found), BOX_COLUMNS)
-    missing = len(boxes.columns) < len(BOX_COLUMNS)
+    boxes = metadata.known_columns(_read(path, found), metadata.BOX_COLUMNS)
+    missing = len(boxes.columns) < len(metadata.BOX_COLUMNS)
     if missing or any(found[check] for check in ("row too long", "not a text file", "not UTF-8")):
         return {"boxes unreadable": [path.name]}
     what = pd.Series([f"row {number}: {name}" for number, name in enumerate(boxes["image"])], dtype=str)
-    findings = []
-    for row, name in zip(what, boxes["finding"], strict=True):
-        try:
-            findings.append(canonical(name))
-        except InputError:
-            findings.append("")
-            found["box of an unknown finding"].append(f"{row} ({name})")
-    boxes, bad = parse_numbers(boxes.assign(finding=findings))
+    known = boxes["finding"].map(lambda name: "|" not in name and parse(name) is not None)
+    boxes, bad = metadata.parse_numbers(boxes)
     corner, size = boxes[["x", "y"]].to_numpy(), boxes[["w", "h"]].to_numpy()
-    outside = ((corner < 0) | (corner + size > BOX_FRAME)).any(axis=1)
-    found["box without place or size"] = list(what[bad])
-    found["box outside the image"] = list(what[outside & ~bad])
-    found["box on an unknown image"] = list(what[~boxes["image"].isin(entries["image"])])
-    found["box twice"] = list(what[boxes.duplicated()])
-    return found
+    outside = ((corner < 0) | (corner + size > metadata.BOX_FRAME)).any(axis=1)
+    return {
+        "box of an unknown finding": list((what + " (" + boxes["finding"] + ")")[~known.astype(bool)]),
+        "box without place or size": list(what[bad]),
+        "box outside the image": list(what[outside & ~bad]),
+        "box on an unknown image": list(what[~boxes["image"].isin(entries["image"])]),
+        "box twice": list(what[boxes.duplicated()]),
+    }

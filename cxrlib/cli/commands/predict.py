@@ -1,0 +1,88 @@
+"""cxr predict."""
+
+import csv
+import glob
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from cxrlib.cli.commands.opening import check_writable
+from cxrlib.cli.options import PredictOptions
+from cxrlib.core.errors import InputError, printable, some
+from cxrlib.core.paths import written_whole
+from cxrlib.core.progress import bar
+from cxrlib.course.report.predictions import write_predictions
+from cxrlib.data.images import is_image
+from cxrlib.explain.prediction import Prediction, Predictor
+
+_COLUMNS = ("image", "finding", "score", "probability", "low", "high", "threshold", "call", "note", "warnings")
+
+
+def run(options: PredictOptions) -> int:
+    """Predict every image, one line each; exit code 1 where one could not be read."""
+    check_writable(options.out)
+    files, out = _files(options.images), Path(options.out)
+    predictor = Predictor(options.weights, options.device)
+    failed: list[str] = []
+    with written_whole(out / "predictions.csv") as beside, beside.open("w", newline="", encoding="utf-8") as table:
+        cases = _reported(predictor, files, options, csv.writer(table), failed)
+        if options.no_page:
+            for _ in cases:
+                pass
+        else:
+            write_predictions(out / "predictions.html", cases, predictor, len(files))
+    about = sys.stderr if options.as_json else sys.stdout
+    print(f"wrote {out / 'predictions.csv'}{'' if options.no_page else ' and predictions.html'}", file=about)
+    if failed:
+        print(f"{len(failed)} of {len(files):,} images cannot be read: {some(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _reported(predictor: Predictor, files: list[Path], options, table, failed: list[str]) -> Iterator[Prediction]:
+    """The predictions, each also as a line on the screen and in the table."""
+    table.writerow(_COLUMNS)
+    predicted = predictor.predict(files, options.batch_size, options.threads or None)
+    # a bar between lines that go to a file would only be noise there
+    with bar(predicted, sys.stderr.isatty(), total=len(files), desc="predict", unit=" images") as shown:
+        for case in shown:
+            name = printable(case.path)
+            plain = {"error": case.error} if case.error else {"warnings": case.warnings, "findings": case.rows}
+            line = json.dumps({"image": name, **plain}) if options.as_json else _line(case)
+            shown.write(line, file=sys.stdout)
+            if case.error:
+                failed.append(name)
+            else:
+                table.writerows([name, *row.values(), "; ".join(case.warnings)] for row in case.rows)
+            yield case
+
+
+def _line(case: Prediction) -> str:
+    """What is predicted positive, its probability beside its threshold; the highest where nothing is tuned."""
+    if case.error:
+        return case.error
+    rows = sorted(case.rows, key=lambda row: -row["probability"])
+    positive = (row for row in rows if row["call"] == "positive")
+    said = [f"{row['finding']} {row['probability']:.2f} (threshold {row['threshold']:.2g})" for row in positive]
+    text = ", ".join(said) or "no finding reaches its threshold"
+    if np.isnan(case.thresholds).all():
+        highest = ", ".join(f"{row['finding']} {row['probability']:.2f}" for row in rows[:3])
+        text = f"nothing is called, {case.notes[0]}; highest: {highest}"
+    return "; warning: ".join([f"{printable(case.path)}: {text}", *case.warnings])
+
+
+def _files(given: list[str]) -> list[Path]:
+    """Files, all images under folders, and what globs match. Raises InputError where that is nothing."""
+    files: list[Path] = []
+    for text in given:
+        if Path(text).is_dir():
+            files += sorted(path for path in Path(text).rglob("*") if path.is_file() and is_image(path))
+        elif glob.has_magic(text) and not Path(text).exists():
+            files += sorted(path for path in map(Path, glob.glob(text, recursive=True)) if path.is_file())
+        else:
+            files.append(Path(text))  # where it is missing, it is named like any file that cannot be read
+    if not files:
+        raise InputError(f"no image found in {some(given)}; expected PNG, JPEG or DICOM files, folders or globs")
+    return list(dict.fromkeys(files))

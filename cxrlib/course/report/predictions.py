@@ -1,0 +1,45 @@
+"""The page of `cxr predict`: each radiograph with its fourteen bars, its warnings and the maps of what is positive."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from PIL import Image
+
+from cxrlib.core.errors import printable
+from cxrlib.course.report.pages import picture_uri, write_page
+from cxrlib.explain.prediction import Prediction, Predictor
+
+MOST = 200  # images on a page, which a browser still opens; the table has all
+_SIDE = 320  # pixels of a picture
+
+
+def write_predictions(path: Path, cases: Iterable[Prediction], predictor: Predictor, total: int) -> Path:
+    """Write the page while the cases are predicted; the first `MOST` of `total` are shown, and all are consumed."""
+    shown = _shown(cases, predictor)
+    return write_page(path, "predictions.html", cases=shown, models=predictor.names, total=total, most=MOST)
+
+
+def _shown(cases: Iterable[Prediction], predictor: Predictor) -> Iterator[dict]:
+    for number, case in enumerate(cases):
+        if number >= MOST:
+            continue
+        shown = {"name": printable(case.path.name), "error": case.error}
+        if not case.error:
+            grey = case.images[0]
+            maps = {finding: _uri(_under(grey, heat)) for finding, heat in predictor.maps(case).items()}
+            shown |= {"warnings": case.warnings, "picture": _uri(grey), "maps": maps, "rows": case.rows}
+        yield shown
+
+
+def _under(grey: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """The radiograph (h, w) under a heat map (h, w) in [0, 1]: (h, w, 3) uint8."""
+    opacity = 0.6 * np.sqrt(heat)[..., None]
+    colours = colormaps["inferno"](heat)[..., :3] * 255
+    return np.round(grey[..., None] * (1 - opacity) + colours * opacity).astype(np.uint8)
+
+
+def _uri(pixels: np.ndarray) -> str:
+    picture = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
+    return picture_uri(picture, "jpeg", quality=85)

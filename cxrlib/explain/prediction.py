@@ -1,0 +1,177 @@
+"""From image files to fourteen calls each: one trained model, or the mean of several, in constant memory.
+
+>>> predictor = Predictor(["model_best.pth"])
+>>> for case in predictor.predict(["film.dcm", "film.png"]):
+...     print(case.error or case.table)
+"""
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from joblib import cpu_count
+from torch.nn.functional import interpolate
+
+from cxrlib.core.errors import InputError
+from cxrlib.data.findings import FINDINGS
+from cxrlib.data.images import looks_inverted, read_radiograph
+from cxrlib.evaluation.calibration import operating_point
+from cxrlib.evaluation.metrics import at_or_above
+from cxrlib.evaluation.thresholds import Thresholds
+from cxrlib.explain.gradcam import default_layers, grad_cam
+from cxrlib.models.architectures import model_from_checkpoint
+from cxrlib.models.checkpoints import load_checkpoint
+from cxrlib.training.device import pick_device
+from cxrlib.training.inference import scores_of
+from cxrlib.training.memory import kept_memory
+
+_INVERTED = "air is bright and bone dark, as in an inverted radiograph; it is scored as it is"
+_NOT_TUNED = "no threshold is tuned: run cxr eval on the checkpoint"
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What is predicted for one image.
+
+    error: why it could not be read; then there is nothing else. warnings: sentences about the image. images: as each
+    model gets it, (side, side) uint8. scores, members: (models, 14) raw and calibrated scores of each model.
+    thresholds: (14,) on the calibrated scores, NaN where none is tuned, and notes (14 texts) say why.
+    """
+
+    path: Path
+    error: str = ""
+    warnings: tuple[str, ...] = ()
+    images: tuple[np.ndarray, ...] = ()
+    scores: np.ndarray | None = None
+    members: np.ndarray | None = None
+    thresholds: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def probability(self) -> np.ndarray:
+        """(14,) calibrated probabilities, the mean over the models."""
+        return self.members.mean(axis=0)
+
+    @property
+    def positive(self) -> np.ndarray:
+        """(14,) bool: probability >= threshold; False where no threshold is tuned."""
+        return at_or_above(self.probability, self.thresholds)
+
+    @property
+    def rows(self) -> list[dict]:
+        """The fourteen findings as plain values: score, probability (low, high: among models), threshold, call, note.
+
+        Where no threshold is tuned, threshold and call are None.
+        """
+        numbers = [self.scores.mean(axis=0), self.probability, self.members.min(axis=0), self.members.max(axis=0)]
+        names, rows = ("finding", "score", "probability", "low", "high", "threshold", "call", "note"), []
+        for k, finding in enumerate(FINDINGS):
+            threshold, call = float(self.thresholds[k]), "positive" if self.positive[k] else "negative"
+            operating = (None, None) if np.isnan(threshold) else (threshold, call)
+            values = [finding, *(float(f"{each[k]:.6g}") for each in numbers), *operating, self.notes[k]]
+            rows.append(dict(zip(names, values, strict=True)))
+        return rows
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """`rows` as a table, indexed by finding."""
+        return pd.DataFrame(self.rows).set_index("finding")
+
+
+class Predictor:
+    """One or several trained models, each with its calibration and thresholds.
+
+    Of several, the calibrated scores are averaged, and compared with the mean of the models' thresholds.
+    Raises InputError for files that are no checkpoints.
+    """
+
+    def __init__(self, weights: Sequence[str | Path], device: str = "auto"):
+        self.names = [str(path) for path in weights]
+        if not self.names:
+            raise InputError("no checkpoint is given; expected one or more (model_best.pth)")
+        checkpoints = [load_checkpoint(path) for path in weights]
+        points = [operating_point(checkpoint) for checkpoint in checkpoints]
+        self.models = [model_from_checkpoint(checkpoint).to(pick_device(device)) for checkpoint in checkpoints]
+        self.thresholds, self.notes = _mean_thresholds([thresholds for _, thresholds in points])
+        self._calibrators = [calibrator for calibrator, _ in points]
+        self._learned_from = {name for each in checkpoints for names in each["parts"].values() for name in names}
+
+    def predict(
+        self, files: Iterable[str | Path], batch_size: int = 16, threads: int | None = None
+    ) -> Iterator[Prediction]:
+        """One `Prediction` per file, in order. A file that cannot be read gives one with its `error`.
+
+        threads: that decode the following batches while the models compute; default: one per core.
+        """
+        cases = _ahead(self._read, files, 2 * batch_size, threads or cpu_count())
+        with kept_memory():
+            while batch := list(islice(cases, batch_size)):
+                yield from self._scored(batch)
+
+    def maps(self, case: Prediction, method: str = "gradcam") -> dict[str, np.ndarray]:
+        """The heat map of each positive finding, in [0, 1] and (side, side) of the first image; the models' mean."""
+        if not case.positive.any():
+            return {}
+        side, maps = len(case.images[0]), []
+        for model, image in zip(self.models, case.images, strict=True):
+            heat = grad_cam(model, torch.from_numpy(image)[None, None], default_layers(model, method), method)
+            maps.append(interpolate(heat, size=(side, side), mode="bilinear")[0])
+        mean = torch.stack(maps).mean(dim=0).numpy()
+        return {FINDINGS[k]: mean[k] for k in np.flatnonzero(case.positive)}
+
+    def _read(self, path: str | Path) -> Prediction:
+        try:
+            radiograph = read_radiograph(path)
+        except InputError as error:
+            return Prediction(Path(path), error=str(error))
+        images = tuple(radiograph.square(model.image_size).copy() for model in self.models)
+        warnings = radiograph.warnings
+        if not radiograph.header and looks_inverted(images[0]):
+            warnings += (_INVERTED,)
+        if Path(path).name in self._learned_from:
+            warnings += ("an image of this name was used for training or validation",)
+        return Prediction(Path(path), warnings=warnings, images=images)
+
+    def _scored(self, batch: list[Prediction]) -> list[Prediction]:
+        readable = [n for n, case in enumerate(batch) if not case.error]
+        raw = []
+        for number, model in enumerate(self.models if readable else ()):
+            images = torch.from_numpy(np.stack([batch[n].images[number] for n in readable]))[:, None]
+            with torch.inference_mode():
+                raw.append(scores_of(model, images.to(model.mean.device)).cpu().numpy())
+        calibrated = [one.calibrate(scores) for one, scores in zip(self._calibrators, raw, strict=False)]
+        for place, n in enumerate(readable):
+            scores, members = (np.stack([of_model[place] for of_model in each]) for each in (raw, calibrated))
+            how = {"scores": scores, "members": members, "thresholds": self.thresholds, "notes": self.notes}
+            batch[n] = replace(batch[n], **how)
+        return batch
+
+
+def _mean_thresholds(points: list[Thresholds | None]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(14,) the mean over models, NaN where one of them is not tuned, and 14 notes."""
+    if None in points:
+        return np.full(len(FINDINGS), np.nan), (_NOT_TUNED,) * len(FINDINGS)
+    values = np.mean([np.where(each.tuned, each.values, np.nan) for each in points], axis=0)
+    notes = zip(*(each.notes for each in points), strict=True)
+    # without what an evaluation falls back to: here nothing is called
+    reasons = (dict.fromkeys(re.sub(r"; \S+ is kept$", "", note) for note in each if note) for each in notes)
+    return values, tuple("; ".join(each) for each in reasons)
+
+
+def _ahead(function: Callable, items: Iterable, most: int, threads: int) -> Iterator:
+    """function(item) in order, from threads that are at most `most` items ahead: the memory needed is constant."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) == most:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
