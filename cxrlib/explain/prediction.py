@@ -23,7 +23,7 @@ from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.images import looks_inverted, read_radiograph
 from cxrlib.evaluation.calibration import operating_point
-from cxrlib.evaluation.metrics import at_or_above
+from cxrlib.evaluation.sums import at_or_above
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.explain.gradcam import default_layers, grad_cam
 from cxrlib.models.architectures import model_from_checkpoint
