@@ -10,9 +10,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from cxrlib.core.config import Config
-from cxrlib.core.errors import InputError
+from cxrlib.models.names import ARCHS, check_image_size
 
-ARCHS = ("efficientnet_b0", "densenet121", "resnet18", "vgg16", "mobilenet_v2", "vit_b_16", "efficientnet_lite0")
 LOSSES = ("bce", "bce_pos_weight", "focal", "asymmetric")
 SPLITS = ("official", "patient", "image")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -78,8 +77,7 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _fits_the_architecture(self) -> "TrainConfig":
-        if self.arch == "vit_b_16" and self.image_size % 16:
-            raise InputError(f"image_size {self.image_size} does not fit vit_b_16; expected a multiple of 16")
+        check_image_size(self.arch, self.image_size)
         return self
 
     @property

@@ -19,11 +19,11 @@ from cxrlib.models.architectures import (
     ARCHITECTURES,
     ChestXrayModel,
     build_model,
-    check_image_size,
     model_from_checkpoint,
     save_checkpoint,
 )
 from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
+from cxrlib.models.names import check_image_size
 
 CONFIG = {"arch": "resnet18", "split": "patient", "seed": 0, "val_subset": 0}
 FIELDS = {"parts": {"train": ["a.png"], "val": ["b.png"]}, "config": CONFIG, "epoch": 1}
