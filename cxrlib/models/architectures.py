@@ -138,14 +138,15 @@ class ChestXrayModel(nn.Module):
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Put a model into evaluation mode, and afterwards each of its layers back into the mode that it had."""
-    training = [layer for layer in model.modules() if layer.training]  # frozen layers are not
+def in_mode(model: nn.Module, training: bool = False) -> Iterator[None]:
+    """Put a model into evaluation (or training) mode, and afterwards each layer back into the mode that it had."""
+    modes = [(layer, layer.training) for layer in model.modules()]  # frozen layers have another than the model
     try:
-        yield model.eval()
+        model.train(training)
+        yield
     finally:
-        for layer in training:
-            layer.training = True
+        for layer, mode in modes:
+            layer.training = mode
 
 
 def build_model(arch: str, weights: str = "imagenet", image_size: int = 224) -> ChestXrayModel:

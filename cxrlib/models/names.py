@@ -12,6 +12,6 @@ def check_image_size(arch: str, image_size: int) -> None:
     if arch not in ARCHS:
         raise InputError(f"unknown architecture {arch!r}; expected one of {', '.join(ARCHS)}{nearest(arch, ARCHS)}")
     of_patches = arch == "vit_b_16"
-    if image_size < SMALLEST or of_patches and image_size % PATCH:
+    if image_size < SMALLEST or (of_patches and image_size % PATCH):
         multiple = f" and a multiple of {PATCH}" if of_patches else ""
         raise InputError(f"image_size {image_size} does not fit {arch}; expected at least {SMALLEST}{multiple}")

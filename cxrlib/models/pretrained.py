@@ -98,5 +98,5 @@ def _read(path: Path, name: Path) -> dict:
         return model if isinstance(model, dict) else model.state_dict()
     except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, KeyError) as error:
         reason = str(error).strip().split("\n")[0][:150]
-        raise InputError(f"{name} cannot be read as torchxrayvision's weights ({reason}); remove it, if it is there, to "
-                         "download it again") from None  # fmt: skip
+        raise InputError(f"{name} cannot be read as torchxrayvision's weights ({reason}); remove it, if it is there, "
+                         "to download it again") from None  # fmt: skip

@@ -15,7 +15,6 @@ from cxrlib.models.names import ARCHS, check_image_size
 LOSSES = ("bce", "bce_pos_weight", "focal", "asymmetric")
 SPLITS = ("official", "patient", "image")
 DEVICES = ("auto", "cpu", "cuda", "mps")
-_FREE = ("resume", "save_minutes", "tracker", "num_workers")  # the weights do not depend on these
 
 
 class TrainConfig(Config):
@@ -79,8 +78,3 @@ class TrainConfig(Config):
     def _fits_the_architecture(self) -> "TrainConfig":
         check_image_size(self.arch, self.image_size)
         return self
-
-    @property
-    def identity(self) -> dict:
-        """The parameters that the weights of a run depend on."""
-        return {name: value for name, value in self.model_dump().items() if name not in _FREE}

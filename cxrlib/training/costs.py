@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import sys
 import threading
-import timeit
 from concurrent.futures import ProcessPoolExecutor
 
 import pandas as pd
@@ -12,15 +11,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from cxrlib.core.progress import bar
-from cxrlib.models.architectures import ChestXrayModel, build_model
+from cxrlib.models.architectures import ChestXrayModel, build_model, in_mode
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.device import pick_device
-from cxrlib.training.memory import kept_memory
 from cxrlib.training.optimization import EMA
-from cxrlib.training.speed import choose, images_per_second
+from cxrlib.training.speed import choose, fastest, images_per_second
 
 COLUMNS = ("parameters", "gflop", "train_images_per_s", "images_per_s", "memory")
-_WARM_UP, _TIMED = 1, 3
 
 
 def measure_costs(configs: dict[str, TrainConfig], progress: bool = True) -> pd.DataFrame:
@@ -48,10 +45,8 @@ def measure_costs(configs: dict[str, TrainConfig], progress: bool = True) -> pd.
 def gflop(model: ChestXrayModel) -> float:
     """10^9 floating-point operations of a forward pass of one image; a multiply-add counts two."""
     image = torch.zeros(1, 1, model.image_size, model.image_size, device=next(model.parameters()).device)
-    was_training = model.training
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model.eval()(image)
-    model.train(was_training)
+    with FlopCounterMode(display=False) as counter, in_mode(model), torch.inference_mode():
+        model(image)
     return counter.get_total_flops() / 1e9
 
 
@@ -63,7 +58,10 @@ def _measure(config: TrainConfig) -> list[float]:
     training = images_per_second(model, config.batch_size, config.precision, config.layout, device)
     memory = _peak_gib(device)
     millions = sum(parameter.numel() for parameter in average.model.parameters()) / 1e6
-    return [millions, gflop(model), training, _forward(model.lay_out("channels_last"), config.batch_size), memory]
+    model, x = model.lay_out("channels_last"), torch.rand(config.batch_size, 1, *2 * [config.image_size], device=device)
+    with in_mode(model), torch.inference_mode():
+        forward = config.batch_size / fastest(lambda: model(x).cpu())  # .cpu() waits for a GPU
+    return [millions, gflop(model), training, forward, memory]
 
 
 def _context():
@@ -83,16 +81,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-def _forward(model: ChestXrayModel, batch_size: int) -> float:
-    """Images per second of predictions, from the fastest of a few timed batches."""
-    device = next(model.parameters()).device
-    x = torch.rand(batch_size, 1, model.image_size, model.image_size, device=device)
-    model.eval()
-    with kept_memory(), torch.inference_mode():  # .cpu() waits for a GPU
-        seconds = timeit.repeat(lambda: model(x).cpu(), number=1, repeat=_WARM_UP + _TIMED)
-    return batch_size / min(seconds[_WARM_UP:])
 
 
 def _peak_gib(device: torch.device) -> float:

@@ -34,6 +34,4 @@ def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
         return Accelerator(**how)
     if not is_tensorboard_available():  # accelerate would only warn
         raise InputError("tracker tensorboard is not installed; pip install -e '.[tracker]', or use tracker=none")
-    accelerator = Accelerator(**how, log_with=config.tracker, project_dir=out)
-    accelerator.init_trackers("tracker", config.model_dump())
-    return accelerator
+    return Accelerator(**how, log_with=config.tracker, project_dir=out)

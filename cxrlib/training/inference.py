@@ -5,6 +5,7 @@ import torch
 from cxrlib.core.progress import bar
 from cxrlib.data.dataset import make_loader, shifted
 from cxrlib.evaluation.predictions import Predictions
+from cxrlib.models.architectures import in_mode
 from cxrlib.training.memory import kept_memory
 
 
@@ -26,15 +27,13 @@ def predict(model, dataset, batch_size: int = 64, accelerator=None, num_workers:
     if accelerator is not None:
         loader = accelerator.prepare_data_loader(loader)
     device = next(model.parameters()).device
-    was_training, scores = model.training, []
-    model.eval()
-    with kept_memory(), torch.inference_mode():
+    scores = []
+    with kept_memory(), in_mode(model), torch.inference_mode():
         for images, _ in bar(loader, show=progress, desc="predict", unit=" batches", leave=False):
             images = images.to(device, non_blocking=True)
             views = shifted(images) if getattr(model, "tta", False) else [images]
             batch = torch.stack([model(view).sigmoid() for view in views]).mean(dim=0)
             scores.append((accelerator.gather_for_metrics(batch) if accelerator is not None else batch).cpu())
-    model.train(was_training)
     return Predictions(
         scores=torch.cat(scores).numpy(),
         labels=dataset.labels.numpy(),

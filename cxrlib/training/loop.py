@@ -4,7 +4,6 @@ The order of the images, the augmentation and the dropout of a step depend only 
 Thus a killed run that resumes from its last saved state ends with bit-identical weights.
 """
 
-import copy
 import time
 from pathlib import Path
 
@@ -12,18 +11,16 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate.utils import broadcast, broadcast_object_list, set_seed
-from torch import nn
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import write_csv
 from cxrlib.core.progress import bar
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.dataset import EpochBatches, augment, make_loader, to_unit
-from cxrlib.data.splits import digest
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.architectures import build_model, save_checkpoint
-from cxrlib.models.checkpoints import SUFFIXES
+from cxrlib.models.checkpoints import SUFFIXES, write_checkpoint
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.device import make_accelerator
 from cxrlib.training.inference import predict
@@ -32,7 +29,7 @@ from cxrlib.training.losses import make_loss
 from cxrlib.training.memory import kept_memory
 from cxrlib.training.optimization import EMA, learning_rate, parameter_groups, start_at_prevalence, strengthen_dropout
 from cxrlib.training.probe import fit_probe
-from cxrlib.training.resume import finished, load_state, save_state
+from cxrlib.training.resume import finished, identity, load_state, set_aside
 from cxrlib.training.speed import choose
 
 _LOOK_EVERY = 50  # steps between reads of the loss, each of which synchronizes the GPU
@@ -50,9 +47,10 @@ def fit(
 
     Writes to `out`: model_best.pth (highest validation macro AUROC), model_last.pth, history.csv, predictions_val.npz
     (best epoch), and, until the run ends, state.pth after each epoch and every config.save_minutes. With config.resume
-    an interrupted run resumes from state.pth; a finished one returns its history at once. The same seed on the same
-    machine gives the same weights. A last batch of fewer than two images per process, too few for batch normalization,
-    is dropped; it has other images in each epoch.
+    an interrupted run resumes from state.pth; a finished one returns its history at once. Otherwise the results of an
+    earlier run are moved to out/previous-N before the first step. The same seed on the same machine gives the same
+    weights. A last batch of fewer than two images per process, too few for batch normalization, is dropped; it has
+    other images in each epoch.
 
     Args:
         config: The parameters of the run.
@@ -95,17 +93,13 @@ class _Training:
         self.rows, self.step = [], 0  # history of finished epochs; updates done
         self.spent = 0.0  # seconds on the current epoch before an interruption
         # must be equal for a run to resume another
-        self.identity = config.identity
-        self.identity |= {"images": digest(self.train.entries, self.val.entries), "processes": processes}
+        self.identity = identity(config, self.train.entries, self.val.entries) | {"processes": processes}
 
     def start(self) -> None:
         """Build model and optimizer, or restore them from the saved state."""
         config, device = self.config, self.accelerator.device
         state = load_state(self.out, self.identity) if config.resume else None
         self.parts = parts_to_remember(config, self.entries) if state is None else state["parts"]
-        if state is None and self.accelerator.is_main_process:  # remove those of an earlier run
-            for name in ("state.pth", "model_last.pth"):
-                (self.out / name).unlink(missing_ok=True)
         set_seed(config.seed)
         model = build_model(config.arch, config.weights if state is None else "none", config.image_size)
         strengthen_dropout(model, config.drop_strength)
@@ -113,17 +107,21 @@ class _Training:
             start_at_prevalence(model.head, self.train.labels)
         self.choice = self._choose(model) if state is None else state["choice"]
         model.lay_out(self.choice["layout"]).to(device)
-        self.criterion = make_loss(config.loss, self.train.labels, config.pos_weight_cap).to(device)
+        self.criterion = make_loss(config.loss, self.train.labels.to(device), config.pos_weight_cap)
         optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, fused=device.type != "mps")
         self.ema = EMA(model, config.ema_decay)
         self.ema.model.tta = config.tta
         self.losses = torch.zeros(len(self.batches), device=device)
-        if state is not None:
+        if state is None and self.accelerator.is_main_process:
+            set_aside(self.out)
+        elif state is not None:
             model.load_state_dict(state["model"])
             self.ema.model.load_state_dict(state["average"])
             optimizer.load_state_dict(state["optimizer"])
             self.rows, self.step, self.spent = state["rows"], state["step"], state["seconds"]
             self.losses.copy_(state["losses"])
+        if config.tracker != "none":
+            self.accelerator.init_trackers("tracker", config.model_dump())
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.saved = time.perf_counter()
 
@@ -160,15 +158,14 @@ class _Training:
             "epoch": number,
             "lr": self._learning_rate(self.step - 1),
             "train_loss": self._mean_loss(len(self.batches)),
-            "val_loss": _loss_of(predictions, self.criterion),
+            "val_loss": self._loss_of(predictions),
             "val_auroc": float(auroc),
             "images_per_s": speed,
             "seconds": time.perf_counter() - self.began,
             "best": not self.rows or bool(auroc > max(row["val_auroc"] for row in self.rows)),
         }
         self.rows.append(row)
-        if self.config.tracker != "none":
-            self.accelerator.log({name: row[name] for name in list(row)[1:6]}, step=number)
+        self.accelerator.log({name: row[name] for name in list(row)[1:6]}, step=number)  # without a tracker, nothing
         self._save_epoch(predictions)
 
     def close(self) -> None:
@@ -183,7 +180,7 @@ class _Training:
         """Precision and layout, selected by the main process for all."""
         first = self.accelerator.is_main_process
         chosen = [choose(self.config, model, self.accelerator.device, self.shown) if first else None]
-        return broadcast_object_list(chosen)[0] if self.accelerator.num_processes > 1 else chosen[0]
+        return broadcast_object_list(chosen)[0]
 
     def _update(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Do one optimizer step; returns the loss, on the device."""
@@ -237,9 +234,13 @@ class _Training:
 
     def _evaluate(self) -> Predictions:
         for buffer in self.ema.model.buffers():  # use the main process's batch norm statistics
-            if self.accelerator.num_processes > 1:
-                buffer.copy_(broadcast(buffer.clone()))
+            buffer.copy_(broadcast(buffer.clone()))
         return predict(self.ema.model, self.val, self.config.batch_size, accelerator=self.accelerator)
+
+    def _loss_of(self, predictions: Predictions) -> float:
+        logits = torch.logit(torch.from_numpy(predictions.scores), eps=1e-6)
+        device = self.accelerator.device
+        return float(self.criterion(logits.to(device), torch.from_numpy(predictions.labels).float().to(device)))
 
     def _save_epoch(self, predictions: Predictions) -> None:
         if not self.accelerator.is_main_process:
@@ -247,7 +248,6 @@ class _Training:
         row = self.rows[-1]
         content = {"parts": self.parts, "config": self.config.model_dump() | self.choice}
         content |= {name: row[name] for name in ("epoch", "val_auroc")}
-        self.out.mkdir(parents=True, exist_ok=True)
         if row["best"]:
             save_checkpoint(self.out / "model_best.pth", self.ema.model, **content)
             predictions.save(self.out / "predictions_val.npz")
@@ -260,23 +260,17 @@ class _Training:
         """Save everything that the rest of the run depends on; `place`: batches done in the current epoch."""
         self._mean_loss(place)  # refuses to save a diverged run
         if self.accelerator.is_main_process:
-            save_state(
-                self.out,
-                self.identity,
-                choice=self.choice,
-                parts=self.parts,
-                seconds=time.perf_counter() - self.began if place else 0.0,
-                model=self.accelerator.unwrap_model(self.model).state_dict(),
-                average=self.ema.model.state_dict(),
-                optimizer=self.optimizer.state_dict(),
-                rows=self.rows,
-                step=self.step,
-                losses=self.losses.cpu(),
-            )
+            content = {
+                "identity": self.identity,
+                "choice": self.choice,
+                "parts": self.parts,
+                "seconds": time.perf_counter() - self.began if place else 0.0,
+                "model": self.accelerator.unwrap_model(self.model).state_dict(),
+                "average": self.ema.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "rows": self.rows,
+                "step": self.step,
+                "losses": self.losses.cpu(),
+            }
+            write_checkpoint(self.out / "state.pth", content)
         self.saved = time.perf_counter()
-
-
-def _loss_of(predictions: Predictions, criterion: nn.Module) -> float:
-    logits = torch.logit(torch.from_numpy(predictions.scores), eps=1e-6)
-    labels = torch.from_numpy(predictions.labels).float()
-    return float(copy.deepcopy(criterion).cpu()(logits, labels))

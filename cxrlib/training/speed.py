@@ -8,7 +8,9 @@ data/cache/speed.json, so that later runs start at once and make the same choice
 import copy
 import json
 import platform
+import re
 import timeit
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,11 +18,10 @@ from filelock import FileLock
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import CACHE, write_json
-from cxrlib.models.architectures import ChestXrayModel
+from cxrlib.models.architectures import ChestXrayModel, in_mode
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.memory import kept_memory, remembered_bytes
 
-_WARM_UP, _TIMED = 1, 3
 _BATCH = 16  # largest batch timed on a CPU
 _GAIN = 1.1  # the speed-up that justifies the lower precision of bf16
 _ROOM = 2.5 * 2**30  # bytes of activations in fp32 with which a process stays below 4 GiB
@@ -52,10 +53,9 @@ def choose(config: TrainConfig, model: ChestXrayModel, device: torch.device, sho
     return dict(zip(("precision", "layout"), best.split(), strict=True))
 
 
-@kept_memory()
 def images_per_second(model: ChestXrayModel, batch_size: int, precision: str, layout: str, device) -> float:
-    """Training speed on random images, from the fastest of a few timed steps."""
-    model = model.lay_out(layout).to(device).train()
+    """Training speed on random images, from the fastest of a few timed steps; lays the model out on the device."""
+    model = model.lay_out(layout).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0, fused=device.type != "mps")
     x = torch.rand(batch_size, 1, model.image_size, model.image_size, device=device)
 
@@ -68,7 +68,14 @@ def images_per_second(model: ChestXrayModel, batch_size: int, precision: str, la
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    return batch_size / min(timeit.repeat(step, number=1, repeat=_WARM_UP + _TIMED)[_WARM_UP:])
+    with in_mode(model, training=True):
+        return batch_size / fastest(step)
+
+
+@kept_memory()
+def fastest(step: Callable) -> float:
+    """Seconds of the fastest of three calls, after one to warm up."""
+    return min(timeit.repeat(step, number=1, repeat=4)[1:])
 
 
 def _remembered(config: TrainConfig, model: ChestXrayModel, options, device: torch.device) -> dict[str, float]:
@@ -116,8 +123,6 @@ def _read(path: Path) -> dict[str, dict[str, float]]:
 
 
 def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration, IndexError):
-        return platform.processor()
+    info = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: *(.+)", info.read_text(encoding="utf-8")) if info.is_file() else None
+    return named[1].strip() if named else platform.processor()
