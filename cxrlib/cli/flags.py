@@ -11,7 +11,7 @@ from cxrlib.cli import options
 from cxrlib.core.config import Config
 from cxrlib.core.errors import nearest
 
-_NOT_COMPARED = ("arch", "epochs", "tracker", "resume")  # each candidate has its own, or none
+_NOT_COMPARED = ("arch", "epochs", "resume")  # each candidate has its own, or none
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,11 +1,9 @@
 """Checkpoint files of plain data and weights, written atomically and read without executing code.
 
-There are two formats: .pth, which torch reads, and .safetensors, whose header has the plain data as JSON. Checkpoints
-are untrusted input, so every field is validated.
+Checkpoints are untrusted input, so every field is validated.
 """
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -18,8 +16,7 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.data.splits import KINDS
 
 CHECKPOINT_FORMAT = 1
-SUFFIXES = (".pth", ".pt", ".safetensors")
-_HEADER = "cxrlib"  # the entry of a safetensors header with everything but the weights
+SUFFIXES = (".pth", ".pt")
 _LARGEST_SIDE = 4096  # pixels; limits what a vision transformer allocates
 _EXPECTED = "expected a checkpoint by scripts/train.py"
 _NEEDED = {"format", "arch", "findings", "image_size", "state_dict", "parts", "config", "epoch"}
@@ -60,12 +57,9 @@ class _Content(_Checked):
 
 
 def write_checkpoint(path: str | Path, content: dict) -> Path:
-    """Write a checkpoint atomically, in the format of the suffix of `path`."""
+    """Write a checkpoint atomically and return its path."""
     path = Path(path)
     with written_whole(path) as temporary, temporary.open("wb") as file:  # torch would store a file name
-        if path.suffix == ".safetensors":
-            file.write(_as_safetensors(content))
-            return path
         try:
             torch.save(content, file)
         except RuntimeError as error:
@@ -76,7 +70,7 @@ def write_checkpoint(path: str | Path, content: dict) -> Path:
 
 
 def load_checkpoint(path: str | Path) -> dict:
-    """Read and validate a cxrlib checkpoint (.pth or .safetensors), on the CPU, without executing code.
+    """Read and validate a cxrlib checkpoint, on the CPU, without executing code.
 
     Raises:
         InputError: The file is missing or not a cxrlib checkpoint, or a field has the wrong type, is out of range or
@@ -86,31 +80,12 @@ def load_checkpoint(path: str | Path) -> dict:
     if not path.is_file():
         raise InputError(f"{path} does not exist; {_EXPECTED} (model_best.pth)")
     try:
-        if path.suffix == ".safetensors":
-            checkpoint = _from_safetensors(path)
-        else:
-            checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises pickle, zip, runtime and key errors
         reason = str(error).strip().split("\n")[0][:150]
         raise InputError(f"{path} cannot be read as a checkpoint ({reason}); {_EXPECTED}") from None
     _check(path, checkpoint)
     return checkpoint
-
-
-def _as_safetensors(content: dict) -> bytes:
-    from safetensors.torch import save
-
-    plain = json.dumps({name: value for name, value in content.items() if name != "state_dict"}, allow_nan=False)
-    return save({name: value.contiguous() for name, value in content["state_dict"].items()}, {_HEADER: plain})
-
-
-def _from_safetensors(path: Path) -> dict:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt", device="cpu") as file:
-        content = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    return content | {"state_dict": weights} if isinstance(content, dict) else content
 
 
 def digest(weights: dict[str, torch.Tensor]) -> str:

@@ -70,9 +70,6 @@ class TrainConfig(Config):
     )
     resume: bool = Field(False, description="continue an interrupted run in run_dir")
     save_minutes: float = Field(5.0, ge=0, description="minutes between saved states within an epoch")
-    tracker: Literal["none", "tensorboard"] = Field(
-        "none", description="none, or tensorboard (pip install -e '.[tracker]') into run_dir"
-    )
 
     @model_validator(mode="after")
     def _fits_the_architecture(self) -> "TrainConfig":

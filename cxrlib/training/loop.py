@@ -84,7 +84,7 @@ class _Training:
 
     def __init__(self, config, entries, images, out: Path, progress: bool):
         self.config, self.entries, self.out = config, entries, out
-        self.accelerator = make_accelerator(config, out)
+        self.accelerator = make_accelerator(config.device)
         self.train, self.val = datasets(config, entries, images)
         self.shown = progress and self.accelerator.is_main_process
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
@@ -120,8 +120,6 @@ class _Training:
             optimizer.load_state_dict(state["optimizer"])
             self.rows, self.step, self.spent = state["rows"], state["step"], state["seconds"]
             self.losses.copy_(state["losses"])
-        if config.tracker != "none":
-            self.accelerator.init_trackers("tracker", config.model_dump())
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.saved = time.perf_counter()
 
@@ -165,16 +163,13 @@ class _Training:
             "best": not self.rows or bool(auroc > max(row["val_auroc"] for row in self.rows)),
         }
         self.rows.append(row)
-        self.accelerator.log({name: row[name] for name in list(row)[1:6]}, step=number)  # without a tracker, nothing
         self._save_epoch(predictions)
 
     def close(self) -> None:
-        """Wait for all processes, delete the saved state, and close the tracker."""
+        """Wait for all processes and delete the saved state."""
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             (self.out / "state.pth").unlink(missing_ok=True)
-        if self.config.tracker != "none":
-            self.accelerator.end_training()
 
     def _choose(self, model) -> dict[str, str]:
         """Precision and layout, selected by the main process for all."""

@@ -11,9 +11,9 @@ from cxrlib.data.splits import digest as digest_of_entries
 from cxrlib.models.checkpoints import SUFFIXES, digest, load_checkpoint
 from cxrlib.training.config import TrainConfig
 
-_FREE = ("resume", "save_minutes", "tracker", "num_workers")  # the weights do not depend on these
+_FREE = ("resume", "save_minutes", "num_workers")  # the weights do not depend on these
 _RESULTS = ("model_best.pth", "model_last.pth", "state.pth", "history.csv", "predictions_val.npz",
-            "predictions_test.npz", "tracker")  # fmt: skip
+            "predictions_test.npz")  # fmt: skip
 _MADE_FROM_THEM = ("tables", "gradcam")  # by cxr eval and cxr gradcam, where --out is the folder of the run
 _IN_THE_COURSE = ("thresholds.json", "calibration.json", "metrics.csv", "audit.csv", "experts.csv", "localization.csv",
                   "report.html", "report.pdf", "figures/03_history.*", "figures/03_auroc.*", "figures/05_*",
