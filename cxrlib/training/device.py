@@ -20,7 +20,7 @@ def pick_device(device: str = "auto") -> str:
 
 
 def make_accelerator(device: str) -> Accelerator:
-    """The Accelerator for a device of `pick_device`; precision is chosen by `speed`, not by accelerate."""
+    """The Accelerator for a device of `pick_device`; precision is chosen by `costs.choose`, not by accelerate."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:  # a notebook may train on another device than before
         AcceleratorState._reset_state(reset_partial_state=True)
     torch.backends.cudnn.deterministic = True  # its fastest algorithms are not

@@ -22,6 +22,7 @@ from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.architectures import build_model, save_checkpoint
 from cxrlib.models.checkpoints import SUFFIXES, write_checkpoint
 from cxrlib.training.config import TrainConfig
+from cxrlib.training.costs import choose
 from cxrlib.training.device import make_accelerator
 from cxrlib.training.inference import predict
 from cxrlib.training.inputs import datasets, parts_to_remember
@@ -30,7 +31,6 @@ from cxrlib.training.memory import kept_memory
 from cxrlib.training.optimization import EMA, learning_rate, parameter_groups, start_at_prevalence, strengthen_dropout
 from cxrlib.training.probe import fit_probe
 from cxrlib.training.resume import finished, identity, load_state, set_aside
-from cxrlib.training.speed import choose
 
 _LOOK_EVERY = 50  # steps between reads of the loss, each of which synchronizes the GPU
 

@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from cxrlib.models.architectures import build_model
-from cxrlib.training.costs import gflop
+from cxrlib.training.costs import gflop, images_per_second
 from cxrlib.training.inference import predict
 from cxrlib.training.inputs import make_dataset
 from cxrlib.training.probe import features
-from cxrlib.training.speed import images_per_second
 
 CALLS = {
     "predict": lambda model, dataset: predict(model, dataset, 4),
