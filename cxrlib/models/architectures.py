@@ -46,8 +46,7 @@ class Architecture:
 
 def _torchvision(name: str, weights: str = "IMAGENET1K_V1", **options) -> Architecture:
     def build(image_size: int) -> nn.Module:
-        extra = {"image_size": image_size} if name.startswith("vit") else {}
-        return zoo.get_model(name, weights=None, **extra)
+        return zoo.get_model(name, weights=None, **({"image_size": image_size} if name == "vit_b_16" else {}))
 
     def imagenet() -> dict:
         entry = zoo.get_model_weights(name)[weights]
@@ -183,14 +182,14 @@ def save_checkpoint(path: str | Path, model: ChestXrayModel, **fields) -> Path:
     fields: the remaining fields, as plain data: parts ({"train": images, "val": images}), config, epoch, val_auroc;
     thresholds and calibration, each None until tuned, then the dict of `Thresholds.to_dict` or `Calibrator.to_dict`.
     """
-    mean, std = ARCHITECTURES[model.arch].norm
+    norm = ARCHITECTURES[model.arch].norm
     content = {
         "format": CHECKPOINT_FORMAT,
         "arch": model.arch,
         "findings": list(FINDINGS),
         "image_size": model.image_size,
-        "mean": list(mean),
-        "std": list(std),
+        "mean": list(norm[0]),
+        "std": list(norm[1]),
         "thresholds": None,
         "calibration": None,
         "state_dict": {name: value.detach().cpu() for name, value in model.state_dict().items()},

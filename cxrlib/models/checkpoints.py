@@ -72,20 +72,23 @@ def write_checkpoint(path: str | Path, content: dict) -> Path:
 def load_checkpoint(path: str | Path) -> dict:
     """Read and validate a cxrlib checkpoint, on the CPU, without executing code.
 
-    Raises:
-        InputError: The file is missing or not a cxrlib checkpoint, or a field has the wrong type, is out of range or
-            is not finite.
+    Raises InputError if the file is missing or not a cxrlib checkpoint, or a field has the wrong type or range.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist; {_EXPECTED} (model_best.pth)")
-    try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # torch raises pickle, zip, runtime and key errors
-        reason = str(error).strip().split("\n")[0][:150]
-        raise InputError(f"{path} cannot be read as a checkpoint ({reason}); {_EXPECTED}") from None
+    checkpoint = read(path, f"{path} cannot be read as a checkpoint", _EXPECTED)
     _check(path, checkpoint)
     return checkpoint
+
+
+def read(path: Path, failure: str, advice: str) -> object:
+    """What torch reads from a file, on the CPU, without executing code; InputError "failure (reason); advice"."""
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises pickle, zip, runtime, key and other errors
+        reason = str(error).strip().split("\n")[0][:150]
+        raise InputError(f"{failure} ({reason}); {advice}") from None
 
 
 def digest(weights: dict[str, torch.Tensor]) -> str:
@@ -93,7 +96,7 @@ def digest(weights: dict[str, torch.Tensor]) -> str:
     summed = hashlib.blake2b(digest_size=8)
     for name, weight in weights.items():
         summed.update(name.encode())
-        summed.update(weight.detach().cpu().contiguous().numpy().tobytes())
+        summed.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return summed.hexdigest()
 
 
@@ -111,16 +114,11 @@ def _check(path: Path, checkpoint: dict) -> None:
         _Content.model_validate(checkpoint)
     except ValidationError as error:
         places = [each["loc"] for each in error.errors(include_url=False, include_context=False, include_input=False)]
-        wrong = dict.fromkeys(" ".join(map(_printable, loc[: 2 if loc[0] == "config" else 1])) for loc in places)
+        wrong = dict.fromkeys(" ".join(map(str, loc[: 2 if loc[0] == "config" else 1])) for loc in places)
         raise InputError(f"{path} has unusable {some(wrong)}; {_EXPECTED}") from None
     weights = [name for name, value in checkpoint["state_dict"].items() if not _numbers(value)]
     if weights:
-        raise InputError(f"{path} has weights that are not finite ({some(map(_printable, weights), 3)}); {_EXPECTED}")
-
-
-def _printable(name: object) -> str:
-    """The name of a field for a message, escaped if it is not printable text."""
-    return name if isinstance(name, str) and name.isprintable() else repr(name)[:50]
+        raise InputError(f"{path} has weights that are not finite ({some(weights, 3)}); {_EXPECTED}")
 
 
 def _numbers(weight: torch.Tensor) -> bool:

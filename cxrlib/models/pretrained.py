@@ -5,7 +5,6 @@ checksums, so a download is accepted if it has the length that the server announ
 which executes no code.
 """
 
-import pickle
 import shutil
 import urllib.request
 from http.client import HTTPException
@@ -15,6 +14,7 @@ import torch
 
 from cxrlib.core.errors import InputError, nearest
 from cxrlib.core.paths import CACHE, written_whole
+from cxrlib.models.checkpoints import read
 
 # name here -> name in torchxrayvision; mimic: with the labels of the CheXpert labeller
 RADIOGRAPH_WEIGHTS = {"xrv-chex": "chex", "xrv-pc": "pc", "xrv-mimic": "mimic_ch"}
@@ -30,18 +30,14 @@ _SPAN, _MIDDLE = 2048.0, 0.5  # torchxrayvision's input is 2048 x - 1024, one ch
 def radiograph_state(name: str, arch: str, norm: tuple) -> dict:
     """The weights `name` as a state dict of `arch`, whose three input channels are normalized by `norm`.
 
-    Raises:
-        InputError: The weights are unknown, have seen the test images or cannot be downloaded or read, or `arch` is not
-            densenet121.
+    Raises InputError if they are unknown, have seen the test images or cannot be had, or `arch` is not densenet121.
     """
     if name in _HAVE_SEEN:
-        raise InputError(
-            f"weights {name} are refused: {_HAVE_SEEN[name]}; expected weights that have not seen the test images: "
-            f"{', '.join(RADIOGRAPH_WEIGHTS)}"
-        )
+        raise InputError(f"weights {name} are refused: {_HAVE_SEEN[name]}; expected weights that have not seen the "
+                         f"test images: {', '.join(RADIOGRAPH_WEIGHTS)}")  # fmt: skip
     if name not in RADIOGRAPH_WEIGHTS:
-        known = list(RADIOGRAPH_WEIGHTS)
-        raise InputError(f"unknown weights {name!r}; expected one of {', '.join(known)}{nearest(name, known)}")
+        hint = nearest(name, RADIOGRAPH_WEIGHTS)
+        raise InputError(f"unknown weights {name!r}; expected one of {', '.join(RADIOGRAPH_WEIGHTS)}{hint}")
     if arch != "densenet121":
         raise InputError(f"weights {name} are those of a DenseNet-121; expected arch densenet121, not {arch}")
     path = _download(name)
@@ -92,11 +88,7 @@ def _read(path: Path, name: Path) -> dict:
 
     allowed = [getattr(theirs, name) for name in ("DenseNet", "_DenseBlock", "_DenseLayer", "_Transition")]
     allowed += [nn.Sequential, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.Linear]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            model = torch.load(path, weights_only=True, map_location="cpu")
-        return model if isinstance(model, dict) else model.state_dict()
-    except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0][:150]
-        raise InputError(f"{name} cannot be read as torchxrayvision's weights ({reason}); remove it, if it is there, "
-                         "to download it again") from None  # fmt: skip
+    failure = f"{name} cannot be read as torchxrayvision's weights"
+    with torch.serialization.safe_globals(allowed):
+        model = read(path, failure, "remove it, if it is there, to download it again")
+    return model if isinstance(model, dict) else model.state_dict()

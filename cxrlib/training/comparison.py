@@ -38,11 +38,9 @@ Results = dict[str, list[Predictions]]
 
 
 def candidates(archs: Iterable[str], config: TrainConfig) -> dict[str, TrainConfig]:
-    """The candidates as {name: config}.
+    """The candidates as {name: config}; `config` has the parameters that they share.
 
-    Args:
-        archs: Names such as "resnet18", or "efficientnet_lite0:imagenet" to override the weights; empty for all.
-        config: The parameters shared by all candidates.
+    archs: names such as "resnet18", or "efficientnet_lite0:imagenet" to override the weights; empty for all.
     """
     each = {}
     for name in archs or ARCHS:
@@ -70,12 +68,8 @@ def with_budget(
 ) -> dict[str, TrainConfig]:
     """The configs with the epochs that the budget allows or, if that is less than one, with fewer training images.
 
-    Args:
-        each: The configs by name.
-        budget: "epochs=2"; "steps=200", the same number of images for all; or "minutes=3", more for fast networks.
-        train: Images of the training split, of which config.train_subset may take fewer.
-        val: Images of the validation split, of which config.val_subset may take fewer.
-        costs: The table of `measure_costs`, for a budget in minutes.
+    budget: "epochs=2"; "steps=200", the same number of images for all; or "minutes=3", more for fast networks, which
+    needs `costs`, the table of `measure_costs`. train, val: images of these splits, of which a config may take fewer.
     """
     unit, amount = parse_budget(budget)
     if unit == "epochs":
@@ -132,9 +126,8 @@ def member_folder(out: str | Path, name: str, seed: int) -> Path:
 def minutes(out: str | Path, names: Iterable[str], seeds: Iterable[int]) -> dict[str, float]:
     """Mean minutes of training and validation over the seeds, by name."""
     seeds = list(seeds)
-    paths = {name: [member_folder(out, name, seed) / "history.csv" for seed in seeds] for name in names}
-    return {name: float(np.mean([pd.read_csv(path)["seconds"].sum() for path in each])) / 60
-            for name, each in paths.items()}  # fmt: skip
+    each = {name: [pd.read_csv(member_folder(out, name, seed) / "history.csv") for seed in seeds] for name in names}
+    return {name: float(np.mean([table["seconds"].sum() for table in tables])) / 60 for name, tables in each.items()}
 
 
 def comparison_table(results: Results, replicates: int = 2000, seed: int = 0) -> pd.DataFrame:

@@ -26,31 +26,21 @@ class TrainConfig(Config):
         description="where training starts: imagenet (needs no network for efficientnet_lite0), none, a checkpoint of "
         "this project, or for densenet121 xrv-chex, xrv-pc or xrv-mimic (trained on other hospitals' radiographs)",
     )
-    mode: Literal["full", "probe"] = Field(
-        "full", description="full, or probe: train only the head, in seconds, on features computed once"
-    )
+    mode: Literal["full", "probe"] = Field("full", description="full, or probe: only the head, on stored features")
     image_size: int = Field(224, ge=32, description="pixels per side")
     epochs: int = Field(8, ge=1, description="passes over the training images")
     batch_size: int = Field(32, ge=1, description="images per step")
     lr: float = Field(3e-4, gt=0, description="peak learning rate, after a warm-up and before a cosine decay")
     head_epochs: int = Field(0, ge=0, description="epochs at the start in which only the head is trained")
-    depth_lr: float = Field(
-        1.0, gt=0, le=1, description="learning rate of the first layer relative to the head's; geometric in between"
-    )
+    depth_lr: float = Field(1.0, gt=0, le=1, description="learning rate of the first layer, relative to the head's")
     loss: Literal[LOSSES] = Field("bce", description=", ".join(LOSSES))
     pos_weight_cap: float = Field(20.0, ge=1, description="largest weight of a positive with loss bce_pos_weight")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay, on matrices and kernels only")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps over which the learning rate rises")
-    ema_decay: float = Field(
-        0.99, ge=0, lt=1, description="decay of the exponential moving average (EMA) of the weights; 0 for none"
-    )
-    augment: float = Field(
-        1.0, ge=0, le=3, description="strength of small rotations, shifts, scalings and contrast changes; 0 for none"
-    )
+    ema_decay: float = Field(0.99, ge=0, lt=1, description="decay of the weights' moving average (EMA); 0 for none")
+    augment: float = Field(1.0, ge=0, le=3, description="strength of rotations, shifts, scalings, contrast; 0 for none")
     mixup: float = Field(0.0, ge=0, le=1, description="mixing of pairs of radiographs and labels; 0 for none")
-    drop_strength: float = Field(
-        1.0, ge=0, le=5, description="strength of the architecture's own dropout and stochastic depth; 0 for none"
-    )
+    drop_strength: float = Field(1.0, ge=0, le=5, description="strength of dropout and stochastic depth; 0 for none")
     tta: bool = Field(False, description="score each image in five positions and average (test-time augmentation)")
     patience: int = Field(0, ge=0, description="stop after this many epochs without improvement; 0 for never")
     split: Literal[SPLITS] = Field(
@@ -62,8 +52,7 @@ class TrainConfig(Config):
     num_workers: int = Field(0, ge=0, description="processes that read ahead; 0 is right with the cache")
     device: Literal[DEVICES] = Field("auto", description="auto, cpu, cuda or mps")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto",
-        description="fp32, bf16, or auto: the faster in a few timed steps, bf16 where fp32 takes too much memory",
+        "auto", description="fp32, bf16, or auto: the faster in a few timed steps"
     )
     layout: Literal["auto", "channels_last", "contiguous"] = Field(
         "auto", description="memory layout: channels_last, contiguous, or auto: the faster in a few timed steps"

@@ -29,29 +29,22 @@ from cxrlib.core.progress import bar
 from cxrlib.models.architectures import ChestXrayModel, build_model, in_mode
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.device import pick_device
-from cxrlib.training.memory import kept_memory, remembered_bytes
+from cxrlib.training.memory import kept_memory
 from cxrlib.training.optimization import EMA
 
 COLUMNS = ("parameters", "gflop", "train_images_per_s", "images_per_s", "memory")
 _BATCH = 16  # largest batch timed on a CPU
 _GAIN = 1.1  # the speed-up that justifies the lower precision of bf16
-_ROOM = 2.5 * 2**30  # bytes of activations in fp32 with which a process stays below 4 GiB
 
 
 def choose(config: TrainConfig, model: ChestXrayModel, device: torch.device, show: bool = True) -> dict[str, str]:
     """Select {"precision": "fp32" or "bf16", "layout": "channels_last" or "contiguous"}.
 
-    The configured values are used; those that are "auto" are selected by speed, except that on a CPU bf16 is used if
-    fp32 would need over 4 GiB. The model is not changed. show: print the choice and the speeds.
+    The configured values are used; those that are "auto" are selected by speed. The model is not changed. show: print
+    the choice and the speeds.
     """
-    precisions = ("fp32", "bf16") if config.precision == "auto" else (config.precision,)
-    if config.precision == "auto" and device.type == "mps":  # no bf16 autocast on older systems
-        precisions = ("fp32",)
-    elif config.precision == "auto" and device.type == "cpu" and (remembers := _bytes_in_fp32(config, model)) > _ROOM:
-        precisions = ("bf16",)
-        if show:
-            print(f"memory  bf16: in fp32 a batch of {config.batch_size} would keep {remembers / 2**30:.1f} GiB "
-                  "(override with precision, or lower batch_size)")  # fmt: skip
+    precisions = ("fp32",) if device.type == "mps" else ("fp32", "bf16")  # no bf16 autocast on older systems
+    precisions = precisions if config.precision == "auto" else (config.precision,)
     layouts = ("channels_last", "contiguous") if config.layout == "auto" else (config.layout,)
     [best, *others] = options = [f"{precision} {layout}" for precision in precisions for layout in layouts]
     if others:
@@ -128,7 +121,10 @@ def _speeds(config: TrainConfig, model: ChestXrayModel, options: list[str], devi
     path = CACHE / "speed.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        known = _read(path)
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # missing or damaged
+            known = {}
         speeds = known.setdefault(about, {})
         for option in (option for option in options if option not in speeds):
             try:
@@ -141,21 +137,6 @@ def _speeds(config: TrainConfig, model: ChestXrayModel, options: list[str], devi
         raise InputError(f"a batch of {batch_size} images of {config.image_size} pixels needs more than "
                          f"{chip} has for {config.arch}; lower batch_size or image_size")  # fmt: skip
     return {option: speeds[option] for option in options if option in speeds}
-
-
-def _bytes_in_fp32(config: TrainConfig, model: ChestXrayModel) -> float:
-    """Bytes of activations of a training step in fp32, extrapolated from two images."""
-    images = torch.rand(2, 1, model.image_size, model.image_size)
-    return remembered_bytes(copy.deepcopy(model).train(), images) * config.batch_size / 2
-
-
-def _read(path: Path) -> dict[str, dict[str, float]]:
-    """The stored timings; none if the file is missing or damaged."""
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        return {about: {option: float(speed) for option, speed in each.items()} for about, each in known.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
 
 
 def _cpu() -> str:

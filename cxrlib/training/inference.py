@@ -13,15 +13,8 @@ def predict(model, dataset, batch_size: int = 64, accelerator=None, num_workers:
     """Score every row of a dataset in full precision; returns `Predictions` in the dataset's order.
 
     The model is in evaluation mode during the call. If its attribute `tta` is true, the scores are averages over five
-    shifts of each image (`dataset.shifted`).
-
-    Args:
-        model: A model of `build_model` or `model_from_checkpoint`.
-        dataset: A `CachedDataset` or `ChestXrayDataset`.
-        batch_size: Images per forward pass.
-        accelerator: If given, distributes the batches over its processes; each process gets all scores.
-        num_workers: Worker processes of the data loader.
-        progress: Whether to show a progress bar.
+    shifts of each image (`dataset.shifted`). dataset: of `inputs.make_dataset`. accelerator: if given, distributes the
+    batches over its processes; each process gets all scores. num_workers: processes that read ahead.
     """
     loader = make_loader(dataset, batch_size, num_workers=num_workers)
     if accelerator is not None:

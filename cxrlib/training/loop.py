@@ -49,8 +49,7 @@ def fit(
     (best epoch), and, until the run ends, state.pth after each epoch and every config.save_minutes. With config.resume
     an interrupted run resumes from state.pth; a finished one returns its history at once. Otherwise the results of an
     earlier run are moved to out/previous-N before the first step. The same seed on the same machine gives the same
-    weights. A last batch of fewer than two images per process, too few for batch normalization, is dropped; it has
-    other images in each epoch.
+    weights. A last batch of fewer than two images per process, too few for batch normalization, is dropped.
 
     Args:
         config: The parameters of the run.
@@ -59,12 +58,9 @@ def fit(
         out: The folder of the run.
         progress: Whether to show progress bars.
 
-    Returns:
-        One row per epoch: epoch, lr, train_loss, val_loss, val_auroc (macro), images_per_s, seconds, best.
-
-    Raises:
-        InputError: A split is empty, no finding has a validation AUROC, the loss is not finite, or the folder has an
-            interrupted run of another configuration.
+    Returns one row per epoch: epoch, lr, train_loss, val_loss, val_auroc (macro), images_per_s, seconds, best. Raises
+    InputError if a split is empty, no finding has a validation AUROC, the loss is not finite, or, with config.resume,
+    `out` has a run of another configuration.
     """
     if config.mode == "probe":
         return fit_probe(config, entries, images, out, progress)
@@ -75,7 +71,9 @@ def fit(
     training.start()
     while not training.over:
         training.epoch()
-    training.close()
+    training.accelerator.wait_for_everyone()
+    if training.accelerator.is_main_process:
+        (out / "state.pth").unlink(missing_ok=True)
     return pd.DataFrame(training.rows)
 
 
@@ -112,6 +110,7 @@ class _Training:
         self.ema = EMA(model, config.ema_decay)
         self.ema.model.tta = config.tta
         self.losses = torch.zeros(len(self.batches), device=device)
+        self.accelerator.wait_for_everyone()  # the start checkpoint may be one of those that are moved
         if state is None and self.accelerator.is_main_process:
             set_aside(self.out)
         elif state is not None:
@@ -164,12 +163,6 @@ class _Training:
         }
         self.rows.append(row)
         self._save_epoch(predictions)
-
-    def close(self) -> None:
-        """Wait for all processes and delete the saved state."""
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            (self.out / "state.pth").unlink(missing_ok=True)
 
     def _choose(self, model) -> dict[str, str]:
         """Precision and layout, selected by the main process for all."""

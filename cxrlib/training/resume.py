@@ -4,11 +4,10 @@ from itertools import count
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.splits import digest as digest_of_entries
-from cxrlib.models.checkpoints import SUFFIXES, digest, load_checkpoint
+from cxrlib.models.checkpoints import SUFFIXES, digest, load_checkpoint, read
 from cxrlib.training.config import TrainConfig
 
 _FREE = ("resume", "save_minutes", "num_workers")  # the weights do not depend on these
@@ -32,20 +31,12 @@ def identity(config: TrainConfig, *parts: pd.DataFrame) -> dict:
 
 
 def load_state(out: Path, ours: dict) -> dict | None:
-    """The content of state.pth, on the CPU, or None if there is none.
-
-    Raises InputError if the file cannot be read or is from a run with another identity than `ours`.
-    """
+    """The content of state.pth, or None if there is none; InputError for another identity than `ours`."""
     path = out / "state.pth"
     if not path.is_file():
         return None
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        theirs = state["identity"]
-    except Exception as error:  # torch raises pickle, zip, runtime and key errors
-        reason = str(error).strip().split("\n")[0][:150]
-        raise InputError(f"{path} cannot be read ({reason}); remove it to begin anew") from None
-    _refuse_another(path, theirs, ours)
+    state = read(path, f"{path} cannot be read", "remove it to begin anew")
+    _refuse_another(path, state["identity"], ours)
     return state
 
 

@@ -270,7 +270,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(small, tmp_path):
         ({"config": CONFIG | {"val_subset": "all"}}, "unusable config val_subset"),
         ({"config": {"arch": "resnet18"}}, "unusable config split, config seed, config val_subset"),
         ({"extra": torch.zeros(3)}, "unusable extra"),
-        ({"\x1b[31mred": {1: 2}}, "unusable '.x1b.31mred'"),
+        ({"\x1b[31mred": {1: 2}}, r"unusable \\x1b\[31mred"),
     ],
 )
 def test_a_checkpoint_with_other_contents_is_refused(small, tmp_path, change, message):

@@ -3,7 +3,6 @@
 Then the timed choice of precision and layout: the faster one, remembered, and never against what was asked for.
 """
 
-import json
 import subprocess
 import sys
 import time
@@ -145,24 +144,7 @@ def test_what_was_asked_for_is_not_timed(timed):
     assert choose(config(precision="fp32"), model, CPU)["layout"] == "contiguous"
 
 
-def test_bf16_where_fp32_would_take_too_much_memory(timed, capsys, monkeypatch):
-    speeds, asked = timed
-    speeds |= {"bf16 channels_last": 1.0, "bf16 contiguous": 2.0}
-    model = build_model("mobilenet_v2", "none", 32)
-    one = costs._bytes_in_fp32(config(), model)
-    monkeypatch.setattr(costs, "_ROOM", one * 0.99)
-    assert choose(config(), model, CPU) == {"precision": "bf16", "layout": "contiguous"}
-    assert "memory  bf16: in fp32 a batch of 4 would keep" in capsys.readouterr().out
-    assert sorted(asked) == sorted(speeds)
-    monkeypatch.setattr(costs, "_ROOM", one * 1.01)
-    with pytest.raises(KeyError, match="fp32"):  # there is room again, so it is timed
-        choose(config(), model, CPU)
-    speeds |= {"fp32 channels_last": 2.0, "fp32 contiguous": 1.0}
-    monkeypatch.setattr(costs, "_ROOM", 0)
-    assert choose(config(precision="fp32"), model, CPU)["precision"] == "fp32", "what was asked for holds"
-
-
-@pytest.mark.parametrize("content", ["", "[1, 2]", '{"a": 1}', '{"a": {"fp32": "fast"}}'])
+@pytest.mark.parametrize("content", ["", '{"a": {"fp32 conti', "\x00" * 9])
 def test_a_file_in_pieces_is_timed_anew(timed, tmp_path, content):
     speeds, asked = timed
     speeds |= {"fp32 channels_last": 1.0, "fp32 contiguous": 2.0}

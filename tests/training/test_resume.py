@@ -55,9 +55,10 @@ def test_a_retrained_start_checkpoint_makes_another_run(start, entries, cache, t
     with pytest.raises(InputError, match=r"of a run with other weights 'checkpoint \w{16}', now 'checkpoint \w{16}'"):
         fit(config, entries, cache, tmp_path / "run", progress=False)
     with monkeypatch.context() as patch:
-        patch.setattr(_Training, "close", lambda self: None)  # its state stays, as if it had been stopped
-        fit(config.replace(resume=False, epochs=2), entries, cache, tmp_path / "run", progress=False)
-    (tmp_path / "run" / "model_last.pth").unlink()
+        good = _Training._update
+        patch.setattr(_Training, "_update", lambda self, *batch: killed() if self.step == 4 else good(self, *batch))
+        with pytest.raises(Killed):
+            fit(config.replace(resume=False, epochs=2), entries, cache, tmp_path / "run", progress=False)
     start(0)
     with pytest.raises(InputError, match=r"state.pth is of a run with other weights"):
         fit(config.replace(epochs=2), entries, cache, tmp_path / "run", progress=False)
