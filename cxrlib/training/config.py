@@ -29,7 +29,7 @@ class TrainConfig(Config):
     mode: Literal["full", "probe"] = Field("full", description="full, or probe: only the head, on stored features")
     image_size: int = Field(224, ge=32, description="pixels per side")
     epochs: int = Field(8, ge=1, description="passes over the training images")
-    batch_size: int = Field(32, ge=1, description="images per step")
+    batch_size: int = Field(32, ge=2, description="images per step; batch normalization needs two")
     lr: float = Field(3e-4, gt=0, description="peak learning rate, after a warm-up and before a cosine decay")
     head_epochs: int = Field(0, ge=0, description="epochs at the start in which only the head is trained")
     depth_lr: float = Field(1.0, gt=0, le=1, description="learning rate of the first layer, relative to the head's")

@@ -115,7 +115,6 @@ def _speeds(config: TrainConfig, model: ChestXrayModel, options: list[str], devi
     """Images per second of each option, "precision layout", that fits in memory; timed unless stored."""
     chip = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {_cpu()}"
     batch_size = min(config.batch_size, _BATCH) if device.type == "cpu" else config.batch_size
-    batch_size = max(batch_size, 2)  # batch normalization needs two images
     about = f"{config.arch} {config.image_size} px batch {batch_size} on {chip}, torch {torch.__version__}"
     about += f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     path = CACHE / "speed.json"

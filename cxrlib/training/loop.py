@@ -184,16 +184,8 @@ class _Training:
         for group in self.optimizer.param_groups:
             frozen = self.step < config.head_epochs * len(self.batches) and not group["head"]
             group["lr"] = 0.0 if frozen else self._learning_rate(self.step) * group["scale"]
-        try:
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.choice["precision"] == "bf16"):
-                logits = self.model(x)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise InputError(
-                f"{config.arch} at {config.image_size} pixels cannot normalize a batch of {len(x)}; "
-                "expected two images or more: raise batch_size"
-            ) from None
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.choice["precision"] == "bf16"):
+            logits = self.model(x)
         loss = self.criterion(logits.float(), labels)
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)

@@ -623,7 +623,7 @@ def test_an_unknown_name_suggests_the_nearest():
         ("epochs", 0),
         ("epochs", 2.5),
         ("epochs", True),
-        ("batch_size", 0),
+        ("batch_size", 1),
         ("lr", 0.0),
         ("lr", -1e-4),
         ("lr", math.nan),
