@@ -56,7 +56,10 @@ def fit_probe(
     set_seed(config.seed)
     model = build_model(config.arch, config.weights, config.image_size).to(pick_device(config.device))
     train, val = datasets(config, entries, images)
-    parts = parts_to_remember(config, entries)
+    parts, out = parts_to_remember(config, entries), Path(out)
+    writes = os.environ.get("RANK", "0") == "0"  # the first of several processes, which all find the same head
+    if writes:
+        set_aside(out)
     began = time.perf_counter()
     x, y = (features(model, part, 2 * config.batch_size, progress) for part in (train, val))
     speed = (len(x) + len(y)) / (time.perf_counter() - began)
@@ -66,10 +69,9 @@ def fit_probe(
     tried = list(_tried((x - mean) / std, (y - mean) / std, labels, val, criterion))
     history = pd.DataFrame([row for row, _, _ in tried]).assign(images_per_s=speed)
     best = int(np.flatnonzero(history["best"])[-1])
-    if os.environ.get("RANK", "0") != "0":  # of several processes, which all have the same head, the first writes
+    if not writes:
         return history
-    model.tta, out = config.tta, Path(out)
-    set_aside(out)
+    model.tta = config.tta
     for name, (row, head, _) in (("last", tried[-1]), ("best", tried[best])):
         _fold(model, head, mean, std)
         about = {"parts": parts, "config": config.model_dump(), "epoch": row["epoch"], "val_auroc": row["val_auroc"]}

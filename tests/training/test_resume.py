@@ -11,7 +11,7 @@ from cxrlib.cli.main import main
 from cxrlib.core.errors import InputError
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
-from cxrlib.training import comparison
+from cxrlib.training import comparison, probe
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.loop import _Training, fit
 
@@ -162,6 +162,16 @@ def test_killed_in_its_first_epoch_a_run_leaves_no_model_to_evaluate(tiny_nih, t
         f"cxr eval: {best} does not exist; expected a checkpoint by scripts/train.py (model_best.pth)\n"
     )
     assert names(tmp_path / "run" / "previous-1") == FILES
+
+
+@pytest.mark.parametrize("mode", ["full", "probe"])
+def test_what_kills_a_run_before_it_has_a_model_leaves_none_in_its_place(mode, entries, cache, tmp_path, monkeypatch):
+    config, out = QUICK.replace(mode=mode), tmp_path / "run"
+    fit(config, entries, cache, out, progress=False)
+    monkeypatch.setattr(probe.ChestXrayModel, "forward", lambda *_: killed())
+    with pytest.raises(Killed):
+        fit(config.replace(seed=1), entries, cache, out, progress=False)
+    assert names(out) == {"previous-1"}
 
 
 def test_a_member_folder_without_its_record_is_not_believed(entries, cache, tmp_path):
