@@ -34,7 +34,7 @@ from cxrlib.data.metadata import reference_entries
 from cxrlib.data.splits import split
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.models.architectures import architecture, build_model
+from cxrlib.models.architectures import ARCHITECTURES, build_model
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.loop import _Training, fit
 from cxrlib.training.memory import kept_memory
@@ -145,7 +145,7 @@ class PlainDataset(Dataset):
         self.paths = [images[name] for name in entries["image"]]
         self.labels = torch.tensor(entries[list(FINDINGS)].to_numpy(), dtype=torch.float32)
         side = REACH["image_size"]
-        normalize = transforms.Normalize(*architecture(REACH["arch"]).norm)
+        normalize = transforms.Normalize(*ARCHITECTURES[REACH["arch"]].norm)
         self.transform = transforms.Compose([transforms.Resize((side, side)), transforms.ToTensor(), normalize])
 
     def __len__(self) -> int:

@@ -111,7 +111,6 @@ READERS: dict[str, Callable] = {
     "image.jpg": _image,
     "image.dcm": _image,
     "model.pth": _model,
-    "model.safetensors": _model,
 }
 
 
@@ -143,8 +142,7 @@ def originals(tmp_path_factory) -> dict[str, bytes]:
         "config": {"split": "patient", "seed": 0, "val_subset": 0},
         "state_dict": {"mean": torch.zeros(1, 3, 1, 1), "backbone.fc.bias": torch.zeros(14)},
     }  # fmt: skip
-    for name in ("model.pth", "model.safetensors"):
-        write_checkpoint(folder / name, content)
+    write_checkpoint(folder / "model.pth", content)
     return {name: (folder / name).read_bytes() for name in READERS}
 
 

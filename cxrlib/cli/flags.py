@@ -12,7 +12,7 @@ from cxrlib.core.config import Config
 from cxrlib.core.errors import nearest
 
 _OWN_FLAGS = ("images", "weights", "as_json")  # of predict: lists as a shell gives them, separated by spaces
-_NOT_COMPARED = ("arch", "epochs", "tracker", "resume")  # each candidate has its own, or none
+_NOT_COMPARED = ("arch", "epochs", "resume")  # each candidate has its own, or none
 
 
 class Parser(argparse.ArgumentParser):

@@ -79,13 +79,13 @@ def forget(run: RunFolder, name: str) -> None:
 
 
 def stamps(run: RunFolder) -> dict[str, int]:
-    """When each file of the run folder was last written; what differs after a notebook is what it wrote."""
+    """When each file of the run folder was last written; what differs after a notebook is what it wrote.
+
+    Results of an earlier training, which `set_aside` moves to previous-N, are not counted: they may be removed.
+    """
     paths = [path for path in run.path.rglob("*") if path.is_file() and run.notebooks not in path.parents]
-    return {
-        path.relative_to(run.path).as_posix(): path.stat().st_mtime_ns
-        for path in paths
-        if path != run.path / "run.json"
-    }
+    names = {path.relative_to(run.path).as_posix(): path for path in paths if path != run.path / "run.json"}
+    return {name: path.stat().st_mtime_ns for name, path in names.items() if "/previous-" not in name}
 
 
 def _difference(run: RunFolder, name: str, basis: dict) -> str:

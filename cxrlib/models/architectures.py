@@ -6,8 +6,8 @@ that a prediction needs.
 
 import os
 import pickle
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -17,16 +17,15 @@ from torch import nn
 from torchvision import models as zoo
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from cxrlib.core.errors import InputError, nearest
+from cxrlib.core.errors import InputError
 from cxrlib.data.dataset import to_unit
 from cxrlib.data.findings import FINDINGS
 from cxrlib.models.checkpoints import CHECKPOINT_FORMAT, SUFFIXES, load_checkpoint, write_checkpoint
+from cxrlib.models.names import PATCH, check_image_size
 from cxrlib.models.pretrained import radiograph_state
 
 _IMAGENET_NORM = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF_NORM = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # of the published EfficientNet-Lite
-# DenseNet's weights of 2017 name denselayer1.norm.1.weight what the module now names denselayer1.norm1.weight
-_DENSENET_OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
 @dataclass(frozen=True)
@@ -34,28 +33,25 @@ class Architecture:
     """One entry of the registry.
 
     build: returns the network for an image size; imagenet: returns the ImageNet state dict; head: dotted name of the
-    last linear layer; cam_layer: dotted name of the layer that Grad-CAM reads (the last with a spatial grid); smallest,
-    multiple: the image sizes that fit; norm: mean and std per channel.
+    last linear layer; cam_layer: dotted name of the layer that Grad-CAM reads (the last with a spatial grid);
+    norm: mean and std per channel.
     """
 
     build: Callable[[int], nn.Module]
     imagenet: Callable[[], dict]
     head: str
     cam_layer: str
-    smallest: int = 32
-    multiple: int = 1
     norm: tuple = _IMAGENET_NORM
 
 
 def _torchvision(name: str, weights: str = "IMAGENET1K_V1", **options) -> Architecture:
     def build(image_size: int) -> nn.Module:
-        extra = {"image_size": image_size} if name.startswith("vit") else {}
-        return zoo.get_model(name, weights=None, **extra)
+        return zoo.get_model(name, weights=None, **({"image_size": image_size} if name == "vit_b_16" else {}))
 
     def imagenet() -> dict:
         entry = zoo.get_model_weights(name)[weights]
         try:
-            state = entry.get_state_dict(progress=True, check_hash=True)
+            return zoo.get_model(name, weights=entry).state_dict()  # a wrong hash is an error there
         # URLError is an OSError, a wrong hash a RuntimeError; the others follow an interrupted download
         except (OSError, RuntimeError, HTTPException, EOFError, pickle.UnpicklingError) as error:
             file = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(entry.url)
@@ -63,7 +59,6 @@ def _torchvision(name: str, weights: str = "IMAGENET1K_V1", **options) -> Archit
                 f"the ImageNet weights of {name} cannot be downloaded ({error}); start from the weights that need no "
                 f"network (arch=efficientnet_lite0) or from random ones (weights=none), or put the file at {file}"
             ) from None
-        return {_DENSENET_OLD_NAME.sub(r"\1\2", layer): value for layer, value in state.items()}
 
     return Architecture(build, imagenet, **options)
 
@@ -95,9 +90,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "vgg16": _torchvision("vgg16", head="classifier.6", cam_layer="features.29"),
     "mobilenet_v2": _torchvision("mobilenet_v2", head="classifier.1", cam_layer="features.18", weights="IMAGENET1K_V2"),
     # the input of the last attention: past it, only the class token reaches the head
-    "vit_b_16": _torchvision(
-        "vit_b_16", head="heads.head", cam_layer="encoder.layers.encoder_layer_11.ln_1", multiple=16
-    ),
+    "vit_b_16": _torchvision("vit_b_16", head="heads.head", cam_layer="encoder.layers.encoder_layer_11.ln_1"),
     "efficientnet_lite0": _lite0(),
 }
 
@@ -110,8 +103,8 @@ class ChestXrayModel(nn.Module):
 
     def __init__(self, arch: str, image_size: int):
         super().__init__()
-        spec = architecture(arch)
         check_image_size(arch, image_size)
+        spec = ARCHITECTURES[arch]
         self.arch, self.image_size = arch, image_size
         self.tta = False  # whether predictions average over small shifts
         self.memory_format = torch.contiguous_format
@@ -143,21 +136,16 @@ class ChestXrayModel(nn.Module):
         return self.backbone.get_submodule(ARCHITECTURES[self.arch].cam_layer)
 
 
-def architecture(arch: str) -> Architecture:
-    """The registry entry of `arch`. Raises InputError with the nearest name if it is unknown."""
-    if arch not in ARCHITECTURES:
-        raise InputError(
-            f"unknown architecture {arch!r}; expected one of {', '.join(ARCHITECTURES)}{nearest(arch, ARCHITECTURES)}"
-        )
-    return ARCHITECTURES[arch]
-
-
-def check_image_size(arch: str, image_size: int) -> None:
-    """Raise InputError if `image_size` does not fit the architecture."""
-    spec = architecture(arch)
-    if image_size < spec.smallest or image_size % spec.multiple:
-        of = f" and a multiple of {spec.multiple}" if spec.multiple > 1 else ""
-        raise InputError(f"image_size {image_size} does not fit {arch}; expected at least {spec.smallest}{of}")
+@contextmanager
+def in_mode(model: nn.Module, training: bool = False) -> Iterator[None]:
+    """Put a model into evaluation (or training) mode, and afterwards each layer back into the mode that it had."""
+    modes = [(layer, layer.training) for layer in model.modules()]  # frozen layers have another than the model
+    try:
+        model.train(training)
+        yield
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
 
 
 def build_model(arch: str, weights: str = "imagenet", image_size: int = 224) -> ChestXrayModel:
@@ -168,13 +156,13 @@ def build_model(arch: str, weights: str = "imagenet", image_size: int = 224) -> 
     of a cxrlib checkpoint. The head is new, except from a checkpoint. Raises InputError if the weights are unavailable
     or belong to another architecture.
     """
-    model = ChestXrayModel(arch, image_size)
+    model, weights = ChestXrayModel(arch, image_size), str(weights)
     if weights == "imagenet":
-        _load_backbone(model, architecture(arch).imagenet())
-    elif str(weights).startswith("xrv-"):
-        _load_backbone(model, radiograph_state(weights, arch, architecture(arch).norm))
+        _load_backbone(model, ARCHITECTURES[arch].imagenet())
+    elif weights.startswith("xrv-"):
+        _load_backbone(model, radiograph_state(weights, arch, ARCHITECTURES[arch].norm))
     elif weights != "none":
-        if not str(weights).endswith(SUFFIXES):
+        if not weights.endswith(SUFFIXES):
             raise InputError(
                 f"unknown weights {weights!r}; expected imagenet, none, xrv-chex, xrv-pc, xrv-mimic, or the path of a "
                 f"checkpoint ({', '.join(SUFFIXES)})"
@@ -182,24 +170,26 @@ def build_model(arch: str, weights: str = "imagenet", image_size: int = 224) -> 
         checkpoint = load_checkpoint(weights)
         if checkpoint["arch"] != arch:
             raise InputError(f"{weights} is a checkpoint of {checkpoint['arch']}; expected one of {arch} (arch)")
-        _load_backbone(model, _strip(checkpoint["state_dict"]), keep_head=True)
+        named = checkpoint["state_dict"].items()
+        state = {name.removeprefix("backbone."): value for name, value in named if name.startswith("backbone.")}
+        _load_backbone(model, state, keep_head=True)
     return model.lay_out("channels_last")
 
 
 def save_checkpoint(path: str | Path, model: ChestXrayModel, **fields) -> Path:
     """Write a checkpoint atomically; `torch.load(weights_only=True)` can read it.
 
-    fields: the remaining fields, as plain data: parts ({"train": images, "val": images}), config, epoch, val_auroc,
-    thresholds, calibration (each a dict or None).
+    fields: the remaining fields, as plain data: parts ({"train": images, "val": images}), config, epoch, val_auroc;
+    thresholds and calibration, each None until tuned, then the dict of `Thresholds.to_dict` or `Calibrator.to_dict`.
     """
-    spec = architecture(model.arch)
+    norm = ARCHITECTURES[model.arch].norm
     content = {
         "format": CHECKPOINT_FORMAT,
         "arch": model.arch,
         "findings": list(FINDINGS),
         "image_size": model.image_size,
-        "mean": list(spec.norm[0]),
-        "std": list(spec.norm[1]),
+        "mean": list(norm[0]),
+        "std": list(norm[1]),
         "thresholds": None,
         "calibration": None,
         "state_dict": {name: value.detach().cpu() for name, value in model.state_dict().items()},
@@ -219,16 +209,12 @@ def model_from_checkpoint(checkpoint: dict) -> ChestXrayModel:
     return model.lay_out("channels_last").eval()
 
 
-def _strip(state: dict) -> dict:
-    return {name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
-
-
 def _load_backbone(model: ChestXrayModel, state: dict, keep_head: bool = False) -> None:
     head = ARCHITECTURES[model.arch].head + "."
     if not keep_head:
         state = {name: value for name, value in state.items() if not name.startswith(head)}
     if model.arch == "vit_b_16":
-        state = interpolate_embeddings(model.image_size, 16, dict(state))
+        state = interpolate_embeddings(model.image_size, PATCH, dict(state))
     result = model.backbone.load_state_dict(state, strict=False)
     lost = [name for name in result.missing_keys if keep_head or not name.startswith(head)]
     if lost or result.unexpected_keys:

@@ -17,34 +17,33 @@ import pandas as pd
 from cxrlib.core.errors import InputError, nearest, some
 from cxrlib.core.paths import one_process, write_json, write_text
 from cxrlib.data.cache import ImageCache
-from cxrlib.data.splits import digest, subset
+from cxrlib.data.splits import subset
 from cxrlib.evaluation.bootstrap import count_patients, interval, p_values, replicates_with_macro, with_macro
 from cxrlib.evaluation.differences import holm
 from cxrlib.evaluation.metrics import bootstrap, point_estimates
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.models.architectures import ARCHITECTURES, model_from_checkpoint
+from cxrlib.models.architectures import model_from_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint
+from cxrlib.models.names import ARCHS
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.costs import measure_costs
 from cxrlib.training.device import pick_device
 from cxrlib.training.inference import predict
 from cxrlib.training.inputs import make_dataset
 from cxrlib.training.loop import fit
-from cxrlib.training.resume import with_defaults
+from cxrlib.training.resume import identity, set_aside, with_defaults
 
 UNITS = ("epochs", "steps", "minutes")
 Results = dict[str, list[Predictions]]
 
 
 def candidates(archs: Iterable[str], config: TrainConfig) -> dict[str, TrainConfig]:
-    """The candidates as {name: config}.
+    """The candidates as {name: config}; `config` has the parameters that they share.
 
-    Args:
-        archs: Names such as "resnet18", or "efficientnet_lite0:imagenet" to override the weights; empty for all.
-        config: The parameters shared by all candidates.
+    archs: names such as "resnet18", or "efficientnet_lite0:imagenet" to override the weights; empty for all.
     """
     each = {}
-    for name in archs or ARCHITECTURES:
+    for name in archs or ARCHS:
         arch, _, weights = name.partition(":")
         each[name] = config.replace(arch=arch, weights=weights or config.weights)
     return each
@@ -53,16 +52,14 @@ def candidates(archs: Iterable[str], config: TrainConfig) -> dict[str, TrainConf
 def parse_budget(budget: str) -> tuple[str, float]:
     """Parse a budget: "steps=200" gives ("steps", 200). Raises InputError if it is invalid."""
     unit, _, amount = budget.replace(" ", "").partition("=")
-    if unit not in UNITS:
-        raise InputError(f"budget {budget!r} cannot be read; expected epochs=2, steps=200 or minutes=3"
-                         f"{nearest(unit, UNITS)}")  # fmt: skip
     try:
         value = float(amount) if unit == "minutes" else int(amount)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise InputError(f"budget {budget!r} cannot be read; expected {unit}= and a "
-                         f"{'number' if unit == 'minutes' else 'whole number'} above 0")  # fmt: skip
+    if unit not in UNITS or not 0 < value < math.inf:
+        hint = "" if unit in UNITS else nearest(unit, UNITS)
+        raise InputError(f"budget {budget!r} cannot be read; expected a number above 0, whole for epochs and steps: "
+                         f"epochs=2, steps=200 or minutes=3{hint}")  # fmt: skip
     return unit, value
 
 
@@ -71,12 +68,8 @@ def with_budget(
 ) -> dict[str, TrainConfig]:
     """The configs with the epochs that the budget allows or, if that is less than one, with fewer training images.
 
-    Args:
-        each: The configs by name.
-        budget: "epochs=2"; "steps=200", the same number of images for all; or "minutes=3", more for fast networks.
-        train: Images of the training split, of which config.train_subset may take fewer.
-        val: Images of the validation split, of which config.val_subset may take fewer.
-        costs: The table of `measure_costs`, for a budget in minutes.
+    budget: "epochs=2"; "steps=200", the same number of images for all; or "minutes=3", more for fast networks, which
+    needs `costs`, the table of `measure_costs`. train, val: images of these splits, of which a config may take fewer.
     """
     unit, amount = parse_budget(budget)
     if unit == "epochs":
@@ -110,8 +103,8 @@ def compare(
     """Train every candidate with every seed, predict the test entries, and return {name: one Predictions per seed}.
 
     The checkpoint selected on validation predicts. `out` gets NAME/seedN/ with the files of `fit` and
-    predictions_test.npz. A finished member is read, an interrupted one resumed, and one with other parameters or images
-    trained again.
+    predictions_test.npz. A finished member is read, and an interrupted one resumed. One with other parameters, images
+    or another start checkpoint is moved aside (`resume.set_aside`) and trained again.
     """
     seeds = list(seeds)
     if len(set(seeds)) < len(seeds):
@@ -133,9 +126,8 @@ def member_folder(out: str | Path, name: str, seed: int) -> Path:
 def minutes(out: str | Path, names: Iterable[str], seeds: Iterable[int]) -> dict[str, float]:
     """Mean minutes of training and validation over the seeds, by name."""
     seeds = list(seeds)
-    paths = {name: [member_folder(out, name, seed) / "history.csv" for seed in seeds] for name in names}
-    return {name: float(np.mean([pd.read_csv(path)["seconds"].sum() for path in each])) / 60
-            for name, each in paths.items()}  # fmt: skip
+    each = {name: [pd.read_csv(member_folder(out, name, seed) / "history.csv") for seed in seeds] for name in names}
+    return {name: float(np.mean([table["seconds"].sum() for table in tables])) / 60 for name, tables in each.items()}
 
 
 def comparison_table(results: Results, replicates: int = 2000, seed: int = 0) -> pd.DataFrame:
@@ -211,10 +203,10 @@ def kept_costs(each: dict[str, TrainConfig], path: Path, progress: bool = True) 
 
 def _member(config: TrainConfig, entries, images, test: pd.DataFrame, folder: Path, progress: bool) -> Predictions:
     parts = [entries[entries["part"] == part] for part in ("train", "val")]
-    asked, path = {"images": digest(*parts, test)} | config.identity, folder / "member.json"
-    if path.is_file() and with_defaults(json.loads(path.read_text(encoding="utf-8"))) != with_defaults(asked):
-        for name in ("model_best.pth", "model_last.pth", "state.pth", "history.csv", "predictions_test.npz"):
-            (folder / name).unlink(missing_ok=True)
+    asked, path = identity(config, *parts, test), folder / "member.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if with_defaults(known) != with_defaults(asked):
+        set_aside(folder)
     if not (folder / "predictions_test.npz").is_file():
         write_json(path, asked)
         fit(config, entries, images, folder, progress)

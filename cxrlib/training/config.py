@@ -10,13 +10,11 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from cxrlib.core.config import Config
-from cxrlib.core.errors import InputError
+from cxrlib.models.names import ARCHS, check_image_size
 
-ARCHS = ("efficientnet_b0", "densenet121", "resnet18", "vgg16", "mobilenet_v2", "vit_b_16", "efficientnet_lite0")
 LOSSES = ("bce", "bce_pos_weight", "focal", "asymmetric")
 SPLITS = ("official", "patient", "image")
 DEVICES = ("auto", "cpu", "cuda", "mps")
-_FREE = ("resume", "save_minutes", "tracker", "num_workers")  # the weights do not depend on these
 
 
 class TrainConfig(Config):
@@ -28,31 +26,21 @@ class TrainConfig(Config):
         description="where training starts: imagenet (needs no network for efficientnet_lite0), none, a checkpoint of "
         "this project, or for densenet121 xrv-chex, xrv-pc or xrv-mimic (trained on other hospitals' radiographs)",
     )
-    mode: Literal["full", "probe"] = Field(
-        "full", description="full, or probe: train only the head, in seconds, on features computed once"
-    )
+    mode: Literal["full", "probe"] = Field("full", description="full, or probe: only the head, on stored features")
     image_size: int = Field(224, ge=32, description="pixels per side")
     epochs: int = Field(8, ge=1, description="passes over the training images")
-    batch_size: int = Field(32, ge=1, description="images per step")
+    batch_size: int = Field(32, ge=2, description="images per step; batch normalization needs two")
     lr: float = Field(3e-4, gt=0, description="peak learning rate, after a warm-up and before a cosine decay")
     head_epochs: int = Field(0, ge=0, description="epochs at the start in which only the head is trained")
-    depth_lr: float = Field(
-        1.0, gt=0, le=1, description="learning rate of the first layer relative to the head's; geometric in between"
-    )
+    depth_lr: float = Field(1.0, gt=0, le=1, description="learning rate of the first layer, relative to the head's")
     loss: Literal[LOSSES] = Field("bce", description=", ".join(LOSSES))
     pos_weight_cap: float = Field(20.0, ge=1, description="largest weight of a positive with loss bce_pos_weight")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay, on matrices and kernels only")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps over which the learning rate rises")
-    ema_decay: float = Field(
-        0.99, ge=0, lt=1, description="decay of the exponential moving average (EMA) of the weights; 0 for none"
-    )
-    augment: float = Field(
-        1.0, ge=0, le=3, description="strength of small rotations, shifts, scalings and contrast changes; 0 for none"
-    )
+    ema_decay: float = Field(0.99, ge=0, lt=1, description="decay of the weights' moving average (EMA); 0 for none")
+    augment: float = Field(1.0, ge=0, le=3, description="strength of rotations, shifts, scalings, contrast; 0 for none")
     mixup: float = Field(0.0, ge=0, le=1, description="mixing of pairs of radiographs and labels; 0 for none")
-    drop_strength: float = Field(
-        1.0, ge=0, le=5, description="strength of the architecture's own dropout and stochastic depth; 0 for none"
-    )
+    drop_strength: float = Field(1.0, ge=0, le=5, description="strength of dropout and stochastic depth; 0 for none")
     tta: bool = Field(False, description="score each image in five positions and average (test-time augmentation)")
     patience: int = Field(0, ge=0, description="stop after this many epochs without improvement; 0 for never")
     split: Literal[SPLITS] = Field(
@@ -64,25 +52,15 @@ class TrainConfig(Config):
     num_workers: int = Field(0, ge=0, description="processes that read ahead; 0 is right with the cache")
     device: Literal[DEVICES] = Field("auto", description="auto, cpu, cuda or mps")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto",
-        description="fp32, bf16, or auto: the faster in a few timed steps, bf16 where fp32 takes too much memory",
+        "auto", description="fp32, bf16, or auto: the faster in a few timed steps"
     )
     layout: Literal["auto", "channels_last", "contiguous"] = Field(
         "auto", description="memory layout: channels_last, contiguous, or auto: the faster in a few timed steps"
     )
     resume: bool = Field(False, description="continue an interrupted run in run_dir")
     save_minutes: float = Field(5.0, ge=0, description="minutes between saved states within an epoch")
-    tracker: Literal["none", "tensorboard"] = Field(
-        "none", description="none, or tensorboard (pip install -e '.[tracker]') into run_dir"
-    )
 
     @model_validator(mode="after")
     def _fits_the_architecture(self) -> "TrainConfig":
-        if self.arch == "vit_b_16" and self.image_size % 16:
-            raise InputError(f"image_size {self.image_size} does not fit vit_b_16; expected a multiple of 16")
+        check_image_size(self.arch, self.image_size)
         return self
-
-    @property
-    def identity(self) -> dict:
-        """The parameters that the weights of a run depend on."""
-        return {name: value for name, value in self.model_dump().items() if name not in _FREE}

@@ -1,26 +1,78 @@
-"""The costs of an architecture: parameters, operations, images per second and memory."""
+"""What a training costs in operations, time and memory, and which precision and memory layout are fastest.
 
+The fastest depends on model and machine: on the same processor, bf16 can make DenseNet-121 twice as fast and
+EfficientNet slower. It also halves the memory for activations. The timings for a model, size and machine are stored in
+data/cache/speed.json, so that later runs start at once and make the same choice.
+"""
+
+import copy
+import json
 import multiprocessing
 import os
+import platform
+import re
 import sys
 import threading
 import timeit
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import pandas as pd
 import torch
+from filelock import FileLock
 from torch.utils.flop_counter import FlopCounterMode
 
+from cxrlib.core.errors import InputError
+from cxrlib.core.paths import CACHE, write_json
 from cxrlib.core.progress import bar
-from cxrlib.models.architectures import ChestXrayModel, build_model
+from cxrlib.models.architectures import ChestXrayModel, build_model, in_mode
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.device import pick_device
 from cxrlib.training.memory import kept_memory
 from cxrlib.training.optimization import EMA
-from cxrlib.training.speed import choose, images_per_second
 
 COLUMNS = ("parameters", "gflop", "train_images_per_s", "images_per_s", "memory")
-_WARM_UP, _TIMED = 1, 3
+_BATCH = 16  # largest batch timed on a CPU
+_GAIN = 1.1  # the speed-up that justifies the lower precision of bf16
+
+
+def choose(config: TrainConfig, model: ChestXrayModel, device: torch.device, show: bool = True) -> dict[str, str]:
+    """Select {"precision": "fp32" or "bf16", "layout": "channels_last" or "contiguous"}.
+
+    The configured values are used; those that are "auto" are selected by speed. The model is not changed. show: print
+    the choice and the speeds.
+    """
+    precisions = ("fp32",) if device.type == "mps" else ("fp32", "bf16")  # no bf16 autocast on older systems
+    precisions = precisions if config.precision == "auto" else (config.precision,)
+    layouts = ("channels_last", "contiguous") if config.layout == "auto" else (config.layout,)
+    [best, *others] = options = [f"{precision} {layout}" for precision in precisions for layout in layouts]
+    if others:
+        speeds = _speeds(config, model, options, device)
+        best = max(speeds, key=lambda option: speeds[option] / (_GAIN if option.startswith("bf16") else 1))
+        if show:
+            values = ", ".join(f"{option} {speed:.0f}" for option, speed in speeds.items())
+            print(f"speed   {best} (images/s: {values}; override with precision and layout)")
+    return dict(zip(("precision", "layout"), best.split(), strict=True))
+
+
+def images_per_second(model: ChestXrayModel, batch_size: int, precision: str, layout: str, device) -> float:
+    """Training speed on random images, from the fastest of a few timed steps; lays the model out on the device."""
+    model = model.lay_out(layout).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0, fused=device.type != "mps")
+    x = torch.rand(batch_size, 1, model.image_size, model.image_size, device=device)
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits = model(x)
+        logits.float().square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    with in_mode(model, training=True):
+        return batch_size / _fastest(step)
 
 
 def measure_costs(configs: dict[str, TrainConfig], progress: bool = True) -> pd.DataFrame:
@@ -48,11 +100,48 @@ def measure_costs(configs: dict[str, TrainConfig], progress: bool = True) -> pd.
 def gflop(model: ChestXrayModel) -> float:
     """10^9 floating-point operations of a forward pass of one image; a multiply-add counts two."""
     image = torch.zeros(1, 1, model.image_size, model.image_size, device=next(model.parameters()).device)
-    was_training = model.training
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model.eval()(image)
-    model.train(was_training)
+    with FlopCounterMode(display=False) as counter, in_mode(model), torch.inference_mode():
+        model(image)
     return counter.get_total_flops() / 1e9
+
+
+@kept_memory()
+def _fastest(step: Callable) -> float:
+    """Seconds of the fastest of three calls, after one to warm up."""
+    return min(timeit.repeat(step, number=1, repeat=4)[1:])
+
+
+def _speeds(config: TrainConfig, model: ChestXrayModel, options: list[str], device: torch.device) -> dict[str, float]:
+    """Images per second of each option, "precision layout", that fits in memory; timed unless stored."""
+    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {_cpu()}"
+    batch_size = min(config.batch_size, _BATCH) if device.type == "cpu" else config.batch_size
+    about = f"{config.arch} {config.image_size} px batch {batch_size} on {chip}, torch {torch.__version__}"
+    about += f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    path = CACHE / "speed.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # missing or damaged
+            known = {}
+        speeds = known.setdefault(about, {})
+        for option in (option for option in options if option not in speeds):
+            try:
+                speed = images_per_second(copy.deepcopy(model), batch_size, *option.split(), device)
+                speeds[option] = round(speed, 1)
+            except torch.OutOfMemoryError:  # on a GPU; another option may fit
+                torch.cuda.empty_cache()
+        write_json(path, known)
+    if not any(option in speeds for option in options):
+        raise InputError(f"a batch of {batch_size} images of {config.image_size} pixels needs more than "
+                         f"{chip} has for {config.arch}; lower batch_size or image_size")  # fmt: skip
+    return {option: speeds[option] for option in options if option in speeds}
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: *(.+)", info.read_text(encoding="utf-8")) if info.is_file() else None
+    return named[1].strip() if named else platform.processor()
 
 
 def _measure(config: TrainConfig) -> list[float]:
@@ -63,7 +152,10 @@ def _measure(config: TrainConfig) -> list[float]:
     training = images_per_second(model, config.batch_size, config.precision, config.layout, device)
     memory = _peak_gib(device)
     millions = sum(parameter.numel() for parameter in average.model.parameters()) / 1e6
-    return [millions, gflop(model), training, _forward(model.lay_out("channels_last"), config.batch_size), memory]
+    model, x = model.lay_out("channels_last"), torch.rand(config.batch_size, 1, *2 * [config.image_size], device=device)
+    with in_mode(model), torch.inference_mode():
+        forward = config.batch_size / _fastest(lambda: model(x).cpu())  # .cpu() waits for a GPU
+    return [millions, gflop(model), training, forward, memory]
 
 
 def _context():
@@ -71,7 +163,7 @@ def _context():
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cxrlib.training.costs"])
+    context.set_forkserver_preload([__name__])
     return context
 
 
@@ -83,16 +175,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-def _forward(model: ChestXrayModel, batch_size: int) -> float:
-    """Images per second of predictions, from the fastest of a few timed batches."""
-    device = next(model.parameters()).device
-    x = torch.rand(batch_size, 1, model.image_size, model.image_size, device=device)
-    model.eval()
-    with kept_memory(), torch.inference_mode():  # .cpu() waits for a GPU
-        seconds = timeit.repeat(lambda: model(x).cpu(), number=1, repeat=_WARM_UP + _TIMED)
-    return batch_size / min(seconds[_WARM_UP:])
 
 
 def _peak_gib(device: torch.device) -> float:

@@ -1,15 +1,12 @@
-"""The device of a run, and the Accelerator that manages its processes and tracker."""
+"""The device of a run, and the Accelerator that manages its processes."""
 
 import os
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import is_tensorboard_available
 
 from cxrlib.core.errors import InputError
-from cxrlib.training.config import TrainConfig
 
 
 def pick_device(device: str = "auto") -> str:
@@ -22,18 +19,9 @@ def pick_device(device: str = "auto") -> str:
     return device
 
 
-def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
-    """The Accelerator for the configured device and tracker."""
-    device = pick_device(config.device)
+def make_accelerator(device: str) -> Accelerator:
+    """The Accelerator for a device of `pick_device`; precision is chosen by `costs.choose`, not by accelerate."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:  # a notebook may train on another device than before
         AcceleratorState._reset_state(reset_partial_state=True)
-    # cudnn's fastest algorithms are not deterministic
-    torch.backends.cudnn.deterministic = True
-    how = {"cpu": device == "cpu", "mixed_precision": "no"}  # precision is set by cxrlib
-    if config.tracker == "none":
-        return Accelerator(**how)
-    if not is_tensorboard_available():  # accelerate would only warn
-        raise InputError("tracker tensorboard is not installed; pip install -e '.[tracker]', or use tracker=none")
-    accelerator = Accelerator(**how, log_with=config.tracker, project_dir=out)
-    accelerator.init_trackers("tracker", config.model_dump())
-    return accelerator
+    torch.backends.cudnn.deterministic = True  # its fastest algorithms are not
+    return Accelerator(cpu=pick_device(device) == "cpu", mixed_precision="no")

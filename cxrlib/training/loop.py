@@ -4,7 +4,6 @@ The order of the images, the augmentation and the dropout of a step depend only 
 Thus a killed run that resumes from its last saved state ends with bit-identical weights.
 """
 
-import copy
 import time
 from pathlib import Path
 
@@ -12,19 +11,18 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate.utils import broadcast, broadcast_object_list, set_seed
-from torch import nn
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import write_csv
 from cxrlib.core.progress import bar
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.dataset import EpochBatches, augment, make_loader, to_unit
-from cxrlib.data.splits import digest
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.architectures import build_model, save_checkpoint
-from cxrlib.models.checkpoints import SUFFIXES
+from cxrlib.models.checkpoints import SUFFIXES, write_checkpoint
 from cxrlib.training.config import TrainConfig
+from cxrlib.training.costs import choose
 from cxrlib.training.device import make_accelerator
 from cxrlib.training.inference import predict
 from cxrlib.training.inputs import datasets, parts_to_remember
@@ -32,8 +30,7 @@ from cxrlib.training.losses import make_loss
 from cxrlib.training.memory import kept_memory
 from cxrlib.training.optimization import EMA, learning_rate, parameter_groups, start_at_prevalence, strengthen_dropout
 from cxrlib.training.probe import fit_probe
-from cxrlib.training.resume import finished, load_state, save_state
-from cxrlib.training.speed import choose
+from cxrlib.training.resume import finished, identity, load_state, set_aside
 
 _LOOK_EVERY = 50  # steps between reads of the loss, each of which synchronizes the GPU
 
@@ -50,9 +47,9 @@ def fit(
 
     Writes to `out`: model_best.pth (highest validation macro AUROC), model_last.pth, history.csv, predictions_val.npz
     (best epoch), and, until the run ends, state.pth after each epoch and every config.save_minutes. With config.resume
-    an interrupted run resumes from state.pth; a finished one returns its history at once. The same seed on the same
-    machine gives the same weights. A last batch of fewer than two images per process, too few for batch normalization,
-    is dropped; it has other images in each epoch.
+    an interrupted run resumes from state.pth; a finished one returns its history at once. Otherwise the results of an
+    earlier run are moved to out/previous-N before the first step. The same seed on the same machine gives the same
+    weights. A last batch of fewer than two images per process, too few for batch normalization, is dropped.
 
     Args:
         config: The parameters of the run.
@@ -61,12 +58,9 @@ def fit(
         out: The folder of the run.
         progress: Whether to show progress bars.
 
-    Returns:
-        One row per epoch: epoch, lr, train_loss, val_loss, val_auroc (macro), images_per_s, seconds, best.
-
-    Raises:
-        InputError: A split is empty, no finding has a validation AUROC, the loss is not finite, or the folder has an
-            interrupted run of another configuration.
+    Returns one row per epoch: epoch, lr, train_loss, val_loss, val_auroc (macro), images_per_s, seconds, best. Raises
+    InputError if a split is empty, no finding has a validation AUROC, the loss is not finite, or, with config.resume,
+    `out` has a run of another configuration.
     """
     if config.mode == "probe":
         return fit_probe(config, entries, images, out, progress)
@@ -77,7 +71,9 @@ def fit(
     training.start()
     while not training.over:
         training.epoch()
-    training.close()
+    training.accelerator.wait_for_everyone()
+    if training.accelerator.is_main_process:
+        (out / "state.pth").unlink(missing_ok=True)
     return pd.DataFrame(training.rows)
 
 
@@ -86,7 +82,7 @@ class _Training:
 
     def __init__(self, config, entries, images, out: Path, progress: bool):
         self.config, self.entries, self.out = config, entries, out
-        self.accelerator = make_accelerator(config, out)
+        self.accelerator = make_accelerator(config.device)
         self.train, self.val = datasets(config, entries, images)
         self.shown = progress and self.accelerator.is_main_process
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
@@ -95,17 +91,13 @@ class _Training:
         self.rows, self.step = [], 0  # history of finished epochs; updates done
         self.spent = 0.0  # seconds on the current epoch before an interruption
         # must be equal for a run to resume another
-        self.identity = config.identity
-        self.identity |= {"images": digest(self.train.entries, self.val.entries), "processes": processes}
+        self.identity = identity(config, self.train.entries, self.val.entries) | {"processes": processes}
 
     def start(self) -> None:
         """Build model and optimizer, or restore them from the saved state."""
         config, device = self.config, self.accelerator.device
         state = load_state(self.out, self.identity) if config.resume else None
         self.parts = parts_to_remember(config, self.entries) if state is None else state["parts"]
-        if state is None and self.accelerator.is_main_process:  # remove those of an earlier run
-            for name in ("state.pth", "model_last.pth"):
-                (self.out / name).unlink(missing_ok=True)
         set_seed(config.seed)
         model = build_model(config.arch, config.weights if state is None else "none", config.image_size)
         strengthen_dropout(model, config.drop_strength)
@@ -113,12 +105,15 @@ class _Training:
             start_at_prevalence(model.head, self.train.labels)
         self.choice = self._choose(model) if state is None else state["choice"]
         model.lay_out(self.choice["layout"]).to(device)
-        self.criterion = make_loss(config.loss, self.train.labels, config.pos_weight_cap).to(device)
+        self.criterion = make_loss(config.loss, self.train.labels.to(device), config.pos_weight_cap)
         optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, fused=device.type != "mps")
         self.ema = EMA(model, config.ema_decay)
         self.ema.model.tta = config.tta
         self.losses = torch.zeros(len(self.batches), device=device)
-        if state is not None:
+        self.accelerator.wait_for_everyone()  # the start checkpoint may be one of those that are moved
+        if state is None and self.accelerator.is_main_process:
+            set_aside(self.out)
+        elif state is not None:
             model.load_state_dict(state["model"])
             self.ema.model.load_state_dict(state["average"])
             optimizer.load_state_dict(state["optimizer"])
@@ -160,30 +155,20 @@ class _Training:
             "epoch": number,
             "lr": self._learning_rate(self.step - 1),
             "train_loss": self._mean_loss(len(self.batches)),
-            "val_loss": _loss_of(predictions, self.criterion),
+            "val_loss": self._loss_of(predictions),
             "val_auroc": float(auroc),
             "images_per_s": speed,
             "seconds": time.perf_counter() - self.began,
             "best": not self.rows or bool(auroc > max(row["val_auroc"] for row in self.rows)),
         }
         self.rows.append(row)
-        if self.config.tracker != "none":
-            self.accelerator.log({name: row[name] for name in list(row)[1:6]}, step=number)
         self._save_epoch(predictions)
-
-    def close(self) -> None:
-        """Wait for all processes, delete the saved state, and close the tracker."""
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            (self.out / "state.pth").unlink(missing_ok=True)
-        if self.config.tracker != "none":
-            self.accelerator.end_training()
 
     def _choose(self, model) -> dict[str, str]:
         """Precision and layout, selected by the main process for all."""
         first = self.accelerator.is_main_process
         chosen = [choose(self.config, model, self.accelerator.device, self.shown) if first else None]
-        return broadcast_object_list(chosen)[0] if self.accelerator.num_processes > 1 else chosen[0]
+        return broadcast_object_list(chosen)[0]
 
     def _update(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Do one optimizer step; returns the loss, on the device."""
@@ -199,16 +184,8 @@ class _Training:
         for group in self.optimizer.param_groups:
             frozen = self.step < config.head_epochs * len(self.batches) and not group["head"]
             group["lr"] = 0.0 if frozen else self._learning_rate(self.step) * group["scale"]
-        try:
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.choice["precision"] == "bf16"):
-                logits = self.model(x)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise InputError(
-                f"{config.arch} at {config.image_size} pixels cannot normalize a batch of {len(x)}; "
-                "expected two images or more: raise batch_size"
-            ) from None
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.choice["precision"] == "bf16"):
+            logits = self.model(x)
         loss = self.criterion(logits.float(), labels)
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -237,9 +214,13 @@ class _Training:
 
     def _evaluate(self) -> Predictions:
         for buffer in self.ema.model.buffers():  # use the main process's batch norm statistics
-            if self.accelerator.num_processes > 1:
-                buffer.copy_(broadcast(buffer.clone()))
+            buffer.copy_(broadcast(buffer.clone()))
         return predict(self.ema.model, self.val, self.config.batch_size, accelerator=self.accelerator)
+
+    def _loss_of(self, predictions: Predictions) -> float:
+        logits = torch.logit(torch.from_numpy(predictions.scores), eps=1e-6)
+        device = self.accelerator.device
+        return float(self.criterion(logits.to(device), torch.from_numpy(predictions.labels).float().to(device)))
 
     def _save_epoch(self, predictions: Predictions) -> None:
         if not self.accelerator.is_main_process:
@@ -247,7 +228,6 @@ class _Training:
         row = self.rows[-1]
         content = {"parts": self.parts, "config": self.config.model_dump() | self.choice}
         content |= {name: row[name] for name in ("epoch", "val_auroc")}
-        self.out.mkdir(parents=True, exist_ok=True)
         if row["best"]:
             save_checkpoint(self.out / "model_best.pth", self.ema.model, **content)
             predictions.save(self.out / "predictions_val.npz")
@@ -260,23 +240,17 @@ class _Training:
         """Save everything that the rest of the run depends on; `place`: batches done in the current epoch."""
         self._mean_loss(place)  # refuses to save a diverged run
         if self.accelerator.is_main_process:
-            save_state(
-                self.out,
-                self.identity,
-                choice=self.choice,
-                parts=self.parts,
-                seconds=time.perf_counter() - self.began if place else 0.0,
-                model=self.accelerator.unwrap_model(self.model).state_dict(),
-                average=self.ema.model.state_dict(),
-                optimizer=self.optimizer.state_dict(),
-                rows=self.rows,
-                step=self.step,
-                losses=self.losses.cpu(),
-            )
+            content = {
+                "identity": self.identity,
+                "choice": self.choice,
+                "parts": self.parts,
+                "seconds": time.perf_counter() - self.began if place else 0.0,
+                "model": self.accelerator.unwrap_model(self.model).state_dict(),
+                "average": self.ema.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "rows": self.rows,
+                "step": self.step,
+                "losses": self.losses.cpu(),
+            }
+            write_checkpoint(self.out / "state.pth", content)
         self.saved = time.perf_counter()
-
-
-def _loss_of(predictions: Predictions, criterion: nn.Module) -> float:
-    logits = torch.logit(torch.from_numpy(predictions.scores), eps=1e-6)
-    labels = torch.from_numpy(predictions.labels).float()
-    return float(copy.deepcopy(criterion).cpu()(logits, labels))

@@ -1,4 +1,4 @@
-"""Keeping freed memory in the process during training and prediction, and counting what a training step needs.
+"""Keeping freed memory in the process during training and prediction.
 
 By default, glibc returns large freed arrays to the system, which zero-fills the pages of new ones. In a training step
 on a two-core CPU this takes a quarter to a half of the time.
@@ -8,10 +8,6 @@ import ctypes
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import torch
-from torch import nn
-from torch.autograd.graph import saved_tensors_hooks
 
 # parameters of glibc's mallopt (malloc.h)
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
@@ -40,18 +36,3 @@ def kept_memory() -> Iterator[None]:
             libc.mallopt(_MMAP_THRESHOLD, 32 * _MIB)  # where glibc's own adaptation ends
             libc.mallopt(_TRIM_THRESHOLD, 64 * _MIB)
             libc.malloc_trim(0)
-
-
-def remembered_bytes(model: nn.Module, images: torch.Tensor) -> int:
-    """Bytes of activations that a training step on images (b, 1, h, w) stores for its backward pass."""
-    sizes, weights = {}, {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # avoids a reference cycle with the graph
-
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = model(images)  # its graph keeps the tensors alive until they are counted
-    del output
-    return sum(size for pointer, size in sizes.items() if pointer not in weights)

@@ -31,9 +31,7 @@ def parameter_groups(model: ChestXrayModel, config: TrainConfig) -> list[dict]:
     """
     groups = {}
     head = {id(parameter) for parameter in model.head.parameters()}
-    body = [
-        parameter for parameter in model.parameters() if id(parameter) not in head
-    ]  # from the first layer to the last
+    body = [parameter for parameter in model.parameters() if id(parameter) not in head]  # from the first layer on
     for place, parameter in enumerate([*body, *model.head.parameters()]):
         depth = DEPTHS if id(parameter) in head else DEPTHS * place // len(body)
         scale = config.depth_lr ** (1 - depth / DEPTHS)

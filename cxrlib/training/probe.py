@@ -5,7 +5,7 @@ so that the checkpoint is an ordinary model.
 """
 
 import copy
-import hashlib
+import os
 import time
 from pathlib import Path
 
@@ -22,13 +22,15 @@ from cxrlib.data.cache import ImageCache
 from cxrlib.data.dataset import make_loader
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.models.architectures import ChestXrayModel, build_model, save_checkpoint
+from cxrlib.models.architectures import ARCHITECTURES, ChestXrayModel, build_model, in_mode, save_checkpoint
+from cxrlib.models.checkpoints import digest
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.device import pick_device
 from cxrlib.training.inference import predict
 from cxrlib.training.inputs import datasets, parts_to_remember
 from cxrlib.training.losses import make_loss
 from cxrlib.training.optimization import start_at_prevalence
+from cxrlib.training.resume import set_aside
 
 # Ridge penalties on the weights of standardized features, strongest first; validation selects one for all findings,
 # because single findings have too few positives.
@@ -54,18 +56,24 @@ def fit_probe(
     set_seed(config.seed)
     model = build_model(config.arch, config.weights, config.image_size).to(pick_device(config.device))
     train, val = datasets(config, entries, images)
-    parts = parts_to_remember(config, entries)
+    parts, out = parts_to_remember(config, entries), Path(out)
+    writes = os.environ.get("RANK", "0") == "0"  # the first of several processes, which all find the same head
+    if writes:
+        set_aside(out)
     began = time.perf_counter()
     x, y = (features(model, part, 2 * config.batch_size, progress) for part in (train, val))
     speed = (len(x) + len(y)) / (time.perf_counter() - began)
-    scale = _Scale(x)
-    criterion = make_loss(config.loss, train.labels, config.pos_weight_cap).to(x.device)
-    tried = list(_tried(scale(x), scale(y), train.labels.to(x.device), val, criterion))
+    mean, std = _scale(x)
+    labels = train.labels.to(x.device)
+    criterion = make_loss(config.loss, labels, config.pos_weight_cap)
+    tried = list(_tried((x - mean) / std, (y - mean) / std, labels, val, criterion))
     history = pd.DataFrame([row for row, _, _ in tried]).assign(images_per_s=speed)
     best = int(np.flatnonzero(history["best"])[-1])
-    model.tta, out = config.tta, Path(out)
+    if not writes:
+        return history
+    model.tta = config.tta
     for name, (row, head, _) in (("last", tried[-1]), ("best", tried[best])):
-        fold(model, head, scale)
+        _fold(model, head, mean, std)
         about = {"parts": parts, "config": config.model_dump(), "epoch": row["epoch"], "val_auroc": row["val_auroc"]}
         save_checkpoint(out / f"model_{name}.pth", model, **about)
     (predict(model, val, 2 * config.batch_size) if config.tta else tried[best][2]).save(out / "predictions_val.npz")
@@ -73,7 +81,7 @@ def fit_probe(
     return history
 
 
-def features(model: ChestXrayModel, dataset, batch_size: int = 64, progress: bool = False) -> torch.Tensor:
+def features(model: ChestXrayModel, dataset, batch_size: int = 64, progress: bool = True) -> torch.Tensor:
     """The input of the model's head for every row of a dataset, (n, features) float32 on the model's device.
 
     For an `ImageCache` they are stored in its folder by a hash of the weights below the head, so that only rows that
@@ -83,42 +91,37 @@ def features(model: ChestXrayModel, dataset, batch_size: int = 64, progress: boo
     cache = getattr(dataset, "cache", None)
     if cache is None:
         return torch.cat(list(_batches(model, dataset, range(len(dataset)), batch_size, progress))).to(device)
-    rows = cache.rows(dataset.entries["image"])
-    folder = cache.folder / f"features-{model.arch}-{_fingerprint(model)}"
-    folder.mkdir(exist_ok=True)
-    with FileLock(folder / "lock"):
-        stored, done = _stored(folder, len(cache.names), model.head.in_features)
-        missing = np.flatnonzero(done[rows] == 0)
-        first = 0
+    head = f"backbone.{ARCHITECTURES[model.arch].head}."
+    below = {name: value for name, value in model.state_dict().items() if not name.startswith(head)}
+    path = cache.folder / f"features-{model.arch}-{digest(below)}.npy"
+    rows, width = cache.rows(dataset.entries["image"]), model.head.in_features
+    with FileLock(path.with_suffix(".lock")):
+        if not path.is_file():  # the last column is 1 where a row is written, as rows are from left to right
+            shape = (len(cache.names), width + 1)
+            np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()  # sparse
+        stored = np.load(path, mmap_mode="r")
+        missing = np.flatnonzero(stored[rows, width] == 0)
+        waiting = iter(rows[missing])
         for batch in _batches(model, dataset, missing, batch_size, progress):
-            places = rows[missing[first : first + len(batch)]]
-            content = ((int(place), row.tobytes()) for place, row in zip(places, batch.numpy(), strict=True))
-            write_rows(folder / "features.npy", stored.offset, content)
-            done[places] = 1  # only after the features are written
-            first += len(batch)
-        done.flush()
-        return torch.from_numpy(stored[rows]).to(device)
+            marked = nn.functional.pad(batch, (0, 1), value=1.0).numpy()
+            write_rows(path, stored.offset, ((int(next(waiting)), row.tobytes()) for row in marked))
+        return torch.from_numpy(stored[rows, :width]).to(device)
 
 
-def fold(model: ChestXrayModel, head: nn.Linear, scale: "_Scale") -> None:
+def _scale(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of the features in x (n, features); infinite for constant ones, which become 0."""
+    std = x.std(dim=0, correction=0)
+    return x.mean(dim=0), torch.where(std > _CONSTANT, std, torch.inf)
+
+
+def _fold(model: ChestXrayModel, head: nn.Linear, mean: torch.Tensor, std: torch.Tensor) -> None:
     """Write a head on standardized features into the model so that it gives the same logits on raw features."""
-    weight, bias, mean, std = (each.detach().cpu().double() for each in (head.weight, head.bias, scale.mean, scale.std))
+    weight, bias, mean, std = (each.detach().cpu().double() for each in (head.weight, head.bias, mean, std))
     weight = weight / std  # in float64, which MPS lacks
     bias = bias - weight @ mean
     with torch.no_grad():
         model.head.weight.copy_(weight)
         model.head.bias.copy_(bias)
-
-
-class _Scale:
-    """Standardizes features by the mean and standard deviation (features,) of `x`; constant features become 0."""
-
-    def __init__(self, x: torch.Tensor):
-        self.mean, std = x.mean(dim=0), x.std(dim=0, correction=0)
-        self.std = torch.where(std > _CONSTANT, std, torch.inf)
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return (x - self.mean) / self.std
 
 
 def _tried(x, y, labels: torch.Tensor, val, criterion: nn.Module):
@@ -168,34 +171,11 @@ def _batches(model: ChestXrayModel, dataset, rows, batch_size: int, progress: bo
     caught, device = [], next(model.parameters()).device
     hook = model.head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
     loader = make_loader(torch.utils.data.Subset(dataset, list(rows)), batch_size)
-    was_training = model.training
-    model.eval()
     try:
-        with torch.inference_mode():
+        with in_mode(model), torch.inference_mode():
             for images, _ in bar(loader, show=progress and len(rows) > 0, desc="features", unit=" batches",
                                  leave=False):  # fmt: skip
                 model(images.to(device))
                 yield caught.pop().flatten(1).float().cpu()
     finally:
         hook.remove()
-        model.train(was_training)
-
-
-def _stored(folder: Path, rows: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The memory maps features (rows, width) float32 and done (rows,) uint8, created if missing."""
-    paths = folder / "features.npy", folder / "done.npy"
-    if not all(path.is_file() for path in paths):
-        np.lib.format.open_memmap(paths[0], mode="w+", dtype=np.float32, shape=(rows, width)).flush()  # sparse
-        np.save(paths[1], np.zeros(rows, dtype=np.uint8))
-    return tuple(np.load(path, mmap_mode="r+") for path in paths)
-
-
-def _fingerprint(model: ChestXrayModel) -> str:
-    """A hash (16 hex digits) of all weights and buffers below the head."""
-    digest = hashlib.blake2b(digest_size=8)
-    of_head = {id(value) for value in model.head.state_dict(keep_vars=True).values()}
-    for name, value in model.state_dict(keep_vars=True).items():
-        if id(value) not in of_head:
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -9,7 +9,6 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torchvision import models as zoo
 
@@ -19,11 +18,11 @@ from cxrlib.models.architectures import (
     ARCHITECTURES,
     ChestXrayModel,
     build_model,
-    check_image_size,
     model_from_checkpoint,
     save_checkpoint,
 )
 from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
+from cxrlib.models.names import check_image_size
 
 CONFIG = {"arch": "resnet18", "split": "patient", "seed": 0, "val_subset": 0}
 FIELDS = {"parts": {"train": ["a.png"], "val": ["b.png"]}, "config": CONFIG, "epoch": 1}
@@ -271,7 +270,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(small, tmp_path):
         ({"config": CONFIG | {"val_subset": "all"}}, "unusable config val_subset"),
         ({"config": {"arch": "resnet18"}}, "unusable config split, config seed, config val_subset"),
         ({"extra": torch.zeros(3)}, "unusable extra"),
-        ({"\x1b[31mred": {1: 2}}, "unusable '.x1b.31mred'"),
+        ({"\x1b[31mred": {1: 2}}, r"unusable \\x1b\[31mred"),
     ],
 )
 def test_a_checkpoint_with_other_contents_is_refused(small, tmp_path, change, message):
@@ -312,31 +311,6 @@ def test_weights_that_are_no_finite_numbers_are_refused(small, tmp_path, weight,
     content["state_dict"]["mean"] = weight
     with pytest.raises(InputError, match=r"weights that are not finite \(mean\)"):
         load_checkpoint(write_checkpoint(tmp_path / "model.pth", content))
-
-
-def test_safetensors_hold_the_same_and_go_everywhere_a_pth_goes(small, tmp_path):
-    content = load_checkpoint(save_checkpoint(tmp_path / "model.pth", small, val_auroc=0.7, **FIELDS))
-    path = write_checkpoint(tmp_path / "model.safetensors", content)
-    again = load_checkpoint(path)
-    assert {name: value for name, value in again.items() if name != "state_dict"} == {
-        name: value for name, value in content.items() if name != "state_dict"
-    }
-    assert list(again["state_dict"]) == sorted(content["state_dict"])
-    assert all(torch.equal(again["state_dict"][name], value) for name, value in content["state_dict"].items())
-    with torch.inference_mode():
-        assert torch.equal(model_from_checkpoint(again)(images(64)), small(images(64)))
-        assert build_model(SMALL, str(path), 64).image_size == 64
-    foreign = tmp_path / "foreign.safetensors"
-    save_file({"a": torch.zeros(2)}, foreign)
-    with pytest.raises(InputError, match="lacks arch, config, epoch"):
-        load_checkpoint(foreign)
-    save_file({"a": torch.zeros(2)}, foreign, {"cxrlib": "[" * 10**5})
-    with pytest.raises(InputError, match="cannot be read as a checkpoint"):
-        load_checkpoint(foreign)
-    for cut in (0, 7, 100, 5000, path.stat().st_size - 1):
-        foreign.write_bytes(path.read_bytes()[:cut])
-        with pytest.raises(InputError, match="cannot be read as a checkpoint"):
-            load_checkpoint(foreign)
 
 
 class Bomb:

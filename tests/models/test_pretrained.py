@@ -1,5 +1,6 @@
 """Weights from other hospitals' radiographs: the same sums in our input, and none that has seen the test images."""
 
+import io
 import urllib.error
 import urllib.request
 
@@ -58,7 +59,7 @@ def test_other_names_and_other_architectures_are_refused(theirs):
 
 
 def test_without_a_network_it_says_where_the_file_would_go(tmp_path, monkeypatch):
-    def offline(url):
+    def offline(url, timeout):
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr(radiograph_weights, "CACHE", tmp_path)
@@ -66,6 +67,46 @@ def test_without_a_network_it_says_where_the_file_would_go(tmp_path, monkeypatch
     with pytest.raises(InputError, match=r"xrv-pc cannot be downloaded .*no route.*put the file at .*weights"):
         build_model("densenet121", "xrv-pc", 64)
     assert not list((tmp_path / "weights").iterdir()), "nothing half-written"
+
+
+@pytest.mark.parametrize(
+    ("received", "announced", "message"),
+    [
+        (1000, 2000, r"cannot be downloaded \(1,000 of 2,000 bytes arrived\)"),
+        (1000, 1000, "cannot be read as torchxrayvision's weights"),
+        (1000, None, "cannot be read as torchxrayvision's weights"),
+    ],
+)
+def test_a_download_that_is_not_whole_or_not_a_model_takes_no_name(tmp_path, monkeypatch, received, announced, message):
+    def answer(url, timeout):
+        assert 1 < timeout < 600
+        response = io.BytesIO(b"<" * received)
+        response.headers = {"Content-Length": str(announced)} if announced else {}
+        return response
+
+    monkeypatch.setattr(radiograph_weights, "CACHE", tmp_path)
+    monkeypatch.setattr(urllib.request, "urlopen", answer)
+    with pytest.raises(InputError, match=message) as error:
+        build_model("densenet121", "xrv-pc", 64)
+    assert ".tmp" not in str(error.value)
+    assert not list((tmp_path / "weights").iterdir())
+
+
+def test_what_was_downloaded_is_read_from_then_on(theirs, tmp_path, monkeypatch):
+    file = next((tmp_path / "weights").iterdir())
+    content = file.read_bytes()
+    file.unlink()
+
+    def answer(url, timeout):
+        response = io.BytesIO(content)
+        response.headers = {"Content-Length": str(len(content))}
+        return response
+
+    monkeypatch.setattr(urllib.request, "urlopen", answer)
+    first = build_model("densenet121", "xrv-chex", 64)
+    monkeypatch.delattr(urllib.request, "urlopen")
+    again = build_model("densenet121", "xrv-chex", 64)
+    assert torch.equal(first.backbone.features[0].weight, again.backbone.features[0].weight)
 
 
 class Bomb:

@@ -224,19 +224,22 @@ def _cache(folder: Path) -> dict[str, str]:
 
 
 def _trained(folder: Path) -> dict[str, str]:
-    """The weights bit by bit, the predictions, and the history without its seconds."""
+    """The weights bit by bit, the predictions, and the history without its seconds; not what was moved aside."""
     from cxrlib.evaluation.predictions import Predictions
     from cxrlib.models.checkpoints import load_checkpoint
 
+    def kept(pattern: str) -> list[Path]:
+        return [path for path in folder.rglob(pattern) if not path.parent.name.startswith("previous-")]
+
     found = {}
-    for path in folder.rglob("model_*.pth"):
+    for path in kept("model_*.pth"):
         checkpoint = load_checkpoint(path)
         for name, value in checkpoint["state_dict"].items():
             found[f"{path.relative_to(folder)}: {name}"] = _digest(value.numpy().tobytes())
         found[f"{path.relative_to(folder)}: epoch"] = str(checkpoint["epoch"])
-    for path in folder.rglob("predictions_*.npz"):
+    for path in kept("predictions_*.npz"):
         found[str(path.relative_to(folder))] = _digest(Predictions.load(path).scores.tobytes())
-    for path in folder.rglob("history.csv"):
+    for path in kept("history.csv"):
         with path.open(newline="") as file:
             rows = [
                 {k: v for k, v in row.items() if k not in ("seconds", "images_per_s")} for row in csv.DictReader(file)

@@ -1,15 +1,24 @@
-"""What an architecture costs: figures that can be checked by hand, each measured in a process of its own."""
+"""What an architecture costs: figures that can be checked by hand, each measured in a process of its own.
 
+Then the timed choice of precision and layout: the faster one, remembered, and never against what was asked for.
+"""
+
+import json
 import subprocess
 import sys
 import time
 
 import psutil
 import pytest
+import torch
 
+from cxrlib.core.errors import InputError
 from cxrlib.models.architectures import build_model
+from cxrlib.training import costs
 from cxrlib.training.config import TrainConfig
-from cxrlib.training.costs import COLUMNS, gflop, measure_costs
+from cxrlib.training.costs import COLUMNS, choose, gflop, images_per_second, measure_costs
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("arch", "published"), [("resnet18", 1.814), ("mobilenet_v2", 0.301)])
@@ -22,14 +31,14 @@ def test_each_is_measured_for_itself():
     size = {"image_size": 32, "batch_size": 4, "device": "cpu", "precision": "fp32", "layout": "channels_last"}
     configs = {name: TrainConfig(arch=arch, weights="none", **size)
                for name, arch in (("large", "vgg16"), ("small", "mobilenet_v2"))}  # fmt: skip
-    costs = measure_costs(configs, progress=False)
-    assert list(costs.columns) == list(COLUMNS)
-    assert list(costs.index) == ["large", "small"]
-    assert costs.loc["large", "parameters"] == pytest.approx(134.3, abs=0.1)
-    assert costs.loc["small", "parameters"] == pytest.approx(2.24, abs=0.01)
-    assert (costs["train_images_per_s"] < costs["images_per_s"]).all()
+    measured = measure_costs(configs, progress=False)
+    assert list(measured.columns) == list(COLUMNS)
+    assert list(measured.index) == ["large", "small"]
+    assert measured.loc["large", "parameters"] == pytest.approx(134.3, abs=0.1)
+    assert measured.loc["small", "parameters"] == pytest.approx(2.24, abs=0.01)
+    assert (measured["train_images_per_s"] < measured["images_per_s"]).all()
     # weights, gradients, two moments and the average of 134 million parameters
-    assert costs.loc["large", "memory"] - costs.loc["small", "memory"] > 1.5, "not the peak of who came before"
+    assert measured.loc["large", "memory"] - measured.loc["small", "memory"] > 1.5, "not the peak of who came before"
 
 
 def test_no_process_outlives_the_one_that_was_killed():
@@ -50,3 +59,99 @@ if __name__ == "__main__":
     killed.kill()
     killed.wait()
     assert psutil.wait_procs(measuring, timeout=20)[1] == []
+
+
+# ---- the choice of precision and layout ------------------------------------------------------------------------------
+@pytest.fixture
+def timed(tmp_path, monkeypatch):
+    """Speeds by "precision layout" in place of timings, and what was timed."""
+    speeds, asked = {}, []
+
+    def images(model, batch_size, precision, layout, device):
+        asked.append(f"{precision} {layout}")
+        return speeds[asked[-1]]
+
+    monkeypatch.setattr(costs, "CACHE", tmp_path)
+    monkeypatch.setattr(costs, "images_per_second", images)
+    return speeds, asked
+
+
+def config(**values):
+    return TrainConfig(arch="mobilenet_v2", weights="none", image_size=32, batch_size=4, **values)
+
+
+def test_what_does_not_fit_is_not_chosen(timed, monkeypatch):
+    speeds, _ = timed
+    fits = costs.images_per_second
+
+    def small(model, batch_size, precision, layout, device):
+        if precision not in speeds["fit"]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return fits(model, batch_size, precision, layout, device)
+
+    monkeypatch.setattr(costs, "images_per_second", small)
+    model = build_model("mobilenet_v2", "none", 32)
+    speeds |= {"bf16 channels_last": 5.0, "bf16 contiguous": 4.0, "fit": ["bf16"]}
+    assert choose(config(), model, CPU) == {"precision": "bf16", "layout": "channels_last"}
+    speeds["fit"] = []
+    with pytest.raises(InputError, match="lower batch_size or image_size"):
+        choose(config(precision="fp32"), model, CPU)
+
+
+@pytest.mark.parametrize(
+    ("best", "figures"),
+    [
+        ("fp32 channels_last", (50.0, 40.0, 54.0, 30.0)),  # bf16 rounds, and has to be worth that
+        ("bf16 channels_last", (50.0, 40.0, 56.0, 30.0)),
+        ("fp32 contiguous", (50.0, 70.0, 60.0, 65.0)),
+        ("bf16 contiguous", (50.0, 40.0, 56.0, 90.0)),
+    ],
+)
+def test_the_fastest_is_chosen_said_and_remembered(timed, capsys, tmp_path, best, figures):
+    speeds, asked = timed
+    names = ("fp32 channels_last", "fp32 contiguous", "bf16 channels_last", "bf16 contiguous")
+    speeds |= dict(zip(names, figures, strict=True))
+    chosen = choose(config(), build_model("mobilenet_v2", "none", 32), CPU)
+    assert " ".join(chosen.values()) == best
+    assert sorted(asked) == sorted(speeds)
+    said = capsys.readouterr().out
+    assert said.startswith(f"speed   {best} (images/s: ")
+    assert all(f"{name} {value:.0f}" in said for name, value in speeds.items())
+
+    speeds.clear()  # timings waver; the next run must not
+    assert choose(config(), build_model("mobilenet_v2", "none", 32), CPU, show=False) == chosen
+    assert len(asked) == 4
+    assert capsys.readouterr().out == ""
+    with pytest.raises(KeyError):  # another batch size is another question
+        choose(
+            TrainConfig(arch="mobilenet_v2", image_size=32, batch_size=5), build_model("mobilenet_v2", "none", 32), CPU
+        )
+
+
+def test_what_was_asked_for_is_not_timed(timed):
+    speeds, asked = timed
+    model = build_model("mobilenet_v2", "none", 32)
+    chosen = choose(config(precision="bf16", layout="contiguous"), model, CPU)
+    assert chosen == {"precision": "bf16", "layout": "contiguous"}
+    assert asked == []
+    speeds |= {"fp32 channels_last": 1.0, "fp32 contiguous": 2.0}
+    assert choose(config(precision="fp32"), model, CPU)["layout"] == "contiguous"
+
+
+@pytest.mark.parametrize("content", ["", '{"a": {"fp32 conti', "\x00" * 9])
+def test_a_file_in_pieces_is_timed_anew(timed, tmp_path, content):
+    speeds, asked = timed
+    speeds |= {"fp32 channels_last": 1.0, "fp32 contiguous": 2.0}
+    (tmp_path / "speed.json").write_text(content)
+    assert choose(config(precision="fp32"), build_model("mobilenet_v2", "none", 32), CPU)["layout"] == "contiguous"
+    assert len(asked) == 2
+    assert len(json.loads((tmp_path / "speed.json").read_text())) == 1
+
+
+def test_the_timed_steps_are_real_and_change_no_weight():
+    model = build_model("mobilenet_v2", "none", 32)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    for precision in ("fp32", "bf16"):
+        for layout in ("channels_last", "contiguous"):
+            assert 0 < images_per_second(model, 4, precision, layout, CPU) < 1e6
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())

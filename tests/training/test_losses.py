@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 
 from cxrlib.core.errors import InputError
 from cxrlib.training.config import LOSSES
-from cxrlib.training.losses import AsymmetricLoss, FocalLoss, make_loss, pos_weight
+from cxrlib.training.losses import asymmetric, focal, make_loss, pos_weight
 
 RNG = np.random.default_rng(0)
 LOGITS = torch.tensor(RNG.normal(0, 3, (9, 14)), dtype=torch.float32)
@@ -51,7 +51,7 @@ def test_losses_are_linear_in_the_labels_which_mixup_mixes(name):
 
 
 def test_focal_without_focus_is_half_the_bce():
-    assert FocalLoss(gamma=0, alpha=0.5)(LOGITS, LABELS) == pytest.approx(make_loss("bce")(LOGITS, LABELS) / 2)
+    assert focal(LOGITS, LABELS, gamma=0, alpha=0.5) == pytest.approx(make_loss("bce")(LOGITS, LABELS) / 2)
 
 
 def test_asymmetric():
@@ -63,8 +63,8 @@ def test_asymmetric():
 
 
 def test_asymmetric_without_asymmetry_is_the_bce():
-    plain = AsymmetricLoss(gamma_positive=0, gamma_negative=0, margin=0)
-    assert plain(LOGITS, LABELS).item() == pytest.approx(make_loss("bce")(LOGITS, LABELS).item(), rel=1e-4)
+    plain = asymmetric(LOGITS, LABELS, gamma=(0, 0), margin=0)
+    assert plain.item() == pytest.approx(make_loss("bce")(LOGITS, LABELS).item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", LOSSES)
