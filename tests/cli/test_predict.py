@@ -173,6 +173,9 @@ def test_an_inverted_picture_is_said_and_not_changed(tmp_path):
     case = next(Predictor([checkpoint(tmp_path / "m.pth", size=64)], "cpu").predict([tmp_path / "a.png"]))
     assert "as in an inverted radiograph" in case.warnings[0]
     np.testing.assert_array_equal(case.images[0], 255 - grey)
+    dicom(tmp_path / "hip", BodyPartExamined="HIP", PhotometricInterpretation="MONOCHROME1")
+    hip = next(Predictor([tmp_path / "m.pth"], "cpu").predict([tmp_path / "hip"]))
+    assert hip.warnings == ("the header names another part of the body than the chest",)
 
 
 def test_reading_is_never_far_ahead(monkeypatch):
