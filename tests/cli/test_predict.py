@@ -165,6 +165,9 @@ def test_globs_missing_files_and_nothing_at_all(films, tmp_path, capsys):
         assert predict(nothing, "--weights", weights, *out) == 2
         assert "no image found" in capsys.readouterr().err
     assert predict(films, "--weights", tmp_path / "none.pth", *out) == 2
+    assert predict(films, "--weights", weights, "--out", films / "a.png" / "out") == 2
+    assert "a.png" in (said := capsys.readouterr()).err
+    assert not said.out
 
 
 def test_an_inverted_picture_is_said_and_not_changed(tmp_path):
