@@ -165,6 +165,9 @@ def test_globs_missing_files_and_nothing_at_all(films, tmp_path, capsys):
         assert predict(nothing, "--weights", weights, *out) == 2
         assert "no image found" in capsys.readouterr().err
     assert predict(films, "--weights", tmp_path / "none.pth", *out) == 2
+    assert predict(films, "--weights", weights, "--out", films / "a.png" / "out") == 2
+    assert "a.png" in (said := capsys.readouterr()).err
+    assert not said.out
 
 
 def test_an_inverted_picture_is_said_and_not_changed(tmp_path):
@@ -173,6 +176,9 @@ def test_an_inverted_picture_is_said_and_not_changed(tmp_path):
     case = next(Predictor([checkpoint(tmp_path / "m.pth", size=64)], "cpu").predict([tmp_path / "a.png"]))
     assert "as in an inverted radiograph" in case.warnings[0]
     np.testing.assert_array_equal(case.images[0], 255 - grey)
+    dicom(tmp_path / "hip", BodyPartExamined="HIP", PhotometricInterpretation="MONOCHROME1")
+    hip = next(Predictor([tmp_path / "m.pth"], "cpu").predict([tmp_path / "hip"]))
+    assert hip.warnings == ("the header names another part of the body than the chest",)
 
 
 def test_reading_is_never_far_ahead(monkeypatch):

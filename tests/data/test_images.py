@@ -177,6 +177,22 @@ def test_what_cannot_be_displayed_is_refused_in_a_sentence(tmp_path, make, reaso
     assert SECRET not in str(error.value)
 
 
+def test_a_compressed_picture_that_states_another_size_is_not_unpacked(tmp_path, monkeypatch):
+    unpacked = []
+    monkeypatch.setattr("pydicom.pixels.pixel_array", lambda data: unpacked.append(data))
+    for content in (jpeg(40000, 40000), b"\xff\x4f\xff\x51" + bytes(4) + struct.pack(">II", 40000, 40000)):
+        with pytest.raises(BadImage, match="damaged or of a kind"):
+            read_image(compressed(tmp_path / "a.dcm", content), 32)
+    assert not unpacked
+
+
+def test_padding_does_not_count_where_there_is_no_window(tmp_path):
+    values = np.round(chest() * 1000 + 1000).astype(np.int16)
+    values[:, :6] = -2000
+    found = grey(tmp_path / "a.dcm", values=values, PixelPaddingValue=-2000)
+    assert np.abs(found[:, 6:] - EXPECTED[:, 6:]).max() <= 2
+
+
 def test_without_pydicom_the_sentence_says_what_to_install(tmp_path, monkeypatch):
     dicom(tmp_path / "a.dcm")
     monkeypatch.setitem(__import__("sys").modules, "pydicom", None)

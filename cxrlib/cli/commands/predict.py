@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrlib.cli.commands.opening import check_writable
 from cxrlib.cli.options import PredictOptions
 from cxrlib.core.errors import InputError, printable, some
 from cxrlib.core.paths import written_whole
@@ -23,10 +22,10 @@ _COLUMNS = ("image", "finding", "score", "probability", "low", "high", "threshol
 
 def run(options: PredictOptions) -> int:
     """Predict every image, one line each; exit code 1 where one could not be read."""
-    check_writable(options.out)
     files, out = _files(options.images), Path(options.out)
     predictor = Predictor(options.weights, options.device)
     failed: list[str] = []
+    # both files take their names in the end, and a folder that cannot be written is an error before the first image
     with written_whole(out / "predictions.csv") as beside, beside.open("w", newline="", encoding="utf-8") as table:
         cases = _reported(predictor, files, options, csv.writer(table), failed)
         if options.no_page:
