@@ -5,7 +5,6 @@ keyed by its source (names, sizes and times of the files) and the image size, fi
 after any interruption, and safe for two processes at once: one works, the other waits.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable
@@ -20,8 +19,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import CACHE, one_process, write_json, write_rows
 from cxrlib.core.progress import bar
+from cxrlib.data.sources import content_digest, stamps
 
-_FORMAT = 1  # part of the key: increase it when `read_image` returns something else
+_FORMAT = 1  # in cache.json: increase it when `read_image` returns something else
 ON_BAD_IMAGE = ("error", "skip")
 _DONE, _BAD = 1, 2  # in done.npy; 0: not decoded yet
 _BATCH = 512  # images per update of done.npy
@@ -135,14 +135,13 @@ def build_cache(
         raise InputError(f"the cache cannot be built: {what if images else 'there is no image'}")
     if on_bad_image not in ON_BAD_IMAGE:
         raise InputError(f"on_bad_image is {on_bad_image!r}; expected {' or '.join(ON_BAD_IMAGE)}")
-    fingerprint, stamps = _identify(images)
-    folder = Path(cache_dir) / f"{fingerprint}-{image_size}"
-    cache = ImageCache(folder) if (folder / "cache.json").is_file() else None
+    folder = Path(cache_dir) / f"{content_digest((), images.values())}-{image_size}"
+    cache = ImageCache(folder) if _is_laid_out(folder) else None
     if cache is None or len(cache._missing(names)):  # a full cache may be read-only
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with one_process(folder / "lock", f"filling {folder}"):
-                cache = _fill_up(folder, images, names, stamps, image_size, workers, progress)
+                cache = _fill_up(folder, images, names, image_size, workers, progress)
         except OSError as error:
             raise InputError(f"the cache cannot be written to {folder} ({error.strerror or error}); what is done is "
                              "kept: make room, or choose another cache_dir") from None  # fmt: skip
@@ -157,15 +156,15 @@ def build_cache(
     return cache
 
 
-def _fill_up(folder, images, names, stamps, image_size, workers, progress) -> ImageCache:
+def _fill_up(folder, images, names, image_size, workers, progress) -> ImageCache:
     """Decode what is missing of `names` into the cache in `folder`. One process at a time."""
-    if not (folder / "cache.json").is_file():
-        _lay_out(folder, sorted(images), stamps, image_size)
+    if not _is_laid_out(folder):
+        _lay_out(folder, images, image_size)
     cache = ImageCache(folder)
     missing = cache._missing(names)
     if len(missing):
         _check_space(folder, len(missing) * cache.images[0].nbytes)
-        missing = _take_over(cache, missing, stamps)
+        missing = _take_over(cache, missing)
         bad = _fill(cache, [(int(row), images[cache.names[row]]) for row in missing], workers, progress)
         if bad:
             write_json(folder / "bad.json", cache.bad | bad)
@@ -182,20 +181,18 @@ def _check_space(folder: Path, needed: int) -> None:
         )
 
 
-def _take_over(cache: ImageCache, rows: np.ndarray, stamps: np.ndarray) -> np.ndarray:
+def _take_over(cache: ImageCache, rows: np.ndarray) -> np.ndarray:
     """Copy rows that another cache of this size has of the same files, and return those still missing.
 
     One image replaced, or one more archive unpacked, makes another source, most of which was decoded before.
     """
-    for path in sorted(cache.folder.parent.glob(f"*-{cache.image_size}/cache.json")):
-        folder = path.parent
-        if folder == cache.folder or not (folder / "stamps.npy").is_file():
-            continue
-        if json.loads(path.read_text())["format"] != _FORMAT:
+    mine_stamps = np.load(cache.folder / "stamps.npy")
+    for folder in sorted(cache.folder.parent.glob(f"*-{cache.image_size}")):
+        if folder == cache.folder or not _is_laid_out(folder):
             continue
         other, other_stamps = ImageCache(folder), np.load(folder / "stamps.npy")
         theirs = other._index.get_indexer([cache.names[row] for row in rows])
-        same = (theirs >= 0) & (other_stamps[theirs] == stamps[rows]).all(axis=1) & (other._done[theirs] == _DONE)
+        same = (theirs >= 0) & (other_stamps[theirs] == mine_stamps[rows]).all(axis=1) & (other._done[theirs] == _DONE)
         mine, theirs = rows[same], theirs[same]
         for start in range(0, len(mine), _BATCH):
             part = slice(start, start + _BATCH)
@@ -243,28 +240,19 @@ def _mark(cache: ImageCache, rows: list[int] | np.ndarray, value: int) -> None:
     done.flush()
 
 
-def _lay_out(folder: Path, names: list[str], stamps: np.ndarray, image_size: int) -> None:
+def _is_laid_out(folder: Path) -> bool:
+    """Whether a folder is a cache whose images are as `read_image` returns them today."""
+    path = folder / "cache.json"
+    return path.is_file() and json.loads(path.read_text())["format"] == _FORMAT
+
+
+def _lay_out(folder: Path, images: dict[str, Path], image_size: int) -> None:
     """Create the empty files of a cache; cache.json, the last one, marks the others as complete."""
+    (folder / "bad.json").unlink(missing_ok=True)  # of another format
+    names, sizes, times = zip(*stamps(images.values()), strict=True)
     shape = (len(names), image_size, image_size)
     np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape).flush()  # sparse
-    np.save(folder / "stamps.npy", stamps)
+    np.save(folder / "stamps.npy", np.array([sizes, times], dtype=np.int64).T)
     np.save(folder / "done.npy", np.zeros(len(names), dtype=np.uint8))
     (folder / "names.txt").write_text("\n".join(names), encoding="utf-8")
     write_json(folder / "cache.json", {"format": _FORMAT, "image_size": image_size, "images": len(names)})
-
-
-def _identify(images: dict[str, Path]) -> tuple[str, np.ndarray]:
-    """The fingerprint of a source, and size and modification time (ns) of each file, in the order of sorted names.
-
-    The fingerprint is 16 hex digits of all names, sizes and times, which are returned as (n, 2) int64.
-    """
-    digest = hashlib.blake2b(str(_FORMAT).encode(), digest_size=8)
-    stamps = []
-    for name in sorted(images):
-        try:
-            stat = images[name].stat()
-        except FileNotFoundError:
-            raise InputError(f"{images[name]} does not exist; expected a radiograph") from None
-        stamps.append((stat.st_size, stat.st_mtime_ns))
-        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest(), np.array(stamps, dtype=np.int64)

@@ -1,8 +1,9 @@
 """Where the radiographs are: all published layouts under one root, and the download through kagglehub."""
 
+import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -107,6 +108,31 @@ def describe_layout(images: dict[str, Path], img_root: str | Path) -> dict[str, 
     """The number of images in each folder below `img_root`: {"images_001/images": 211, ...}."""
     folders = Counter(path.parent for path in images.values())
     return {os.path.relpath(folder, img_root): count for folder, count in sorted(folders.items())}
+
+
+def content_digest(files: Iterable[Path], listed: Iterable[Path] = ()) -> str:
+    """What a data set's files are, in 16 hex digits that do not depend on the folders that the files lie in.
+
+    files: read and known by their content, in the order given: tables, lists, checkpoints. listed: known by name, size
+    and modification time (ns), in any order: the images. Raises InputError for a file that does not exist.
+    """
+    digest = hashlib.blake2b(b"1", digest_size=8)
+    try:
+        for path in files:
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        for name, size, changed in stamps(listed):
+            digest.update(f"{name}\0{size}\0{changed}\n".encode())
+    except OSError as error:
+        what = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise InputError(f"{error.filename} {what}; expected a file of the data set") from None
+    return digest.hexdigest()
+
+
+def stamps(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Name, size and modification time (ns) of each file, sorted by name."""
+    found = ((os.path.basename(path), os.stat(path)) for path in paths)
+    return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
 
 
 def newest_version(folder: str | Path) -> Path:

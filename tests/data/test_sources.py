@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.metadata import find_csv
-from cxrlib.data.sources import describe_layout, download, find_images, keep_found, newest_version
+from cxrlib.data.sources import content_digest, describe_layout, download, find_images, keep_found, newest_version
 
 LAYOUTS = {
     "nih": [f"images_{number:03d}/images" for number in range(1, 13)],
@@ -189,3 +189,46 @@ def test_the_real_folders(real):
     assert len(images) == 3_068
     assert len(describe_layout(images, real / "nih-mini")) == 12
     assert len(find_images(real / "nih-native")) == 49
+
+
+class TestContentDigest:
+    """What was computed from files is known by what they are, not by where they lie."""
+
+    def test_the_same_content_elsewhere_is_the_same(self, tmp_path):
+        for folder in ("here", "there"):
+            put(tmp_path, folder, "a.csv", b"one")
+            image = put(tmp_path, f"{folder}/images", "1.png")
+            os.utime(image, ns=(5, 5))
+        one, other = (
+            content_digest([tmp_path / folder / "a.csv"], [tmp_path / folder / "images/1.png"])
+            for folder in ("here", "there")
+        )
+        assert one == other
+        assert len(one) == 16
+
+    def test_content_order_name_size_and_time_each_count(self, tmp_path):
+        first, second = put(tmp_path, ".", "a.csv", b"one"), put(tmp_path, ".", "b.csv", b"two")
+        images = [put(tmp_path, ".", f"{number}.png") for number in range(3)]
+        digests = [content_digest([first, second], images), content_digest([second, first], images)]
+        digests += [content_digest([first], images), content_digest([first, second], images[:2])]
+        assert content_digest([first, second], images[::-1]) == digests[0]  # images are a set
+        os.utime(images[0], ns=(7, 7))
+        digests.append(content_digest([first, second], images))
+        images[0].write_bytes(b"longer")
+        os.utime(images[0], ns=(7, 7))
+        digests.append(content_digest([first, second], images))
+        images[0] = images[0].rename(tmp_path / "other.png")
+        digests.append(content_digest([first, second], images))
+        first.write_bytes(b"One")  # of the same size
+        digests.append(content_digest([first, second], images))
+        assert len(set(digests)) == len(digests)
+
+    def test_the_cut_between_two_files_counts(self, tmp_path):
+        parts = [b"ab", b"c", b"a", b"bc"]
+        paths = [put(tmp_path, ".", str(number), part) for number, part in enumerate(parts)]
+        assert content_digest(paths[:2]) != content_digest(paths[2:]) != content_digest([])
+
+    @pytest.mark.parametrize("role", ["files", "listed"])
+    def test_a_missing_file_is_an_error(self, tmp_path, role):
+        with pytest.raises(InputError, match=r"gone\.csv does not exist"):
+            content_digest(**{"files": [], role: [tmp_path / "gone.csv"]})
