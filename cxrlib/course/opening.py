@@ -1,16 +1,22 @@
 """Opening a data set: its table, its images and its boxes; the project's own phantoms are drawn when needed."""
 
-import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
 from cxrlib.core.paths import PHANTOM, from_root
-from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import find_csv, read_boxes, read_entries
-from cxrlib.data.sources import find_images, keep_found
+from cxrlib.data.sources import content_digest, find_images, keep_found
+from cxrlib.evaluation.agreement import EXPERT_FILES
 from cxrlib.phantom.generate import make_phantoms
+
+BESIDE = {
+    "boxes": ("BBox_List_2017.csv",),
+    "official lists": ("train_val_list.txt", "test_list.txt"),
+    "expert labels": EXPERT_FILES,
+}
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,17 @@ class Data:
                 return boxes[boxes["image"].isin(self.entries["image"])].reset_index(drop=True)
         return None
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Sixteen digits that change with the images, their patients and their labels, and with nothing else."""
-        rows = self.entries.sort_values("image")[["image", "patient", *FINDINGS]]
-        return hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()[:16]
+        """Sixteen digits that change with the content of the CSV (and phantom.json), and with the images."""
+        manifest = self.img_root / "phantom.json"
+        return content_digest([self.csv_path, *([manifest] if manifest.is_file() else [])], self.images.values())
+
+    @cached_property
+    def beside(self) -> dict[str, str]:
+        """The content of what may lie beside the radiographs, as {kind: sixteen digits}."""
+        paths = {kind: [folder / name for folder in self.folders for name in BESIDE[kind]] for kind in BESIDE}
+        return {kind: content_digest(path for path in each if path.is_file()) for kind, each in paths.items()}
 
 
 def open_data(csv_path: str | Path = "", img_root: str | Path = PHANTOM) -> Data:

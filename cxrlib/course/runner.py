@@ -26,10 +26,14 @@ from cxrlib.course.report.index import write_index
 from cxrlib.course.runs import RunFolder
 from cxrlib.data.findings import FINDINGS
 from cxrlib.models.architectures import build_model
+from cxrlib.models.checkpoints import SUFFIXES
 from cxrlib.training.device import pick_device
 
 # for the kernels: no bars in executed copies, no warning about frozen modules, and the kernel of this environment
 _QUIET = {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
+
+_WEIGHTS = ("weights", "compare_weights", "archs")
+_PATHS = ("run_dir", "img_root", "csv_path", *_WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,20 @@ def plan_runs(
         values["run_dir"] = f"{values.get('run_dir') or RUNS / Path(profile).stem}{suffix}"
         if data is not None:
             values["img_root"] = str(data)
-        check_parameters(values)
-        for name in {"run_dir", "img_root", "csv_path"} & set(values):  # the notebooks run in another folder than this
-            values[name] = str(Path(values[name]).expanduser().resolve()) if values[name] else ""
-        plans.append(Plan(str(profile), values["run_dir"], check_parameters(values)))
+        given = check_parameters(values)
+        for own in given.values():  # the notebooks run in another folder than this
+            own |= {name: _absolute(name, value) for name, value in own.items() if name in _PATHS and value}
+        plans.append(Plan(str(profile), given["01_eda"]["run_dir"], given))
     return plans
+
+
+def _absolute(name: str, value: str | list) -> str | list:
+    """A path, or the path in weights or resnet18:weights, from the working directory of this process."""
+    if isinstance(value, list):
+        return [_absolute(name, each) for each in value]
+    before, colon, path = value.rpartition(":") if name == "archs" else ("", "", value)
+    is_path = name not in _WEIGHTS or path.endswith(SUFFIXES)
+    return before + colon + str(Path(path).expanduser().resolve()) if is_path else value
 
 
 def describe(plan: Plan) -> str:
@@ -127,12 +140,13 @@ def _run(plan: Plan, data: Data, force: bool) -> None:
             "fingerprint": data.fingerprint,
         }
         before = run.read()
-        bases = {name: stages.basis(name, each, data.fingerprint) for name, each in plan.parameters.items()}
+        bases = {name: stages.basis(name, each, data) for name, each in plan.parameters.items()}
         again = dict.fromkeys(COURSE, "")
         if before.get("data") == about and not force:
             again = stages.reasons_to_rerun(run, bases)
         if again:
-            run.start(set(COURSE) - set(again), profile=plan.profile, parameters=plan.every, data=about)
+            started = {"profile": plan.profile, "parameters": plan.every, "data": about, "beside": data.beside}
+            run.start(set(COURSE) - set(again), **started)
         for name in again:
             stages.forget(run, name)
         usual = {name: stage.get("seconds") for name, stage in before.get("stages", {}).items()}
