@@ -3,12 +3,14 @@
 import json
 import re
 import shutil
+import threading
 import time
 from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -303,6 +305,18 @@ def test_a_browser_that_fails_is_reported(run, monkeypatch):
 
 
 # ---- the index -------------------------------------------------------------------------------------------------------
+def test_two_runs_that_end_together_write_the_index_one_after_the_other(run):
+    folder = run.path.parent
+    with FileLock(folder / ".index.lock"):
+        other = threading.Thread(target=write_index, args=[folder])
+        other.start()
+        other.join(0.3)
+        assert not (folder / "index.html").exists()
+        shutil.copytree(run.path, folder / "two")
+    other.join(10)
+    assert "two/report.html" in Page((folder / "index.html").read_text()).urls
+
+
 def test_the_index_lists_every_run_even_one_that_cannot_be_read(run):
     broken = run.path.with_name("broken")
     broken.mkdir()
