@@ -6,6 +6,7 @@ Bad input ends with one sentence and exit code 2, a failed notebook with exit co
 import argparse
 import importlib
 import io
+import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
@@ -18,34 +19,50 @@ from cxrlib.core.paths import NO_PLACE
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns 0, 1 (a notebook failed, the doctor found something), 2 (bad input) or 130."""
-    given = build_parser().parse_args(arguments)
+    """Run one command; returns 0, 1 (a notebook failed, the doctor found something), 2 (bad input) or 130.
+
+    Where the reader of its output has ended, as `head` does, it ends quietly with 141, as other tools do.
+    """
+    try:
+        try:
+            return _run(build_parser().parse_args(arguments))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        try:
+            print(flush=True)  # fails again where it is the output that nobody reads
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its exit
+            return 141
+        raise
+
+
+def _run(given: argparse.Namespace) -> int:
     if given.name in ("train", "eval"):  # these can share their work among processes
         processes.start_missing()
     try:
         with nullcontext() if processes.is_first() else redirect_stdout(io.StringIO()):
-            code = _command(given.where)(_checked(given) if given.options else given)
+            return _command(given.where)(_checked(given) if given.options else given) or 0
     except InputError as error:
-        print(f"cxr {given.name}: {error}", file=sys.stderr)
-        return 2
+        code, message = 2, error
     except OSError as error:  # of writers that are not ours: papermill, matplotlib
         if error.errno not in NO_PLACE:
             raise
-        print(f"cxr {given.name}: {error}; make room, or choose another folder", file=sys.stderr)
-        return 2
+        code, message = 2, f"{error}; make room, or choose another folder"
     except RuntimeError as error:
         if "DataLoader worker" in str(error):
-            print(f"cxr {given.name}: a process that read ahead was ended from outside, often for want of memory; "
-                  "use fewer num_workers", file=sys.stderr)  # fmt: skip
-            return 2
-        if given.name not in ("run", "report"):
+            code = 2
+            message = (
+                "a process that read ahead was ended from outside, often for want of memory; use fewer num_workers"
+            )
+        elif given.name in ("run", "report"):
+            code, message = 1, error
+        else:
             raise
-        print(f"cxr {given.name}: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
-        print(f"\ncxr {given.name}: interrupted", file=sys.stderr)
-        return 130
-    return code or 0
+        code, message = 130, "interrupted"
+    print(f"cxr {given.name}: {message}", file=sys.stderr)
+    return code
 
 
 def _command(where: str) -> Callable:
