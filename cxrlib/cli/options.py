@@ -61,6 +61,9 @@ class EvalOptions(HeldOutOptions):
         description="f1, f2, youden, sensitivity>=0.9, specificity>=0.9 or cost=10 (false alarms that a miss is worth)",
     )
     thresholds: str = Field("", description="thresholds.json to use instead of tuning, as notebook 05 saves it")
+    update_checkpoint: bool = Field(
+        False, description="also put thresholds and calibration into the checkpoint, which is else left alone"
+    )
     audit: bool = Field(False, description="also audit.csv (gaps by sex, age, view) and experts.csv (expert labels)")
 
 
@@ -70,6 +73,10 @@ class GradcamOptions(HeldOutOptions):
     method: str = Field("gradcam", description="gradcam, gradcam++, layercam (finer), or activation as a control")
     boxes: bool = Field(False, description="score the maps against the boxes, with controls")
     samples: int = Field(8, ge=1, description="number of overlays")
+    thresholds: str = Field(
+        "", description="thresholds.json, with calibration.json beside it, as eval writes them; default: those in the "
+        "checkpoint"
+    )  # fmt: skip
 
 
 class PreprocessOptions(_Cached):
