@@ -76,7 +76,7 @@ def reasons_to_rerun(run: RunFolder, every: dict[str, dict]) -> dict[str, str]:
     """
     again = {}
     for name in COURSE:
-        why = _difference(run, name, every[name] | _results(run, name))
+        why = _difference(run, name, every[name] | _results(run, name, _files(run, name)))
         remade = [earlier for earlier in reads_from(name) if again.get(earlier, _DOCTOR) != _DOCTOR]
         if why or remade:
             again[name] = why or f"reads what {remade[0]} makes"
@@ -85,7 +85,7 @@ def reasons_to_rerun(run: RunFolder, every: dict[str, dict]) -> dict[str, str]:
 
 def remember(run: RunFolder, name: str, basis: dict, files: list[str]) -> None:
     """Write that a notebook has finished, with what, and which files of the run folder it wrote."""
-    write_json(_record(run, name), basis | _results(run, name) | {"files": files})
+    write_json(_record(run, name), basis | _results(run, name, files) | {"files": files})
 
 
 def forget(run: RunFolder, name: str) -> None:
@@ -125,10 +125,14 @@ def _difference(run: RunFolder, name: str, basis: dict) -> str:
     return f"{gone[0]} is gone" if gone else ""
 
 
-def _results(run: RunFolder, name: str) -> dict[str, dict[str, str]]:
-    """The part of a basis that is in the run folder: the content of what the notebooks that this one reads wrote."""
-    files = {file: run.path / file for earlier in reads_from(name) for file in _files(run, earlier)}
-    return {"results": {file: content_digest([path]) for file, path in files.items() if path.is_file()}}
+def _results(run: RunFolder, name: str, own: list[str]) -> dict[str, dict[str, str]]:
+    """The part of a basis that is in the run folder: the content of what the notebooks that this one reads wrote.
+
+    own: what it writes itself, such as the thresholds that notebook 05 puts into a checkpoint.
+    """
+    files = {file for earlier in reads_from(name) for file in _files(run, earlier)} - set(own)
+    there = [file for file in sorted(files) if (run.path / file).is_file()]
+    return {"results": {file: content_digest([run.path / file]) for file in there}}
 
 
 def _files(run: RunFolder, name: str) -> list[str]:

@@ -167,11 +167,19 @@ def test_a_table_beside_the_images_runs_what_reads_it_again(run, folder, tiny_ni
     assert set(folder.read()["beside"]) == {"boxes", "official lists", "expert labels"}
 
 
-def test_thresholds_saved_by_hand_run_what_reads_them_again(run, folder, capsys):
+def test_thresholds_saved_by_hand_run_what_reads_them_again(run, pretend, folder, monkeypatch, capsys):
+    def execute(source, target, **options):
+        pretend(source, target, **options)
+        if source.stem == "05_thresholds":  # as the real one does
+            folder.checkpoint("resnet18").write_text("with thresholds")
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute)
     run()
-    (folder.path / "05_thresholds.csv").write_text("by hand")
+    assert run() == []
+    (folder.path / "05_thresholds.csv").write_text("by hand")  # the explorer saves both
+    folder.checkpoint("resnet18").write_text("with thresholds by hand")
     assert run() == ["06_gradcam"]
-    assert "06_gradcam runs again: 05_thresholds.csv changed since" in capsys.readouterr().out
+    assert "06_gradcam runs again: 05_thresholds.csv, resnet18/model_best.pth changed since" in capsys.readouterr().out
     assert run() == []
     assert (folder.path / "05_thresholds.csv").read_text() == "by hand"
 
