@@ -60,6 +60,7 @@ def _run(given: argparse.Namespace) -> int:
         else:
             raise
     except KeyboardInterrupt:
+        print(file=sys.stderr)  # after ^C
         code, message = 130, "interrupted"
     print(f"cxr {given.name}: {message}", file=sys.stderr)
     return code

@@ -4,7 +4,6 @@ No list of names stands here: the notebooks and `TrainConfig` are asked.
 """
 
 import ast
-import functools
 import itertools
 import json
 import re
@@ -32,13 +31,7 @@ COURSE = (
 
 def code_cells(name: str) -> list[tuple[str, list[str]]]:
     """(source, tags) of each code cell of a notebook."""
-    path = NOTEBOOKS / f"{name}.ipynb"
-    return _code_cells(path, path.stat().st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=64)
-def _code_cells(path: Path, stamp: int) -> list[tuple[str, list[str]]]:
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    cells = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     return [
         ("".join(cell["source"]), cell["metadata"].get("tags", [])) for cell in cells if cell["cell_type"] == "code"
     ]
@@ -58,23 +51,21 @@ def notebook_parameters(name: str) -> dict:
 
 def read_profile(profile: str | Path) -> dict:
     """The parameters of a profile: a name from notebooks/profiles, or the path of a YAML file."""
-    path = PROFILES / f"{profile}.yaml" if (PROFILES / f"{profile}.yaml").is_file() else Path(profile)
-    known = sorted(path.stem for path in PROFILES.glob("*.yaml"))
+    ours = {path.stem: path for path in sorted(PROFILES.glob("*.yaml"))}
+    path = ours.get(str(profile), Path(profile))
     if not path.is_file():
         raise InputError(
-            f"no profile {str(profile)!r}; expected {', '.join(known)} or a YAML file{nearest(profile, known)}"
+            f"no profile {str(profile)!r}; expected {', '.join(ours)} or a YAML file{nearest(profile, ours)}"
         )
     try:
         text = path.read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise InputError(f"{path} holds an alias (*name), with which a line may unfold to any size; write it out")
-        values = yaml.safe_load(text)
+        has_alias = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text))
+        values = None if has_alias else yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{path} is not a YAML file ({' '.join(str(error).split())[:120]}); expected name: value"
-        ) from None
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path} is not a YAML file ({reason}); expected name: value") from None
+    if has_alias:
+        raise InputError(f"{path} holds an alias (*name), with which a line may unfold to any size; write it out")
     if values is not None and not isinstance(values, dict):
         raise InputError(f"{path} holds no parameters; expected lines of name: value")
     return values or {}
@@ -103,7 +94,8 @@ def check_parameters(values: dict) -> dict[str, dict]:
         parse_budget(every["compare_budget"])
     except InputError as error:
         raise InputError(f"in the comparison (archs, compare_...): {error}") from None
-    _check_thresholds(every)
+    grid_values(tuple(every[f"threshold_{end}"] for end in ("min", "max", "step")))
+    parse_objective(every["objective"])
     return {
         name: {parameter: value for parameter, value in values.items() if parameter in parameters}
         for name, parameters in defaults.items()
@@ -149,12 +141,6 @@ def each_run(pairs: list[tuple[str, str]]) -> dict[str, dict]:
 def _in_a_name(value) -> str:
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     return re.sub(r"[^\w.,+-]+", "_", text).strip("_") or "none"
-
-
-def _check_thresholds(values: dict) -> None:
-    """InputError for a grid or an objective that notebook 5 would refuse."""
-    grid_values(tuple(values[f"threshold_{end}"] for end in ("min", "max", "step")))
-    parse_objective(values["objective"])
 
 
 def _typed(name: str, value, known: dict):

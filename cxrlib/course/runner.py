@@ -2,8 +2,11 @@
 
 import logging
 import os
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import nbformat
 import pandas as pd
@@ -11,7 +14,6 @@ import pandas as pd
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import NOTEBOOKS, RUNS
 from cxrlib.course import stages
-from cxrlib.course.live import LiveLine
 from cxrlib.course.opening import Data, open_data
 from cxrlib.course.parameters import (
     COURSE,
@@ -149,7 +151,6 @@ def _run(plan: Plan, data: Data, force: bool) -> None:
             run.start(set(COURSE) - set(again), **started)
         for name in again:
             stages.forget(run, name)
-        usual = {name: stage.get("seconds") for name, stage in before.get("stages", {}).items()}
         try:
             for name in COURSE:
                 title = f"[{COURSE.index(name) + 1}/{len(COURSE)}] {name}"
@@ -158,22 +159,25 @@ def _run(plan: Plan, data: Data, force: bool) -> None:
                     continue
                 if "seconds" in before.get("stages", {}).get(name, {}) and again[name]:
                     print(f"{title} runs again: {again[name]}")
-                _one(run, name, title, plan.given[name], bases[name], usual.get(name))
+                _one(run, name, title, plan.given[name], bases[name])
         finally:
             write_index(run.path.parent)
     print(_outcome(run))
 
 
-def _one(run: RunFolder, name: str, title: str, given: dict, basis: dict, usual: float | None) -> None:
+def _one(run: RunFolder, name: str, title: str, given: dict, basis: dict) -> None:
     """One notebook: run it, and record how long it took and which files it wrote."""
-    earlier = stages.stamps(run)
+    earlier, began = stages.stamps(run), time.time()
+    print(title, end=" ", flush=True)
     try:
-        with LiveLine(title, run.path, usual) as line:
-            _execute(name, given, run)
+        _execute(name, given, run)
     except (InputError, RuntimeError) as error:
+        print("failed")
         run.record(name, error=str(error))
         raise
-    run.record(name, seconds=round(line.seconds, 1))
+    seconds = time.time() - began
+    print(f"\r{title} {seconds:.0f} s" if sys.stdout.isatty() else f"{seconds:.0f} s")
+    run.record(name, seconds=round(seconds, 1))
     now = stages.stamps(run)
     stages.remember(run, name, basis, sorted(file for file in now if now[file] != earlier.get(file)))
 
@@ -184,19 +188,18 @@ def _execute(name: str, parameters: dict, run: RunFolder) -> None:
 
     copy = run.notebooks / f"{name}.ipynb"
     copy.parent.mkdir(parents=True, exist_ok=True)
-    before = {variable: os.environ.get(variable) for variable in _QUIET}
-    os.environ.update(_QUIET)
     logging.getLogger("papermill").setLevel(logging.ERROR)  # names are checked by us; it cannot read "epochs=2"
     try:
-        papermill.execute_notebook(
-            NOTEBOOKS / f"{name}.ipynb",
-            copy,
-            parameters=parameters,
-            kernel_name="python3",
-            cwd=NOTEBOOKS,
-            progress_bar=False,
-            extra_arguments=["--IPKernelApp.log_level=50"],  # no warning about ports of this machine
-        )
+        with patch.dict(os.environ, _QUIET):
+            papermill.execute_notebook(
+                NOTEBOOKS / f"{name}.ipynb",
+                copy,
+                parameters=parameters,
+                kernel_name="python3",
+                cwd=NOTEBOOKS,
+                progress_bar={"desc": name, "leave": False} if sys.stdout.isatty() else False,
+                extra_arguments=["--IPKernelApp.log_level=50"],  # no warning about ports of this machine
+            )
     except papermill.PapermillExecutionError as error:
         where = f"notebook {name}, cell {error.exec_count}; its executed copy: {copy}"
         what = " ".join(str(error.evalue).split())
@@ -210,11 +213,6 @@ def _execute(name: str, parameters: dict, run: RunFolder) -> None:
             "the kernel died, as it does where memory runs out; take a smaller batch_size or image_size "
             f"(notebook {name}, cell {done + 1}; its executed copy: {copy})"
         ) from None
-    finally:
-        for variable, value in before.items():
-            os.environ.pop(variable)
-            if value is not None:
-                os.environ[variable] = value
 
 
 def _outcome(run: RunFolder) -> str:

@@ -80,12 +80,16 @@ class RunFolder:
         """What run.json holds; empty where there is none yet."""
         path = self.path / "run.json"
         try:
-            run = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        except ValueError as error:
-            run = error
-        if not isinstance(run, dict):
-            raise InputError(f"{path} cannot be read; move it aside, or choose another run_dir")
-        return run
+            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        except (ValueError, TypeError):  # no JSON, or something else than a dict
+            raise InputError(f"{path} cannot be read; move it aside, or choose another run_dir") from None
+
+    @property
+    def on_phantoms(self) -> bool:
+        """Whether run.json records the data as phantoms: the runner does for a whole run, notebook 02 by hand."""
+        recorded = self.read()
+        by_hand = recorded.get("stages", {}).get("02_preprocess", {})
+        return (recorded.get("data") or by_hand).get("phantoms") is True
 
     def stage(self, name: str) -> dict:
         """What a stage recorded. Raises InputError, naming the notebook, where it has not run yet."""
@@ -119,15 +123,13 @@ class RunFolder:
         # next to the folder, which `start` may move aside
         lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
         try:
-            lock.acquire(timeout=0)
+            held = lock.acquire(timeout=0)
         except Timeout:
             raise InputError(
                 f"another process is at work in {self.path}; wait until it has finished, or choose another run_dir"
             ) from None
-        try:
+        with held:
             yield
-        finally:
-            lock.release()
 
     def save_figure(self, figure: Figure, name: str) -> None:
         """Export a figure for print into the run folder, which git ignores: a PNG at 300 dots per inch and a PDF."""
@@ -136,20 +138,17 @@ class RunFolder:
     @contextmanager
     def _changed(self) -> Iterator[dict]:
         """What run.json holds, to be changed in place: no other process changes it until it is written."""
-        lock = FileLock(self.path / ".run.json.lock")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            held = FileLock(self.path / ".run.json.lock").acquire()
         except OSError as error:
             raise InputError(
                 f"the run cannot be written to {self.path} ({error.strerror}); choose another run_dir"
             ) from None
-        try:
+        with held:
             run = self.read()
             yield run
             write_text(self.path / "run.json", json.dumps(run, indent=2, default=_plain))
-        finally:
-            lock.release()
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,6 @@ from cxrlib.core.errors import InputError
 from cxrlib.course.report.evidence import Evidence
 from cxrlib.course.report.pages import data_uri, print_pdf, write_page
 from cxrlib.course.runs import RunFolder
-from cxrlib.phantom.patients import FIRST_PATIENT
 
 _PLACED = ("splits", "metrics", "audit", "experts", "comparison", "comparison_differences", "localization")
 
@@ -23,25 +22,16 @@ def write_report(run: RunFolder) -> list[Path]:
     """
     if not run.read():
         raise InputError(f"{run.path} holds no run.json; expected a run folder such as runs/quick: make run makes one")
-    evidence = Evidence(run.path)
     page = write_page(
         run.path / "report.html",
         "report.html",
-        e=evidence,
+        e=Evidence(run.path),
         name=run.path.name,
-        phantoms=_are_phantoms(evidence),
+        phantoms=run.on_phantoms,
         others=sorted(file.name for file in run.path.glob("*.csv") if file.stem not in _PLACED),
         figures=_figures(run),
     )
     return [page, *print_pdf(page, run.path / "report.pdf")]
-
-
-def _are_phantoms(evidence: Evidence) -> bool:
-    recorded = evidence.value("run.json", "data", "phantoms")
-    patients = evidence.table("splits.csv").get("patient")
-    if recorded is None and patients is not None:  # notebooks run by hand do not record it
-        return bool((patients >= FIRST_PATIENT).all())
-    return bool(recorded)
 
 
 def _figures(run: RunFolder) -> list[dict]:
