@@ -41,11 +41,7 @@ def notebook_parameters(name: str) -> dict:
     """Names and defaults of a notebook's `parameters` cell."""
     for source, tags in code_cells(name):
         if "parameters" in tags:
-            lines = ast.parse(source).body
-            return {
-                (line.target if isinstance(line, ast.AnnAssign) else line.targets[0]).id: ast.literal_eval(line.value)
-                for line in lines
-            }
+            return {line.target.id: ast.literal_eval(line.value) for line in ast.parse(source).body}
     raise InputError(f"notebook {name} has no cell tagged parameters")
 
 
@@ -85,9 +81,8 @@ def check_parameters(values: dict) -> dict[str, dict]:
     """
     defaults = {name: notebook_parameters(name) for name in COURSE}
     known = merged(defaults)
-    values = {name: _typed(name, value, known) for name, value in values.items()}
+    values = _typed(values, known)
     every = known | values
-    CourseConfig(**every)
     try:
         for own in compared(every):
             CourseConfig(**every | {name: value for name, value in own.items() if name in TrainConfig.model_fields})
@@ -124,7 +119,7 @@ def each_run(pairs: list[tuple[str, str]]) -> dict[str, dict]:
     known = merged({name: notebook_parameters(name) for name in COURSE})
     values = {}
     for name, value in pairs:
-        value = _typed(name, value, known)
+        value = _typed({name: value}, known)[name]
         if value in values.setdefault(name, []):
             raise InputError(f"{name} {value!r} is given twice; expected another value each time")
         values[name].append(value)
@@ -143,8 +138,11 @@ def _in_a_name(value) -> str:
     return re.sub(r"[^\w.,+-]+", "_", text).strip("_") or "none"
 
 
-def _typed(name: str, value, known: dict):
-    """The value of one parameter in its declared type; InputError for an unknown name or an unusable value."""
-    if name not in known:
-        raise InputError(f"unknown parameter {name!r}; expected one of {some(sorted(known), 60)}{nearest(name, known)}")
-    return getattr(CourseConfig(**known | {name: value}), name)
+def _typed(values: dict, known: dict) -> dict:
+    """Parameters in their declared types; InputError for an unknown name or an unusable value."""
+    for name in values:
+        if name not in known:
+            named = some(sorted(known), 60)
+            raise InputError(f"unknown parameter {name!r}; expected one of {named}{nearest(name, known)}")
+    read = CourseConfig(**known | values)
+    return {name: getattr(read, name) for name in values}

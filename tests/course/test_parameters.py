@@ -38,12 +38,12 @@ def test_notebook_parameters_are_the_literals_of_the_tagged_cell(notebook):
     name = notebook(
         ("before = 1", []),
         (
-            'a: int = 3  # comment\nb: str = "x"\nc: float = -1e-3\nd: list = []\ne: bool = True\nf = 2',
+            'a: int = 3  # comment\nb: str = "x"\nc: float = -1e-3\nd: list = []\ne: bool = True',
             ["x", "parameters"],
         ),
         ("after: int = 1", []),
     )
-    assert notebook_parameters(name) == {"a": 3, "b": "x", "c": -1e-3, "d": [], "e": True, "f": 2}
+    assert notebook_parameters(name) == {"a": 3, "b": "x", "c": -1e-3, "d": [], "e": True}
 
 
 def test_a_notebook_without_parameters_is_named(notebook):

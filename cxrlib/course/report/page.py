@@ -1,7 +1,5 @@
 """The report of a run as one HTML file that opens offline, and as PDF: results, model card, figures, parameters."""
 
-import json
-import re
 from pathlib import Path
 
 from PIL import Image
@@ -35,30 +33,11 @@ def write_report(run: RunFolder) -> list[Path]:
 
 
 def _figures(run: RunFolder) -> list[dict]:
-    """The figures of the run in the order of the notebooks, each with its alt text and a caption."""
-    headings = _headings(run)
+    """The figures of the run in the order of the notebooks, each with its caption and its alt text."""
     figures = []
     for file in sorted(run.figures.glob("*.png")):
+        caption = file.stem[3:].replace("_", " ").capitalize()
         with Image.open(file) as image:
-            words = image.info.get("Description", "")
-        caption = headings.get(file.stem) or file.stem[3:].replace("_", " ").capitalize()
-        figures.append({"file": file.name, "uri": data_uri(file), "alt": words or caption, "caption": caption})
+            words = image.info.get("Description", caption)
+        figures.append({"file": file.name, "uri": data_uri(file), "alt": words, "caption": caption})
     return figures
-
-
-def _headings(run: RunFolder) -> dict[str, str]:
-    """{each word in quotes in a cell, such as a figure's name: the heading above it}, from the executed notebooks."""
-    headings = {}
-    for path in sorted(run.notebooks.glob("*.ipynb")):
-        try:
-            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        except (ValueError, KeyError, TypeError):
-            continue  # a notebook that was stopped while its copy was written
-        heading = ""
-        for cell in cells:
-            source = "".join(cell.get("source", ""))
-            if cell.get("cell_type") == "markdown":
-                heading = (re.findall(r"^#+(.*)", source, re.MULTILINE) or [heading])[-1].strip()
-            elif cell.get("cell_type") == "code":
-                headings |= dict.fromkeys(re.findall(r'"([\w.-]+)"', source), heading.lstrip("0123456789. "))
-    return headings
