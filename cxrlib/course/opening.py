@@ -16,6 +16,7 @@ BESIDE = {
     "boxes": ("BBox_List_2017.csv",),
     "official lists": ("train_val_list.txt", "test_list.txt"),
     "expert labels": EXPERT_FILES,
+    "phantoms": ("phantom.json",),
 }
 
 
@@ -42,23 +43,25 @@ class Data:
     @property
     def boxes(self) -> pd.DataFrame | None:
         """The boxes of BBox_List_2017.csv on images that are there; None where the file is not."""
-        for folder in self.folders:
-            if (folder / "BBox_List_2017.csv").is_file():
-                boxes = read_boxes(folder / "BBox_List_2017.csv")
-                return boxes[boxes["image"].isin(self.entries["image"])].reset_index(drop=True)
-        return None
+        found = self._found("boxes")
+        if not found:
+            return None
+        boxes = read_boxes(found[0])
+        return boxes[boxes["image"].isin(self.entries["image"])].reset_index(drop=True)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sixteen digits that change with the content of the CSV (and phantom.json), and with the images."""
-        manifest = self.img_root / "phantom.json"
-        return content_digest([self.csv_path, *([manifest] if manifest.is_file() else [])], self.images.values())
+        """Sixteen digits that change with the content of the CSV and with the images."""
+        return content_digest([self.csv_path], self.images.values())
 
     @cached_property
     def beside(self) -> dict[str, str]:
         """The content of what may lie beside the radiographs, as {kind: sixteen digits}."""
-        paths = {kind: [folder / name for folder in self.folders for name in BESIDE[kind]] for kind in BESIDE}
-        return {kind: content_digest(path for path in each if path.is_file()) for kind, each in paths.items()}
+        return {kind: content_digest(self._found(kind)) for kind in BESIDE}
+
+    def _found(self, kind: str) -> list[Path]:
+        paths = [folder / name for folder in self.folders for name in BESIDE[kind]]
+        return [path for path in paths if path.is_file()]
 
 
 def open_data(csv_path: str | Path = "", img_root: str | Path = PHANTOM) -> Data:

@@ -13,17 +13,9 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import NOTEBOOKS, RUNS
-from cxrlib.course import stages
+from cxrlib.course import parameters, stages
 from cxrlib.course.opening import Data, open_data
-from cxrlib.course.parameters import (
-    COURSE,
-    check_parameters,
-    compared,
-    each_run,
-    merged,
-    notebook_parameters,
-    read_profile,
-)
+from cxrlib.course.parameters import COURSE, notebook_parameters
 from cxrlib.course.report.index import write_index
 from cxrlib.course.runs import RunFolder
 from cxrlib.data.findings import FINDINGS
@@ -54,7 +46,7 @@ class Plan:
     @property
     def every(self) -> dict:
         """The parameters of all notebooks in one."""
-        return merged(self.parameters)
+        return parameters.merged(self.parameters)
 
 
 def plan_runs(
@@ -66,12 +58,12 @@ def plan_runs(
     (`each_run`); data: a folder of radiographs with its CSV, else the phantoms. Raises InputError.
     """
     plans = []
-    for suffix, values in each_run(pairs or []).items():
-        values = read_profile(profile) | values
+    for suffix, values in parameters.each_run(pairs or []).items():
+        values = parameters.read_profile(profile) | values
         values["run_dir"] = f"{values.get('run_dir') or RUNS / Path(profile).stem}{suffix}"
         if data is not None:
             values["img_root"] = str(data)
-        given = check_parameters(values)
+        given = parameters.check_parameters(values)
         for own in given.values():  # the notebooks run in another folder than this
             own |= {name: _absolute(name, value) for name, value in own.items() if name in _PATHS and value}
         plans.append(Plan(str(profile), given["01_eda"]["run_dir"], given))
@@ -95,20 +87,13 @@ def describe(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def run_course(
-    profile: str = "quick",
-    pairs: list[tuple[str, str]] | None = None,
-    data: str | Path | None = None,
-    force: bool = False,
-) -> list[RunFolder]:
+def run_course(plans: list[Plan], force: bool = False) -> list[RunFolder]:
     """Run the six notebooks headless, each run into its folder, and print where the results are.
 
-    profile, pairs, data: see `plan_runs`. A notebook that has finished with the same parameters, data, code and
-    versions is not run again unless `force`. Raises InputError for bad input before anything runs, RuntimeError where
-    a notebook fails; its executed copy, with the error in it, stays in the run folder. Of several runs, those after a
-    failed one are run all the same.
+    A notebook that has finished with the same parameters, data, code and versions is not run again unless `force`.
+    Raises InputError for bad input before anything runs, RuntimeError where a notebook fails; its executed copy, with
+    the error in it, stays in the run folder. Of several runs, those after a failed one are run all the same.
     """
-    plans = plan_runs(profile, pairs, data)
     opened = {}
     for plan in plans:
         where = plan.every["csv_path"], plan.every["img_root"]
@@ -182,7 +167,7 @@ def _one(run: RunFolder, name: str, title: str, given: dict, basis: dict) -> Non
     stages.remember(run, name, basis, sorted(file for file in now if now[file] != earlier.get(file)))
 
 
-def _execute(name: str, parameters: dict, run: RunFolder) -> None:
+def _execute(name: str, given: dict, run: RunFolder) -> None:
     import papermill
     from nbclient.exceptions import DeadKernelError
 
@@ -194,7 +179,7 @@ def _execute(name: str, parameters: dict, run: RunFolder) -> None:
             papermill.execute_notebook(
                 NOTEBOOKS / f"{name}.ipynb",
                 copy,
-                parameters=parameters,
+                parameters=given,
                 kernel_name="python3",
                 cwd=NOTEBOOKS,
                 progress_bar={"desc": name, "leave": False} if sys.stdout.isatty() else False,
@@ -234,6 +219,6 @@ def _outcome(run: RunFolder) -> str:
 def _check_machine(values: dict) -> None:
     """InputError for a device or weights that cannot be had here, before an hour of training says so."""
     pick_device(values["device"])
-    for each in [values, *(values | own for own in compared(values))]:
+    for each in [values, *(values | own for own in parameters.compared(values))]:
         if each["weights"] != "none":
             build_model(each["arch"], each["weights"], each["image_size"])

@@ -20,7 +20,12 @@ from cxrlib.data.sources import content_digest
 from cxrlib.models.checkpoints import SUFFIXES
 
 _PACKAGE = Path(cxrlib.__file__).parent
-_NAMED_AS = {"boxes": "data.boxes", "official lists": "lists_in", "expert labels": "find_expert_labels"}  # in a cell
+_NAMED_AS = {  # in a cell that reads it
+    "boxes": "data.boxes",
+    "official lists": "lists_in",
+    "expert labels": "find_expert_labels",
+    "phantoms": "data.are_phantoms",
+}
 _DOCTOR = "the doctor has other tables to look at"  # which changes what a notebook prints, but nothing that others read
 _CHANGED = {
     "data": "other {}",

@@ -153,9 +153,7 @@ def test_what_a_run_would_refuse_is_refused_at_once(values, message, tmp_path, m
     assert "\n" not in str(refused.value)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message):
-        run_course(
-            "quick", [*((name, value) for name, value in values.items()), ("run_dir", str(tmp_path / "run"))], tmp_path
-        )
+        plan_runs("quick", [*values.items(), ("run_dir", str(tmp_path / "run"))], tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -179,7 +177,7 @@ def test_what_this_machine_lacks_is_said_before_anything_is_written(values, mess
     before = sorted(tmp_path.rglob("*"))
     toy = {"run_dir": "run", "image_size": 32, "compare_image_size": 32, "weights": "none"}
     with pytest.raises(InputError, match=message):
-        run_course("quick", list((toy | values).items()), tiny_nih.root)
+        run_course(plan_runs("quick", list((toy | values).items()), tiny_nih.root))
     assert sorted(tmp_path.rglob("*")) == before
 
 

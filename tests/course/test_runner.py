@@ -18,7 +18,7 @@ from cxrlib.cli.main import main
 from cxrlib.core.errors import InputError
 from cxrlib.course import parameters, runner as course, runs, stages
 from cxrlib.course.parameters import COURSE, notebook_parameters
-from cxrlib.course.runner import run_course
+from cxrlib.course.runner import plan_runs, run_course
 from cxrlib.course.runs import RunFolder
 
 LEAVES = {"02_preprocess": "splits.csv", "03_train_efficientnet": "resnet18/model_best.pth"}
@@ -54,7 +54,7 @@ def run(pretend, tiny_nih, tmp_path):
     def run(*pairs, force=False, data=tiny_nih.root):
         pretend.calls.clear()
         given = [("weights", "none"), ("run_dir", str(tmp_path / "runs" / "one")), *pairs]
-        run_course("quick", given, data, force)
+        run_course(plan_runs("quick", given, data), force)
         return [name for name, _, _ in pretend.calls]
 
     return run
@@ -71,7 +71,7 @@ def test_a_run_records_everything_and_gives_each_notebook_its_own(pretend, tiny_
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "0")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("epochs: 2\nseed: 7\nweights: none\n")
-    [run] = run_course("mine.yaml", [("seed", "8"), ("run_dir", "runs/here")], tiny_nih.root)
+    [run] = run_course(plan_runs("mine.yaml", [("seed", "8"), ("run_dir", "runs/here")], tiny_nih.root))
     assert [name for name, _, _ in pretend.calls] == list(COURSE)
     of = {name: given for name, given, _ in pretend.calls}
     assert of["03_train_efficientnet"]["epochs"] == 2
@@ -99,7 +99,7 @@ def test_a_run_records_everything_and_gives_each_notebook_its_own(pretend, tiny_
 def test_without_a_run_dir_the_profile_names_it(pretend, tiny_nih, tmp_path, monkeypatch):
     monkeypatch.setattr(course, "RUNS", tmp_path / "runs")
     (tmp_path / "mine.yaml").write_text("weights: none\n")
-    assert run_course(tmp_path / "mine.yaml", data=tiny_nih.root)[0].path == tmp_path / "runs" / "mine"
+    assert run_course(plan_runs(tmp_path / "mine.yaml", data=tiny_nih.root))[0].path == tmp_path / "runs" / "mine"
 
 
 # ---- what is not run again -------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def test_a_table_beside_the_images_runs_what_reads_it_again(run, folder, tiny_ni
     assert run() == list(COURSE[1:]), "02 splits by these lists"
     assert "02_preprocess runs again: other official lists" in capsys.readouterr().out
     assert [path.name for path in folder.path.parent.iterdir() if path.is_dir()] == ["one"], "nothing was moved aside"
-    assert set(folder.read()["beside"]) == {"boxes", "official lists", "expert labels"}
+    assert set(folder.read()["beside"]) == {"boxes", "official lists", "expert labels", "phantoms"}
 
 
 def test_thresholds_saved_by_hand_run_what_reads_them_again(run, pretend, folder, monkeypatch, capsys):
@@ -200,7 +200,7 @@ def test_a_start_checkpoint_is_known_by_its_content(pretend, folder, tiny_nih, t
 
     def run():
         pretend.calls.clear()
-        run_course("quick", start, tiny_nih.root)
+        run_course(plan_runs("quick", start, tiny_nih.root))
         return [name for name, _, _ in pretend.calls]
 
     assert run() == list(COURSE)

@@ -254,7 +254,7 @@ def test_the_fingerprint_is_that_of_the_table_and_of_the_images(tiny_nih, tmp_pa
 )
 def test_what_lies_beside_the_images_is_known_by_its_content(name, what, tiny_nih):
     first = open_data("", tiny_nih.root)
-    assert set(first.beside) == {"boxes", "official lists", "expert labels"}
+    assert set(first.beside) == {"boxes", "official lists", "expert labels", "phantoms"}
     before, file = first.beside, tiny_nih.root / name
     for change in (lambda: file.write_text("other"), lambda: file.unlink()):
         change()

@@ -29,18 +29,14 @@ def _row(run: Evidence) -> dict:
         "links": _links(run.path),
         "started": str(run.value("run.json", "started") or ""),
         "profile": run.value("run.json", "profile") or "",
-        "arch": _asked(run, "arch", "03_train_efficientnet"),
-        "split": _asked(run, "split", "02_preprocess"),
+        "arch": run.value("run.json", "stages", "03_train_efficientnet", "arch") or "",
+        "split": run.value("run.json", "stages", "02_preprocess", "split") or "",
         "data": run.value("run.json", "stages", "02_preprocess", "data") or "",
         "phantoms": run.value("run.json", "data", "phantoms"),
         "seconds": sum(value for value in seconds if isinstance(value, int | float)),
         "state": _state(run, measured),
         "macro": macro if measured else None,
     }
-
-
-def _asked(run: Evidence, parameter: str, stage: str) -> str:
-    return run.value("run.json", "parameters", parameter) or run.value("run.json", "stages", stage, parameter) or ""
 
 
 def _state(run: Evidence, measured: bool) -> str:
