@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from cxrlib.cli.main import main
-from cxrlib.course.report import pages
+from cxrlib.course.report import page
 from cxrlib.course.report.evidence import written
 from cxrlib.course.report.index import write_index
 from cxrlib.course.report.page import write_report
@@ -292,15 +292,15 @@ def test_html_and_pdf_in_seconds(run):
 
 
 def test_without_a_browser_the_html_stands_alone_and_says_so(run, monkeypatch, capsys):
-    monkeypatch.setattr(pages.shutil, "which", lambda name: None)
-    assert pages.print_pdf(run.path / "report.html", run.path / "other.pdf") == []
+    monkeypatch.setattr(page.shutil, "which", lambda name: None)
+    assert page.print_pdf(run.path / "report.html", run.path / "other.pdf") == []
     assert "no browser of the Chromium family" in capsys.readouterr().out
 
 
 def test_a_browser_that_fails_is_reported(run, monkeypatch):
     monkeypatch.setenv("CXR_BROWSER", "/bin/false")
     with pytest.raises(RuntimeError, match=r"no PDF: /bin/false ended with code 1; the HTML is there"):
-        pages.print_pdf(run.path / "report.html", run.path / "other.pdf")
+        page.print_pdf(run.path / "report.html", run.path / "other.pdf")
     assert not (run.path / "other.pdf").exists()
 
 

@@ -7,7 +7,7 @@ from filelock import FileLock
 
 from cxrlib.course.parameters import COURSE
 from cxrlib.course.report.evidence import Evidence
-from cxrlib.course.report.pages import write_page
+from cxrlib.course.report.page import write_page
 
 _METRICS = ("n", "auroc", "auroc_low", "auroc_high", "f1", "f1_low", "f1_high")
 

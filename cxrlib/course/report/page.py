@@ -1,14 +1,35 @@
-"""The report of a run as one HTML file that opens offline, and as PDF: results, model card, figures, parameters."""
+"""The report of a run as one HTML file that opens offline, and as PDF: results, model card, figures, parameters.
 
+In a page everything is escaped, pictures are embedded, and no host is asked for anything.
+"""
+
+import base64
+import io
+import os
+import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from cxrlib.core.errors import InputError
+from cxrlib.core.paths import write_text, written_whole
 from cxrlib.course.report.evidence import Evidence
-from cxrlib.course.report.pages import data_uri, print_pdf, write_page
 from cxrlib.course.runs import RunFolder
 
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge",
+             "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")  # fmt: skip
+_WIDEST = 1600  # pixels; the files in figures/ have 300 dpi and are larger
+_PATIENCE = 120  # seconds for a PDF
 _PLACED = ("splits", "metrics", "audit", "experts", "comparison", "comparison_differences", "localization")
 
 
@@ -33,11 +54,55 @@ def write_report(run: RunFolder) -> list[Path]:
 
 
 def _figures(run: RunFolder) -> list[dict]:
-    """The figures of the run in the order of the notebooks, each with its caption and its alt text."""
+    """The figures of the run in the order of the notebooks, each with its caption and its alt text.
+
+    The PNGs are no wider than a screen, and embedded as values for `<img src>`.
+    """
     figures = []
     for file in sorted(run.figures.glob("*.png")):
-        caption = file.stem[3:].replace("_", " ").capitalize()
+        caption, small = file.stem[3:].replace("_", " ").capitalize(), io.BytesIO()
         with Image.open(file) as image:
-            words = image.info.get("Description", caption)
-        figures.append({"file": file.name, "uri": data_uri(file), "alt": words, "caption": caption})
+            alt = image.info.get("Description", caption)
+            image = image.convert("RGB")
+            image.thumbnail((_WIDEST, _WIDEST * 4))
+            image.save(small, "PNG", optimize=True)
+        uri = "data:image/png;base64," + base64.b64encode(small.getvalue()).decode()
+        figures.append({"file": file.name, "uri": uri, "alt": alt, "caption": caption})
     return figures
+
+
+def write_page(path: Path, template: str, **values) -> Path:
+    """Fill a template of templates/ and write the page whole. Values are escaped unless they are `Markup`."""
+    return write_text(path, _TEMPLATES.get_template(template).render(**values))
+
+
+def print_pdf(page: Path, target: Path) -> list[Path]:
+    """Print a page of this package to PDF; returns [target], or [] with a message where no browser is installed.
+
+    The browser is of the Chromium family, which CXR_BROWSER may name, and gets no network. Raises RuntimeError if it
+    fails.
+    """
+    browser = next(filter(None, map(shutil.which, (os.environ.get("CXR_BROWSER", ""), *_BROWSERS))), None)
+    if browser is None:
+        print("no PDF: no browser of the Chromium family is installed or named by CXR_BROWSER; the HTML prints as well")
+        return []
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, written_whole(target) as unfinished:
+        command = [
+            browser,
+            "--headless",
+            "--disable-gpu",
+            "--no-pdf-header-footer",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            f"--user-data-dir={profile}",
+            f"--print-to-pdf={unfinished}",
+            *(["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),  # root cannot have one
+            page.resolve().as_uri(),
+        ]
+        try:
+            code = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=False).returncode
+            failed = "" if unfinished.is_file() else f"{browser} ended with code {code}"
+        except subprocess.TimeoutExpired:
+            failed = f"{browser} took more than {_PATIENCE} s"
+        if failed:
+            raise RuntimeError(f"no PDF: {failed}; the HTML is there: {page}")
+    return [target]
