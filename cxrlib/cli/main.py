@@ -8,12 +8,10 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 
 from cxrlib.cli import processes
 from cxrlib.cli.flags import build_parser
-from cxrlib.core.config import Config
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import NO_PLACE
 
@@ -38,11 +36,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
-    if given.name in ("train", "eval"):  # these can share their work among processes
+    name, (module, function) = given.name, given.where.split(":")
+    if name in ("train", "eval"):  # these can share their work among processes
         processes.start_missing()
     try:
+        if given.options:
+            given = given.options(**{name: vars(given)[name] for name in given.options.model_fields if name in given})
         with nullcontext() if processes.is_first() else redirect_stdout(io.StringIO()):
-            return _command(given.where)(_checked(given) if given.options else given) or 0
+            # imported only now: torch takes seconds, --help should not
+            return getattr(importlib.import_module(f"cxrlib.cli.commands.{module}"), function)(given) or 0
     except InputError as error:
         code, message = 2, error
     except OSError as error:  # of writers that are not ours: papermill, matplotlib
@@ -55,24 +57,12 @@ def _run(given: argparse.Namespace) -> int:
             message = (
                 "a process that read ahead was ended from outside, often for want of memory; use fewer num_workers"
             )
-        elif given.name in ("run", "report"):
+        elif name in ("run", "report"):
             code, message = 1, error
         else:
             raise
     except KeyboardInterrupt:
         print(file=sys.stderr)  # after ^C
         code, message = 130, "interrupted"
-    print(f"cxr {given.name}: {message}", file=sys.stderr)
+    print(f"cxr {name}: {message}", file=sys.stderr)
     return code
-
-
-def _command(where: str) -> Callable:
-    """The function of a command, from a module that is imported only now: torch takes seconds, --help should not."""
-    module, function = where.split(":")
-    return getattr(importlib.import_module(f"cxrlib.cli.commands.{module}"), function)
-
-
-def _checked(given: argparse.Namespace) -> Config:
-    """The flags as the options that the command declares."""
-    names = given.options.model_fields
-    return given.options(**{name: value for name, value in vars(given).items() if name in names})

@@ -106,11 +106,8 @@ def forget(run: RunFolder, name: str) -> None:
 def stamps(run: RunFolder) -> dict[str, int]:
     """When each file of the run folder was last written; what differs after a notebook is what it wrote."""
     paths = [path for path in run.path.rglob("[!.]*") if path.is_file() and run.notebooks not in path.parents]
-    return {
-        path.relative_to(run.path).as_posix(): path.stat().st_mtime_ns
-        for path in paths
-        if path != run.path / "run.json"
-    }
+    times = {path.relative_to(run.path).as_posix(): path.stat().st_mtime_ns for path in paths}
+    return {name: time for name, time in times.items() if name != "run.json"}
 
 
 def _difference(run: RunFolder, name: str, basis: dict) -> str:
