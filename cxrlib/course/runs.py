@@ -16,7 +16,8 @@ from cxrlib.core.errors import InputError
 from cxrlib.core.paths import from_root, write_csv, write_text
 from cxrlib.plots.style import PRINT, save_figure
 
-_VERSIONS = ("cxrlib", "torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "papermill")
+_VERSIONS = ("cxrlib", "torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "pandas", "scikit-learn",
+             "pillow", "matplotlib", "torchxrayvision", "papermill")  # fmt: skip
 
 
 class RunFolder:
