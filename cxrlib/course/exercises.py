@@ -54,11 +54,12 @@ def seal(answer, digits: int = 3) -> str:
 
 def _is_right(answer, sealed: str, digits: int) -> bool:
     wanted, given = sealed.strip("{}").split(","), [_seals(value, digits) for value in _values(answer)]
-    if sealed.startswith("{"):
-        return len(given) == len(wanted) and all(any(one in seals for seals in given) for one in wanted)
-    if isinstance(answer, set):  # has no order
+    if len(given) != len(wanted):
         return False
-    return len(given) == len(wanted) and all(one in seals for one, seals in zip(wanted, given, strict=True))
+    if sealed.startswith("{"):
+        return all(any(one in seals for seals in given) for one in wanted)
+    in_order = not isinstance(answer, set)
+    return in_order and all(one in seals for one, seals in zip(wanted, given, strict=True))
 
 
 def _values(answer) -> list:
@@ -74,6 +75,6 @@ def _seals(value, digits: int) -> list[str]:
     try:
         near = [float(value) + step * 10.0**-digits for step in (0, -0.501, 0.501)]
         texts = [f"{round(number, digits) + 0:.{digits}f}" for number in near]  # + 0 makes -0.0 a 0.0
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         texts = [str(value).strip().lower()]
     return [hashlib.sha256(text.encode()).hexdigest()[:8] for text in texts]
