@@ -182,7 +182,7 @@ def _execute(name: str, given: dict, run: RunFolder) -> None:
                 parameters=given,
                 kernel_name="python3",
                 cwd=NOTEBOOKS,
-                progress_bar={"desc": name, "leave": False} if sys.stdout.isatty() else False,
+                progress_bar={"desc": name, "leave": False, "disable": not sys.stdout.isatty()},  # over TQDM_DISABLE
                 extra_arguments=["--IPKernelApp.log_level=50"],  # no warning about ports of this machine
             )
     except papermill.PapermillExecutionError as error:

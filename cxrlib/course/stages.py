@@ -133,7 +133,7 @@ def _results(run: RunFolder, name: str, own: list[str]) -> dict[str, dict[str, s
     own: what it writes itself, such as the thresholds that notebook 05 puts into a checkpoint.
     """
     files = {file for earlier in reads_from(name) for file in _files(run, earlier)} - set(own)
-    there = [file for file in sorted(files) if (run.path / file).is_file()]
+    there = [file for file in sorted(files) if (run.path / file).is_file() and not file.startswith("figures/")]
     return {"results": {file: content_digest([run.path / file]) for file in there}}
 
 
