@@ -141,7 +141,7 @@ def test_no_writer_leaves_half_a_file(tmp_path, write):
     code += textwrap.indent(write, "    ") + "\nexcept InputError as error:\n    print(error)\n"
     done = in_a_process(code, tmp_path / "file", limit=20_000)
     assert "cannot be written (File too large); what was there before is unchanged" in done.stdout, done.stderr
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not content(tmp_path)
 
 
 def test_a_read_only_folder_is_a_sentence(tmp_path):
@@ -353,7 +353,7 @@ def test_an_evaluation_stopped_before_any_of_its_files_ends_as_if_it_had_not_bee
     monkeypatch.chdir(tmp_path)
     fresh = save_checkpoint("fresh.pth", build_model("mobilenet_v2", "none", 32), parts=parts, config=config, epoch=1)
     given = ["eval", "--img_root", str(tiny_nih.root), "--cache_dir", str(tmp_path / "cache"), "--replicates", "10"]
-    given += ["--weights", "model.pth", "--out"]
+    given += ["--update_checkpoint", "--weights", "model.pth", "--out"]
 
     def evaluated(out: str, stop: int | None) -> dict[str, bytes] | None:
         shutil.copy(fresh, "model.pth")

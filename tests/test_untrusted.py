@@ -23,7 +23,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from cxrlib.core.errors import InputError
 from cxrlib.course.parameters import read_profile
-from cxrlib.course.runner import run_course
+from cxrlib.course.runner import plan_runs, run_course
 from cxrlib.data.cache import build_cache
 from cxrlib.data.doctor.check import check_dataset
 from cxrlib.data.images import read_image
@@ -180,7 +180,7 @@ def test_a_profile_with_tags_runs_nothing(tmp_path):
         with pytest.raises(InputError, match="is not a YAML file"):
             read_profile(profile)
         with pytest.raises(InputError, match="is not a YAML file"):
-            run_course(str(profile))
+            run_course(plan_runs(str(profile)))
     assert not trace.exists()
 
 

@@ -70,12 +70,7 @@ def build_parser() -> Parser:
 
     def command(where: str, text: str, kind: type[Config] | None = None, without=(), name: str = "") -> Parser:
         """`where`: "module:function" in cli.commands."""
-        sub = every.add_parser(
-            name or where.split(":")[1],
-            help=text,
-            description=text,
-            formatter_class=_Help,
-        )
+        sub = every.add_parser(name or where.split(":")[1], help=text, description=text, formatter_class=_Help)
         if kind:
             add_flags(sub, kind, without)
         sub.set_defaults(where=where, options=kind)

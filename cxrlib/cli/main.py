@@ -6,55 +6,63 @@ Bad input ends with one sentence and exit code 2, a failed notebook with exit co
 import argparse
 import importlib
 import io
+import os
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 
 from cxrlib.cli import processes
 from cxrlib.cli.flags import build_parser
-from cxrlib.core.config import Config
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import NO_PLACE
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns 0, 1 (a notebook failed, the doctor found something), 2 (bad input) or 130."""
-    given = build_parser().parse_args(arguments)
-    if given.name in ("train", "eval"):  # these can share their work among processes
+    """Run one command; returns 0, 1 (a notebook failed, the doctor found something), 2 (bad input) or 130.
+
+    Where the reader of its output has ended, as `head` does, it ends quietly with 141, as other tools do.
+    """
+    try:
+        try:
+            return _run(build_parser().parse_args(arguments))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        try:
+            print(flush=True)  # fails again where it is the output that nobody reads
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its exit
+            return 141
+        raise
+
+
+def _run(given: argparse.Namespace) -> int:
+    name, (module, function) = given.name, given.where.split(":")
+    if name in ("train", "eval"):  # these can share their work among processes
         processes.start_missing()
     try:
+        if given.options:
+            given = given.options(**{name: vars(given)[name] for name in given.options.model_fields if name in given})
         with nullcontext() if processes.is_first() else redirect_stdout(io.StringIO()):
-            code = _command(given.where)(_checked(given) if given.options else given)
+            # imported only now: torch takes seconds, --help should not
+            return getattr(importlib.import_module(f"cxrlib.cli.commands.{module}"), function)(given) or 0
     except InputError as error:
-        print(f"cxr {given.name}: {error}", file=sys.stderr)
-        return 2
+        code, message = 2, error
     except OSError as error:  # of writers that are not ours: papermill, matplotlib
         if error.errno not in NO_PLACE:
             raise
-        print(f"cxr {given.name}: {error}; make room, or choose another folder", file=sys.stderr)
-        return 2
+        code, message = 2, f"{error}; make room, or choose another folder"
     except RuntimeError as error:
         if "DataLoader worker" in str(error):
-            print(f"cxr {given.name}: a process that read ahead was ended from outside, often for want of memory; "
-                  "use fewer num_workers", file=sys.stderr)  # fmt: skip
-            return 2
-        if given.name not in ("run", "report"):
+            code = 2
+            message = (
+                "a process that read ahead was ended from outside, often for want of memory; use fewer num_workers"
+            )
+        elif name in ("run", "report"):
+            code, message = 1, error
+        else:
             raise
-        print(f"cxr {given.name}: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
-        print(f"\ncxr {given.name}: interrupted", file=sys.stderr)
-        return 130
-    return code or 0
-
-
-def _command(where: str) -> Callable:
-    """The function of a command, from a module that is imported only now: torch takes seconds, --help should not."""
-    module, function = where.split(":")
-    return getattr(importlib.import_module(f"cxrlib.cli.commands.{module}"), function)
-
-
-def _checked(given: argparse.Namespace) -> Config:
-    """The flags as the options that the command declares."""
-    names = given.options.model_fields
-    return given.options(**{name: value for name, value in vars(given).items() if name in names})
+        print(file=sys.stderr)  # after ^C
+        code, message = 130, "interrupted"
+    print(f"cxr {name}: {message}", file=sys.stderr)
+    return code

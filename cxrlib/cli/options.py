@@ -63,6 +63,9 @@ class EvalOptions(HeldOutOptions):
         "specificity>=0.9 or cost=10 (false alarms that a miss is worth)",
     )
     thresholds: str = Field("", description="thresholds.json to use instead of tuning, as notebook 05 saves it")
+    update_checkpoint: bool = Field(
+        False, description="also put thresholds and calibration into the checkpoint, which is else left alone"
+    )
     audit: bool = Field(False, description="also audit.csv (gaps by sex, age, view) and experts.csv (expert labels)")
 
 
@@ -72,6 +75,10 @@ class GradcamOptions(HeldOutOptions):
     method: str = Field("gradcam", description="gradcam, gradcam++, layercam (finer), or activation as a control")
     boxes: bool = Field(False, description="score the maps against the boxes, with controls")
     samples: int = Field(8, ge=1, description="number of overlays")
+    thresholds: str = Field(
+        "", description="thresholds.json, with calibration.json beside it, as eval writes them; default: those in the "
+        "checkpoint"
+    )  # fmt: skip
 
 
 class PredictOptions(Config):

@@ -1,6 +1,7 @@
 """Several processes, which accelerate starts and connects: how many there are, and whether this is the first."""
 
 import os
+import re
 import sys
 
 import psutil
@@ -24,28 +25,16 @@ def start_missing() -> None:
     """
     asked = 1 if "WORLD_SIZE" in os.environ else _asked_for()
     if asked > 1:
-        print(f"accelerate launched one process where {asked} were asked for; starting {asked} on the CPU")
-        launcher = [
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--local-addr=127.0.0.1",
-            f"--nproc-per-node={asked}",
-        ]
-        sys.stdout.flush()
-        os.execv(sys.executable, [sys.executable, *launcher, *sys.argv])
+        print(f"accelerate launched one process where {asked} were asked for; starting {asked} on the CPU", flush=True)
+        launcher = ["torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={asked}"]
+        os.execv(sys.executable, [sys.executable, "-m", *launcher, *sys.argv])
 
 
 def _asked_for() -> int:
     """--num_processes of the `accelerate launch` that is this process's parent; 1 where there is none."""
     try:
-        words = psutil.Process().parent().cmdline()
+        words = " ".join(psutil.Process().parent().cmdline())
     except (psutil.Error, AttributeError):
         return 1
-    if not any("accelerate" in word for word in words[:3]):
-        return 1
-    for flag, value in zip(words, [*words[1:], ""], strict=True):
-        name, _, joined = flag.partition("=")
-        if name.replace("-", "_") == "__num_processes" and (joined or value).isdigit():
-            return int(joined or value)
-    return 1
+    asked = re.search(r"\baccelerate\b.* --num[_-]processes[= ](\d+)", words)
+    return int(asked[1]) if asked else 1

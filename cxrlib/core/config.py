@@ -56,17 +56,11 @@ class Config(BaseModel):
         return type(self)(**self.model_dump() | changes)
 
 
-def choices(kind: type[Config], name: str) -> tuple:
-    """The values that a parameter may take; empty where its type or range is what limits it."""
-    annotation = kind.model_fields[name].annotation
-    return get_args(annotation) if get_origin(annotation) is Literal else ()
-
-
 def expected(kind: type[Config], name: str) -> str:
     """What a parameter may be, in words: "a number above 0 and at most 3"."""
     field = kind.model_fields[name]
-    if choices(kind, name):
-        return f"one of {', '.join(map(str, choices(kind, name)))}"
+    if get_origin(field.annotation) is Literal:
+        return f"one of {', '.join(get_args(field.annotation))}"
     limits = [f"{word} {getattr(limit, short):g}" for limit in field.metadata for short, word in _LIMITS.items()
               if hasattr(limit, short)]  # fmt: skip
     return f"{_KINDS[field.annotation]} {' and '.join(limits)}".strip()
@@ -81,7 +75,8 @@ def _sentence(kind: type[Config], error: dict) -> str:
         known = list(kind.model_fields)
         return f"unknown parameter {name!r}; expected one of {', '.join(known)}{nearest(name, known)}"
     if error["type"] == "literal_error":
-        return f"{name} {value!r} is unknown; expected {expected(kind, name)}{nearest(str(value), choices(kind, name))}"
+        close = nearest(str(value), get_args(kind.model_fields[name].annotation))
+        return f"{name} {value!r} is unknown; expected {expected(kind, name)}{close}"
     return f"{name} {_shown(value)} cannot be used; expected {expected(kind, name)}"
 
 

@@ -13,8 +13,11 @@ NOT_YET = "not yet: put your answer in the place of None and run this cell again
 
 
 def check(answer, sealed: str, digits: int = 3, hint: str = "") -> None:
-    """Compare an answer with the sealed one: a number (to `digits` decimal places), a text, or several of them."""
-    check_that(None if answer is None else seal(answer, digits) == sealed, f"{answer} is not it", hint)
+    """Compare an answer with the sealed one: a number (to `digits` decimal places), a word, or several of them.
+
+    Several are compared in their order, unless a set was sealed.
+    """
+    check_that(None if answer is None else _is_right(answer, sealed, digits), f"{answer} is not it", hint)
 
 
 def check_function(mine: Callable | None, theirs: Callable, cases: Sequence[tuple], hint: str = "") -> None:
@@ -41,11 +44,37 @@ def check_that(truth: bool | None, *hints: str) -> None:
 
 
 def seal(answer, digits: int = 3) -> str:
-    """Eight hex digits that are the same for 0.5 and numpy's 0.50001, and for a list and a set of the same names."""
-    if isinstance(answer, str):
-        text = answer.strip().lower()
-    elif hasattr(answer, "__iter__") and getattr(answer, "ndim", 1):  # numpy's scalar arrays have __iter__, too
-        text = ",".join(sorted(seal(one, digits) for one in answer))
-    else:
-        text = f"{float(answer) + 0:.{digits}f}"
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    """Eight hex digits per value, in their order; those of a set are sorted and stand in braces.
+
+    Numbers count to `digits` decimal places, words without upper case and spaces around them.
+    """
+    seals = [_seals(value, digits)[0] for value in _values(answer)]
+    return "{" + ",".join(sorted(seals)) + "}" if isinstance(answer, set) else ",".join(seals)
+
+
+def _is_right(answer, sealed: str, digits: int) -> bool:
+    wanted, given = sealed.strip("{}").split(","), [_seals(value, digits) for value in _values(answer)]
+    if len(given) != len(wanted):
+        return False
+    if sealed.startswith("{"):
+        return all(any(one in seals for seals in given) for one in wanted)
+    in_order = not isinstance(answer, set)
+    return in_order and all(one in seals for one, seals in zip(wanted, given, strict=True))
+
+
+def _values(answer) -> list:
+    several = not isinstance(answer, str) and getattr(answer, "ndim", hasattr(answer, "__iter__"))
+    return list(answer) if several else [answer]
+
+
+def _seals(value, digits: int) -> list[str]:
+    """The seal of a number or word, and those of the numbers up to one unit of its last decimal place away.
+
+    At an edge of rounding (0.1235 to three places) the computer's arithmetic decides which of two is a right answer's.
+    """
+    try:
+        near = [float(value) + step * 10.0**-digits for step in (0, -0.501, 0.501)]
+        texts = [f"{round(number, digits) + 0:.{digits}f}" for number in near]  # + 0 makes -0.0 a 0.0
+    except (TypeError, ValueError, OverflowError):
+        texts = [str(value).strip().lower()]
+    return [hashlib.sha256(text.encode()).hexdigest()[:8] for text in texts]

@@ -1,16 +1,23 @@
 """Opening a data set: its table, its images and its boxes; the project's own phantoms are drawn when needed."""
 
-import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
 from cxrlib.core.paths import PHANTOM, from_root
-from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import find_csv, read_boxes, read_entries
-from cxrlib.data.sources import find_images, keep_found
+from cxrlib.data.sources import content_digest, find_images, keep_found
+from cxrlib.evaluation.agreement import EXPERT_FILES
 from cxrlib.phantom.generate import make_phantoms
+
+BESIDE = {
+    "boxes": ("BBox_List_2017.csv",),
+    "official lists": ("train_val_list.txt", "test_list.txt"),
+    "expert labels": EXPERT_FILES,
+    "phantoms": ("phantom.json",),
+}
 
 
 @dataclass(frozen=True)
@@ -36,17 +43,25 @@ class Data:
     @property
     def boxes(self) -> pd.DataFrame | None:
         """The boxes of BBox_List_2017.csv on images that are there; None where the file is not."""
-        for folder in self.folders:
-            if (folder / "BBox_List_2017.csv").is_file():
-                boxes = read_boxes(folder / "BBox_List_2017.csv")
-                return boxes[boxes["image"].isin(self.entries["image"])].reset_index(drop=True)
-        return None
+        found = self._found("boxes")
+        if not found:
+            return None
+        boxes = read_boxes(found[0])
+        return boxes[boxes["image"].isin(self.entries["image"])].reset_index(drop=True)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Sixteen digits that change with the images, their patients and their labels, and with nothing else."""
-        rows = self.entries.sort_values("image")[["image", "patient", *FINDINGS]]
-        return hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()[:16]
+        """Sixteen digits that change with the content of the CSV and with the images."""
+        return content_digest([self.csv_path], self.images.values())
+
+    @cached_property
+    def beside(self) -> dict[str, str]:
+        """The content of what may lie beside the radiographs, as {kind: sixteen digits}."""
+        return {kind: content_digest(self._found(kind)) for kind in BESIDE}
+
+    def _found(self, kind: str) -> list[Path]:
+        paths = [folder / name for folder in self.folders for name in BESIDE[kind]]
+        return [path for path in paths if path.is_file()]
 
 
 def open_data(csv_path: str | Path = "", img_root: str | Path = PHANTOM) -> Data:

@@ -4,7 +4,6 @@ No list of names stands here: the notebooks and `TrainConfig` are asked.
 """
 
 import ast
-import functools
 import itertools
 import json
 import re
@@ -32,13 +31,7 @@ COURSE = (
 
 def code_cells(name: str) -> list[tuple[str, list[str]]]:
     """(source, tags) of each code cell of a notebook."""
-    path = NOTEBOOKS / f"{name}.ipynb"
-    return _code_cells(path, path.stat().st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=64)
-def _code_cells(path: Path, stamp: int) -> list[tuple[str, list[str]]]:
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    cells = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     return [
         ("".join(cell["source"]), cell["metadata"].get("tags", [])) for cell in cells if cell["cell_type"] == "code"
     ]
@@ -48,33 +41,27 @@ def notebook_parameters(name: str) -> dict:
     """Names and defaults of a notebook's `parameters` cell."""
     for source, tags in code_cells(name):
         if "parameters" in tags:
-            lines = ast.parse(source).body
-            return {
-                (line.target if isinstance(line, ast.AnnAssign) else line.targets[0]).id: ast.literal_eval(line.value)
-                for line in lines
-            }
+            return {line.target.id: ast.literal_eval(line.value) for line in ast.parse(source).body}
     raise InputError(f"notebook {name} has no cell tagged parameters")
 
 
 def read_profile(profile: str | Path) -> dict:
     """The parameters of a profile: a name from notebooks/profiles, or the path of a YAML file."""
-    path = PROFILES / f"{profile}.yaml" if (PROFILES / f"{profile}.yaml").is_file() else Path(profile)
-    known = sorted(path.stem for path in PROFILES.glob("*.yaml"))
+    ours = {path.stem: path for path in sorted(PROFILES.glob("*.yaml"))}
+    path = ours.get(str(profile), Path(profile))
     if not path.is_file():
         raise InputError(
-            f"no profile {str(profile)!r}; expected {', '.join(known)} or a YAML file{nearest(profile, known)}"
+            f"no profile {str(profile)!r}; expected {', '.join(ours)} or a YAML file{nearest(profile, ours)}"
         )
     try:
         text = path.read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise InputError(f"{path} holds an alias (*name), with which a line may unfold to any size; write it out")
-        values = yaml.safe_load(text)
+        has_alias = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text))
+        values = None if has_alias else yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{path} is not a YAML file ({' '.join(str(error).split())[:120]}); expected name: value"
-        ) from None
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path} is not a YAML file ({reason}); expected name: value") from None
+    if has_alias:
+        raise InputError(f"{path} holds an alias (*name), with which a line may unfold to any size; write it out")
     if values is not None and not isinstance(values, dict):
         raise InputError(f"{path} holds no parameters; expected lines of name: value")
     return values or {}
@@ -94,16 +81,16 @@ def check_parameters(values: dict) -> dict[str, dict]:
     """
     defaults = {name: notebook_parameters(name) for name in COURSE}
     known = merged(defaults)
-    values = {name: _typed(name, value, known) for name, value in values.items()}
+    values = _typed(values, known)
     every = known | values
-    CourseConfig(**every)
     try:
         for own in compared(every):
             CourseConfig(**every | {name: value for name, value in own.items() if name in TrainConfig.model_fields})
         parse_budget(every["compare_budget"])
     except InputError as error:
         raise InputError(f"in the comparison (archs, compare_...): {error}") from None
-    _check_thresholds(every)
+    grid_values(tuple(every[f"threshold_{end}"] for end in ("min", "max", "step")))
+    parse_objective(every["objective"])
     return {
         name: {parameter: value for parameter, value in values.items() if parameter in parameters}
         for name, parameters in defaults.items()
@@ -132,7 +119,7 @@ def each_run(pairs: list[tuple[str, str]]) -> dict[str, dict]:
     known = merged({name: notebook_parameters(name) for name in COURSE})
     values = {}
     for name, value in pairs:
-        value = _typed(name, value, known)
+        value = _typed({name: value}, known)[name]
         if value in values.setdefault(name, []):
             raise InputError(f"{name} {value!r} is given twice; expected another value each time")
         values[name].append(value)
@@ -151,14 +138,11 @@ def _in_a_name(value) -> str:
     return re.sub(r"[^\w.,+-]+", "_", text).strip("_") or "none"
 
 
-def _check_thresholds(values: dict) -> None:
-    """InputError for a grid or an objective that notebook 5 would refuse."""
-    grid_values(tuple(values[f"threshold_{end}"] for end in ("min", "max", "step")))
-    parse_objective(values["objective"])
-
-
-def _typed(name: str, value, known: dict):
-    """The value of one parameter in its declared type; InputError for an unknown name or an unusable value."""
-    if name not in known:
-        raise InputError(f"unknown parameter {name!r}; expected one of {some(sorted(known), 60)}{nearest(name, known)}")
-    return getattr(CourseConfig(**known | {name: value}), name)
+def _typed(values: dict, known: dict) -> dict:
+    """Parameters in their declared types; InputError for an unknown name or an unusable value."""
+    for name in values:
+        if name not in known:
+            named = some(sorted(known), 60)
+            raise InputError(f"unknown parameter {name!r}; expected one of {named}{nearest(name, known)}")
+    read = CourseConfig(**known | values)
+    return {name: getattr(read, name) for name in values}

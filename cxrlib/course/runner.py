@@ -2,34 +2,32 @@
 
 import logging
 import os
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import nbformat
 import pandas as pd
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import NOTEBOOKS, RUNS
-from cxrlib.course import stages
-from cxrlib.course.live import LiveLine
+from cxrlib.course import parameters, stages
 from cxrlib.course.opening import Data, open_data
-from cxrlib.course.parameters import (
-    COURSE,
-    check_parameters,
-    compared,
-    each_run,
-    merged,
-    notebook_parameters,
-    read_profile,
-)
+from cxrlib.course.parameters import COURSE, notebook_parameters
 from cxrlib.course.report.index import write_index
 from cxrlib.course.runs import RunFolder
 from cxrlib.data.findings import FINDINGS
 from cxrlib.models.architectures import build_model
+from cxrlib.models.checkpoints import SUFFIXES
 from cxrlib.training.device import pick_device
 
 # for the kernels: no bars in executed copies, no warning about frozen modules, and the kernel of this environment
 _QUIET = {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
+
+_WEIGHTS = ("weights", "compare_weights", "archs")
+_PATHS = ("run_dir", "img_root", "csv_path", *_WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Plan:
     @property
     def every(self) -> dict:
         """The parameters of all notebooks in one."""
-        return merged(self.parameters)
+        return parameters.merged(self.parameters)
 
 
 def plan_runs(
@@ -60,16 +58,25 @@ def plan_runs(
     (`each_run`); data: a folder of radiographs with its CSV, else the phantoms. Raises InputError.
     """
     plans = []
-    for suffix, values in each_run(pairs or []).items():
-        values = read_profile(profile) | values
+    for suffix, values in parameters.each_run(pairs or []).items():
+        values = parameters.read_profile(profile) | values
         values["run_dir"] = f"{values.get('run_dir') or RUNS / Path(profile).stem}{suffix}"
         if data is not None:
             values["img_root"] = str(data)
-        check_parameters(values)
-        for name in {"run_dir", "img_root", "csv_path"} & set(values):  # the notebooks run in another folder than this
-            values[name] = str(Path(values[name]).expanduser().resolve()) if values[name] else ""
-        plans.append(Plan(str(profile), values["run_dir"], check_parameters(values)))
+        given = parameters.check_parameters(values)
+        for own in given.values():  # the notebooks run in another folder than this
+            own |= {name: _absolute(name, value) for name, value in own.items() if name in _PATHS and value}
+        plans.append(Plan(str(profile), given["01_eda"]["run_dir"], given))
     return plans
+
+
+def _absolute(name: str, value: str | list) -> str | list:
+    """A path, or the path in weights or resnet18:weights, from the working directory of this process."""
+    if isinstance(value, list):
+        return [_absolute(name, each) for each in value]
+    before, colon, path = value.rpartition(":") if name == "archs" else ("", "", value)
+    is_path = name not in _WEIGHTS or path.endswith(SUFFIXES)
+    return before + colon + str(Path(path).expanduser().resolve()) if is_path else value
 
 
 def describe(plan: Plan) -> str:
@@ -80,20 +87,13 @@ def describe(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def run_course(
-    profile: str = "quick",
-    pairs: list[tuple[str, str]] | None = None,
-    data: str | Path | None = None,
-    force: bool = False,
-) -> list[RunFolder]:
+def run_course(plans: list[Plan], force: bool = False) -> list[RunFolder]:
     """Run the six notebooks headless, each run into its folder, and print where the results are.
 
-    profile, pairs, data: see `plan_runs`. A notebook that has finished with the same parameters, data, code and
-    versions is not run again unless `force`. Raises InputError for bad input before anything runs, RuntimeError where
-    a notebook fails; its executed copy, with the error in it, stays in the run folder. Of several runs, those after a
-    failed one are run all the same.
+    A notebook that has finished with the same parameters, data, code and versions is not run again unless `force`.
+    Raises InputError for bad input before anything runs, RuntimeError where a notebook fails; its executed copy, with
+    the error in it, stays in the run folder. Of several runs, those after a failed one are run all the same.
     """
-    plans = plan_runs(profile, pairs, data)
     opened = {}
     for plan in plans:
         where = plan.every["csv_path"], plan.every["img_root"]
@@ -127,15 +127,15 @@ def _run(plan: Plan, data: Data, force: bool) -> None:
             "fingerprint": data.fingerprint,
         }
         before = run.read()
-        bases = {name: stages.basis(name, each, data.fingerprint) for name, each in plan.parameters.items()}
+        bases = {name: stages.basis(name, each, data) for name, each in plan.parameters.items()}
         again = dict.fromkeys(COURSE, "")
         if before.get("data") == about and not force:
             again = stages.reasons_to_rerun(run, bases)
         if again:
-            run.start(set(COURSE) - set(again), profile=plan.profile, parameters=plan.every, data=about)
+            started = {"profile": plan.profile, "parameters": plan.every, "data": about, "beside": data.beside}
+            run.start(set(COURSE) - set(again), **started)
         for name in again:
             stages.forget(run, name)
-        usual = {name: stage.get("seconds") for name, stage in before.get("stages", {}).items()}
         try:
             for name in COURSE:
                 title = f"[{COURSE.index(name) + 1}/{len(COURSE)}] {name}"
@@ -144,45 +144,47 @@ def _run(plan: Plan, data: Data, force: bool) -> None:
                     continue
                 if "seconds" in before.get("stages", {}).get(name, {}) and again[name]:
                     print(f"{title} runs again: {again[name]}")
-                _one(run, name, title, plan.given[name], bases[name], usual.get(name))
+                _one(run, name, title, plan.given[name], bases[name])
         finally:
             write_index(run.path.parent)
     print(_outcome(run))
 
 
-def _one(run: RunFolder, name: str, title: str, given: dict, basis: dict, usual: float | None) -> None:
+def _one(run: RunFolder, name: str, title: str, given: dict, basis: dict) -> None:
     """One notebook: run it, and record how long it took and which files it wrote."""
-    earlier = stages.stamps(run)
+    earlier, began = stages.stamps(run), time.time()
+    print(title, end=" ", flush=True)
     try:
-        with LiveLine(title, run.path, usual) as line:
-            _execute(name, given, run)
+        _execute(name, given, run)
     except (InputError, RuntimeError) as error:
+        print("failed")
         run.record(name, error=str(error))
         raise
-    run.record(name, seconds=round(line.seconds, 1))
+    seconds = time.time() - began
+    print(f"\r{title} {seconds:.0f} s" if sys.stdout.isatty() else f"{seconds:.0f} s")
+    run.record(name, seconds=round(seconds, 1))
     now = stages.stamps(run)
     stages.remember(run, name, basis, sorted(file for file in now if now[file] != earlier.get(file)))
 
 
-def _execute(name: str, parameters: dict, run: RunFolder) -> None:
+def _execute(name: str, given: dict, run: RunFolder) -> None:
     import papermill
     from nbclient.exceptions import DeadKernelError
 
     copy = run.notebooks / f"{name}.ipynb"
     copy.parent.mkdir(parents=True, exist_ok=True)
-    before = {variable: os.environ.get(variable) for variable in _QUIET}
-    os.environ.update(_QUIET)
     logging.getLogger("papermill").setLevel(logging.ERROR)  # names are checked by us; it cannot read "epochs=2"
     try:
-        papermill.execute_notebook(
-            NOTEBOOKS / f"{name}.ipynb",
-            copy,
-            parameters=parameters,
-            kernel_name="python3",
-            cwd=NOTEBOOKS,
-            progress_bar=False,
-            extra_arguments=["--IPKernelApp.log_level=50"],  # no warning about ports of this machine
-        )
+        with patch.dict(os.environ, _QUIET):
+            papermill.execute_notebook(
+                NOTEBOOKS / f"{name}.ipynb",
+                copy,
+                parameters=given,
+                kernel_name="python3",
+                cwd=NOTEBOOKS,
+                progress_bar={"desc": name, "leave": False, "disable": not sys.stdout.isatty()},  # over TQDM_DISABLE
+                extra_arguments=["--IPKernelApp.log_level=50"],  # no warning about ports of this machine
+            )
     except papermill.PapermillExecutionError as error:
         where = f"notebook {name}, cell {error.exec_count}; its executed copy: {copy}"
         what = " ".join(str(error.evalue).split())
@@ -196,11 +198,6 @@ def _execute(name: str, parameters: dict, run: RunFolder) -> None:
             "the kernel died, as it does where memory runs out; take a smaller batch_size or image_size "
             f"(notebook {name}, cell {done + 1}; its executed copy: {copy})"
         ) from None
-    finally:
-        for variable, value in before.items():
-            os.environ.pop(variable)
-            if value is not None:
-                os.environ[variable] = value
 
 
 def _outcome(run: RunFolder) -> str:
@@ -222,6 +219,6 @@ def _outcome(run: RunFolder) -> str:
 def _check_machine(values: dict) -> None:
     """InputError for a device or weights that cannot be had here, before an hour of training says so."""
     pick_device(values["device"])
-    for each in [values, *(values | own for own in compared(values))]:
+    for each in [values, *(values | own for own in parameters.compared(values))]:
         if each["weights"] != "none":
             build_model(each["arch"], each["weights"], each["image_size"])

@@ -13,10 +13,11 @@ from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
 
 from cxrlib.core.errors import InputError
-from cxrlib.core.paths import from_root, write_text
+from cxrlib.core.paths import from_root, write_csv, write_text
 from cxrlib.plots.style import PRINT, save_figure
 
-_VERSIONS = ("cxrlib", "torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "papermill")
+_VERSIONS = ("cxrlib", "torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "pandas", "scikit-learn",
+             "pillow", "matplotlib", "torchxrayvision", "papermill")  # fmt: skip
 
 
 class RunFolder:
@@ -53,7 +54,7 @@ class RunFolder:
 
     def save_splits(self, entries: pd.DataFrame) -> None:
         """splits.csv: image, patient, part of every entry."""
-        self._write(self.splits, entries[["image", "patient", "part"]].to_csv(index=False))
+        write_csv(self.splits, entries[["image", "patient", "part"]], index=False)
 
     def load_splits(self, entries: pd.DataFrame) -> pd.DataFrame:
         """The entries with the column part of splits.csv, without the images that notebook 02 had to leave out.
@@ -72,21 +73,24 @@ class RunFolder:
 
     def record(self, stage: str, **values) -> None:
         """Write plain values under the name of a stage into run.json, with the versions of the libraries."""
-        run = self.read()
-        run.setdefault("versions", versions())
-        run.setdefault("stages", {}).setdefault(stage, {}).update(values)
-        self._write_run(run)
+        with self._changed() as run:
+            run.setdefault("versions", versions())
+            run.setdefault("stages", {}).setdefault(stage, {}).update(values)
 
     def read(self) -> dict:
         """What run.json holds; empty where there is none yet."""
         path = self.path / "run.json"
         try:
-            run = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        except ValueError as error:
-            run = error
-        if not isinstance(run, dict):
-            raise InputError(f"{path} cannot be read; move it aside, or choose another run_dir")
-        return run
+            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        except (ValueError, TypeError):  # no JSON, or something else than a dict
+            raise InputError(f"{path} cannot be read; move it aside, or choose another run_dir") from None
+
+    @property
+    def on_phantoms(self) -> bool:
+        """Whether run.json records the data as phantoms: the runner does for a whole run, notebook 02 by hand."""
+        recorded = self.read()
+        by_hand = recorded.get("stages", {}).get("02_preprocess", {})
+        return (recorded.get("data") or by_hand).get("phantoms") is True
 
     def stage(self, name: str) -> dict:
         """What a stage recorded. Raises InputError, naming the notebook, where it has not run yet."""
@@ -107,9 +111,11 @@ class RunFolder:
             self.path.rename(aside)
             held = "a run on other data" if "data" in old else "results of notebooks run by hand"
             print(f"{self.path} held {held}; moved to {aside}")
-        stages = {name: values for name, values in old.get("stages", {}).items() if name in keep}
         started = datetime.datetime.now().isoformat(timespec="seconds")
-        self._write_run(about | {"started": started, "versions": versions(), "stages": stages})
+        with self._changed() as run:
+            stages = {name: values for name, values in run.get("stages", {}).items() if name in keep}
+            run.clear()
+            run.update(about | {"started": started, "versions": versions(), "stages": stages})
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -118,31 +124,32 @@ class RunFolder:
         # next to the folder, which `start` may move aside
         lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
         try:
-            lock.acquire(timeout=0)
+            held = lock.acquire(timeout=0)
         except Timeout:
             raise InputError(
                 f"another process is at work in {self.path}; wait until it has finished, or choose another run_dir"
             ) from None
-        try:
+        with held:
             yield
-        finally:
-            lock.release()
 
     def save_figure(self, figure: Figure, name: str) -> None:
         """Export a figure for print into the run folder, which git ignores: a PNG at 300 dots per inch and a PDF."""
         save_figure(figure, name, self.figures, dpi=PRINT, pdf=True)
 
-    def _write_run(self, run: dict) -> None:
-        self._write(self.path / "run.json", json.dumps(run, indent=2, default=_plain))
-
-    def _write(self, path: Path, text: str) -> None:
+    @contextmanager
+    def _changed(self) -> Iterator[dict]:
+        """What run.json holds, to be changed in place: no other process changes it until it is written."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            held = FileLock(self.path / ".run.json.lock").acquire()
         except OSError as error:
             raise InputError(
                 f"the run cannot be written to {self.path} ({error.strerror}); choose another run_dir"
             ) from None
-        write_text(path, text)
+        with held:
+            run = self.read()
+            yield run
+            write_text(self.path / "run.json", json.dumps(run, indent=2, default=_plain))
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Whether a notebook must run again: what its result depends on, and whether it last ran with the same.
 
-Each executed copy has a NAME.json, written when the notebook has finished: its parameters, the fingerprint of the data,
-digests of its code and of the modules it uses, the versions of the libraries, and the files it wrote.
+Each executed copy has a NAME.json, written when the notebook has finished: its parameters, digests of the files that it
+reads, of its code and of the modules that it uses, the versions of the libraries, and the names of the files it wrote.
 """
 
 import ast
@@ -12,23 +12,50 @@ import re
 from pathlib import Path
 
 import cxrlib
-from cxrlib.core.paths import write_json
+from cxrlib.core.paths import NOTEBOOKS, write_json
+from cxrlib.course.opening import Data
 from cxrlib.course.parameters import COURSE, code_cells
 from cxrlib.course.runs import RunFolder, versions
+from cxrlib.data.sources import content_digest
+from cxrlib.models.checkpoints import SUFFIXES
 
 _PACKAGE = Path(cxrlib.__file__).parent
+_NAMED_AS = {  # in a cell that reads it
+    "boxes": "data.boxes",
+    "official lists": "lists_in",
+    "expert labels": "find_expert_labels",
+    "phantoms": "data.are_phantoms",
+}
+_DOCTOR = "the doctor has other tables to look at"  # which changes what a notebook prints, but nothing that others read
+_CHANGED = {
+    "data": "other {}",
+    "notebook": "its {} changed",
+    "cxrlib": "cxrlib changed ({})",
+    "doctor": _DOCTOR,
+    "results": "{} changed since",
+}
 
 
-def basis(name: str, parameters: dict, fingerprint: str) -> dict:
+def basis(name: str, parameters: dict, data: Data) -> dict:
     """What the result of a notebook depends on; `parameters` holds all of its own, defaults included."""
     code = _code(name)
+    beside = {kind: digest for kind, digest in data.beside.items() if _NAMED_AS[kind] in code}
+    tables = [path for path in sorted((NOTEBOOKS / "tables").iterdir()) if path.name in code]
     return {
         "parameters": {key: value for key, value in parameters.items() if key != "run_dir"},
-        "data": fingerprint,
-        "notebook": _digest(code.encode()),
+        "data": {"data": data.fingerprint} | beside | _start_checkpoints(parameters),
+        "notebook": {"code": _digest(code.encode()), "tables": content_digest(tables)},
         "cxrlib": {module: _digest(_file(module).read_bytes()) for module in sorted(modules(code))},
         "versions": versions(),
+        "doctor": data.beside if "check_dataset" in code else {},
     }
+
+
+def _start_checkpoints(parameters: dict) -> dict[str, str]:
+    """The content of the checkpoints that a notebook's trainings start from, as {path: digest}."""
+    named = [parameters.get("weights", ""), parameters.get("compare_weights", "")]
+    named += [arch.partition(":")[2] for arch in parameters.get("archs", ())]
+    return {path: content_digest([Path(path)]) for path in named if path.endswith(SUFFIXES)}
 
 
 def reads_from(name: str) -> list[str]:
@@ -54,8 +81,8 @@ def reasons_to_rerun(run: RunFolder, every: dict[str, dict]) -> dict[str, str]:
     """
     again = {}
     for name in COURSE:
-        why = _difference(run, name, every[name])
-        remade = [earlier for earlier in reads_from(name) if earlier in again]
+        why = _difference(run, name, every[name] | _results(run, name, _files(run, name)))
+        remade = [earlier for earlier in reads_from(name) if again.get(earlier, _DOCTOR) != _DOCTOR]
         if why or remade:
             again[name] = why or f"reads what {remade[0]} makes"
     return again
@@ -63,7 +90,7 @@ def reasons_to_rerun(run: RunFolder, every: dict[str, dict]) -> dict[str, str]:
 
 def remember(run: RunFolder, name: str, basis: dict, files: list[str]) -> None:
     """Write that a notebook has finished, with what, and which files of the run folder it wrote."""
-    write_json(_record(run, name), basis | {"files": files})
+    write_json(_record(run, name), basis | _results(run, name, files) | {"files": files})
 
 
 def forget(run: RunFolder, name: str) -> None:
@@ -71,9 +98,7 @@ def forget(run: RunFolder, name: str) -> None:
 
     What lies in the folders of architectures and comparisons stays: a comparison that was stopped goes on from there.
     """
-    record = _read(run, name)
-    files = record.get("files", []) if isinstance(record, dict) else []
-    tables = {file for file in files if "/" not in file}
+    tables = {file for file in _files(run, name) if "/" not in file}
     for path in (*(run.path / file for file in tables), *run.figures.glob(f"{name[:2]}_*"), _record(run, name)):
         path.unlink(missing_ok=True)
 
@@ -83,43 +108,55 @@ def stamps(run: RunFolder) -> dict[str, int]:
 
     Results of an earlier training, which `set_aside` moves to previous-N, are not counted: they may be removed.
     """
-    paths = [path for path in run.path.rglob("*") if path.is_file() and run.notebooks not in path.parents]
-    names = {path.relative_to(run.path).as_posix(): path for path in paths if path != run.path / "run.json"}
-    return {name: path.stat().st_mtime_ns for name, path in names.items() if "/previous-" not in name}
+    paths = [path for path in run.path.rglob("[!.]*") if path.is_file() and run.notebooks not in path.parents]
+    times = {path.relative_to(run.path).as_posix(): path.stat().st_mtime_ns for path in paths}
+    return {name: time for name, time in times.items() if name != "run.json" and "/previous-" not in name}
 
 
 def _difference(run: RunFolder, name: str, basis: dict) -> str:
     record = _read(run, name)
-    if not record:
+    if record is None:
         return "has not finished yet"
-    if not isinstance(record, dict) or set(record) != set(basis) | {"files"}:
+    if any(not isinstance(record.get(key), dict) for key in basis):
         return f"{_record(run, name).name} cannot be read"
     for key, now in basis.items():
         before = record[key]
-        if before == now:
-            continue
-        if not isinstance(now, dict) or not isinstance(before, dict):
-            return {"data": "other data", "notebook": "its code changed"}.get(key, f"other {key}")
         changed = [each for each in sorted({*now, *before}) if now.get(each) != before.get(each)]
-        if key == "cxrlib":
-            return f"cxrlib changed ({', '.join(changed)})"
-        return ", ".join(f"{each} {before.get(each)!r} -> {now.get(each)!r}" for each in changed)
-    gone = [file for file in record["files"] if not (run.path / file).is_file()]
+        if changed and key in _CHANGED:
+            return _CHANGED[key].format(", ".join(changed))
+        if changed:
+            return ", ".join(f"{each} {before.get(each)!r} -> {now.get(each)!r}" for each in changed)
+    gone = [file for file in _files(run, name) if not (run.path / file).is_file()]
     return f"{gone[0]} is gone" if gone else ""
+
+
+def _results(run: RunFolder, name: str, own: list[str]) -> dict[str, dict[str, str]]:
+    """The part of a basis that is in the run folder: the content of what the notebooks that this one reads wrote.
+
+    own: what it writes itself, such as the thresholds that notebook 05 puts into a checkpoint.
+    """
+    files = {file for earlier in reads_from(name) for file in _files(run, earlier)} - set(own)
+    there = [file for file in sorted(files) if (run.path / file).is_file() and not file.startswith("figures/")]
+    return {"results": {file: content_digest([run.path / file]) for file in there}}
+
+
+def _files(run: RunFolder, name: str) -> list[str]:
+    return (_read(run, name) or {}).get("files", [])
 
 
 def _record(run: RunFolder, name: str) -> Path:
     return run.notebooks / f"{name}.json"
 
 
-def _read(run: RunFolder, name: str):
-    """The record of a notebook; None where there is none, "unreadable" where it cannot be read."""
+def _read(run: RunFolder, name: str) -> dict | None:
+    """The record of a notebook; None where there is none, empty where it cannot be read."""
     try:
-        return json.loads(_record(run, name).read_text(encoding="utf-8"))
+        record = json.loads(_record(run, name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError:
-        return "unreadable"
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _code(name: str) -> str:

@@ -115,7 +115,7 @@ def operating_point(checkpoint: dict) -> tuple[Calibrator, Thresholds | None]:
     thresholds = None if tuned is None else Thresholds.from_dict(tuned)
     if thresholds is not None and thresholds.calibration not in (None, calibrator.method):
         raise InputError(
-            f"the checkpoint's thresholds are on scores of calibration {thresholds.calibration}, its calibration is "
+            f"the thresholds are on scores of calibration {thresholds.calibration}, the calibration at hand is "
             f"{calibrator.method}; tune both again (cxr eval)"
         )
     return calibrator, thresholds

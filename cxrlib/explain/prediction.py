@@ -33,7 +33,7 @@ from cxrlib.training.inference import scores_of
 from cxrlib.training.memory import kept_memory
 
 _INVERTED = "air is bright and bone dark, as in an inverted radiograph; it is scored as it is"
-_NOT_TUNED = "no threshold is tuned: run cxr eval on the checkpoint"
+_NOT_TUNED = "no threshold is tuned: run cxr eval --update_checkpoint"
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -130,8 +131,8 @@ def test_flags_reach_the_training(tiny_nih, empty):
 
 
 # ---- eval ------------------------------------------------------------------------------------------------------------
-def test_eval_writes_tables_and_gives_the_checkpoint_its_thresholds(tiny_nih, trained, capsys):
-    assert main(["eval", *data(tiny_nih.root), "--replicates", "30"]) == 0
+def test_eval_writes_tables_and_when_asked_gives_the_checkpoint_its_thresholds(tiny_nih, trained, capsys):
+    assert main(["eval", *data(tiny_nih.root), "--replicates", "30", "--update_checkpoint"]) == 0
     tables = trained / "results" / "tables"
     assert {path.name for path in tables.iterdir()} == {
         "metrics.txt", "metrics.csv", "thresholds.json", "calibration.json", "predictions_test.npz",
@@ -164,6 +165,19 @@ def test_eval_writes_tables_and_gives_the_checkpoint_its_thresholds(tiny_nih, tr
     assert load_checkpoint("model_last.pth")["thresholds"] is None
     before = {name: value for name, value in load_checkpoint("model_last.pth").items() if name == "config"}
     assert carried["config"] == before["config"]
+
+
+def test_eval_leaves_the_checkpoint_alone(tiny_nih, trained, capfd, monkeypatch, refused):
+    kept = trained / "kept"
+    kept.mkdir()
+    weights = shutil.move("model_best.pth", kept / "model_best.pth")
+    before, allowed = weights.read_bytes(), os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != kept and allowed(path, mode))  # for root, too
+    given = ["eval", *data(tiny_nih.root), "--replicates", "0", "--weights", str(weights)]
+    assert main(given) == 0
+    assert "kept/model_best.pth is unchanged" in capfd.readouterr().out
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == {"model_best.pth": before}
+    assert "kept is read-only" in refused(*given, "--update_checkpoint")
 
 
 @pytest.mark.parametrize("split", ["patient", "official"])
@@ -224,6 +238,29 @@ def test_gradcam_compares_calibrated_scores_with_calibrated_thresholds(trained, 
     np.testing.assert_allclose(predictions.scores, calibrator.calibrate(raw.scores), atol=1e-5)
 
 
+def test_gradcam_takes_the_thresholds_that_eval_wrote(trained, tiny_nih, monkeypatch, capfd, refused):
+    drawn = []
+    make, module = cxrlib.explain.overlays.score_table, "cxrlib.cli.commands.gradcam.score_table"
+    monkeypatch.setattr(module, lambda *given: drawn.append((given[0], given[2])) or make(*given))
+    gradcam = ["gradcam", *data(tiny_nih.root), "--samples", "3"]
+    assert main(gradcam) == 0
+    assert "model_best.pth holds no thresholds" in capfd.readouterr().out
+    assert drawn.pop()[1] is None
+    assert main(["eval", *data(tiny_nih.root), "--replicates", "0", "--calibrate", "platt"]) == 0
+    tables = Path("results/tables")
+    assert main([*gradcam, "--thresholds", str(tables / "thresholds.json")]) == 0
+    predictions, thresholds = drawn.pop()
+    assert thresholds.to_dict() == Thresholds.load(tables / "thresholds.json").to_dict()
+    raw = Predictions.load(tables / "predictions_test.npz")
+    raw = raw.take([raw.image.tolist().index(name) for name in predictions.image])
+    calibrated = Calibrator.load(tables / "calibration.json").calibrate(raw.scores)
+    np.testing.assert_allclose(predictions.scores, calibrated, atol=1e-5)
+    (tables / "calibration.json").unlink()
+    line = refused(*gradcam, "--thresholds", str(tables / "thresholds.json"))
+    assert "are on scores of calibration platt" in line
+    assert "none.json is not a file; expected" in refused(*gradcam, "--thresholds", "none.json")
+
+
 def test_eval_as_asked_calibrates_tunes_and_audits(trained, tiny_nih, refused):
     rows = [
         f"{name},1,{'YES' if k % 2 else 'NO'}" for k, name in enumerate(pd.read_csv(tiny_nih.csv_path)["Image Index"])
@@ -247,7 +284,8 @@ def test_eval_takes_thresholds_saved_by_hand(trained, tiny_nih):
     tuned = Thresholds.load("results/tables/thresholds.json")
     by_hand = dataclasses.replace(tuned, values=tuned.values * 0 + 0.123, grid=None, objective="by hand, from f1")
     by_hand.save("mine.json")
-    assert main(["eval", *data(tiny_nih.root), *how[:2], "--calibrate", "platt", "--thresholds", "mine.json"]) == 0
+    assert main(["eval", *data(tiny_nih.root), *how[:2], "--calibrate", "platt", "--thresholds", "mine.json",
+                 "--update_checkpoint"]) == 0  # fmt: skip
     table = pd.read_csv("results/tables/metrics.csv", index_col=0)
     assert (table.loc[list(FINDINGS), "threshold"] == 0.123).all()
     assert Thresholds.load("results/tables/thresholds.json").to_dict() == by_hand.to_dict()
@@ -366,6 +404,28 @@ def test_the_three_scripts_one_after_the_other(tiny_nih, empty):
     shown = run("train.py", "--help")
     assert shown.returncode == 0
     assert "--train_subset" in shown.stdout
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(("arguments", "codes"), [(["train", "--help"], {0, 141}), (["run", "--dry-run"], {141})])
+def test_output_that_nobody_reads_ends_the_command_quietly(arguments, codes, unbuffered):
+    code = "import sys, time; from cxrlib.cli.main import main; time.sleep(1); sys.exit(main(sys.argv[1:]))"
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-c", code, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as cxr:
+        cxr.stdout.close()  # as `head` does once it has enough
+        assert cxr.stderr.read() == b""
+        assert cxr.wait() in codes, "128 and the number of SIGPIPE, which is what a shell shows for POSIX tools"
+
+
+def test_another_broken_pipe_is_not_quiet(monkeypatch):
+    def fails(_):
+        """Lose a worker."""
+        raise BrokenPipeError("a worker is gone")
+
+    monkeypatch.setattr("cxrlib.cli.commands.course.run", fails)
+    with pytest.raises(BrokenPipeError, match="a worker is gone"):
+        main(["run"])
 
 
 # ---- bad input -------------------------------------------------------------------------------------------------------

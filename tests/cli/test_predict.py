@@ -123,7 +123,7 @@ def test_where_nothing_is_tuned_nothing_is_called_and_the_reason_is_said(films, 
     weights = checkpoint(tmp_path / "m.pth", thresholds=None)
     assert predict(films / "a.png", "--weights", weights, "--out", tmp_path, "--no_page") == 0
     line = capsys.readouterr().out
-    assert "nothing is called, no threshold is tuned: run cxr eval on the checkpoint; highest:" in line
+    assert "nothing is called, no threshold is tuned: run cxr eval --update_checkpoint; highest:" in line
     assert {row["call"] + row["threshold"] for row in table(tmp_path / "predictions.csv")} == {""}
     content = load_checkpoint(weights)
     notes = ("not tuned: 3 positive of 109 images, fewer than 5; 0.5 is kept", *[""] * 13)

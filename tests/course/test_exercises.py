@@ -9,15 +9,42 @@ from cxrlib.course.exercises import NOT_YET, check, check_function, check_that, 
 
 @pytest.mark.parametrize(
     ("answer", "same"),
-    [(3, np.int64(3)), (0.5, np.float32(0.50004)), ("Edema", " edema "), (["a", "b"], {"b", "a"}),
-     ([1, 2], np.array([2, 1])), (["a", "b"], pd.Index(["b", "a"])), (3, np.array(3))],
+    [(3, np.int64(3)), (0.5, np.float32(0.50004)), ("Edema", " edema "), ({"a", "b"}, ["b", "a"]),
+     ((1, 2), np.array([1, 2])), ({"a", "b"}, pd.Index(["b", "a"])), (3, np.array(3)), ({1, 2}, (2, 1.0004))],
 )  # fmt: skip
-def test_one_answer_in_two_forms_has_one_seal(answer, same, capsys):
+def test_one_answer_in_two_forms_is_right_in_both(answer, same, capsys):
     check(same, seal(answer))
     assert capsys.readouterr().out == "right\n"
 
 
-@pytest.mark.parametrize(("answer", "other"), [(3, 4), (0.5, 0.502), ("Edema", "Mass"), (["a"], ["a", "b"])])
+@pytest.mark.parametrize(
+    ("sealed", "answer", "digits"),
+    [(0.1235, 0.12350000001, 3), (0.1235, 0.12349999999, 3), (0.1235, 0.124, 3), (0.1235, 0.123, 3), (2.5, 3, 0),
+     (2.5, 2, 0), (-0.0001, 0, 3), (0.25, 0.2, 1), (0.25, 0.3, 1), ((0.25, 0.1), (0.3, 0.1), 1)],
+)  # fmt: skip
+def test_an_answer_at_an_edge_of_rounding_is_right(sealed, answer, digits, capsys):
+    check(answer, seal(sealed, digits), digits)
+    assert capsys.readouterr().out == "right\n"
+
+
+@pytest.mark.parametrize("swapped", [(307.2, 716.8), [307.2, 716.8], {307.2, 716.8}])
+def test_where_order_matters_another_order_is_not_right(swapped, capsys):
+    check(swapped, seal((716.8, 307.2), 1), 1)
+    assert capsys.readouterr().out.startswith("not quite")
+
+
+@pytest.mark.parametrize(
+    ("answer", "other"),
+    [
+        (3, 4),
+        (0.5, 0.502),
+        ("Edema", "Mass"),
+        ({"a"}, ["a", "b"]),
+        ((0.5, 0.1), (0.5, 0.2)),
+        (3, len),
+        ({1, 2}, [1, 1]),
+    ],
+)
 def test_another_answer_is_told_so_with_the_hint(answer, other, capsys):
     check(other, seal(answer), hint="count patients")
     said = capsys.readouterr().out

@@ -38,12 +38,12 @@ def test_notebook_parameters_are_the_literals_of_the_tagged_cell(notebook):
     name = notebook(
         ("before = 1", []),
         (
-            'a: int = 3  # comment\nb: str = "x"\nc: float = -1e-3\nd: list = []\ne: bool = True\nf = 2',
+            'a: int = 3  # comment\nb: str = "x"\nc: float = -1e-3\nd: list = []\ne: bool = True',
             ["x", "parameters"],
         ),
         ("after: int = 1", []),
     )
-    assert notebook_parameters(name) == {"a": 3, "b": "x", "c": -1e-3, "d": [], "e": True, "f": 2}
+    assert notebook_parameters(name) == {"a": 3, "b": "x", "c": -1e-3, "d": [], "e": True}
 
 
 def test_a_notebook_without_parameters_is_named(notebook):
@@ -153,9 +153,7 @@ def test_what_a_run_would_refuse_is_refused_at_once(values, message, tmp_path, m
     assert "\n" not in str(refused.value)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message):
-        run_course(
-            "quick", [*((name, value) for name, value in values.items()), ("run_dir", str(tmp_path / "run"))], tmp_path
-        )
+        plan_runs("quick", [*values.items(), ("run_dir", str(tmp_path / "run"))], tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -179,7 +177,7 @@ def test_what_this_machine_lacks_is_said_before_anything_is_written(values, mess
     before = sorted(tmp_path.rglob("*"))
     toy = {"run_dir": "run", "image_size": 32, "compare_image_size": 32, "weights": "none"}
     with pytest.raises(InputError, match=message):
-        run_course("quick", list((toy | values).items()), tiny_nih.root)
+        run_course(plan_runs("quick", list((toy | values).items()), tiny_nih.root))
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -18,7 +18,7 @@ from cxrlib.cli.main import main
 from cxrlib.core.errors import InputError
 from cxrlib.course import parameters, runner as course, runs, stages
 from cxrlib.course.parameters import COURSE, notebook_parameters
-from cxrlib.course.runner import run_course
+from cxrlib.course.runner import plan_runs, run_course
 from cxrlib.course.runs import RunFolder
 
 LEAVES = {"02_preprocess": "splits.csv", "03_train_efficientnet": "resnet18/model_best.pth"}
@@ -54,7 +54,7 @@ def run(pretend, tiny_nih, tmp_path):
     def run(*pairs, force=False, data=tiny_nih.root):
         pretend.calls.clear()
         given = [("weights", "none"), ("run_dir", str(tmp_path / "runs" / "one")), *pairs]
-        run_course("quick", given, data, force)
+        run_course(plan_runs("quick", given, data), force)
         return [name for name, _, _ in pretend.calls]
 
     return run
@@ -71,7 +71,7 @@ def test_a_run_records_everything_and_gives_each_notebook_its_own(pretend, tiny_
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "0")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("epochs: 2\nseed: 7\nweights: none\n")
-    [run] = run_course("mine.yaml", [("seed", "8"), ("run_dir", "runs/here")], tiny_nih.root)
+    [run] = run_course(plan_runs("mine.yaml", [("seed", "8"), ("run_dir", "runs/here")], tiny_nih.root))
     assert [name for name, _, _ in pretend.calls] == list(COURSE)
     of = {name: given for name, given, _ in pretend.calls}
     assert of["03_train_efficientnet"]["epochs"] == 2
@@ -99,7 +99,7 @@ def test_a_run_records_everything_and_gives_each_notebook_its_own(pretend, tiny_
 def test_without_a_run_dir_the_profile_names_it(pretend, tiny_nih, tmp_path, monkeypatch):
     monkeypatch.setattr(course, "RUNS", tmp_path / "runs")
     (tmp_path / "mine.yaml").write_text("weights: none\n")
-    assert run_course(tmp_path / "mine.yaml", data=tiny_nih.root)[0].path == tmp_path / "runs" / "mine"
+    assert run_course(plan_runs(tmp_path / "mine.yaml", data=tiny_nih.root))[0].path == tmp_path / "runs" / "mine"
 
 
 # ---- what is not run again -------------------------------------------------------------------------------------------
@@ -147,6 +147,82 @@ def test_other_data_other_code_and_a_lost_file_run_again(run, folder, tiny_nih, 
     tiny_nih.csv_path.write_text("\n".join(table[:-1]) + "\n")
     assert run() == list(COURSE)
     assert len([path for path in folder.path.parent.iterdir() if path.name.startswith("one-")]) == 1, "moved aside"
+
+
+def test_a_table_beside_the_images_runs_what_reads_it_again(run, folder, tiny_nih, capsys):
+    boxes = tiny_nih.boxes_path.read_text()
+    tiny_nih.boxes_path.unlink()
+    run()
+    tiny_nih.boxes_path.write_text(boxes)
+    assert run() == ["01_eda", "02_preprocess", "06_gradcam"], "02 only prints what the doctor finds"
+    assert "06_gradcam runs again: other boxes" in capsys.readouterr().out
+    (tiny_nih.root / "true_labels.csv").write_text("Image ID,Mass\n")
+    assert run() == ["01_eda", "02_preprocess", "05_thresholds", "06_gradcam"]
+    assert "05_thresholds runs again: other expert labels" in capsys.readouterr().out
+    lists = tiny_nih.root / "test_list.txt"
+    lists.write_text("\n".join(lists.read_text().splitlines()[1:]))
+    assert run() == list(COURSE[1:]), "02 splits by these lists"
+    assert "02_preprocess runs again: other official lists" in capsys.readouterr().out
+    assert [path.name for path in folder.path.parent.iterdir() if path.is_dir()] == ["one"], "nothing was moved aside"
+    assert set(folder.read()["beside"]) == {"boxes", "official lists", "expert labels", "phantoms"}
+
+
+def test_thresholds_saved_by_hand_run_what_reads_them_again(run, pretend, folder, monkeypatch, capsys):
+    def execute(source, target, **options):
+        pretend(source, target, **options)
+        if source.stem == "05_thresholds":  # as the real one does
+            folder.checkpoint("resnet18").write_text("with thresholds")
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute)
+    run()
+    assert run() == []
+    (folder.path / "05_thresholds.csv").write_text("by hand")  # the explorer saves both
+    folder.checkpoint("resnet18").write_text("with thresholds by hand")
+    assert run() == ["06_gradcam"]
+    assert "06_gradcam runs again: 05_thresholds.csv, resnet18/model_best.pth changed since" in capsys.readouterr().out
+    assert run() == []
+    assert (folder.path / "05_thresholds.csv").read_text() == "by hand"
+
+
+def test_replaced_images_are_other_data(run, tiny_nih):
+    run()
+    image = next(tiny_nih.root.rglob("*.png"))
+    image.write_bytes(image.read_bytes() + b" ")
+    assert run() == list(COURSE)
+
+
+def test_a_start_checkpoint_is_known_by_its_content(pretend, folder, tiny_nih, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(course, "_check_machine", lambda values: None)
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        Path(f"{name}.pth").write_bytes(b"one")
+    start = [("weights", "a.pth"), ("archs", "resnet18:b.pth,vgg16:none"), ("run_dir", "runs/one")]
+
+    def run():
+        pretend.calls.clear()
+        run_course(plan_runs("quick", start, tiny_nih.root))
+        return [name for name, _, _ in pretend.calls]
+
+    assert run() == list(COURSE)
+    given = folder.read()["parameters"]
+    assert given["weights"] == str(tmp_path / "a.pth"), "the notebooks run in another folder"
+    assert given["archs"] == [f"resnet18:{tmp_path / 'b.pth'}", "vgg16:none"]
+    assert run() == []
+    Path("a.pth").write_bytes(b"two")
+    assert run() == ["03_train_efficientnet", "05_thresholds", "06_gradcam"]
+    assert f"03_train_efficientnet runs again: other {tmp_path / 'a.pth'}" in capsys.readouterr().out
+    Path("b.pth").write_bytes(b"two")
+    assert run() == ["04_compare_architectures"]
+
+
+def test_a_table_of_the_notebooks_is_code(run, monkeypatch, tmp_path):
+    tables = tmp_path / "notebooks" / "tables"
+    shutil.copytree(stages.NOTEBOOKS / "tables", tables)
+    monkeypatch.setattr(stages, "NOTEBOOKS", tables.parent)
+    run()
+    with (tables / "ablation_folds.csv").open("a") as file:
+        file.write("\n")
+    assert run() == ["04_compare_architectures"]
 
 
 def test_prose_and_outputs_of_a_notebook_may_change(run, tmp_path, monkeypatch):

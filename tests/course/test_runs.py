@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -29,6 +30,10 @@ def run(tmp_path) -> RunFolder:
 def entries(tiny_nih) -> pd.DataFrame:
     entries = read_entries(tiny_nih.csv_path)
     return entries.assign(part=np.resize(["train", "val", "test"], len(entries)))
+
+
+def shown(run):
+    return {path.name for path in run.path.iterdir() if not path.name.startswith(".")}  # .run.json.lock stays
 
 
 # ---- where things lie ------------------------------------------------------------------------------------------------
@@ -96,6 +101,14 @@ def test_record_and_read_round_trip(run):
     assert {"cxrlib", "python", "numpy", "pandas", "timm"} <= set(versions)
 
 
+def test_records_of_several_processes_are_all_kept(run):
+    code = "import sys; from cxrlib.course.runs import RunFolder; run = RunFolder(sys.argv[1])\n"
+    code += "for number in range(40): run.record(sys.argv[2], **{f'n{number}': number})"
+    writers = [subprocess.Popen([sys.executable, "-c", code, run.path, name]) for name in "abc"]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    assert run.read()["stages"] == {name: {f"n{number}": number for number in range(40)} for name in "abc"}
+
+
 def test_a_record_that_fails_leaves_the_old_one_whole(run, monkeypatch):
     run.record("01_eda", seconds=1)
     before = (run.path / "run.json").read_text()
@@ -137,7 +150,7 @@ def test_start_moves_a_run_on_other_data_aside(run, capsys):
     assert f"held a run on other data; moved to {aside}" in capsys.readouterr().out
     assert json.loads((aside / "run.json").read_text())["data"] == {"img_root": "a"}
     assert (aside / "resnet18").is_dir()
-    assert [path.name for path in run.path.iterdir()] == ["run.json"]
+    assert shown(run) == {"run.json"}
     assert run.read()["data"] == {"img_root": "b"}
     assert run.read()["stages"] == {}
 
@@ -156,7 +169,7 @@ def test_start_on_the_same_data_keeps_the_folder_and_the_stages_asked_for(run):
     run.arch("resnet18").mkdir()
     run.start({"01_eda"}, data={"img_root": "a"}, profile="quick")
     assert [path.name for path in run.path.parent.iterdir()] == ["one"]
-    assert {path.name for path in run.path.iterdir()} == {"run.json", "resnet18"}
+    assert shown(run) == {"run.json", "resnet18"}
     assert run.read()["profile"] == "quick"
     assert run.read()["stages"] == {"01_eda": {"seconds": 1}}
 
@@ -217,16 +230,38 @@ def test_open_data_finds_csv_images_and_boxes(tiny_nih):
     assert less.boxes is None
 
 
-def test_the_fingerprint_changes_with_the_data_only(tiny_nih, tmp_path):
+def test_the_fingerprint_is_that_of_the_table_and_of_the_images(tiny_nih, tmp_path):
     first = open_data("", tiny_nih.root)
+    shutil.copy(tiny_nih.csv_path, tmp_path / "elsewhere.csv")
+    assert open_data(tmp_path / "elsewhere.csv", tiny_nih.root).fingerprint == first.fingerprint
     table = pd.read_csv(tiny_nih.csv_path, dtype=str)
-    table.sample(frac=1, random_state=0).to_csv(tmp_path / "shuffled.csv", index=False)
-    assert open_data(tmp_path / "shuffled.csv", tiny_nih.root).fingerprint == first.fingerprint
-    table.loc[0, "Finding Labels"] = "Hernia"
-    table.to_csv(tmp_path / "changed.csv", index=False)
-    assert open_data(tmp_path / "changed.csv", tiny_nih.root).fingerprint != first.fingerprint
-    next(iter(first.images.values())).unlink()
+    for column, value in (("Finding Labels", "Hernia"), ("Patient Age", "044")):
+        changed = table.copy()
+        changed.loc[0, column] = value
+        changed.to_csv(tmp_path / "changed.csv", index=False)
+        assert open_data(tmp_path / "changed.csv", tiny_nih.root).fingerprint != first.fingerprint
+    image = next(iter(first.images.values()))
+    content = image.read_bytes()
+    image.write_bytes(content + b" ")
     assert open_data("", tiny_nih.root).fingerprint != first.fingerprint
+    image.unlink()
+    assert open_data("", tiny_nih.root).fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("BBox_List_2017.csv", "boxes"), ("test_list.txt", "official lists"), ("true_labels.csv", "expert labels")],
+)
+def test_what_lies_beside_the_images_is_known_by_its_content(name, what, tiny_nih):
+    first = open_data("", tiny_nih.root)
+    assert set(first.beside) == {"boxes", "official lists", "expert labels", "phantoms"}
+    before, file = first.beside, tiny_nih.root / name
+    for change in (lambda: file.write_text("other"), lambda: file.unlink()):
+        change()
+        after = open_data("", tiny_nih.root).beside
+        assert [each for each in after if after[each] != before[each]] == [what]
+        before = after
+    assert open_data("", tiny_nih.root).fingerprint == first.fingerprint
 
 
 def test_phantoms_are_drawn_where_they_are_missing_and_nothing_else_is(tmp_path, monkeypatch):

@@ -13,12 +13,12 @@ from cxrlib.course.runs import RunFolder
 
 def run(given: argparse.Namespace) -> None:
     """Run the six notebooks, or with --dry-run print what each would get."""
+    plans = plan_runs(given.profile, given.parameter, given.data)
     if given.dry_run:
-        plans = plan_runs(given.profile, given.parameter, given.data)
         print("\n".join(map(describe, plans)))
         print("every name and type fits the notebooks; data, device and weights were not looked at")
     else:
-        run_course(given.profile, given.parameter, given.data, given.force)
+        run_course(plans, given.force)
 
 
 def report(given: argparse.Namespace) -> None:

@@ -25,7 +25,8 @@ def run(options: EvalOptions) -> None:
     how = check_how(options.calibrate, options.grid, options.objective)
     how["thresholds"] = Thresholds.load(options.thresholds) if options.thresholds else None
     checkpoint = load_checkpoint(options.weights)
-    check_writable(Path(options.weights).parent)  # the checkpoint gets the thresholds
+    if options.update_checkpoint:
+        check_writable(Path(options.weights).parent)
     # before the model: it gives each process a GPU of its own
     together = Accelerator(cpu=options.device == "cpu", mixed_precision="no") if processes.count() > 1 else None
     model, data = model_of(options, checkpoint), data_of(options)
@@ -52,9 +53,11 @@ def run(options: EvalOptions) -> None:
         done.table, done.thresholds, options.weights, checkpoint, val_scores, done.test, done.calibrator
     )
     done.write(tables, test_scores, text)
-    write_checkpoint(options.weights, checkpoint | done.for_checkpoint)
+    if options.update_checkpoint:
+        write_checkpoint(options.weights, checkpoint | done.for_checkpoint)
     print(text, end="")
-    print(f"wrote {tables / 'metrics.txt'}; thresholds and calibration are now also in {options.weights}")
+    state = "now also holds thresholds and calibration" if options.update_checkpoint else "is unchanged"
+    print(f"wrote {tables / 'metrics.txt'}, thresholds.json and calibration.json; {options.weights} {state}")
     if options.audit:
         _write_audits(tables, done, test, data, options.replicates)
 

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from cxrlib.cli.commands.opening import check_writable, data_of, held_out, images_of, model_of
+from cxrlib.cli.commands.opening import check_writable, data_of, held_out, images_of, model_of, operating_point_of
 from cxrlib.cli.options import GradcamOptions
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import write_csv
-from cxrlib.evaluation.calibration import operating_point
 from cxrlib.explain.case_maps import localize
 from cxrlib.explain.gradcam import check_method
 from cxrlib.explain.localization import box_cases, interval_table
@@ -22,7 +21,7 @@ def run(options: GradcamOptions) -> None:
     check_method(options.method)
     check_writable(options.out)
     checkpoint, folder = load_checkpoint(options.weights), Path(options.out) / "gradcam"
-    calibrator, thresholds = operating_point(checkpoint)
+    calibrator, thresholds = operating_point_of(options, checkpoint)
     model, data = model_of(options, checkpoint), data_of(options)
     _, test = held_out(options, checkpoint, data)
     chosen = choose(test, options.samples, checkpoint["config"]["seed"])

@@ -118,7 +118,9 @@ class Evidence:
         totals = rows.iloc[:, :4].eq("macro").any(axis=1)
         return {
             "file": file,
-            "head": [_head(name, table[name].dtype.kind in "iuf") for name in names],
+            "head": [
+                {"text": heading(name), "title": name, "number": table[name].dtype.kind in "iuf"} for name in names
+            ],
             "rows": [
                 {"total": total and not totals.all(), "cells": [self._cell(file, key, name) for name in names]}
                 for key, total in totals.items()
@@ -130,31 +132,9 @@ class Evidence:
         shown = self.interval(file, row, column)
         return Markup("") if shown == _UNDEFINED and row == "macro" else shown  # such as the threshold of a mean
 
-    def cross(self, file: str, down: str, across: str, where: tuple[str, str]) -> dict | None:
-        """The column value of a long table, with its interval, by two other columns; None if the file is missing.
-
-        `where` is a column and the value in it that selects the rows; the result has at most eight columns of values.
-        """
-        table = self.table(file)
-        if not {down, across, "value", where[0]} <= set(table):
-            return None
-        table = table[table[where[0]] == where[1]]
-        names = list(table[across].unique()[:8])
-        rows = []
-        for first, group in table[table[across].isin(names)].groupby(down, sort=False):
-            keys = dict(zip(group[across], group.index, strict=True))
-            cells = [self.interval(file, keys[name], "value") if name in keys else "" for name in names]
-            rows.append({"total": first == "macro", "cells": [self.show(file, group.index[0], down), *cells]})
-        head = [_head(down, False), *(_head(name, True) for name in names)]
-        return {"file": file, "head": head, "rows": rows, "left_out": 0}
-
 
 def _element(value, source: str, text: str) -> Markup:
     return _ELEMENT.format(value, source, f"{source} = {value}", text)
-
-
-def _head(name: str, number: bool) -> dict:
-    return {"text": heading(str(name)), "title": name, "number": number}
 
 
 def heading(name: str) -> str:

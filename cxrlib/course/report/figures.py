@@ -23,7 +23,7 @@ def export_figures(run: RunFolder, folder: Path) -> list[Path]:
     if not files:
         raise InputError(f"{run.figures} holds no figures (PNG); run the notebooks of this run first")
     project = [path for path in (ROOT, NOTEBOOKS.parent) if Path(folder).resolve().is_relative_to(path)]
-    if project and not _on_phantoms(run):
+    if project and not run.on_phantoms:
         raise InputError(
             f"{run.path} is not recorded as a run on phantoms, and pictures of patients must not be committed; "
             f"expected a folder outside {project[0]}, found {folder}"
@@ -37,10 +37,3 @@ def export_figures(run: RunFolder, folder: Path) -> list[Path]:
             small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
             small.save(unfinished, "PNG", optimize=True, dpi=(_DPI, _DPI), pnginfo=about)
     return [Path(folder) / file.name for file in files]
-
-
-def _on_phantoms(run: RunFolder) -> bool:
-    """Whether run.json records the data as phantoms: the runner does for a whole run, notebook 02 by hand."""
-    recorded = run.read()
-    by_hand = recorded.get("stages", {}).get("02_preprocess", {})
-    return (recorded.get("data") or by_hand).get("phantoms") is True

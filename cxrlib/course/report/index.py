@@ -3,18 +3,21 @@
 from pathlib import Path
 from urllib.parse import quote
 
+from filelock import FileLock
+
 from cxrlib.course.parameters import COURSE
 from cxrlib.course.report.evidence import Evidence
-from cxrlib.course.report.pages import write_page
+from cxrlib.course.report.page import write_page
 
 _METRICS = ("n", "auroc", "auroc_low", "auroc_high", "f1", "f1_low", "f1_high")
 
 
 def write_index(folder: Path) -> Path:
     """Write index.html for all runs in `folder`; a run that cannot be read is listed as such."""
-    runs = [_row(Evidence(path.parent)) for path in folder.glob("*/run.json")]
-    newest_first = sorted(runs, key=lambda row: (row["started"], row["name"]), reverse=True)
-    return write_page(folder / "index.html", "index.html", runs=newest_first)
+    with FileLock(folder / ".index.lock"):  # of two runs that end together, the later page shows both
+        runs = [_row(Evidence(path.parent)) for path in folder.glob("*/run.json")]
+        newest_first = sorted(runs, key=lambda row: (row["started"], row["name"]), reverse=True)
+        return write_page(folder / "index.html", "index.html", runs=newest_first)
 
 
 def _row(run: Evidence) -> dict:
@@ -26,18 +29,14 @@ def _row(run: Evidence) -> dict:
         "links": _links(run.path),
         "started": str(run.value("run.json", "started") or ""),
         "profile": run.value("run.json", "profile") or "",
-        "arch": _asked(run, "arch", "03_train_efficientnet"),
-        "split": _asked(run, "split", "02_preprocess"),
+        "arch": run.value("run.json", "stages", "03_train_efficientnet", "arch") or "",
+        "split": run.value("run.json", "stages", "02_preprocess", "split") or "",
         "data": run.value("run.json", "stages", "02_preprocess", "data") or "",
         "phantoms": run.value("run.json", "data", "phantoms"),
         "seconds": sum(value for value in seconds if isinstance(value, int | float)),
         "state": _state(run, measured),
         "macro": macro if measured else None,
     }
-
-
-def _asked(run: Evidence, parameter: str, stage: str) -> str:
-    return run.value("run.json", "parameters", parameter) or run.value("run.json", "stages", stage, parameter) or ""
 
 
 def _state(run: Evidence, measured: bool) -> str:

@@ -1,17 +1,35 @@
-"""The report of a run as one HTML file that opens offline, and as PDF: results, model card, figures, parameters."""
+"""The report of a run as one HTML file that opens offline, and as PDF: results, model card, figures, parameters.
 
-import json
-import re
+In a page everything is escaped, pictures are embedded, and no host is asked for anything.
+"""
+
+import base64
+import io
+import os
+import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from cxrlib.core.errors import InputError
+from cxrlib.core.paths import written_whole
 from cxrlib.course.report.evidence import Evidence
-from cxrlib.course.report.pages import data_uri, print_pdf, write_page
 from cxrlib.course.runs import RunFolder
-from cxrlib.phantom.patients import FIRST_PATIENT
 
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge",
+             "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")  # fmt: skip
+_WIDEST = 1600  # pixels; the files in figures/ have 300 dpi and are larger
+_PATIENCE = 120  # seconds for a PDF
 _PLACED = ("splits", "metrics", "audit", "experts", "comparison", "comparison_differences", "localization")
 
 
@@ -23,52 +41,79 @@ def write_report(run: RunFolder) -> list[Path]:
     """
     if not run.read():
         raise InputError(f"{run.path} holds no run.json; expected a run folder such as runs/quick: make run makes one")
-    evidence = Evidence(run.path)
     page = write_page(
         run.path / "report.html",
         "report.html",
-        e=evidence,
+        e=Evidence(run.path),
         name=run.path.name,
-        phantoms=_are_phantoms(evidence),
+        phantoms=run.on_phantoms,
         others=sorted(file.name for file in run.path.glob("*.csv") if file.stem not in _PLACED),
         figures=_figures(run),
     )
     return [page, *print_pdf(page, run.path / "report.pdf")]
 
 
-def _are_phantoms(evidence: Evidence) -> bool:
-    recorded = evidence.value("run.json", "data", "phantoms")
-    patients = evidence.table("splits.csv").get("patient")
-    if recorded is None and patients is not None:  # notebooks run by hand do not record it
-        return bool((patients >= FIRST_PATIENT).all())
-    return bool(recorded)
-
-
 def _figures(run: RunFolder) -> list[dict]:
-    """The figures of the run in the order of the notebooks, each with its alt text and a caption."""
-    headings = _headings(run)
+    """The figures of the run in the order of the notebooks, each with its caption and its alt text.
+
+    The PNGs are no wider than a screen, and embedded as values for `<img src>`.
+    """
     figures = []
     for file in sorted(run.figures.glob("*.png")):
+        caption = file.stem[3:].replace("_", " ").capitalize()
         with Image.open(file) as image:
-            words = image.info.get("Description", "")
-        caption = headings.get(file.stem) or file.stem[3:].replace("_", " ").capitalize()
-        figures.append({"file": file.name, "uri": data_uri(file), "alt": words or caption, "caption": caption})
+            alt = image.info.get("Description", caption)
+            image = image.convert("RGB")
+            image.thumbnail((_WIDEST, _WIDEST * 4))
+            uri = picture_uri(image, "png", optimize=True)
+        figures.append({"file": file.name, "uri": uri, "alt": alt, "caption": caption})
     return figures
 
 
-def _headings(run: RunFolder) -> dict[str, str]:
-    """{each word in quotes in a cell, such as a figure's name: the heading above it}, from the executed notebooks."""
-    headings = {}
-    for path in sorted(run.notebooks.glob("*.ipynb")):
+def write_page(path: Path, template: str, **values) -> Path:
+    """Fill a template of templates/ and write the page whole. Values are escaped unless they are `Markup`.
+
+    The page is written piece by piece, so that values may be generators of any length.
+    """
+    with written_whole(path) as beside, beside.open("w", encoding="utf-8") as file:
+        file.writelines(_TEMPLATES.get_template(template).generate(**values))
+    return path
+
+
+def picture_uri(picture: Image.Image, kind: str, **options) -> str:
+    """A picture as a value for `<img src>`. kind: "jpeg" or "png"; options: of Pillow's writer."""
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def print_pdf(page: Path, target: Path) -> list[Path]:
+    """Print a page of this package to PDF; returns [target], or [] with a message where no browser is installed.
+
+    The browser is of the Chromium family, which CXR_BROWSER may name, and gets no network. Raises RuntimeError if it
+    fails.
+    """
+    browser = next(filter(None, map(shutil.which, (os.environ.get("CXR_BROWSER", ""), *_BROWSERS))), None)
+    if browser is None:
+        print("no PDF: no browser of the Chromium family is installed or named by CXR_BROWSER; the HTML prints as well")
+        return []
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, written_whole(target) as unfinished:
+        command = [
+            browser,
+            "--headless",
+            "--disable-gpu",
+            "--no-pdf-header-footer",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            f"--user-data-dir={profile}",
+            f"--print-to-pdf={unfinished}",
+            *(["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),  # root cannot have one
+            page.resolve().as_uri(),
+        ]
         try:
-            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        except (ValueError, KeyError, TypeError):
-            continue  # a notebook that was stopped while its copy was written
-        heading = ""
-        for cell in cells:
-            source = "".join(cell.get("source", ""))
-            if cell.get("cell_type") == "markdown":
-                heading = (re.findall(r"^#+(.*)", source, re.MULTILINE) or [heading])[-1].strip()
-            elif cell.get("cell_type") == "code":
-                headings |= dict.fromkeys(re.findall(r'"([\w.-]+)"', source), heading.lstrip("0123456789. "))
-    return headings
+            code = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=False).returncode
+            failed = "" if unfinished.is_file() else f"{browser} ended with code {code}"
+        except subprocess.TimeoutExpired:
+            failed = f"{browser} took more than {_PATIENCE} s"
+        if failed:
+            raise RuntimeError(f"no PDF: {failed}; the HTML is there: {page}")
+    return [target]

@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from cxrlib.core.errors import printable
-from cxrlib.course.report.pages import picture_uri, write_page
+from cxrlib.course.report.page import picture_uri, write_page
 from cxrlib.explain.prediction import Prediction, Predictor
 
 MOST = 200  # images on a page, which a browser still opens; the table has all
