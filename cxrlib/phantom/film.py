@@ -14,12 +14,12 @@ BONE = 0.36  # further attenuation of bone, 1 / cm
 LUNG = 0.27  # density of aerated lung relative to soft tissue
 
 
-def render(patient, view, lesions, size, rng, drain=None, places=None):
-    """One radiograph, (size, size) uint8 from 0 (air) to 255, and its boxes {finding: [(x, y, w, h)]} in pixels.
+def render(patient, view, lesions, size, rng, drain=-1):
+    """One radiograph, (size, size) uint8 from 0 (air) to 255, with its boxes and masks.
 
     `view` is "PA" or "AP"; `lesions` has at most one Lesion per finding; `rng` decides what differs between exposures;
-    `drain` is the side of a chest tube (0 right, 1 left) or None; masks (size, size) bool of lungs, heart, devices and
-    letters are added to the dict `places`, unless it is None.
+    `drain` is the side of a chest tube (0 right, 1 left) or -1. The boxes are {finding: [(x, y, w, h)]} in pixels, the
+    masks (size, size) bool of lungs, heart, devices and letters.
     """
     exposure = draw_exposure(rng, patient, view)
     for lesion in lesions:
@@ -32,12 +32,9 @@ def render(patient, view, lesions, size, rng, drain=None, places=None):
     devices = draw_devices(scene, rng, drain)
     bare = _film(scene, _attenuation(scene, rng) + devices, rng)
     picture = _with_letters(scene, bare, rng)
-    if places is not None:
-        lungs = np.maximum(*scene.lungs)
-        places["lungs"] = (lungs > 0.2 * lungs.max()) & (scene.heart < 0.3 * scene.heart.max())
-        places["heart"] = scene.heart > 0.3 * scene.heart.max()
-        places |= {"devices": devices > 0.1, "letters": picture != bare}
-    return picture, boxes
+    lungs, heart = np.maximum(*scene.lungs), scene.heart / scene.heart.max()
+    masks = {"lungs": (lungs > 0.2 * lungs.max()) & (heart < 0.3), "heart": heart > 0.3}
+    return picture, boxes, masks | {"devices": devices > 0.1, "letters": picture != bare}
 
 
 def _box(scene, mask):

@@ -8,6 +8,7 @@ import pytest
 from cxrlib.core.errors import InputError
 from cxrlib.data.cache import read_image
 from cxrlib.data.sources import find_images
+from cxrlib.phantom.config import PhantomConfig
 from cxrlib.phantom.generate import make_phantoms, render_visits
 from cxrlib.phantom.patients import plan_visits
 from cxrlib.phantom.places import PLACES, energy_by_place, places
@@ -21,12 +22,12 @@ def small(tmp_path_factory):
 
 def test_masks_belong_to_the_same_image(small):
     """An image that is drawn again with its masks equals the file."""
-    visits, masks = plan_visits(6, 2, "teaching", True), {}
+    visits = plan_visits(PhantomConfig(n_patients=6, seed=2))
     paths = find_images(small)
     for _, group in visits.groupby("patient"):
-        for visit, picture, _ in render_visits(group.to_dict("records"), 96, masks):
+        for visit, picture, _, masks in render_visits(group.to_dict("records"), 96):
             assert (picture == read_image(paths[visit["image"]], 96)).all()
-            letters = masks[visit["image"]]["letters"]
+            letters = masks["letters"]
             assert letters.any()
             assert picture[letters].mean() > 120, "letters are bright"
 
