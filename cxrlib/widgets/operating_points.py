@@ -72,21 +72,18 @@ class Curve:
 
     def __init__(self, scores: np.ndarray, labels: np.ndarray):
         """scores: (n,) in [0, 1]; labels: (n,) 0 or 1."""
-        descending, place = np.unique(-scores, return_inverse=True)
-        self._ascending = np.append(-np.float32(NEVER), descending.astype(np.float32))
-        self.thresholds = -self._ascending.astype(np.float64)
-        each = (np.bincount(place[labels == label], minlength=len(descending)) for label in (1, 0))
-        tp, fp = (np.append(0, counts.cumsum()) for counts in each)
-        self.positives, self.negatives, self.n = int(tp[-1]), int(fp[-1]), len(scores)
-        self.points = Counts(tp, fp, self.positives - tp, self.negatives - fp)
+        scores = scores.astype(np.float32)
+        self._ill, self._well = (np.sort(scores[labels == label]) for label in (1, 0))
+        self.positives, self.negatives, self.n = len(self._ill), len(self._well), len(scores)
         self.prevalence = self.positives / self.n
         self.drawable = self.positives > 0 and self.negatives > 0
+        self.thresholds = np.append(np.unique(scores), np.float32(NEVER))[::-1]
+        self.points = self.counts(self.thresholds)
 
-    def counts(self, threshold: float) -> Counts:
+    def counts(self, threshold: float | np.ndarray) -> Counts:
         """The confusion matrix where score >= threshold is positive, both as float32."""
-        place = np.searchsorted(self._ascending, -np.float32(threshold), side="right") - 1
-        tp, fp = (int(counts[max(place, 0)]) for counts in (self.points.tp, self.points.fp))
-        return Counts(tp, fp, self.positives - tp, self.negatives - fp)
+        fn, tn = (np.searchsorted(each, np.float32(threshold)) for each in (self._ill, self._well))
+        return Counts(self.positives - fn, self.negatives - tn, fn, tn)
 
     def cheapest(self, miss_cost: float, prevalence: float) -> float:
         """The lowest threshold of least expected cost, where a miss costs `miss_cost` false alarms."""
