@@ -50,18 +50,17 @@ def _box(scene, mask):
     return (x, y, w, h) if w > 0 and h > 0 else None
 
 
-def _noise(rng, cells, size):
-    """A smooth random map of mean 0 with about `cells` blobs along each side."""
-    return enlarged(rng.standard_normal((cells, cells), dtype=np.float32), size)
-
-
 def _attenuation(scene, rng):
     """The line integral of the patient's attenuation along each ray: (size, size), dimensionless."""
-    p, e, size = scene.patient, scene.exposure, scene.size
+
+    def noise(rng, cells):
+        """A smooth random map of mean 0 with about `cells` blobs along each side."""
+        return enlarged(rng.standard_normal((cells, cells), dtype=np.float32), scene.size)
+
     lung = np.maximum(scene.lungs[0] + scene.lungs[1] - scene.heart, 0)
-    still = np.random.default_rng(p.texture)
-    grain = 0.55 * _noise(still, 60, size) + 0.45 * _noise(rng, 110, size)
-    density = np.float32(LUNG * e.density) * (1 + 0.16 * grain)
+    still = np.random.default_rng(scene.patient.texture)
+    grain = 0.55 * noise(still, 60) + 0.45 * noise(rng, 110)
+    density = np.float32(LUNG * scene.exposure.density) * (1 + 0.16 * grain)
     density = density * (1 - scene.air) + 0.02
     filled = density + (1 - density) * np.clip(scene.fill, -0.2, 1)
     share = np.clip(lung / 4, 0, 1)
@@ -69,7 +68,7 @@ def _attenuation(scene, rng):
     tissue += scene.soft
     _trachea(scene, tissue)
     _bubble(scene, tissue, rng)
-    tissue += (0.35 * _noise(still, 12, size) + 0.12 * _noise(still, 40, size)) * np.clip(scene.body * 0.1, 0, 1)
+    tissue += (0.35 * noise(still, 12) + 0.12 * noise(still, 40)) * np.clip(scene.body * 0.1, 0, 1)
     return np.float32(SOFT) * np.maximum(tissue, 0) + np.float32(BONE) * scene.bone
 
 

@@ -34,23 +34,15 @@ _BOXED = {"Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "No
 
 
 def make_phantoms(root: str | Path, progress: bool = True, **parameters) -> Path:
-    """Draws a data set of phantom radiographs.
+    """Draws a data set of phantom radiographs into the folder `root` and returns it.
 
     The folder gets ``images_001/images/*.png`` (10,000 per folder), ``Data_Entry_2017.csv`` with the mined labels,
     ``BBox_List_2017.csv`` (true boxes of the eight findings that NIH boxed, 1024-pixel frame), ``train_val_list.txt``
     and ``test_list.txt`` (20 % of the patients), ``true_labels.csv``, ``true_boxes.csv`` and ``phantom.json``. It
     appears under its name only when complete; a complete set of the same parameters is not drawn again.
+    **parameters: those of `PhantomConfig`, such as `n_patients=500, size=256, seed=0`.
 
-    Args:
-        root: The folder.
-        progress: Whether to show a bar.
-        **parameters: Those of `PhantomConfig`, such as `n_patients=500, size=256, seed=0`.
-
-    Returns:
-        `root`.
-
-    Raises:
-        InputError: If a parameter is out of range, the folder holds anything else, or drawing or writing fails.
+    Raises InputError if a parameter is out of range, the folder holds anything else, or drawing or writing fails.
     """
     root, config = Path(root), PhantomConfig(**parameters)
     if _is_complete(root, config):
@@ -122,55 +114,48 @@ def _draw(visits, config, folder, progress):
     """Draws all visits; returns rows (image, finding, x, y, w, h) in the 1024-pixel frame."""
     visits["path"] = [f"images_{1 + row // 10_000:03d}/images/{name}" for row, name in enumerate(visits["image"])]
     visits["rgba"] = np.arange(len(visits)) % 97 == 5  # NIH has a few such files, too
-    for path in visits["path"][::10_000]:
-        (folder / path).parent.mkdir(parents=True)
-    patients = [group.to_dict("records") for _, group in visits.groupby("patient", sort=True)]
+    patients = [group.to_dict("records") for _, group in visits.groupby("patient")]
     parallel = joblib.Parallel(n_jobs=config.workers or -1, return_as="generator", pre_dispatch="4*n_jobs")
-    drawn = parallel(joblib.delayed(_draw_visits)(group, config.size, folder) for group in patients)
-    boxes = []
-    with bar(total=len(visits), show=progress, desc="phantoms", unit=" images") as shown:
-        for group, rows in zip(patients, drawn, strict=True):
-            boxes += rows
-            shown.update(len(group))
-    return boxes
+    drawn = parallel(joblib.delayed(_draw_visits)(group, config, folder) for group in patients)
+    shown = bar(drawn, progress, total=len(patients), desc="phantoms", unit=" patients")
+    return [row for rows in shown for row in rows]
 
 
-def _draw_visits(visits, size, folder):
+def _draw_visits(visits, config, folder):
     """Draws all visits of one patient; returns the rows of the boxes."""
     np.empty(30 << 20, np.uint8)  # freed at once; glibc then keeps the memory of freed maps, a fifth of a worker's time
     rows = []
-    for visit, picture, boxes, _ in render_visits(visits, size):
+    for visit, picture, boxes, _ in render_visits(visits, config):
         _save(picture, folder / visit["path"], visit["rgba"])
-        rows += [(visit["image"], name, *(v * BOX_FRAME / size for v in box)) for name in boxes for box in boxes[name]]
+        rows += [
+            (visit["image"], name, *np.multiply(box, BOX_FRAME) / config.size) for name in boxes for box in boxes[name]
+        ]
     return rows
 
 
-def render_visits(visits, size):
+def render_visits(visits, config):
     """Draws the visits of one patient, rows of `plan_visits` as dicts; yields each with what `render` returns.
 
     The random numbers depend on the seed and the patient only.
     """
-    first = visits[0]
-    seed, number = first["seed"], first["patient"]
-    patient = draw_patient(np.random.default_rng([seed, 2, number]), first["age"], first["sex"])
-    traits = np.random.default_rng([seed, 3, number])
-    sides, where = traits.integers(0, 2, len(FINDINGS)).tolist(), traits.random((len(FINDINGS), 2)).tolist()
-    seeds = traits.integers(2**31, size=len(FINDINGS)).tolist()
+    seed, number = config.seed, visits[0]["patient"]
+    patient = draw_patient(np.random.default_rng([seed, 2, number]), visits[0]["age"], visits[0]["sex"])
+    traits, n = np.random.default_rng([seed, 3, number]), len(FINDINGS)
+    sides, places, seeds = traits.integers(0, 2, n), traits.random((n, 2)), traits.integers(2**31, size=n)
     for visit in visits:
         lesions = [
-            Lesion(name, float(visit["strength"][i]), sides[i], where[i], seeds[i])
-            for i, name in enumerate(FINDINGS)
-            if visit["truth"][i]
+            Lesion(FINDINGS[i], float(visit["strength"][i]), int(sides[i]), places[i].tolist(), int(seeds[i]))
+            for i in np.flatnonzero(visit["truth"])
         ]
         rng = np.random.default_rng([seed, 4, number, visit["follow_up"]])
-        yield visit, *render(patient, visit["view"], lesions, size, rng, visit["drain"])
+        yield visit, *render(patient, visit["view"], lesions, config.size, rng, visit["drain"])
 
 
 def _save(picture, path, rgba):
-    film = Image.fromarray(picture)
+    path.parent.mkdir(parents=True, exist_ok=True)
     note = PngImagePlugin.PngInfo()
     note.add_text("PHANTOM", "Drawn by cxrlib. Not a radiograph, not a patient.")
-    (film.convert("RGBA") if rgba else film).save(path, pnginfo=note, compress_level=3)
+    Image.fromarray(picture).convert("RGBA" if rgba else "L").save(path, pnginfo=note, compress_level=3)
 
 
 def _write_tables(visits, boxes, folder):

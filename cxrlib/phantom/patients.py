@@ -34,7 +34,7 @@ _MINED = {
 def plan_visits(config):
     """A DataFrame with one row per visit of the patients that a `PhantomConfig` describes.
 
-    Columns: image, patient, follow_up, age, sex, view, width, height, spacing_x, spacing_y, seed, test (bool); truth,
+    Columns: image, patient, follow_up, age, sex, view, width, height, spacing_x, spacing_y, test (bool); truth,
     mined (bool) and strength (0 to 1), arrays of 14 values in the order of FINDINGS; and drain, the side of a chest
     tube (0 right, 1 left) or -1.
     """
@@ -46,7 +46,7 @@ def plan_visits(config):
     mined, drain = _mine(rng, who, truth, strength, visits["view"].eq("AP").to_numpy(), config.label_noise)
     visits["image"] = [f"{p:08d}_{k:03d}.png" for p, k in zip(visits["patient"], visits["follow_up"], strict=True)]
     visits["test"] = _test_patients(rng, who, truth | mined)[who]
-    return visits.assign(truth=list(truth), mined=list(mined), strength=list(strength), drain=drain, seed=config.seed)
+    return visits.assign(truth=list(truth), mined=list(mined), strength=list(strength), drain=drain)
 
 
 def _histories(rng, n_patients, prevalence):

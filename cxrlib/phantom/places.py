@@ -17,19 +17,11 @@ PLACES = ("lungs", "heart border", "devices", "letters", "elsewhere")
 def places(root: str | Path, images: Iterable[str], size: int) -> dict[str, dict[str, np.ndarray]]:
     """Masks of the regions of some phantoms; each pixel is in exactly one region.
 
-    A pixel belongs to letters before devices, heart border (a fortieth of the image to either side of it) and lungs;
-    elsewhere is the rest, with the inside of the heart.
+    Returns {image: {place: mask}}, masks (size, size) bool, for file names of images in a folder that `make_phantoms`
+    wrote. A pixel belongs to letters before devices, heart border (a fortieth of the image to either side of it) and
+    lungs; elsewhere is the rest, with the inside of the heart.
 
-    Args:
-        root: A folder that `make_phantoms` wrote.
-        images: File names of images in it.
-        size: Pixels per side of the masks.
-
-    Returns:
-        {image: {place: mask}}: masks (size, size) bool, places in the order of PLACES.
-
-    Raises:
-        InputError: If `root` holds no phantoms of this version, or one of the images is not among them.
+    Raises InputError if `root` holds no phantoms of this version, or one of the images is not among them.
     """
     config, _ = read_manifest(root)
     visits, images = plan_visits(config), list(images)
@@ -38,7 +30,7 @@ def places(root: str | Path, images: Iterable[str], size: int) -> dict[str, dict
         raise InputError(f"{root} holds no phantom {unknown[0]}; expected names from its Data_Entry_2017.csv")
     drawn = {}
     for _, group in visits[visits["image"].isin(images)].groupby("patient"):
-        drawn |= {visit["image"]: masks for visit, _, _, masks in render_visits(group.to_dict("records"), config.size)}
+        drawn |= {visit["image"]: masks for visit, _, _, masks in render_visits(group.to_dict("records"), config)}
     return {image: _apart({name: _resized(mask, size) for name, mask in drawn[image].items()}) for image in images}
 
 

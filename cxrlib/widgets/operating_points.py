@@ -92,7 +92,7 @@ class Curve:
 
 
 class Session:
-    """Fourteen thresholds being chosen on the images of `val`, from `tuned` on, with undo.
+    """Fourteen thresholds being chosen on the images of `val`, from `tuned` on; `past` is what undo goes back to.
 
     clock: the time in seconds. Raises InputError without an image and for thresholds of another calibration.
     """
@@ -105,7 +105,7 @@ class Session:
         self.val, self.tuned, self.exact = val, tuned, exact
         self.curves = [Curve(val.scores[:, k], val.labels[:, k]) for k in range(len(FINDINGS))]
         self.values = tuned.values.copy()
-        self._clock, self._past, self._gesture = clock, [], (None, -np.inf)
+        self._clock, self.past, self._gesture = clock, [], (None, -np.inf)
 
     def move(self, k: int, value: float) -> None:
         """Set the threshold of finding k; moves of the same finding in quick succession are one step of undo."""
@@ -113,7 +113,7 @@ class Session:
             return
         now = self._clock()
         if self._gesture[0] != k or now - self._gesture[1] > _GESTURE:
-            self._past.append(self.values.copy())
+            self.past.append(self.values.copy())
         self._gesture = (k, now)
         self.values[k] = value
 
@@ -122,22 +122,15 @@ class Session:
         chosen, which = self.values.copy(), slice(None) if only is None else only
         chosen[which] = values[which]
         if (chosen != self.values).any():
-            self._past.append(self.values)
+            self.past.append(self.values)
             self.values = chosen
         self._gesture = (None, -np.inf)
 
-    def undo(self) -> bool:
-        """Go back by one step; False where there is none."""
+    def undo(self) -> None:
+        """Go back by one step, where there is one."""
         self._gesture = (None, -np.inf)
-        if self._past:
-            self.values = self._past.pop()
-            return True
-        return False
-
-    @property
-    def can_undo(self) -> bool:
-        """Whether there is a change to take back."""
-        return bool(self._past)
+        if self.past:
+            self.values = self.past.pop()
 
     def thresholds(self) -> Thresholds:
         """The current choice. Unmoved thresholds keep their interval and note; the others are noted as "by hand"."""

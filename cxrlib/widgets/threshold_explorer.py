@@ -196,7 +196,7 @@ class ThresholdExplorer(w.VBox):
         self._typed.value = round(min(values[k], 1), 4)
         self._ratio.index = _nearest(COSTS, self._miss_costs[k])
         self._prevalence.index = _nearest(PREVALENCES, 1000 * self._prevalences[k])
-        self._buttons["undo"].disabled = not self.session.can_undo
+        self._buttons["undo"].disabled = not self.session.past
         self._buttons["save"].disabled = self._save_to is None
         self._as_here.disabled = bool(self._prevalences[k] == self._curve.prevalence)
 

@@ -22,10 +22,11 @@ def small(tmp_path_factory):
 
 def test_masks_belong_to_the_same_image(small):
     """An image that is drawn again with its masks equals the file."""
-    visits = plan_visits(PhantomConfig(n_patients=6, seed=2))
+    config = PhantomConfig(n_patients=6, size=96, seed=2)
+    visits = plan_visits(config)
     paths = find_images(small)
     for _, group in visits.groupby("patient"):
-        for visit, picture, _, masks in render_visits(group.to_dict("records"), 96):
+        for visit, picture, _, masks in render_visits(group.to_dict("records"), config):
             assert (picture == read_image(paths[visit["image"]], 96)).all()
             letters = masks["letters"]
             assert letters.any()

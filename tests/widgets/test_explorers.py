@@ -135,13 +135,13 @@ def test_moves_in_quick_succession_are_undone_together(val, tuned):
     now[0] += 5
     session.move(2, 0.6)
     session.move(3, 0.7)
-    assert session.undo()
+    session.undo()
     assert (session.values[2], session.values[3]) == (0.6, start[3])
-    assert session.undo()
+    session.undo()
     assert session.values[2] == 0.33
-    assert session.undo()
+    session.undo()
     np.testing.assert_array_equal(session.values, start)
-    assert not session.undo()
+    assert not session.past
 
 
 def test_what_was_not_moved_keeps_interval_and_note(val, tuned):
@@ -221,7 +221,7 @@ def test_choosing_a_finding_moves_no_threshold(explorer, tuned):
     explorer._rows[5].children[0].click()
     assert explorer.chosen == 5
     np.testing.assert_array_equal(explorer.session.values, tuned.values)
-    assert not explorer.session.can_undo
+    assert not explorer.session.past
 
 
 def test_an_exact_threshold_stays_exact_beside_its_slider(explorer):
