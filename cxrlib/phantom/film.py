@@ -1,5 +1,7 @@
 """One radiograph of a patient: projection of the scene, texture, exposure, and burnt-in text."""
 
+from typing import NamedTuple
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -14,7 +16,22 @@ BONE = 0.36  # further attenuation of bone, 1 / cm
 LUNG = 0.27  # density of aerated lung relative to soft tissue
 
 
-def render(patient, view, lesions, size, rng, drain=-1):
+class Machine(NamedTuple):
+    """How the radiographs of a hospital are taken and marked."""
+
+    noise: float = 1.0  # standard deviation of the quantum noise, relative
+    sharpness: float = 1.0  # cells of the detector per pixel, along each side
+    edges: float = 1.0  # enhancement of edges, relative
+    lungs: float = 0.0  # added to the grey level of the lungs
+    mediastinum: float = 0.0  # and to that of the mediastinum
+    borders: float = 0.3  # share of the films with a collimator's border
+    plate: bool = False  # whether the side marker is a dark letter on a bright plate
+
+
+MACHINES = {"first": Machine(), "second": Machine(2.0, 0.6, 0.3, 22, -18, 0.9, True)}
+
+
+def render(patient, view, lesions, size, rng, drain=-1, machine=MACHINES["first"]):
     """One radiograph, (size, size) uint8 from 0 (air) to 255, with its boxes and masks.
 
     `view` is "PA" or "AP"; `lesions` has at most one Lesion per finding; `rng` decides what differs between exposures;
@@ -30,8 +47,8 @@ def render(patient, view, lesions, size, rng, drain=-1):
         masks = PAINTERS[lesion.finding](scene, lesion, np.random.default_rng(lesion.seed))
         boxes[lesion.finding] = [box for box in (_box(scene, mask) for mask in masks) if box]
     devices = draw_devices(scene, rng, drain)
-    bare = _film(scene, _attenuation(scene, rng) + devices, rng)
-    picture = _with_letters(scene, bare, rng)
+    bare = _film(scene, _attenuation(scene, rng) + devices, rng, machine)
+    picture = _with_letters(scene, bare, rng, machine.plate)
     lungs, heart = np.maximum(*scene.lungs), scene.heart / scene.heart.max()
     masks = {"lungs": (lungs > 0.2 * lungs.max()) & (heart < 0.3), "heart": heart > 0.3}
     return picture, boxes, masks | {"devices": devices > 0.1, "letters": picture != bare}
@@ -100,31 +117,33 @@ def _blurred(image, cells):
     return enlarged(np.asarray(Image.fromarray(image).resize((cells, cells), Image.BOX)), len(image))
 
 
-def _film(scene, attenuation, rng):
+def _film(scene, attenuation, rng, machine):
     """Scatter, quantum noise, the tone curve of a digital film, and collimation: (size, size) uint8."""
     portable = scene.exposure.view == "AP"
     light = np.exp(-attenuation)
     scatter = rng.uniform(0.35, 0.6) if portable else rng.uniform(0.12, 0.3)
     light = light + np.float32(scatter) * np.maximum(_blurred(np.minimum(light, 0.3), 16), 0)
-    quanta = rng.uniform(0.006, 0.014) * (1.4 if portable else 1.0)
+    if machine.sharpness < 1:
+        light = _blurred(light, round(scene.size * machine.sharpness))
+    quanta = rng.uniform(0.006, 0.014) * (1.4 if portable else 1.0) * machine.noise
     spread = np.float32(quanta) / np.sqrt(np.maximum(light, 0.01) * 10)
-    light *= 1 + rng.standard_normal(light.shape, dtype=np.float32) * spread
+    light = light * (1 + rng.standard_normal(light.shape, dtype=np.float32) * spread)
     level = -np.log(np.maximum(light, 1e-4))
-    level += np.float32(rng.uniform(0.1, 0.45)) * (level - _blurred(level, 40))
+    level += np.float32(rng.uniform(0.1, 0.45) * machine.edges) * (level - _blurred(level, 40))
     step = max(1, scene.size // 64)
     core = level[::step, ::step][8:-8, 10:-10]
     dark, bright = np.percentile(core, [22, 88])
     low, high = rng.normal(106 if portable else 88, 18), rng.normal(203 if portable else 208, 12)
-    low, high = np.clip(low, 45, 150), np.clip(high, 170, 230)
+    low, high = np.clip(low + machine.lungs, 45, 150), np.clip(high + machine.mediastinum, 170, 230)
     logit = lambda grey: np.log(grey / (250 - grey))  # noqa: E731
     slope = (logit(high) - logit(low)) / max(bright - dark, 0.3)
     picture = 250 / (1 + np.exp(-(logit(low) + np.float32(slope) * (level - np.float32(dark)))))
-    return np.clip(_collimated(scene, picture.astype(np.float32), rng), 0, 255).astype(np.uint8)
+    return np.clip(_collimated(scene, picture.astype(np.float32), rng, machine.borders), 0, 255).astype(np.uint8)
 
 
-def _collimated(scene, picture, rng):
-    """The film, in three of ten cases with the unexposed border of a collimator."""
-    if rng.random() < 0.3:
+def _collimated(scene, picture, rng, share):
+    """The film, in a share of the cases with the unexposed border of a collimator."""
+    if rng.random() < share:
         edges = rng.uniform(0, 0.06, 4) * (rng.random(4) < 0.5)
         tilt = np.tan(rng.normal(0, 0.012))
         row, col = np.ogrid[0 : 1 : scene.size * 1j, 0 : 1 : scene.size * 1j]
@@ -134,7 +153,7 @@ def _collimated(scene, picture, rng):
     return picture
 
 
-def _with_letters(scene, picture, rng):
+def _with_letters(scene, picture, rng, plate):
     """A copy with the side marker burnt in, and on some AP films a word."""
     size = scene.size
     film = Image.fromarray(picture)
@@ -144,7 +163,10 @@ def _with_letters(scene, picture, rng):
     x = rng.uniform(0.86, 0.94) if left else rng.uniform(0.04, 0.1)
     y = rng.uniform(0.03, 0.14)
     font = ImageFont.load_default(size=max(8, int(size * rng.uniform(0.035, 0.055))))
-    pen.text((x * size, y * size), "L" if left else "R", fill=grey, font=font)
+    letter = {"xy": (x * size, y * size), "text": "L" if left else "R", "font": font}
+    if plate:
+        pen.rectangle(pen.textbbox(**letter), fill=grey, outline=grey, width=2)
+    pen.text(**letter, fill=20 if plate else grey)
     if scene.exposure.view == "AP" and rng.random() < 0.6:
         font = ImageFont.load_default(size=max(7, int(size * 0.03)))
         corner = ((0.03 if left else 0.76) * size, rng.uniform(0.05, 0.2) * size)  # opposite to the marker

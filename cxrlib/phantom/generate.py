@@ -23,7 +23,7 @@ from cxrlib.data.findings import FINDINGS, decode
 from cxrlib.data.metadata import BOX_FRAME
 from cxrlib.phantom.anatomy import draw_patient
 from cxrlib.phantom.config import PhantomConfig
-from cxrlib.phantom.film import render
+from cxrlib.phantom.film import MACHINES, render
 from cxrlib.phantom.lesions import Lesion
 from cxrlib.phantom.patients import plan_visits
 
@@ -64,7 +64,7 @@ def make_phantoms(root: str | Path, progress: bool = True, **parameters) -> Path
 def read_manifest(root: str | Path) -> tuple[PhantomConfig, int]:
     """The parameters of a set of phantoms, and its number of images. Raises InputError for any other folder."""
     try:
-        manifest = json.loads((Path(root) / _MANIFEST).read_text(encoding="utf-8"))
+        manifest = {"hospital": "first"} | json.loads((Path(root) / _MANIFEST).read_text(encoding="utf-8"))
         if manifest["version"] == VERSION:
             drawn = {name: manifest[name] for name in PhantomConfig().model_dump()}
             return PhantomConfig(**drawn), int(manifest["images"])
@@ -99,7 +99,8 @@ def _make(root, config, progress):
         boxes = _draw(visits, config, folder, progress)
         _write_tables(visits, boxes, folder)
         shutil.copyfile(_README, folder / "README.md")
-        drawn = {"version": VERSION, **config.model_dump(), "images": len(visits)}
+        known = {"hospital"} if config.hospital == "first" else set()  # of all sets that do not name it
+        drawn = {"version": VERSION, **config.model_dump(exclude=known), "images": len(visits)}
         write_json(folder / _MANIFEST, {"PHANTOM": "drawn by cxrlib; no patient", **drawn})
         folder.chmod(0o755)
         for path in folder.rglob("*.*"):
@@ -148,7 +149,8 @@ def render_visits(visits, config):
             for i in np.flatnonzero(visit["truth"])
         ]
         rng = np.random.default_rng([seed, 4, number, visit["follow_up"]])
-        yield visit, *render(patient, visit["view"], lesions, config.size, rng, visit["drain"])
+        machine = MACHINES[config.hospital]
+        yield visit, *render(patient, visit["view"], lesions, config.size, rng, visit["drain"], machine)
 
 
 def _save(picture, path, rgba):

@@ -9,6 +9,10 @@ FIRST_PATIENT = 90001  # NIH's last is 30805: no phantom has the name of a real 
 _CARRIERS = 0.11  # teaching: at least this share of the patients has each finding at some visit
 _VISITS, _MOST_VISITS = 3.2, 20  # teaching: mean and maximum number of visits per patient; NIH has 3.6 and 184
 _TEST_SHARE = 0.2
+LIKELIER = {  # how much likelier a patient with the finding is to be of the second hospital than of the first
+    "Emphysema": 2.5, "Fibrosis": 2.5, "Nodule": 2.0, "Mass": 1.5, "Atelectasis": 0.5, "Consolidation": 0.5,
+    "Effusion": 0.4, "Edema": 0.4, "Pneumothorax": 0.5,
+}  # fmt: skip
 
 _DISAGREEMENT = 0.35  # relative to NIH's, part of which is disagreement between the readers
 _MINED = {
@@ -38,9 +42,11 @@ def plan_visits(config):
     mined (bool) and strength (0 to 1), arrays of 14 values in the order of FINDINGS; and drain, the side of a chest
     tube (0 right, 1 left) or -1.
     """
-    rng = np.random.default_rng([config.seed, 1])
-    visits, truth = _histories(rng, config.n_patients, config.prevalence)
-    who = visits["patient"].to_numpy() - FIRST_PATIENT
+    second = config.hospital == "second"
+    rng = np.random.default_rng([config.seed, 1, 1] if second else [config.seed, 1])
+    visits, truth = _histories(rng, config)
+    who = visits["patient"].to_numpy()
+    visits["patient"] += FIRST_PATIENT + 100_000 * second
     patients = rng.beta(1.7, 1.4, (config.n_patients, len(FINDINGS)))
     strength = np.clip(patients[who] + rng.normal(0, 0.10, truth.shape), 0.02, 1)
     mined, drain = _mine(rng, who, truth, strength, visits["view"].eq("AP").to_numpy(), config.label_noise)
@@ -49,21 +55,25 @@ def plan_visits(config):
     return visits.assign(truth=list(truth), mined=list(mined), strength=list(strength), drain=drain)
 
 
-def _histories(rng, n_patients, prevalence):
-    """Visits of patients sampled from NIH's metadata, and the true findings: (n, 14) bool."""
+def _histories(rng, config):
+    """Visits of patients 0 .. n - 1, sampled from NIH's metadata, and the true findings: (n, 14) bool."""
+    n_patients, teaching = config.n_patients, config.prevalence == "teaching"
     entries = reference_entries().sort_values(["patient", "image"], kind="stable").reset_index(drop=True)
-    if prevalence == "teaching":
+    if teaching:
         entries = entries[entries.groupby("patient").cumcount() < _MOST_VISITS].reset_index(drop=True)
     labels = entries[list(FINDINGS)].to_numpy(bool)
     starts = np.flatnonzero(~entries["patient"].duplicated().to_numpy())
     counts = np.diff(np.append(starts, len(entries)))
     carries = np.logical_or.reduceat(labels, starts)
-    weights = _lifted(carries, counts) if prevalence == "teaching" else np.ones(len(starts))
+    weights = _lifted(carries, counts) if teaching else np.ones(len(starts))
+    if config.hospital == "second":
+        for finding, factor in LIKELIER.items():
+            weights[carries[:, FINDINGS.index(finding)]] *= factor
     chosen = _systematic(rng, weights, counts, n_patients)
     rows = np.concatenate([np.arange(starts[i], starts[i] + counts[i]) for i in chosen])
     columns = ["age", "sex", "view", "width", "height", "spacing_x", "spacing_y"]
     visits = entries.loc[rows, columns].reset_index(drop=True)
-    visits["patient"] = FIRST_PATIENT + np.repeat(np.arange(n_patients), counts[chosen])
+    visits["patient"] = np.repeat(np.arange(n_patients), counts[chosen])
     visits["follow_up"] = visits.groupby("patient").cumcount()
     truth = np.concatenate([_episodes(labels[starts[i] : starts[i] + counts[i]]) for i in chosen])
     return visits, truth

@@ -16,7 +16,7 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import read_boxes, read_entries, read_expert_labels, read_lists, reference_entries
 from cxrlib.phantom.anatomy import draw_exposure, draw_patient
 from cxrlib.phantom.config import PhantomConfig
-from cxrlib.phantom.film import render
+from cxrlib.phantom.film import MACHINES, render
 from cxrlib.phantom.generate import make_phantoms
 from cxrlib.phantom.lesions import Lesion
 from cxrlib.phantom.scene import Scene
@@ -264,10 +264,67 @@ def test_a_finding_keeps_its_place_over_the_visits(tmp_path, monkeypatch):
     assert pairs > 30
 
 
+# ---- the second hospital ---------------------------------------------------------------------------------------------
+def test_the_first_hospital_is_the_default_and_the_second_shares_no_image(small, tmp_path):
+    first = make_phantoms(tmp_path / "first", workers=1, hospital="first", **SMALL)
+    assert contents(first) == contents(small)
+    second = make_phantoms(tmp_path / "second", workers=1, hospital="second", **SMALL)
+    assert json.loads((second / "phantom.json").read_text())["hospital"] == "second"
+    names, others = (set(read_entries(root / "Data_Entry_2017.csv")["image"]) for root in (small, second))
+    assert not names & others
+    assert make_phantoms(second, hospital="second", **SMALL) == second
+    with pytest.raises(InputError, match="hospital='second', not 'first'"):
+        make_phantoms(second, **SMALL)
+    with pytest.raises(InputError, match="did you mean 'second'"):
+        make_phantoms(tmp_path / "third", hospital="secnd", **SMALL)
+
+
+@pytest.mark.parametrize("prevalence", ["teaching", "nih"])
+def test_the_second_hospital_has_other_patients(prevalence):
+    first, second = (
+        np.stack(
+            cohort.plan_visits(PhantomConfig(n_patients=4000, prevalence=prevalence, hospital=name))["truth"]
+        ).mean(axis=0)
+        for name in ("first", "second")
+    )
+    change = dict(zip(FINDINGS, second / first, strict=True))
+    assert all(change[name] < 0.75 for name in ("Atelectasis", "Effusion", "Edema", "Consolidation"))
+    assert all(change[name] > 1.3 for name in ("Fibrosis", "Nodule"))
+
+
+def test_every_finding_is_in_both_parts_of_the_second_hospital():
+    visits = cohort.plan_visits(PhantomConfig(hospital="second"))
+    test, truth = visits["test"].to_numpy(), np.stack(visits["truth"])
+    assert truth[test].sum(axis=0).min() >= 3
+    assert truth[~test].sum(axis=0).min() >= 5
+
+
+@pytest.mark.parametrize("view", ["PA", "AP"])
+def test_the_second_machine_is_noisier_less_sharp_and_flatter(view):
+    """The same exposures of the same patients, without a border, by each machine and by the first with one change."""
+
+    def taken(**changes):
+        machine = MACHINES["first"]._replace(borders=0, **changes)
+        return np.stack([draw(view=view, seed=seed, machine=machine)[0] for seed in range(6)])
+
+    def detail(pictures):
+        return np.abs(np.diff(pictures[:, 30:100, 30:100], axis=2)).mean()
+
+    second = MACHINES["second"]
+    still = detail(taken(noise=0))
+    assert detail(taken(noise=second.noise)) - still > 1.5 * (detail(taken()) - still)
+    assert detail(taken(noise=0, sharpness=second.sharpness)) < 0.9 * still
+    assert detail(taken(noise=0, edges=second.edges)) < still
+    plain, flat = taken(), taken(lungs=second.lungs, mediastinum=second.mediastinum)
+    core = np.s_[:, 30:100, 20:108]
+    assert np.ptp(np.percentile(flat[core], [22, 88])) < 0.85 * np.ptp(np.percentile(plain[core], [22, 88]))
+    assert (taken(plate=True) != plain).any(axis=(1, 2)).all()
+
+
 # ---- signs -----------------------------------------------------------------------------------------------------------
-def draw(lesions=(), view="PA", size=128, seed=0):
+def draw(lesions=(), view="PA", size=128, seed=0, machine=MACHINES["first"]):
     patient = draw_patient(np.random.default_rng([1, seed]), 50.0, "M")
-    picture, boxes, _ = render(patient, view, lesions, size, np.random.default_rng([2, seed]))
+    picture, boxes, _ = render(patient, view, lesions, size, np.random.default_rng([2, seed]), machine=machine)
     return picture.astype(float), boxes
 
 

@@ -33,6 +33,14 @@ def test_masks_belong_to_the_same_image(small):
             assert picture[letters].mean() > 120, "letters are bright"
 
 
+def test_masks_of_the_second_hospital_fit_its_images(tmp_path):
+    root = make_phantoms(tmp_path / "set", n_patients=2, size=96, seed=2, workers=1, hospital="second", progress=False)
+    paths = find_images(root)
+    for name, masks in places(root, paths, 96).items():
+        bright = read_image(paths[name], 96)[masks["letters"]]
+        assert np.percentile(bright, 75) > 180, "the plate"
+
+
 @pytest.mark.parametrize("size", [64, 96, 128])
 def test_each_pixel_is_in_one_place(small, size):
     names = sorted(find_images(small))[:4]
