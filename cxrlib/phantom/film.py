@@ -28,7 +28,10 @@ class Machine(NamedTuple):
     plate: bool = False  # whether the side marker is a dark letter on a bright plate
 
 
-MACHINES = {"first": Machine(), "second": Machine(2.0, 0.6, 0.3, 22, -18, 0.9, True)}
+MACHINES = {
+    "first": Machine(),
+    "second": Machine(noise=2, sharpness=0.6, edges=0.3, lungs=22, mediastinum=-18, borders=0.9, plate=True),
+}
 
 
 def render(patient, view, lesions, size, rng, drain=-1, machine=MACHINES["first"]):
@@ -49,8 +52,8 @@ def render(patient, view, lesions, size, rng, drain=-1, machine=MACHINES["first"
     devices = draw_devices(scene, rng, drain)
     bare = _film(scene, _attenuation(scene, rng) + devices, rng, machine)
     picture = _with_letters(scene, bare, rng, machine.plate)
-    lungs, heart = np.maximum(*scene.lungs), scene.heart / scene.heart.max()
-    masks = {"lungs": (lungs > 0.2 * lungs.max()) & (heart < 0.3), "heart": heart > 0.3}
+    lungs, heart = np.maximum(*scene.lungs), scene.heart > 0.3 * scene.heart.max()
+    masks = {"lungs": (lungs > 0.2 * lungs.max()) & ~heart, "heart": heart}
     return picture, boxes, masks | {"devices": devices > 0.1, "letters": picture != bare}
 
 
