@@ -115,6 +115,8 @@ def _draw(visits, config, folder, progress):
     """Draws all visits; returns rows (image, finding, x, y, w, h) in the 1024-pixel frame."""
     visits["path"] = [f"images_{1 + row // 10_000:03d}/images/{name}" for row, name in enumerate(visits["image"])]
     visits["rgba"] = np.arange(len(visits)) % 97 == 5  # NIH has a few such files, too
+    for path in visits["path"][::10_000]:  # not by the workers: one that outlived a killed process would bring it back
+        (folder / path).parent.mkdir(parents=True)
     patients = [group.to_dict("records") for _, group in visits.groupby("patient")]
     parallel = joblib.Parallel(n_jobs=config.workers or -1, return_as="generator", pre_dispatch="4*n_jobs")
     drawn = parallel(joblib.delayed(_draw_visits)(group, config, folder) for group in patients)
@@ -154,7 +156,6 @@ def render_visits(visits, config):
 
 
 def _save(picture, path, rgba):
-    path.parent.mkdir(parents=True, exist_ok=True)
     note = PngImagePlugin.PngInfo()
     note.add_text("PHANTOM", "Drawn by cxrlib. Not a radiograph, not a patient.")
     Image.fromarray(picture).convert("RGBA" if rgba else "L").save(path, pnginfo=note, compress_level=3)

@@ -249,9 +249,9 @@ def test_errors_and_strengths_stay_with_the_patient():
 def test_a_finding_keeps_its_place_over_the_visits(tmp_path, monkeypatch):
     drawn = []
 
-    def note(patient, view, lesions, size, rng, drain):
+    def note(patient, view, lesions, *_):
         drawn.append((patient.texture, {lesion.finding: lesion for lesion in lesions}))
-        return np.zeros((size, size), np.uint8), {}, {}
+        return np.zeros((64, 64), np.uint8), {}, {}
 
     monkeypatch.setattr(phantom, "render", note)
     make_phantoms(tmp_path / "set", n_patients=60, size=64, workers=1, progress=False)
