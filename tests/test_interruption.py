@@ -226,9 +226,9 @@ def test_an_interrupt_while_caching_keeps_what_is_done(tiny_nih, tmp_path, monke
 
 
 # ---- phantoms ----------------------------------------------------------------------------------------------------
-DRAWER = (
-    "import sys\nfrom cxrlib.phantom.generate import make_phantoms\nmake_phantoms(sys.argv[1], 12, 64, 3, workers=2)"
-)
+DRAWER = """import sys
+from cxrlib.phantom.generate import make_phantoms
+make_phantoms(sys.argv[1], n_patients=12, size=64, seed=3, workers=2)"""
 
 
 @pytest.fixture(scope="module")

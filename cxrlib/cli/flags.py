@@ -102,7 +102,11 @@ def build_parser() -> Parser:
     sub.add_argument("img_root", help="the whole download, in any layout")
     sub.add_argument("names", help="file of image names, one per line, such as data/subsets/nih-mini.txt")
     sub.add_argument("out", help="folder to make")
-    _add_phantom(command("data:phantom", "draw a data set of phantom radiographs in the NIH layout"))
+    text = "draw a data set of phantom radiographs in the NIH layout"
+    sub = command("data:phantom", text, options.PhantomOptions, ("label_noise", "root"))
+    sub.add_argument("root", nargs="?", default="data/phantom", help="folder to make")
+    text, unless = "mined labels without errors", argparse.SUPPRESS
+    sub.add_argument("--no_label_noise", dest="label_noise", action="store_false", default=unless, help=text)
     return parser
 
 
@@ -135,12 +139,3 @@ def _add_doctor(sub: Parser) -> None:
     sub.add_argument("--csv_path", default="", help=options.DataConfig.model_fields["csv_path"].description)
     sub.add_argument("--deep", action="store_true", help="decode every pixel, on all cores, not only the headers")
     sub.add_argument("--json", metavar="FILE", help="write everything that was found, with all names")
-
-
-def _add_phantom(sub: Parser) -> None:
-    sub.add_argument("root", nargs="?", default="data/phantom", help="folder to make")
-    sub.add_argument("--n_patients", type=int, default=500, help="500 patients have about 1,600 images")
-    sub.add_argument("--size", type=int, default=256, help="pixels per side, at least 64")
-    sub.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
-    sub.add_argument("--prevalence", default="teaching", help="teaching (rare findings are more frequent) or nih")
-    sub.add_argument("--no_label_noise", action="store_true", help="mined labels without errors")

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from cxrlib.core.config import Config
 from cxrlib.course.config import CALIBRATE, DataConfig, Names, Numbers
+from cxrlib.phantom.config import PhantomConfig
 from cxrlib.training.config import DEVICES, TrainConfig
 
 
@@ -98,3 +99,9 @@ class PreprocessOptions(_Cached):
     """Decode and resize once, into the cache."""
 
     image_size: int = Field(224, ge=8, description="pixels per side")
+
+
+class PhantomOptions(PhantomConfig):
+    """Draw a data set of phantoms."""
+
+    root: str

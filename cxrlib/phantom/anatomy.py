@@ -1,104 +1,51 @@
 """The random anatomy of a patient, and the random conditions of one exposure."""
 
-from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 
 
-@dataclass
-class Patient:
-    """What is constant over the visits of one patient; lengths in cm."""
-
-    half_width: float  # of the rib cage, inside
-    height: float  # of the lungs, apex to dome, at full inspiration
-    depth: float  # of the trunk, front to back
-    fat: float  # between rib cage and skin
-    neck: float  # half width
-    shoulder: float  # height of the shoulders above the apices
-    apex: float  # exponent: how pointed the lungs are
-    heart: float  # scale of the heart
-    tilt: float  # of the heart's axis, radians
-    knob: float  # radius of the aortic arch
-    unfolding: float  # of the aorta with age
-    mediastinum: float  # half width of the upper mediastinum
-    scoliosis: tuple  # amplitude cm, phase
-    domes: tuple  # height of the right and the left dome above their mean
-    dome_curve: float
-    breast: float
-    breast_place: tuple
-    bubble: tuple  # gastric bubble: x, radius, flatness
-    rib_shift: float
-    rib_spacing: float
-    rib_drop: float
-    rib_widths: np.ndarray  # (2, 12)
-    bone: float  # mineral content
-    clavicle: tuple
-    arms: float
-    hardware: str  # "", "wires", "pacemaker", "port", "clips"
-    marks: list  # calcified granulomas: side, place along and across the lung, radius
-    vessels: list  # per side: segments in lung coordinates
-    texture: int  # seed of the parenchyma's texture
-
-
-@dataclass
-class Exposure:
-    """What differs between exposures; the findings change some of it before the scene is built."""
-
-    view: str
-    field: tuple  # width and height of the film, cm
-    origin: tuple  # x, y of the film's centre
-    angle: float  # radians
-    breath: float  # height of the lungs relative to full inspiration
-    turn: float  # shift of the mediastinum by axial rotation, cm
-    heart_scale: tuple  # width and height
-    shift: float = 0.0  # of the mediastinum by a finding, cm
-    domes: list = field(default_factory=lambda: [0.0, 0.0])  # elevation of the right and the left dome, cm
-    flatten: float = 1.0  # curvature of the domes, relative
-    inflate: float = 0.0  # additional height of the lungs, cm
-    density: float = 1.0  # of the lung, relative
-    pruning: float = 0.0  # share of the small vessels lost
-    engorged: float = 1.0  # width of the vessels, relative
-
-
 def draw_patient(rng, age, sex):
-    """A random anatomy for an age in years and a sex, "M" or "F"."""
+    """A random anatomy for an age in years and a sex, "M" or "F": what stays over the visits; lengths in cm."""
     male = sex == "M"
     grown = float(np.clip(0.45 + age / 34, 0.55, 1.0))  # children are small
     normal = lambda mean, sd: float(rng.normal(mean, sd))  # noqa: E731
     fat = float(np.clip(rng.gamma(3.0, 0.75), 0.5, 6.0))
-    return Patient(
-        half_width=grown * normal(14.2 if male else 12.8, 0.75),
-        height=grown * normal(23.5 if male else 21.5, 1.5),
-        depth=grown * normal(18.5 if male else 17.0, 1.2) + 1.1 * fat,
-        fat=grown * (0.8 + fat),
-        neck=grown * normal(6.2 if male else 5.2, 0.5),
-        shoulder=normal(2.2, 1.3),
-        apex=normal(2.45, 0.25),
-        heart=grown * normal(1.0, 0.07),
-        tilt=normal(0.65, 0.16),
-        knob=grown * (1.35 + 0.012 * age + normal(0, 0.2)),
-        unfolding=max(0.0, normal(0.012 * max(age - 35, 0), 0.25)),
-        mediastinum=grown * (normal(2.5, 0.3) + 0.1 * fat),
-        scoliosis=(abs(normal(0, 0.7)), float(rng.uniform(0, 6.3))),
-        domes=(normal(0.7, 0.5), normal(-0.6, 0.5)),
+    return SimpleNamespace(
+        half_width=grown * normal(14.2 if male else 12.8, 0.75),  # of the rib cage, inside
+        height=grown * normal(23.5 if male else 21.5, 1.5),  # of the lungs, apex to dome, at full inspiration
+        depth=grown * normal(18.5 if male else 17.0, 1.2) + 1.1 * fat,  # of the trunk, front to back
+        fat=grown * (0.8 + fat),  # between rib cage and skin
+        neck=grown * normal(6.2 if male else 5.2, 0.5),  # half width
+        shoulder=normal(2.2, 1.3),  # height of the shoulders above the apices
+        apex=normal(2.45, 0.25),  # exponent: how pointed the lungs are
+        heart=grown * normal(1.0, 0.07),  # scale
+        tilt=normal(0.65, 0.16),  # of the heart's axis, radians
+        knob=grown * (1.35 + 0.012 * age + normal(0, 0.2)),  # radius of the aortic arch
+        unfolding=max(0.0, normal(0.012 * max(age - 35, 0), 0.25)),  # of the aorta with age
+        mediastinum=grown * (normal(2.5, 0.3) + 0.1 * fat),  # half width of its upper part
+        scoliosis=(abs(normal(0, 0.7)), float(rng.uniform(0, 6.3))),  # amplitude, phase
+        domes=(normal(0.7, 0.5), normal(-0.6, 0.5)),  # height of the right and the left one above their mean
         dome_curve=normal(1.0, 0.2),
         breast=0.0 if male else float(np.clip(rng.gamma(4.0, 0.45), 0.3, 4.0)) * (age > 13),
         breast_place=(normal(8.8, 0.7), normal(19.0, 1.5), normal(6.3, 0.6)),
+        # gastric bubble: x, radius, flatness
         bubble=(normal(6.0, 1.2), float(np.clip(rng.gamma(3, 0.8), 0.0, 5.0)), float(rng.uniform(0.35, 0.9))),
         rib_shift=float(rng.uniform(-0.8, 0.8)),
         rib_spacing=normal(2.42, 0.13),
         rib_drop=float(np.clip(normal(0.036, 0.009), 0.015, 0.06)),
         rib_widths=rng.normal(1.0, 0.12, (2, 12)),
-        bone=float(np.clip(normal(1.08 - 0.004 * age, 0.14), 0.5, 1.4)),
+        bone=float(np.clip(normal(1.08 - 0.004 * age, 0.14), 0.5, 1.4)),  # mineral content
         clavicle=(normal(3.0, 0.8), normal(0.22, 0.09), normal(0.6, 0.25), normal(0.55, 0.06)),
         arms=normal(0.0, 1.0),
         hardware=str(rng.choice(["", "wires", "pacemaker", "port", "clips"], p=[0.84, 0.05, 0.04, 0.04, 0.03])),
+        # calcified granulomas: side, place along and across the lung, radius
         marks=[
             (int(rng.integers(2)), *rng.uniform((0.15, 0.3, 0.15), (0.9, 0.9, 0.35)).tolist())
             for _ in range(rng.poisson(0.7))
         ],
         vessels=[_vessel_tree(rng, side) for side in (0, 1)],
-        texture=int(rng.integers(2**31)),
+        texture=int(rng.integers(2**31)),  # seed of the parenchyma's texture
     )
 
 
@@ -123,16 +70,29 @@ def _vessel_tree(rng, side):
 
 
 def draw_exposure(rng, patient, view):
-    """A random exposure. AP is taken at the bedside: magnified heart, shallow breath, rotation. PA is upright."""
+    """The random conditions of one exposure, some of which the findings change before the scene is built.
+
+    AP is taken at the bedside: magnified heart, shallow breath, rotation. PA is upright.
+    """
     portable = view == "AP"
     width = 2.72 * patient.half_width + rng.normal(1.4, 1.2) + 0.35 * patient.fat
     spread = 2.0 if portable else 1.0
-    return Exposure(
+    return SimpleNamespace(
         view=view,
-        field=(float(width), float(width * rng.normal(0.99, 0.045))),
+        field=(float(width), float(width * rng.normal(0.99, 0.045))),  # width and height of the film, cm
+        # centre of the film, cm
         origin=(float(rng.normal(0, 0.6 * spread)), float(patient.height * 0.5 + rng.normal(3.0, 1.0 * spread))),
         angle=float(np.deg2rad(rng.normal(0, 1.3 * spread))),
+        # height of the lungs relative to full inspiration
         breath=float(np.clip(rng.normal(0.88 if portable else 0.99, 0.05), 0.66, 1.08)),
-        turn=float(rng.normal(0, 0.55 * spread)),
+        turn=float(rng.normal(0, 0.55 * spread)),  # shift of the mediastinum by axial rotation, cm
+        # relative width and height
         heart_scale=(float(rng.normal(1.13 if portable else 1.0, 0.025)), float(rng.normal(1.0, 0.02))),
+        shift=0.0,  # of the mediastinum by a finding, cm
+        domes=[0.0, 0.0],  # elevation of the right and the left dome, cm
+        flatten=1.0,  # curvature of the domes, relative
+        inflate=0.0,  # additional height of the lungs, cm
+        density=1.0,  # of the lung, relative
+        pruning=0.0,  # share of the small vessels lost
+        engorged=1.0,  # width of the vessels, relative
     )

@@ -6,14 +6,14 @@ from cxrlib.phantom.grid import OUTWARDS, Pen
 
 
 def draw_devices(scene, rng, drain):
-    """The attenuation that all devices add: (size, size) float32. `drain`: side of a chest tube, or None."""
+    """The attenuation that all devices add: (size, size) float32. `drain`: side of a chest tube, or -1."""
     pen = Pen(scene)
     _hardware(scene, pen)
     for side, down, across, radius in scene.patient.marks:
         pen.disc(*scene.in_lung(side, across, down), radius, 60)
     if scene.exposure.view == "AP":
         _bedside(scene, rng, pen)
-    if drain is not None:
+    if drain >= 0:
         _chest_tube(scene, pen, OUTWARDS[drain])
     return 1.7 * pen.map()
 

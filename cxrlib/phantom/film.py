@@ -1,5 +1,7 @@
 """One radiograph of a patient: projection of the scene, texture, exposure, and burnt-in text."""
 
+from typing import NamedTuple
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -14,12 +16,30 @@ BONE = 0.36  # further attenuation of bone, 1 / cm
 LUNG = 0.27  # density of aerated lung relative to soft tissue
 
 
-def render(patient, view, lesions, size, rng, drain=None, places=None):
-    """One radiograph, (size, size) uint8 from 0 (air) to 255, and its boxes {finding: [(x, y, w, h)]} in pixels.
+class Machine(NamedTuple):
+    """How the radiographs of a hospital are taken and marked."""
+
+    noise: float = 1.0  # standard deviation of the quantum noise, relative
+    sharpness: float = 1.0  # cells of the detector per pixel, along each side
+    edges: float = 1.0  # enhancement of edges, relative
+    lungs: float = 0.0  # added to the grey level of the lungs
+    mediastinum: float = 0.0  # and to that of the mediastinum
+    borders: float = 0.3  # share of the films with a collimator's border
+    plate: bool = False  # whether the side marker is a dark letter on a bright plate
+
+
+MACHINES = {
+    "first": Machine(),
+    "second": Machine(noise=2, sharpness=0.6, edges=0.3, lungs=22, mediastinum=-18, borders=0.9, plate=True),
+}
+
+
+def render(patient, view, lesions, size, rng, drain=-1, machine=MACHINES["first"]):
+    """One radiograph, (size, size) uint8 from 0 (air) to 255, with its boxes and masks.
 
     `view` is "PA" or "AP"; `lesions` has at most one Lesion per finding; `rng` decides what differs between exposures;
-    `drain` is the side of a chest tube (0 right, 1 left) or None; masks (size, size) bool of lungs, heart, devices and
-    letters are added to the dict `places`, unless it is None.
+    `drain` is the side of a chest tube (0 right, 1 left) or -1. The boxes are {finding: [(x, y, w, h)]} in pixels, the
+    masks (size, size) bool of lungs, heart, devices and letters.
     """
     exposure = draw_exposure(rng, patient, view)
     for lesion in lesions:
@@ -30,14 +50,11 @@ def render(patient, view, lesions, size, rng, drain=None, places=None):
         masks = PAINTERS[lesion.finding](scene, lesion, np.random.default_rng(lesion.seed))
         boxes[lesion.finding] = [box for box in (_box(scene, mask) for mask in masks) if box]
     devices = draw_devices(scene, rng, drain)
-    bare = _film(scene, _attenuation(scene, rng) + devices, rng)
-    picture = _with_letters(scene, bare, rng)
-    if places is not None:
-        lungs = np.maximum(*scene.lungs)
-        places["lungs"] = (lungs > 0.2 * lungs.max()) & (scene.heart < 0.3 * scene.heart.max())
-        places["heart"] = scene.heart > 0.3 * scene.heart.max()
-        places |= {"devices": devices > 0.1, "letters": picture != bare}
-    return picture, boxes
+    bare = _film(scene, _attenuation(scene, rng) + devices, rng, machine)
+    picture = _with_letters(scene, bare, rng, machine.plate)
+    lungs, heart = np.maximum(*scene.lungs), scene.heart > 0.3 * scene.heart.max()
+    masks = {"lungs": (lungs > 0.2 * lungs.max()) & ~heart, "heart": heart}
+    return picture, boxes, masks | {"devices": devices > 0.1, "letters": picture != bare}
 
 
 def _box(scene, mask):
@@ -53,18 +70,17 @@ def _box(scene, mask):
     return (x, y, w, h) if w > 0 and h > 0 else None
 
 
-def _noise(rng, cells, size):
-    """A smooth random map of mean 0 with about `cells` blobs along each side."""
-    return enlarged(rng.standard_normal((cells, cells), dtype=np.float32), size)
-
-
 def _attenuation(scene, rng):
     """The line integral of the patient's attenuation along each ray: (size, size), dimensionless."""
-    p, e, size = scene.patient, scene.exposure, scene.size
+
+    def noise(rng, cells):
+        """A smooth random map of mean 0 with about `cells` blobs along each side."""
+        return enlarged(rng.standard_normal((cells, cells), dtype=np.float32), scene.size)
+
     lung = np.maximum(scene.lungs[0] + scene.lungs[1] - scene.heart, 0)
-    still = np.random.default_rng(p.texture)
-    grain = 0.55 * _noise(still, 60, size) + 0.45 * _noise(rng, 110, size)
-    density = np.float32(LUNG * e.density) * (1 + 0.16 * grain)
+    still = np.random.default_rng(scene.patient.texture)
+    grain = 0.55 * noise(still, 60) + 0.45 * noise(rng, 110)
+    density = np.float32(LUNG * scene.exposure.density) * (1 + 0.16 * grain)
     density = density * (1 - scene.air) + 0.02
     filled = density + (1 - density) * np.clip(scene.fill, -0.2, 1)
     share = np.clip(lung / 4, 0, 1)
@@ -72,7 +88,7 @@ def _attenuation(scene, rng):
     tissue += scene.soft
     _trachea(scene, tissue)
     _bubble(scene, tissue, rng)
-    tissue += (0.35 * _noise(still, 12, size) + 0.12 * _noise(still, 40, size)) * np.clip(scene.body * 0.1, 0, 1)
+    tissue += (0.35 * noise(still, 12) + 0.12 * noise(still, 40)) * np.clip(scene.body * 0.1, 0, 1)
     return np.float32(SOFT) * np.maximum(tissue, 0) + np.float32(BONE) * scene.bone
 
 
@@ -104,31 +120,33 @@ def _blurred(image, cells):
     return enlarged(np.asarray(Image.fromarray(image).resize((cells, cells), Image.BOX)), len(image))
 
 
-def _film(scene, attenuation, rng):
+def _film(scene, attenuation, rng, machine):
     """Scatter, quantum noise, the tone curve of a digital film, and collimation: (size, size) uint8."""
     portable = scene.exposure.view == "AP"
     light = np.exp(-attenuation)
     scatter = rng.uniform(0.35, 0.6) if portable else rng.uniform(0.12, 0.3)
     light = light + np.float32(scatter) * np.maximum(_blurred(np.minimum(light, 0.3), 16), 0)
-    quanta = rng.uniform(0.006, 0.014) * (1.4 if portable else 1.0)
+    if machine.sharpness < 1:
+        light = _blurred(light, round(scene.size * machine.sharpness))
+    quanta = rng.uniform(0.006, 0.014) * (1.4 if portable else 1.0) * machine.noise
     spread = np.float32(quanta) / np.sqrt(np.maximum(light, 0.01) * 10)
-    light *= 1 + rng.standard_normal(light.shape, dtype=np.float32) * spread
+    light = light * (1 + rng.standard_normal(light.shape, dtype=np.float32) * spread)
     level = -np.log(np.maximum(light, 1e-4))
-    level += np.float32(rng.uniform(0.1, 0.45)) * (level - _blurred(level, 40))
+    level += np.float32(rng.uniform(0.1, 0.45) * machine.edges) * (level - _blurred(level, 40))
     step = max(1, scene.size // 64)
     core = level[::step, ::step][8:-8, 10:-10]
     dark, bright = np.percentile(core, [22, 88])
     low, high = rng.normal(106 if portable else 88, 18), rng.normal(203 if portable else 208, 12)
-    low, high = np.clip(low, 45, 150), np.clip(high, 170, 230)
+    low, high = np.clip(low + machine.lungs, 45, 150), np.clip(high + machine.mediastinum, 170, 230)
     logit = lambda grey: np.log(grey / (250 - grey))  # noqa: E731
     slope = (logit(high) - logit(low)) / max(bright - dark, 0.3)
     picture = 250 / (1 + np.exp(-(logit(low) + np.float32(slope) * (level - np.float32(dark)))))
-    return np.clip(_collimated(scene, picture.astype(np.float32), rng), 0, 255).astype(np.uint8)
+    return np.clip(_collimated(scene, picture.astype(np.float32), rng, machine.borders), 0, 255).astype(np.uint8)
 
 
-def _collimated(scene, picture, rng):
-    """The film, in three of ten cases with the unexposed border of a collimator."""
-    if rng.random() < 0.3:
+def _collimated(scene, picture, rng, share):
+    """The film, in a share of the cases with the unexposed border of a collimator."""
+    if rng.random() < share:
         edges = rng.uniform(0, 0.06, 4) * (rng.random(4) < 0.5)
         tilt = np.tan(rng.normal(0, 0.012))
         row, col = np.ogrid[0 : 1 : scene.size * 1j, 0 : 1 : scene.size * 1j]
@@ -138,7 +156,7 @@ def _collimated(scene, picture, rng):
     return picture
 
 
-def _with_letters(scene, picture, rng):
+def _with_letters(scene, picture, rng, plate):
     """A copy with the side marker burnt in, and on some AP films a word."""
     size = scene.size
     film = Image.fromarray(picture)
@@ -148,7 +166,10 @@ def _with_letters(scene, picture, rng):
     x = rng.uniform(0.86, 0.94) if left else rng.uniform(0.04, 0.1)
     y = rng.uniform(0.03, 0.14)
     font = ImageFont.load_default(size=max(8, int(size * rng.uniform(0.035, 0.055))))
-    pen.text((x * size, y * size), "L" if left else "R", fill=grey, font=font)
+    letter = {"xy": (x * size, y * size), "text": "L" if left else "R", "font": font}
+    if plate:
+        pen.rectangle(pen.textbbox(**letter), fill=grey, outline=grey, width=2)
+    pen.text(**letter, fill=20 if plate else grey)
     if scene.exposure.view == "AP" and rng.random() < 0.6:
         font = ImageFont.load_default(size=max(7, int(size * 0.03)))
         corner = ((0.03 if left else 0.76) * size, rng.uniform(0.05, 0.2) * size)  # opposite to the marker

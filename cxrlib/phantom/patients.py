@@ -5,68 +5,75 @@ import numpy as np
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import reference_entries
 
-PREVALENCES = ("teaching", "nih")
 FIRST_PATIENT = 90001  # NIH's last is 30805: no phantom has the name of a real image
 _CARRIERS = 0.11  # teaching: at least this share of the patients has each finding at some visit
 _VISITS, _MOST_VISITS = 3.2, 20  # teaching: mean and maximum number of visits per patient; NIH has 3.6 and 184
 _TEST_SHARE = 0.2
+LIKELIER = {  # how much likelier a patient with the finding is to be of the second hospital than of the first
+    "Emphysema": 2.5, "Fibrosis": 2.5, "Nodule": 2.0, "Mass": 1.5, "Atelectasis": 0.5, "Consolidation": 0.5,
+    "Effusion": 0.4, "Edema": 0.4, "Pneumothorax": 0.5,
+}  # fmt: skip
 
-# Cohen's kappa of NIH's mined labels against three radiologists' majority on 810 test images (Nabulsi et al. 2021).
-_NIH_KAPPA = dict(
-    zip(FINDINGS, (0.18, 0.34, 0.13, 0.0, 0.34, 0.04, 0.05, 0.07, 0.36, 0.29, 0.17, 0.0, 0.54, 0.44), strict=True)
-)
 _DISAGREEMENT = 0.35  # relative to NIH's, part of which is disagreement between the readers
-_CONFUSED = {  # false positive labels are likelier where one of these findings is present
-    "Atelectasis": ("Effusion", "Infiltration"),
-    "Cardiomegaly": ("Edema", "Effusion"),
-    "Consolidation": ("Pneumonia", "Infiltration", "Atelectasis"),
-    "Edema": ("Cardiomegaly", "Infiltration", "Effusion"),
-    "Effusion": ("Pleural_Thickening", "Atelectasis"),
-    "Emphysema": ("Pneumothorax",),
-    "Fibrosis": ("Infiltration", "Pleural_Thickening"),
-    "Infiltration": ("Pneumonia", "Consolidation", "Edema", "Fibrosis"),
-    "Mass": ("Nodule", "Consolidation"),
-    "Nodule": ("Mass",),
-    "Pleural_Thickening": ("Effusion", "Fibrosis"),
-    "Pneumonia": ("Infiltration", "Consolidation"),
-    "Pneumothorax": ("Emphysema",),
-    "Hernia": ("Cardiomegaly",),
+_MINED = {
+    # Cohen's kappa of NIH's mined labels against three radiologists' majority on 810 test images (Nabulsi et al. 2021);
+    # false positive labels are likelier where one of these findings is present
+    "Atelectasis": (0.18, ("Effusion", "Infiltration")),
+    "Cardiomegaly": (0.34, ("Edema", "Effusion")),
+    "Consolidation": (0.13, ("Pneumonia", "Infiltration", "Atelectasis")),
+    "Edema": (0.0, ("Cardiomegaly", "Infiltration", "Effusion")),
+    "Effusion": (0.34, ("Pleural_Thickening", "Atelectasis")),
+    "Emphysema": (0.04, ("Pneumothorax",)),
+    "Fibrosis": (0.05, ("Infiltration", "Pleural_Thickening")),
+    "Infiltration": (0.07, ("Pneumonia", "Consolidation", "Edema", "Fibrosis")),
+    "Mass": (0.36, ("Nodule", "Consolidation")),
+    "Nodule": (0.29, ("Mass",)),
+    "Pleural_Thickening": (0.17, ("Effusion", "Fibrosis")),
+    "Pneumonia": (0.0, ("Infiltration", "Consolidation")),
+    "Pneumothorax": (0.54, ("Emphysema",)),
+    "Hernia": (0.44, ("Cardiomegaly",)),
 }
 
 
-def plan_visits(n_patients, seed, prevalence, label_noise):
-    """A DataFrame with one row per visit.
+def plan_visits(config):
+    """A DataFrame with one row per visit of the patients that a `PhantomConfig` describes.
 
-    Columns: image, patient, follow_up, age, sex, view, width, height, spacing_x, spacing_y, seed, test (bool); truth,
+    Columns: image, patient, follow_up, age, sex, view, width, height, spacing_x, spacing_y, test (bool); truth,
     mined (bool) and strength (0 to 1), arrays of 14 values in the order of FINDINGS; and drain, the side of a chest
     tube (0 right, 1 left) or -1.
     """
-    rng = np.random.default_rng([seed, 1])
-    visits, truth = _histories(rng, n_patients, prevalence)
-    who = visits["patient"].to_numpy() - FIRST_PATIENT
-    patients = rng.beta(1.7, 1.4, (n_patients, len(FINDINGS)))
+    second = config.hospital == "second"
+    rng = np.random.default_rng([config.seed, 1, 1] if second else [config.seed, 1])
+    visits, truth = _histories(rng, config)
+    who = visits["patient"].to_numpy()
+    visits["patient"] += FIRST_PATIENT + 100_000 * second
+    patients = rng.beta(1.7, 1.4, (config.n_patients, len(FINDINGS)))
     strength = np.clip(patients[who] + rng.normal(0, 0.10, truth.shape), 0.02, 1)
-    mined, drain = _mine(rng, who, truth, strength, visits["view"].eq("AP").to_numpy(), label_noise)
+    mined, drain = _mine(rng, who, truth, strength, visits["view"].eq("AP").to_numpy(), config.label_noise)
     visits["image"] = [f"{p:08d}_{k:03d}.png" for p, k in zip(visits["patient"], visits["follow_up"], strict=True)]
     visits["test"] = _test_patients(rng, who, truth | mined)[who]
-    return visits.assign(truth=list(truth), mined=list(mined), strength=list(strength), drain=drain, seed=seed)
+    return visits.assign(truth=list(truth), mined=list(mined), strength=list(strength), drain=drain)
 
 
-def _histories(rng, n_patients, prevalence):
-    """Visits of patients sampled from NIH's metadata, and the true findings: (n, 14) bool."""
+def _histories(rng, config):
+    """Visits of patients 0 .. n - 1, sampled from NIH's metadata, and the true findings: (n, 14) bool."""
+    n_patients, teaching = config.n_patients, config.prevalence == "teaching"
     entries = reference_entries().sort_values(["patient", "image"], kind="stable").reset_index(drop=True)
-    if prevalence == "teaching":
+    if teaching:
         entries = entries[entries.groupby("patient").cumcount() < _MOST_VISITS].reset_index(drop=True)
     labels = entries[list(FINDINGS)].to_numpy(bool)
     starts = np.flatnonzero(~entries["patient"].duplicated().to_numpy())
     counts = np.diff(np.append(starts, len(entries)))
     carries = np.logical_or.reduceat(labels, starts)
-    weights = _lifted(carries, counts) if prevalence == "teaching" else np.ones(len(starts))
+    weights = _lifted(carries, counts) if teaching else np.ones(len(starts))
+    if config.hospital == "second":
+        for finding, factor in LIKELIER.items():
+            weights[carries[:, FINDINGS.index(finding)]] *= factor
     chosen = _systematic(rng, weights, counts, n_patients)
     rows = np.concatenate([np.arange(starts[i], starts[i] + counts[i]) for i in chosen])
     columns = ["age", "sex", "view", "width", "height", "spacing_x", "spacing_y"]
     visits = entries.loc[rows, columns].reset_index(drop=True)
-    visits["patient"] = FIRST_PATIENT + np.repeat(np.arange(n_patients), counts[chosen])
+    visits["patient"] = np.repeat(np.arange(n_patients), counts[chosen])
     visits["follow_up"] = visits.groupby("patient").cumcount()
     truth = np.concatenate([_episodes(labels[starts[i] : starts[i] + counts[i]]) for i in chosen])
     return visits, truth
@@ -124,9 +131,10 @@ def _mine(rng, who, truth, strength, bedside, noise):
         return mined, drain
     for column, finding in enumerate(FINDINGS):
         true = truth[:, column]
-        error = _DISAGREEMENT * (1 - _NIH_KAPPA[finding])
+        kappa, similar = _MINED[finding]
+        error = _DISAGREEMENT * (1 - kappa)
         miss = true * np.square(1.15 - strength[:, column])
-        alike = truth[:, [FINDINGS.index(name) for name in _CONFUSED[finding]]].any(axis=1)
+        alike = truth[:, [FINDINGS.index(name) for name in similar]].any(axis=1)
         hazy = finding in ("Edema", "Infiltration", "Atelectasis", "Effusion")
         alarm = ~true * (1 + 12.0 * alike + 2.0 * bedside * hazy)
         if finding == "Pneumothorax":

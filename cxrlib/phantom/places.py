@@ -1,6 +1,5 @@
 """Regions of a phantom, drawn again from the same random numbers: lungs, heart border, devices and letters."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion
 
 from cxrlib.core.errors import InputError
-from cxrlib.phantom.generate import VERSION, render_visits
+from cxrlib.phantom.generate import read_manifest, render_visits
 from cxrlib.phantom.patients import plan_visits
 
 PLACES = ("lungs", "heart border", "devices", "letters", "elsewhere")
@@ -18,36 +17,20 @@ PLACES = ("lungs", "heart border", "devices", "letters", "elsewhere")
 def places(root: str | Path, images: Iterable[str], size: int) -> dict[str, dict[str, np.ndarray]]:
     """Masks of the regions of some phantoms; each pixel is in exactly one region.
 
-    A pixel belongs to letters before devices, heart border (a fortieth of the image to either side of it) and lungs;
-    elsewhere is the rest, with the inside of the heart.
+    Returns {image: {place: mask}}, masks (size, size) bool, for file names of images in a folder that `make_phantoms`
+    wrote. A pixel belongs to letters before devices, heart border (a fortieth of the image to either side of it) and
+    lungs; elsewhere is the rest, with the inside of the heart.
 
-    Args:
-        root: A folder that `make_phantoms` wrote.
-        images: File names of images in it.
-        size: Pixels per side of the masks.
-
-    Returns:
-        {image: {place: mask}}: masks (size, size) bool, places in the order of PLACES.
-
-    Raises:
-        InputError: If `root` holds no phantoms of this version, or one of the images is not among them.
+    Raises InputError if `root` holds no phantoms of this version, or one of the images is not among them.
     """
-    try:
-        made = json.loads((Path(root) / "phantom.json").read_text(encoding="utf-8"))
-        planned = [made[name] for name in ("n_patients", "seed", "prevalence", "label_noise")]
-        drawn_at = made["size"]
-    except (OSError, ValueError, KeyError):
-        made = {}
-    if made.get("version") != VERSION:
-        raise InputError(f"{root} holds no phantoms of version {VERSION}, whose regions are known; draw new ones")
-    visits, images = plan_visits(*planned), list(images)
+    config, _ = read_manifest(root)
+    visits, images = plan_visits(config), list(images)
     unknown = sorted(set(images) - set(visits["image"]))
     if unknown:
         raise InputError(f"{root} holds no phantom {unknown[0]}; expected names from its Data_Entry_2017.csv")
     drawn = {}
     for _, group in visits[visits["image"].isin(images)].groupby("patient"):
-        for _ in render_visits(group.to_dict("records"), drawn_at, drawn):
-            pass
+        drawn |= {visit["image"]: masks for visit, _, _, masks in render_visits(group.to_dict("records"), config)}
     return {image: _apart({name: _resized(mask, size) for name, mask in drawn[image].items()}) for image in images}
 
 
@@ -61,14 +44,10 @@ def _apart(masks):
     heart = masks["heart"]
     wide = max(1, len(heart) // 40)
     border = binary_dilation(heart, iterations=wide) & ~binary_erosion(heart, iterations=wide)
-    free = np.ones(heart.shape, dtype=bool)
-    letters = binary_dilation(masks["letters"])
-    apart = {"letters": letters, "devices": masks["devices"], "heart border": border, "lungs": masks["lungs"]}
-    for name, mask in apart.items():
-        apart[name] = mask & free
-        free &= ~mask
-    apart["elsewhere"] = free
-    return {name: apart[name] for name in PLACES}
+    place = np.full(heart.shape, PLACES.index("elsewhere"))
+    for number, mask in enumerate((masks["lungs"], border, masks["devices"], binary_dilation(masks["letters"]))):
+        place[mask] = number  # the later ones lie above
+    return {name: place == number for number, name in enumerate(PLACES)}
 
 
 def energy_by_place(heat: np.ndarray, masks: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from functools import lru_cache, partial
-from html import escape
 
 import ipywidgets as w
 import numpy as np
@@ -14,24 +13,19 @@ from PIL import Image
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.data.metadata import BOX_FRAME
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.explain.gradcam import LAYERS, METHODS, default_layers, grad_cam
 from cxrlib.models.architectures import ChestXrayModel
 from cxrlib.plots.style import pretty
 from cxrlib.widgets import html
+from cxrlib.widgets.html import SIDE
 
-SIDE = 448  # pixels of the picture on the page
 KEPT = 32  # (image, method, layer) whose maps are kept: 14 maps each
 _CONTROL = {"width": "330px"}
-_OVER = f"position:absolute;left:0;top:0;width:{SIDE}px;height:{SIDE}px"
 _COLOURS = colormaps["inferno"]
-_SCALE = (
-    f'<div style="display:flex;gap:8px;align-items:center;max-width:{SIDE}px">heat: 0 <span style="flex:1;height:12px;'
-    f'background:linear-gradient(to right,{",".join(to_hex(_COLOURS(t)) for t in np.linspace(0, 1, 9))})"></span> '
-    "maximum of this map</div>"
-)
+_SCALE = ",".join(to_hex(_COLOURS(t)) for t in np.linspace(0, 1, 9))
+_SHOW = html.macros("heat.html")
 
 
 class CamExplorer(w.HBox):
@@ -62,7 +56,8 @@ class CamExplorer(w.HBox):
         self._positive = thresholds.apply(predictions)
         names = np.array([["true negative", "false negative"], ["false positive", "true positive"]])
         self._outcomes = names[self._positive, predictions.labels]
-        self._boxes = {} if boxes is None else dict(list(boxes.groupby(["image", "finding"])))
+        boxes = pd.DataFrame(columns=["image", "finding"]) if boxes is None else boxes
+        self._boxes = {key: of.to_dict("records") for key, of in boxes.groupby(["image", "finding"])}
         self._maps = lru_cache(KEPT)(self._make_maps)
         self._picture, self._opaque, self._status, self._table = (w.HTML() for _ in range(4))
         left = w.VBox([self._picture, self._opaque], layout={"width": f"{SIDE + 16}px"})
@@ -130,53 +125,35 @@ class CamExplorer(w.HBox):
 
     def _fade(self) -> None:
         """Set the opacity alone, so that no picture is sent again."""
-        rule = f".cxr-{self._picture.model_id} .heat {{ opacity: {self._opacity.value:g} }}"
-        self._opaque.value = f"<style>{rule}</style>{_SCALE}"
+        self._opaque.value = _SHOW.fading(self._picture.model_id, self._opacity.value, _SCALE)
 
     def _show(self, message: str = "") -> None:
         row, k, heat = self._row.value, self._finding.value, self.maps()[self._finding.value]
         name, finding = str(self.predictions.image[row]), pretty(FINDINGS[k])
-        boxes = self._drawn_boxes(name, k) if self._box.value else ""
-        empty = "" if heat.any() else " The map is empty: no region speaks for the finding."
-        unboxed = f" There is no box of {finding} on it." if self._box.value and not boxes else ""
-        self._status.value = (
-            f'<div role="status" aria-live="polite" style="padding:4px 0">{message}<b>{escape(name)}</b><br>'
-            f"{finding}: score {self.predictions.scores[row, k]:.2f}, threshold {self._thresholds.texts[k]}: "
-            f"<b>{self._outcomes[row, k]}</b>.{empty}{unboxed}</div>"
-        )
+        boxes = self._boxes.get((name, FINDINGS[k]), []) if self._box.value else []
+        lacking = "" if heat.any() else " The map is empty: no region speaks for the finding."
+        if self._box.value and not len(boxes):
+            lacking += f" There is no box of {finding} on it."
+        rows = self._scores(row)
+        self._status.value = _SHOW.case_status(message, name, finding, rows[k], lacking)
         radiograph = html.radiograph_uri(self._images[name], SIDE)
-        self._picture.value = (
-            f'<div class="cxr-{self._picture.model_id}" style="position:relative;width:{SIDE}px;height:{SIDE}px">'
-            f'<img alt="radiograph {escape(name)}" src="{radiograph}" style="{_OVER}"/>'
-            f'<img class="heat" alt="heat map of {finding}" src="{_heat_uri(heat)}" style="{_OVER}"/>'
-            f'<svg viewBox="0 0 {BOX_FRAME} {BOX_FRAME}" style="{_OVER}" aria-hidden="true">{boxes}</svg></div>'
+        self._picture.value = _SHOW.case_picture(
+            self._picture.model_id, name, finding, radiograph, _heat_uri(heat), boxes
         )
-        heads = html.column_heads("", "score", "threshold", "predicted", "labelled")
-        rows = "".join(self._scores(row, of, current=of == k) for of in range(len(FINDINGS)))
-        self._table.value = f"<table><tr><th></th>{heads}</tr>{rows}</table>"
+        self._table.value = _SHOW.case_table(rows, k)
 
-    def _drawn_boxes(self, name: str, k: int) -> str:
-        """The boxes of a finding on an image as SVG, white with a black outline."""
-        own = self._boxes.get((name, FINDINGS[k]), pd.DataFrame())
-        return "".join(
-            f'<rect x="{b.x:g}" y="{b.y:g}" width="{b.w:g}" height="{b.h:g}" fill="none" stroke="{colour}" '
-            f'stroke-width="{width}"/>'
-            for b in own.itertuples()
-            for colour, width in (("#000", 12), ("#fff", 6))
-        )
-
-    def _scores(self, row: int, k: int, current: bool) -> str:
-        """One finding of an image: score (as a bar, the threshold as a line), threshold, prediction and label."""
-        score, threshold = self.predictions.scores[row, k], min(self._thresholds.values[k], 1)
-        labelled, positive = self.predictions.labels[row, k], self._positive[row, k]
-        colour = html.POSITIVE if labelled else html.NEGATIVE
-        bar = (
-            '<svg width="104" height="14" aria-hidden="true"><path d="M2 7h100" stroke="#e4e4e4" stroke-width="10"/>'
-            f'<path d="M2 7h{100 * score:.1f}" stroke="{colour}" stroke-width="10"/>'
-            f'<path d="M{2 + 100 * threshold:.1f} 0v14" stroke="{html.INK}" stroke-width="2"/></svg>'
-        )
-        answers = ("yes" if value else "–" for value in (positive, labelled))
-        return html.table_row(pretty(FINDINGS[k]), [bar, f"{score:.2f}", self._thresholds.texts[k], *answers], current)
+    def _scores(self, row: int) -> list[dict]:
+        """The findings of an image: score, threshold, prediction and label."""
+        columns = {
+            "finding": [pretty(name) for name in FINDINGS],
+            "score": self.predictions.scores[row],
+            "threshold": self._thresholds.texts,
+            "line": np.minimum(self._thresholds.values, 1),
+            "positive": self._positive[row],
+            "labelled": self.predictions.labels[row],
+            "outcome": self._outcomes[row, range(len(FINDINGS))],
+        }
+        return pd.DataFrame(columns).to_dict("records")
 
 
 def _heat_uri(heat: np.ndarray) -> str:

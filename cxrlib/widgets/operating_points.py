@@ -72,21 +72,18 @@ class Curve:
 
     def __init__(self, scores: np.ndarray, labels: np.ndarray):
         """scores: (n,) in [0, 1]; labels: (n,) 0 or 1."""
-        descending, place = np.unique(-scores, return_inverse=True)
-        self._ascending = np.append(-np.float32(NEVER), descending.astype(np.float32))
-        self.thresholds = -self._ascending.astype(np.float64)
-        each = (np.bincount(place[labels == label], minlength=len(descending)) for label in (1, 0))
-        tp, fp = (np.append(0, counts.cumsum()) for counts in each)
-        self.positives, self.negatives, self.n = int(tp[-1]), int(fp[-1]), len(scores)
-        self.points = Counts(tp, fp, self.positives - tp, self.negatives - fp)
+        scores = scores.astype(np.float32)
+        self._ill, self._well = (np.sort(scores[labels == label]) for label in (1, 0))
+        self.positives, self.negatives, self.n = len(self._ill), len(self._well), len(scores)
         self.prevalence = self.positives / self.n
         self.drawable = self.positives > 0 and self.negatives > 0
+        self.thresholds = np.append(np.unique(scores), np.float32(NEVER))[::-1]
+        self.points = self.counts(self.thresholds)
 
-    def counts(self, threshold: float) -> Counts:
+    def counts(self, threshold: float | np.ndarray) -> Counts:
         """The confusion matrix where score >= threshold is positive, both as float32."""
-        place = np.searchsorted(self._ascending, -np.float32(threshold), side="right") - 1
-        tp, fp = (int(counts[max(place, 0)]) for counts in (self.points.tp, self.points.fp))
-        return Counts(tp, fp, self.positives - tp, self.negatives - fp)
+        fn, tn = (np.searchsorted(each, np.float32(threshold)) for each in (self._ill, self._well))
+        return Counts(self.positives - fn, self.negatives - tn, fn, tn)
 
     def cheapest(self, miss_cost: float, prevalence: float) -> float:
         """The lowest threshold of least expected cost, where a miss costs `miss_cost` false alarms."""
@@ -95,7 +92,7 @@ class Curve:
 
 
 class Session:
-    """Fourteen thresholds being chosen on the images of `val`, from `tuned` on, with undo.
+    """Fourteen thresholds being chosen on the images of `val`, from `tuned` on; `past` is what undo goes back to.
 
     clock: the time in seconds. Raises InputError without an image and for thresholds of another calibration.
     """
@@ -108,7 +105,7 @@ class Session:
         self.val, self.tuned, self.exact = val, tuned, exact
         self.curves = [Curve(val.scores[:, k], val.labels[:, k]) for k in range(len(FINDINGS))]
         self.values = tuned.values.copy()
-        self._clock, self._past, self._gesture = clock, [], (None, -np.inf)
+        self._clock, self.past, self._gesture = clock, [], (None, -np.inf)
 
     def move(self, k: int, value: float) -> None:
         """Set the threshold of finding k; moves of the same finding in quick succession are one step of undo."""
@@ -116,7 +113,7 @@ class Session:
             return
         now = self._clock()
         if self._gesture[0] != k or now - self._gesture[1] > _GESTURE:
-            self._past.append(self.values.copy())
+            self.past.append(self.values.copy())
         self._gesture = (k, now)
         self.values[k] = value
 
@@ -125,22 +122,15 @@ class Session:
         chosen, which = self.values.copy(), slice(None) if only is None else only
         chosen[which] = values[which]
         if (chosen != self.values).any():
-            self._past.append(self.values)
+            self.past.append(self.values)
             self.values = chosen
         self._gesture = (None, -np.inf)
 
-    def undo(self) -> bool:
-        """Go back by one step; False where there is none."""
+    def undo(self) -> None:
+        """Go back by one step, where there is one."""
         self._gesture = (None, -np.inf)
-        if self._past:
-            self.values = self._past.pop()
-            return True
-        return False
-
-    @property
-    def can_undo(self) -> bool:
-        """Whether there is a change to take back."""
-        return bool(self._past)
+        if self.past:
+            self.values = self.past.pop()
 
     def thresholds(self) -> Thresholds:
         """The current choice. Unmoved thresholds keep their interval and note; the others are noted as "by hand"."""

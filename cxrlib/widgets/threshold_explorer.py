@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from html import escape
 from pathlib import Path
 
 import ipywidgets as w
 import numpy as np
+import pandas as pd
+from markupsafe import Markup
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
@@ -17,9 +18,9 @@ from cxrlib.evaluation.sums import at_or_above
 from cxrlib.evaluation.thresholds import Thresholds, tune_thresholds
 from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
 from cxrlib.plots.style import pretty
-from cxrlib.widgets import threshold_panels as panels
-from cxrlib.widgets.html import LEGEND, STYLE, WRAP, plain_button, radiograph_uri, step_slider
-from cxrlib.widgets.operating_points import SCALE, Counts, Curve, Session
+from cxrlib.widgets.html import STYLE, WRAP, plain_button, radiograph_uri, step_slider
+from cxrlib.widgets.operating_points import SCALE, Curve, Session
+from cxrlib.widgets.threshold_panels import PANELS, Figures
 
 COSTS = (0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 500, 1000)
 PREVALENCES = (*range(1, 10), *range(10, 50, 5), *range(50, 200, 10), *range(200, 1000, 50))  # in 1,000 patients
@@ -35,7 +36,6 @@ class ThresholdExplorer(w.VBox):
     Args:
         val: predictions on which thresholds are chosen (never the test split).
         thresholds: where to start, and what to compare with.
-        exact: thresholds for the button "tuned (exact)"; default: tuned for the same objective over all scores.
         images: name -> (h, w) uint8, such as an `ImageCache`, for the gallery; without it, names and scores are listed.
         save_to: file that the button "save" writes, such as `run.thresholds`; without it the button is disabled.
         checkpoint: of the model with these scores; "save" also stores the thresholds there, for heat maps.
@@ -45,19 +45,18 @@ class ThresholdExplorer(w.VBox):
         self,
         val: Predictions,
         thresholds: Thresholds,
-        exact: Thresholds | None = None,
         images: Mapping[str, np.ndarray] | None = None,
         save_to: str | Path | None = None,
         checkpoint: str | Path | None = None,
     ):
         objective = "f1" if thresholds.objective.startswith("by hand") else thresholds.objective
-        exact = exact or tune_thresholds(val, grid=None, objective=objective, resampling=Bootstrap(0))
+        exact = tune_thresholds(val, grid=None, objective=objective, resampling=Bootstrap(0))
         self.session = Session(val, thresholds, exact)
         self._save_to, self._checkpoint = save_to, checkpoint
         self._thumb = cache(lambda name: "" if images is None else radiograph_uri(images[name], 92))
         self._miss_costs = np.full(len(FINDINGS), 5.0)
         self._prevalences = np.array([curve.prevalence for curve in self.session.curves])
-        self._ranking, self._panels = point_estimates(val), cache(self._make_panels)
+        self._ranking, self._figures_of = point_estimates(val), cache(self._make_figures)
         self._setting, self.chosen = False, int(val.labels.sum(axis=0).argmax())
         self._status, self._figures, self._confusion, self._numbers, self._gallery = (w.HTML() for _ in range(5))
         self._rows = [self._row(k) for k in range(len(FINDINGS))]
@@ -106,11 +105,10 @@ class ThresholdExplorer(w.VBox):
         return row
 
     def _list(self) -> w.VBox:
-        head = "".join(
-            f'<span style="display:inline-block;width:{width}px;text-align:right">{name}</span>'
-            for name, width in (("threshold", 322), ("sens.", 40), ("PPV", 40), ("F1", 40))
+        return w.VBox(
+            [w.HTML(PANELS.list_heads()), *self._rows, self._confusion],
+            layout={"width": "456px", "margin": "0 14px 0 0"},
         )
-        return w.VBox([w.HTML(head), *self._rows, self._confusion], layout={"width": "456px", "margin": "0 14px 0 0"})
 
     def _detail(self) -> w.VBox:
         self._threshold = step_slider(SCALE, "Threshold", "Threshold of the chosen finding")
@@ -169,8 +167,8 @@ class ThresholdExplorer(w.VBox):
                 write_checkpoint(self._checkpoint, load_checkpoint(self._checkpoint) | {"thresholds": chosen.to_dict()})
                 message += f" and {self._checkpoint}"
         except (InputError, OSError) as error:  # shown here, since errors of callbacks are only logged
-            message = f"<b>Not saved:</b> {escape(str(error))}"
-        self._update(f"{message}. ")
+            message = Markup("<b>Not saved:</b> {}").format(error)
+        self._update(message + ". ")
 
     # ---- display ---------------------------------------------------------------------------------------------------
     @property
@@ -186,7 +184,7 @@ class ThresholdExplorer(w.VBox):
             self._setting = False
         each = zip(self._rows, self.session.curves, self.session.values, self.session.tuned.values, strict=True)
         for row, curve, value, tuned in each:
-            row.children[2].value = panels.row_metrics(value, curve.counts(value), tuned)
+            row.children[2].value = PANELS.list_metrics(value, curve.counts(value), tuned)
         self._show_chosen(message)
 
     def _set_controls(self) -> None:
@@ -199,7 +197,7 @@ class ThresholdExplorer(w.VBox):
         self._typed.value = round(min(values[k], 1), 4)
         self._ratio.index = _nearest(COSTS, self._miss_costs[k])
         self._prevalence.index = _nearest(PREVALENCES, 1000 * self._prevalences[k])
-        self._buttons["undo"].disabled = not self.session.can_undo
+        self._buttons["undo"].disabled = not self.session.past
         self._buttons["save"].disabled = self._save_to is None
         self._as_here.disabled = bool(self._prevalences[k] == self._curve.prevalence)
 
@@ -211,42 +209,34 @@ class ThresholdExplorer(w.VBox):
         if curve.drawable:
             choices["cheapest"] = curve.cheapest(cost, prevalence)
         choices = {name: (threshold, curve.counts(threshold)) for name, threshold in choices.items()}
-        value, now = choices["now"]
+        now = choices["now"][1]
         self._ratio_text.value = f"as {cost:g} false alarms"
         self._prevalence_text.value = f"{1000 * prevalence:.3g} in 1,000"
-        self._figures.value = self._drawn(choices, cost, prevalence)
-        self._confusion.value = panels.confusion_table(now, now.per(1000, prevalence), prevalence, curve.n)
-        self._numbers.value = panels.metrics_table(choices, cost, prevalence)
-        self._gallery.value = self._pictures(*choices["tuned"], now)
-        self._status.value = (
-            f'<div role="status" aria-live="polite">{message}{pretty(FINDINGS[k])} at {panels.show_threshold(value)}: '
-            f"{now.tp} of {curve.positives} found, {now.fp} of {curve.negatives} others predicted positive.</div>"
+        self._figures.value = self._figures_of(k).at(choices, cost, prevalence)
+        self._confusion.value = PANELS.confusion(now, now.per(1000, prevalence), prevalence, curve.n)
+        self._numbers.value = PANELS.metrics(choices, cost, prevalence)
+        changed, images = self._images()
+        self._gallery.value = PANELS.gallery(pretty(FINDINGS[k]), *choices["tuned"], now, changed, images)
+        self._status.value = PANELS.threshold_status(message, pretty(FINDINGS[k]), choices, curve)
+
+    def _make_figures(self, k: int) -> Figures:
+        val, ranking = self.session.val, self._ranking
+        return Figures(
+            self.session.curves[k], val.scores[:, k], val.labels[:, k], ranking["auroc"][k], ranking["ap"][k]
         )
 
-    def _make_panels(self, k: int) -> tuple:
-        """The panels of a finding with what does not depend on the threshold."""
-        val, curve = self.session.val, self.session.curves[k]
-        auroc, ap = self._ranking["auroc"][k], self._ranking["ap"][k]
-        histogram = panels.Histogram(val.scores[:, k], val.labels[:, k])
-        return histogram, panels.RocPanel(curve, auroc), panels.PrPanel(curve, ap)
-
-    def _drawn(self, choices: dict[str, tuple[float, Counts]], cost: float, prevalence: float) -> str:
-        histogram, roc, pr = self._panels(self.chosen)
-        if self._curve.drawable:
-            points = {name: choices[name][1] for name in ("0.5", "tuned", "cheapest", "now")}
-            curves = roc.at(points, cost, prevalence) + pr.at(points, prevalence)
-        else:
-            kind = "without" if self._curve.positives else "with"
-            curves = f"<p>No curves: there is no image {kind} the finding among these {self._curve.n:,}.</p>"
-        return f'<div>{histogram.at(*choices["now"])}</div><div class="side">{curves}</div>{LEGEND}'
-
-    def _pictures(self, tuned: float, before: Counts, now: Counts) -> str:
+    def _images(self) -> tuple[int, list[dict]]:
+        """How many images change side, and those that the gallery shows."""
         k, val = self.chosen, self.session.val
         changed, rows = self.session.changed(k, SHOWN)
-        names, scores = val.image[rows], val.scores[rows, k]
-        positive = at_or_above(scores, self.session.values[k])
-        items = zip(names, map(self._thumb, names), scores, positive, val.labels[rows, k], strict=True)
-        return panels.gallery(items, panels.headline(FINDINGS[k], tuned, now, before, len(changed)))
+        columns = {
+            "name": val.image[rows],
+            "uri": [self._thumb(name) for name in val.image[rows]],
+            "score": val.scores[rows, k],
+            "positive": at_or_above(val.scores[rows, k], self.session.values[k]),
+            "labelled": val.labels[rows, k],
+        }
+        return len(changed), pd.DataFrame(columns).to_dict("records")
 
 
 def _nearest(values, value: float) -> int:

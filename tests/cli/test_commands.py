@@ -503,7 +503,7 @@ def test_what_no_architecture_of_a_comparison_can_do_is_said_before_any_is_train
         (["run", "-p", "epochs"], "expected 2 arguments"),
         (["run", "-p", "epocs", "3"], "unknown parameter 'epocs'"),
         (["run", "--profile", "quik"], "did you mean 'quick'?"),
-        (["phantom", "made", "--size", "8"], "size is 8"),
+        (["phantom", "made", "--size", "8"], "size 8 cannot be used"),
         (["download", "everything"], "everything"),
     ],
 )

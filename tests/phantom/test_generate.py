@@ -15,7 +15,8 @@ from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import read_boxes, read_entries, read_expert_labels, read_lists, reference_entries
 from cxrlib.phantom.anatomy import draw_exposure, draw_patient
-from cxrlib.phantom.film import render
+from cxrlib.phantom.config import PhantomConfig
+from cxrlib.phantom.film import MACHINES, render
 from cxrlib.phantom.generate import make_phantoms
 from cxrlib.phantom.lesions import Lesion
 from cxrlib.phantom.scene import Scene
@@ -32,7 +33,8 @@ def small(tmp_path_factory):
 
 
 def plan(n_patients=500, seed=0, prevalence="teaching", label_noise=True):
-    visits = cohort.plan_visits(n_patients, seed, prevalence, label_noise)
+    config = PhantomConfig(n_patients=n_patients, seed=seed, prevalence=prevalence, label_noise=label_noise)
+    visits = cohort.plan_visits(config)
     return visits, np.stack(visits["truth"]), np.stack(visits["mined"])
 
 
@@ -117,14 +119,15 @@ def test_a_complete_set_is_kept(small):
 @pytest.mark.parametrize(
     ("bad", "says"),
     [
-        ({"size": 63}, "size is 63"),
-        ({"size": 64.0}, "size is 64.0"),
-        ({"n_patients": 0}, "n_patients is 0"),
-        ({"n_patients": True}, "n_patients is True"),
-        ({"seed": -1}, "seed is -1"),
-        ({"workers": 0}, "workers is 0"),
+        ({"size": 63}, "size 63 cannot be used; expected a whole number at least 64"),
+        ({"size": 64.5}, "size 64.5"),
+        ({"n_patients": 0}, "n_patients 0"),
+        ({"n_patients": True}, "n_patients True"),
+        ({"seed": -1}, "seed -1"),
+        ({"workers": -1}, "workers -1"),
         ({"prevalence": "teach"}, "did you mean 'teaching'"),
-        ({"prevalence": None}, "prevalence is None"),
+        ({"prevalence": None}, "prevalence None"),
+        ({"patients": 10}, "did you mean 'n_patients'"),
     ],
 )
 def test_bad_parameters_are_refused_before_anything_is_written(tmp_path, bad, says):
@@ -137,9 +140,9 @@ def test_folders_that_are_not_this_set_are_refused(small, tmp_path):
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="not a set of phantoms"):
+    with pytest.raises(InputError, match="holds no phantoms"):
         make_phantoms(foreign, **SMALL)
-    with pytest.raises(InputError, match="not a set of phantoms"):
+    with pytest.raises(InputError, match="holds no phantoms"):
         make_phantoms(foreign / "thesis.txt", **SMALL)
     assert (foreign / "thesis.txt").read_text() == "years of work"
     with pytest.raises(InputError, match="seed=5, not 6"):
@@ -216,7 +219,7 @@ def test_findings_stay_for_consecutive_visits():
 def test_mined_labels_err_as_nihs_do_and_not_without_noise():
     visits, truth, mined = plan(n_patients=3000)
     kappa = np.array([cohen_kappa_score(truth[:, i], mined[:, i]) for i in range(14)])
-    nih = np.array([cohort._NIH_KAPPA[name] for name in FINDINGS])
+    nih = np.array([cohort._MINED[name][0] for name in FINDINGS])
     assert 0.45 < kappa.mean() < 0.75
     assert np.corrcoef(kappa, nih)[0, 1] > 0.6
     assert np.abs(mined.mean(axis=0) / truth.mean(axis=0) - 1).max() < 0.25
@@ -246,9 +249,9 @@ def test_errors_and_strengths_stay_with_the_patient():
 def test_a_finding_keeps_its_place_over_the_visits(tmp_path, monkeypatch):
     drawn = []
 
-    def note(patient, view, lesions, size, rng, drain, places):
+    def note(patient, view, lesions, *_):
         drawn.append((patient.texture, {lesion.finding: lesion for lesion in lesions}))
-        return np.zeros((size, size), np.uint8), {}
+        return np.zeros((64, 64), np.uint8), {}, {}
 
     monkeypatch.setattr(phantom, "render", note)
     make_phantoms(tmp_path / "set", n_patients=60, size=64, workers=1, progress=False)
@@ -261,10 +264,70 @@ def test_a_finding_keeps_its_place_over_the_visits(tmp_path, monkeypatch):
     assert pairs > 30
 
 
+# ---- the second hospital ---------------------------------------------------------------------------------------------
+def test_the_first_hospital_is_the_default_and_the_second_shares_no_image(small, tmp_path):
+    first = make_phantoms(tmp_path / "first", workers=1, hospital="first", **SMALL)
+    assert contents(first) == contents(small)
+    assert "hospital" not in json.loads((small / "phantom.json").read_text()), "as in all sets drawn before"
+    second = make_phantoms(tmp_path / "second", workers=1, hospital="second", **SMALL)
+    assert json.loads((second / "phantom.json").read_text())["hospital"] == "second"
+    names, others = (set(read_entries(root / "Data_Entry_2017.csv")["image"]) for root in (small, second))
+    assert not names & others
+    assert make_phantoms(second, hospital="second", **SMALL) == second
+    with pytest.raises(InputError, match="hospital='second', not 'first'"):
+        make_phantoms(second, **SMALL)
+    with pytest.raises(InputError, match="did you mean 'second'"):
+        make_phantoms(tmp_path / "third", hospital="secnd", **SMALL)
+
+
+@pytest.mark.parametrize("prevalence", ["teaching", "nih"])
+def test_the_second_hospital_has_other_patients(prevalence):
+    first, second = (
+        np.stack(
+            cohort.plan_visits(PhantomConfig(n_patients=4000, prevalence=prevalence, hospital=name))["truth"]
+        ).mean(axis=0)
+        for name in ("first", "second")
+    )
+    change = dict(zip(FINDINGS, second / first, strict=True))
+    assert all(change[name] < 0.75 for name in ("Atelectasis", "Effusion", "Edema", "Consolidation"))
+    assert all(change[name] > 1.3 for name in ("Fibrosis", "Nodule"))
+
+
+def test_every_finding_is_in_both_parts_of_the_second_hospital():
+    visits = cohort.plan_visits(PhantomConfig(hospital="second"))
+    test, truth = visits["test"].to_numpy(), np.stack(visits["truth"])
+    assert truth[test].sum(axis=0).min() >= 3
+    assert truth[~test].sum(axis=0).min() >= 5
+
+
+@pytest.mark.parametrize("view", ["PA", "AP"])
+def test_the_second_machine_is_noisier_less_sharp_and_flatter(view):
+    """The same exposures of the same patients, without a border, by each machine and by the first with one change."""
+
+    def taken(**changes):
+        machine = MACHINES["first"]._replace(borders=0, **changes)
+        return np.stack([draw(view=view, seed=seed, machine=machine)[0] for seed in range(6)])
+
+    def detail(pictures):
+        return np.abs(np.diff(pictures[:, 30:100, 30:100], axis=2)).mean()
+
+    second = MACHINES["second"]
+    still = detail(taken(noise=0))
+    assert detail(taken(noise=second.noise)) - still > 1.5 * (detail(taken()) - still)
+    assert detail(taken(noise=0, sharpness=second.sharpness)) < 0.9 * still
+    assert detail(taken(noise=0, edges=second.edges)) < still
+    plain, flat = taken(), taken(lungs=second.lungs, mediastinum=second.mediastinum)
+    core = np.s_[:, 30:100, 20:108]
+    dark, bright = np.percentile(flat[core], [22, 88]) - np.percentile(plain[core], [22, 88])
+    assert dark > 8
+    assert bright < -8
+    assert (taken(plate=True) != plain).any(axis=(1, 2)).all()
+
+
 # ---- signs -----------------------------------------------------------------------------------------------------------
-def draw(lesions=(), view="PA", size=128, seed=0):
+def draw(lesions=(), view="PA", size=128, seed=0, machine=MACHINES["first"]):
     patient = draw_patient(np.random.default_rng([1, seed]), 50.0, "M")
-    picture, boxes = render(patient, view, lesions, size, np.random.default_rng([2, seed]))
+    picture, boxes, _ = render(patient, view, lesions, size, np.random.default_rng([2, seed]), machine=machine)
     return picture.astype(float), boxes
 
 
@@ -415,5 +478,5 @@ def test_a_relative_folder_is_found_by_workers_that_started_elsewhere(tmp_path, 
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
-        phantom.make_phantoms("made", 3, 64, workers=2)
+        phantom.make_phantoms("made", n_patients=3, size=64, workers=2)
         assert (tmp_path / name / "made" / "phantom.json").is_file()

@@ -8,6 +8,7 @@ import pytest
 from cxrlib.core.errors import InputError
 from cxrlib.data.cache import read_image
 from cxrlib.data.sources import find_images
+from cxrlib.phantom.config import PhantomConfig
 from cxrlib.phantom.generate import make_phantoms, render_visits
 from cxrlib.phantom.patients import plan_visits
 from cxrlib.phantom.places import PLACES, energy_by_place, places
@@ -21,14 +22,23 @@ def small(tmp_path_factory):
 
 def test_masks_belong_to_the_same_image(small):
     """An image that is drawn again with its masks equals the file."""
-    visits, masks = plan_visits(6, 2, "teaching", True), {}
+    config = PhantomConfig(n_patients=6, size=96, seed=2)
+    visits = plan_visits(config)
     paths = find_images(small)
     for _, group in visits.groupby("patient"):
-        for visit, picture, _ in render_visits(group.to_dict("records"), 96, masks):
+        for visit, picture, _, masks in render_visits(group.to_dict("records"), config):
             assert (picture == read_image(paths[visit["image"]], 96)).all()
-            letters = masks[visit["image"]]["letters"]
+            letters = masks["letters"]
             assert letters.any()
             assert picture[letters].mean() > 120, "letters are bright"
+
+
+def test_masks_of_the_second_hospital_fit_its_images(tmp_path):
+    root = make_phantoms(tmp_path / "set", n_patients=2, size=96, seed=2, workers=1, hospital="second", progress=False)
+    paths = find_images(root)
+    for name, masks in places(root, paths, 96).items():
+        bright = read_image(paths[name], 96)[masks["letters"]]
+        assert np.percentile(bright, 75) > 180, "the plate"
 
 
 @pytest.mark.parametrize("size", [64, 96, 128])

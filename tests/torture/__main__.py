@@ -174,7 +174,7 @@ def _stages(folder: Path) -> list[Stage]:
 
     data = folder / "data"
     # in a fork: the workers of this process would be lost in the others
-    os.waitpid(_start(lambda: make_phantoms(data, 60, 64) and 0, folder), 0)
+    os.waitpid(_start(lambda: make_phantoms(data, n_patients=60, size=64) and 0, folder), 0)
     toy = [word for name, value in TOY.items() for word in (f"--{name}", str(value))]
     toy_run = [word for name, value in TOY_RUN.items() for word in ("-p", name, str(value))]
     train = ["train", "--img_root", data, "--cache_dir", folder / "cache", "--resume", "--save_minutes", 0.002]
@@ -185,7 +185,7 @@ def _stages(folder: Path) -> list[Stage]:
         return lambda: main([str(word) for word in words])
 
     return [
-        Stage("phantoms", lambda to: lambda: make_phantoms(to / "set", 60, 96) and 0, _bytes, 0.27),
+        Stage("phantoms", lambda to: lambda: make_phantoms(to / "set", n_patients=60, size=96) and 0, _bytes, 0.27),
         Stage("caching", lambda to: lambda: _cache_slowly(data, to), _cache, 0.28),
         Stage("training", lambda to: cxr(*train, to), _trained, 0.42),
         Stage("notebooks", lambda to: cxr(*run, to / "run"), _run, 0.03),  # each takes minutes

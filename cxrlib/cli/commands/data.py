@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from cxrlib.cli.commands.opening import check_writable, data_of, images_of
-from cxrlib.cli.options import PreprocessOptions
+from cxrlib.cli.options import PhantomOptions, PreprocessOptions
 from cxrlib.core.paths import write_json
 from cxrlib.data.doctor.check import check_dataset
 from cxrlib.data.gather import gather as gather_images, read_names
@@ -40,8 +40,6 @@ def gather(given: argparse.Namespace) -> None:
     print(f"{len(names):,} images in {gather_images(given.img_root, names, given.out)}")
 
 
-def phantom(given: argparse.Namespace) -> None:
+def phantom(options: PhantomOptions) -> None:
     """Draw a data set of phantom radiographs in the NIH layout."""
-    print(
-        make_phantoms(given.root, given.n_patients, given.size, given.seed, given.prevalence, not given.no_label_noise)
-    )
+    print(make_phantoms(**dict(options)))
