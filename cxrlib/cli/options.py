@@ -60,7 +60,7 @@ class EvalOptions(HeldOutOptions):
     grid: str = Field("0.05:0.4:0.05", description="thresholds to try, first:last:step, or exact for all scores")
     objective: str = Field(
         "f1",
-        description="f1, f2, youden, sensitivity>=0.9, sensitivity>=0.9@0.95 (for new patients, with 95 % confidence), "
+        description="f1, f2, youden, sensitivity>=0.9, sensitivity>=0.9@0.95 (for new patients, with confidence 0.95), "
         "specificity>=0.9 or cost=10 (false alarms that a miss is worth)",
     )
     thresholds: str = Field("", description="thresholds.json to use instead of tuning, as notebook 05 saves it")

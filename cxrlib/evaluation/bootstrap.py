@@ -119,15 +119,15 @@ def limits(replicates: np.ndarray, point: np.ndarray, support: Support, confiden
 def leave_ends(replicates: np.ndarray, point: np.ndarray, patients: np.ndarray, seeds: Sequence) -> np.ndarray:
     """Replicates (r, k) of metrics in [0, 1]; those that all equal a point of 0 or 1 are drawn from what is possible.
 
-    Their distribution is that of the exact limit for as many independent `patients` (k,): Beta(1, patients) at 0 and
-    Beta(patients, 1) at 1. Macro means and differences thereby vary as much as they must. seeds: one for each metric;
-    equal seeds give equal draws, so that a model does not differ from itself.
+    Half of them stay; the others have the distribution of the exact limit for as many independent `patients` (k,), the
+    lower half of Beta(patients, 1) at 1 and its mirror image at 0. Macro means and differences thereby vary as much as
+    they must. seeds: one for each metric; equal seeds give equal draws, so that a model does not differ from itself.
     """
     stuck = np.isin(point, (0, 1)) & (patients > 0) & ((replicates == point) | np.isnan(replicates)).all(axis=0)
     free = replicates.copy()
     for k in np.flatnonzero(stuck):
-        order = np.random.default_rng(seeds[k]).permutation(len(free))
-        share = ((order + 0.5) / max(len(free), 1)) ** (1 / patients[k])
+        rank = (np.random.default_rng(seeds[k]).permutation(len(free)) + 0.5) / max(len(free), 1)
+        share = np.where(rank < 0.5, rank ** (1 / patients[k]), 1)
         free[:, k] = np.where(np.isnan(free[:, k]), np.nan, share if point[k] == 1 else 1 - share)
     return free
 

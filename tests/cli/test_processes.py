@@ -88,10 +88,9 @@ def test_two_processes_are_worth_one(tiny_nih, tmp_path):
     one, two = (Predictions.load(tmp_path / run / "predictions_val.npz") for run in ("one", "two"))
     assert one.image.tolist() == two.image.tolist(), "every image once, in order"
     row = evaluate(one, replicates=200).loc["macro"]
-    assert row["auroc_low"] > 0.8, "there was something to learn"
-    rounding = 0.02  # both are near 1, where the interval has no width
+    assert row["auroc"] > 0.95, "there was something to learn"
     auroc = evaluate(two, replicates=0).loc["macro", "auroc"]
-    assert row["auroc_low"] - rounding <= auroc <= row["auroc_high"] + rounding
+    assert max(row["auroc_low"], 0.9) <= auroc <= row["auroc_high"] + 0.02
 
     weights = tmp_path / "one" / "model_best.pth"
     scores = []
