@@ -33,7 +33,8 @@ def overlay_figure(
             of_pair = (boxes["image"] == row.image) & (boxes["finding"] == row.finding)
             own = [(*box, "box") for box in boxes.loc[of_pair, ["x", "y", "w", "h"]].to_numpy()]
         threshold = "no threshold tuned" if np.isnan(row.threshold) else f"threshold {row.threshold:.2f}"
-        title = f"{pretty(row.finding)}: {row.score:.2f}, {'labelled' if row.label else 'not labelled'}\n{threshold}"
+        labelled = "label unknown" if pd.isna(row.label) else "labelled" if row.label else "not labelled"
+        title = f"{pretty(row.finding)}: {row.score:.2f}, {labelled}\n{threshold}"
         if not heat.any():
             title += "\n(empty: nothing speaks for it)"
         if plain:

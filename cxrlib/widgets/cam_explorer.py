@@ -61,7 +61,8 @@ class CamExplorer(w.HBox):
         self._model, self._images, self.predictions, self._thresholds = model, images, predictions, thresholds
         self._positive = thresholds.apply(predictions)
         names = np.array([["true negative", "false negative"], ["false positive", "true positive"]])
-        self._outcomes = names[self._positive, predictions.labels]
+        named = names[self._positive, (predictions.labels == 1).astype(int)]
+        self._outcomes = np.where(predictions.known, named, "label unknown")
         self._boxes = {} if boxes is None else dict(list(boxes.groupby(["image", "finding"])))
         self._maps = lru_cache(KEPT)(self._make_maps)
         self._picture, self._opaque, self._status, self._table = (w.HTML() for _ in range(4))
@@ -168,14 +169,14 @@ class CamExplorer(w.HBox):
     def _scores(self, row: int, k: int, current: bool) -> str:
         """One finding of an image: score (as a bar, the threshold as a line), threshold, prediction and label."""
         score, threshold = self.predictions.scores[row, k], min(self._thresholds.values[k], 1)
-        labelled, positive = self.predictions.labels[row, k], self._positive[row, k]
-        colour = html.POSITIVE if labelled else html.NEGATIVE
+        label, positive = self.predictions.labels[row, k], self._positive[row, k]
+        colour = html.POSITIVE if label == 1 else html.NEGATIVE
         bar = (
             '<svg width="104" height="14" aria-hidden="true"><path d="M2 7h100" stroke="#e4e4e4" stroke-width="10"/>'
             f'<path d="M2 7h{100 * score:.1f}" stroke="{colour}" stroke-width="10"/>'
             f'<path d="M{2 + 100 * threshold:.1f} 0v14" stroke="{html.INK}" stroke-width="2"/></svg>'
         )
-        answers = ("yes" if value else "–" for value in (positive, labelled))
+        answers = "yes" if positive else "–", {0: "–", 1: "yes"}.get(label, "unknown")
         return html.table_row(pretty(FINDINGS[k]), [bar, f"{score:.2f}", self._thresholds.texts[k], *answers], current)
 
 

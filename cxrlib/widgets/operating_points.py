@@ -71,7 +71,9 @@ class Curve:
     """
 
     def __init__(self, scores: np.ndarray, labels: np.ndarray):
-        """scores: (n,) in [0, 1]; labels: (n,) 0 or 1."""
+        """scores: (n,) in [0, 1]; labels: (n,) 0 or 1; images with another label are left out."""
+        known = labels <= 1
+        scores, labels = scores[known], labels[known]
         descending, place = np.unique(-scores, return_inverse=True)
         self._ascending = np.append(-np.float32(NEVER), descending.astype(np.float32))
         self.thresholds = -self._ascending.astype(np.float64)
@@ -79,7 +81,7 @@ class Curve:
         tp, fp = (np.append(0, counts.cumsum()) for counts in each)
         self.positives, self.negatives, self.n = int(tp[-1]), int(fp[-1]), len(scores)
         self.points = Counts(tp, fp, self.positives - tp, self.negatives - fp)
-        self.prevalence = self.positives / self.n
+        self.prevalence = self.positives / max(self.n, 1)
         self.drawable = self.positives > 0 and self.negatives > 0
 
     def counts(self, threshold: float) -> Counts:
@@ -159,7 +161,7 @@ class Session:
         )
 
     def changed(self, k: int, limit: int) -> tuple[np.ndarray, np.ndarray]:
-        """The images whose prediction for finding k differs from that of the tuned threshold.
+        """The images of known label whose prediction for finding k differs from that of the tuned threshold.
 
         Returns:
             Their rows in val, and the rows to show: the `limit` of them nearest to the threshold; if there is none,
@@ -167,8 +169,10 @@ class Session:
         """
         scores = self.val.scores[:, k]
         positive = at_or_above(scores, self.values[k])
-        changed = np.flatnonzero(positive != at_or_above(scores, self.tuned.values[k]))
+        known = self.val.known[:, k]
+        changed = np.flatnonzero(known & (positive != at_or_above(scores, self.tuned.values[k])))
         nearest = np.argsort(np.abs(scores - self.values[k]), kind="stable")
+        nearest = nearest[known[nearest]]
         if len(changed):
             return changed, nearest[np.isin(nearest, changed)][:limit]
         sides = [nearest[positive[nearest] == side][: limit // 2] for side in (True, False)]
