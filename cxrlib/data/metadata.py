@@ -163,7 +163,7 @@ def read_expert_labels(csv_path: str | Path) -> pd.DataFrame:
     the file ("Airspace opacity"). Raises InputError for a missing file, missing columns or values besides YES and NO.
     """
     csv_path = Path(csv_path)
-    table = _read_csv(csv_path).rename(columns={"Image ID": "Image Index"})
+    table = read_csv(csv_path).rename(columns={"Image ID": "Image Index"})
     yes_no = [name for name in table.columns if len(table) and table[name].isin(["YES", "NO"]).all()]
     half = [name for name in table.columns if name not in yes_no and table[name].isin(["YES", "NO"]).any()]
     if not {"Image Index", "Patient ID"} <= set(table.columns) or not yes_no or half:
@@ -231,8 +231,8 @@ def age_in_years(column: pd.Series) -> pd.Series:
     return column.map(dict(zip(distinct, years, strict=True))).astype(float)
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    """All columns as text, nothing guessed; empty, unnamed columns dropped."""
+def read_csv(path: Path) -> pd.DataFrame:
+    """All columns of a CSV as text, nothing guessed; empty, unnamed columns dropped. Raises InputError."""
     if not path.is_file():
         raise InputError(f"{path} is not a file; expected a CSV of the data set (csv_path)")
     try:
@@ -249,7 +249,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 def _select(path: Path, columns: dict[str, tuple[str, ...]], needed: Iterable[str], published: str) -> pd.DataFrame:
     """The known columns of a CSV. Raises InputError where one of the needed is missing."""
-    table = _read_csv(path)
+    table = read_csv(path)
     known = known_columns(table, columns)
     missing = [columns[name][0] for name in needed if name not in known]
     if missing:
