@@ -73,8 +73,8 @@ def ece_floor(predictions: Predictions, metric: str = "ece_mass", draws: int = 2
     """(14,) the calibration error that perfectly calibrated scores would show on this number of images, by noise alone.
 
     Labels are drawn with the scores as probabilities; the mean error of `draws` such data sets. NaN where no label is
-    known. An `ece` or `ece_mass` near its floor is no evidence of miscalibration (Roelofs et al. 2022 on this bias). The images of a patient are
-    drawn independently, so that the floor is, if anything, too low.
+    known. An `ece` or `ece_mass` near its floor is no evidence of miscalibration (Roelofs et al. 2022 on this bias).
+    The images of a patient are drawn independently, so that the floor is, if anything, too low.
     """
     binned = {"ece": width_bins, "ece_mass": mass_bins}
     if metric not in binned:
