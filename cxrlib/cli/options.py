@@ -61,6 +61,10 @@ class EvalOptions(HeldOutOptions):
         description="f1, f2, youden, sensitivity>=0.9, specificity>=0.9 or cost=10 (false alarms that a miss is worth)",
     )
     thresholds: str = Field("", description="thresholds.json to use instead of tuning, as notebook 05 saves it")
+    external: str = Field("", description="folder of another hospital, with labels.csv or --csv_path: measure only, "
+                          "with calibration and thresholds as they are")  # fmt: skip
+    here: str = Field("", description="for --external: the model's predictions of its own test part; default: "
+                      "predictions_test.npz beside the checkpoint")  # fmt: skip
     audit: bool = Field(False, description="also audit.csv (gaps by sex, age, view) and experts.csv (expert labels)")
 
 

@@ -12,6 +12,8 @@ from cxrlib.course.opening import Data, open_data
 from cxrlib.course.runs import RunFolder
 from cxrlib.data.cache import ImageCache, build_cache
 from cxrlib.data.splits import restore, subset
+from cxrlib.evaluation.calibration import Calibrator, operating_point
+from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.models.architectures import ChestXrayModel, build_model, model_from_checkpoint
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.device import pick_device
@@ -50,6 +52,19 @@ def held_out(options, checkpoint: dict, data: Data) -> tuple[pd.DataFrame, pd.Da
                 f"{config['split']}, seed {config['seed']}); give the data set that it was trained from"
             )
     return val, test
+
+
+def operating_point_of(options, checkpoint: dict) -> tuple[Calibrator, Thresholds | None]:
+    """Calibrator and thresholds (or None, which is said) of a checkpoint, or those of the file `options.thresholds`."""
+    if options.thresholds:
+        path = Path(options.thresholds)
+        beside = path.with_name("calibration.json")
+        calibration = Calibrator.load(beside).to_dict() if beside.is_file() else checkpoint.get("calibration")
+        checkpoint = {"thresholds": Thresholds.load(path).to_dict(), "calibration": calibration}
+    elif checkpoint.get("thresholds") is None:
+        print(f"{options.weights} holds no thresholds; cxr eval writes them, for --thresholds, or with "
+              "--update_checkpoint into the checkpoint")  # fmt: skip
+    return operating_point(checkpoint)
 
 
 def model_of(options, checkpoint: dict) -> ChestXrayModel:
