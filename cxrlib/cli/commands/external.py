@@ -41,11 +41,9 @@ def run(options: EvalOptions) -> None:
     if not first:
         return
     table = external(here, there, calibrator, thresholds, resampling=Bootstrap(options.replicates))
-    compared = (
-        f"here: {own}, {len(here):,} images" if here is not None else f"here: no {own}; --here names another file"
-    )
-    head = [f"{options.weights}: {checkpoint['arch']}, {size} pixels", f"there: {options.external}: {said}", compared,
-            f"frozen: calibration {calibrator.method}, thresholds for {thresholds.objective}",
+    compared = f"no {own}; --here names another file" if here is None else f"{own}, {len(here):,} images"
+    head = [f"{options.weights}: {checkpoint['arch']}, {size} pixels", f"there: {options.external}: {said}",
+            f"here: {compared}", f"frozen: calibration {calibrator.method}, thresholds for {thresholds.objective}",
             "in brackets: 95 % intervals, bootstrap over patients"]  # fmt: skip
     text, out = external_text(table, head), Path(options.out)
     write_csv(out / "external.csv", table)
