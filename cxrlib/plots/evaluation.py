@@ -94,6 +94,8 @@ def plot_reliability(tables: dict[str, Predictions], findings: Sequence[str], bi
         highest = 0.02
         for (name, predictions), (colour, marker) in zip(tables.items(), STYLES, strict=False):
             table = reliability(predictions, finding, bins)
+            if table.empty:  # no label is known
+                continue
             spread = np.array([table["share"] - table["low"], table["high"] - table["share"]])
             axes.errorbar(table["score"], table["share"], yerr=spread, fmt=f"-{marker}", color=colour, ms=5, lw=1,
                           elinewidth=1.5, capsize=2, label=name)  # fmt: skip

@@ -133,3 +133,7 @@ def test_images_of_unknown_label_enter_no_curve(predictions):
     drawn, expected = (plots_evaluation.plot_pr_curves(one, points).axes[k].lines for one in (partly, known))
     for line, like in zip(drawn, expected, strict=True):
         np.testing.assert_allclose(line.get_xydata(), like.get_xydata())
+    nothing = replace(predictions, labels=np.full(labels.shape, np.nan))
+    figure = plots_evaluation.plot_reliability({"raw": nothing}, ["Edema"])
+    assert not figure.axes[0].containers
+    assert "no positive" in words(plots_evaluation.plot_pr_curves(nothing, points))
