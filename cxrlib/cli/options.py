@@ -67,6 +67,10 @@ class EvalOptions(HeldOutOptions):
     update_checkpoint: bool = Field(
         False, description="also put thresholds and calibration into the checkpoint, which is else left alone"
     )
+    external: str = Field("", description="folder of another hospital, with labels.csv or --csv_path: measure only, "
+                          "with calibration and thresholds as they are")  # fmt: skip
+    here: str = Field("", description="for --external: the model's predictions of its own test part; default: "
+                      "predictions_test.npz beside the checkpoint")  # fmt: skip
     audit: bool = Field(False, description="also audit.csv (gaps by sex, age, view) and experts.csv (expert labels)")
 
 

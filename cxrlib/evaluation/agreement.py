@@ -24,6 +24,7 @@ from cxrlib.evaluation.bootstrap import (
     patient_sums,
     ratio,
 )
+from cxrlib.evaluation.predictions import UNKNOWN, any_positive, coded
 
 EXPERT_FILES = ("all_findings_expert_labels_test_labels.csv", "true_labels.csv")
 # findings of Majkowska et al. -> the corresponding mined labels; those of "Airspace opacity" are our interpretation
@@ -49,7 +50,8 @@ def agreement(
 ) -> pd.DataFrame:
     """One row per finding: the mined labels of `entries` against the expert labels, on the images in both tables.
 
-    entries: image, patient and 0 / 1 columns; expert: image and 0 / 1 columns. findings: the columns to compare, or
+    entries: image, patient and 0 / 1 columns; expert: image and 0 / 1 columns; NaN is unknown, and an image counts
+    where both labels are known. findings: the columns to compare, or
     {column of expert: columns of entries}, any of which counts as positive.
     Returns images, mined and expert (positives), both (positive in both), Cohen's kappa with its 95 % interval over
     patients, ppv (the fraction of mined positives that the experts confirm) and sensitivity (the fraction of the
@@ -71,11 +73,14 @@ def agreement(
     times = draw_patients(len(patients), replicates, seed)
     rows = {}
     for name, names in columns.items():
-        mined, read = both[list(names)].any(axis=1).to_numpy(), expert[name].to_numpy(bool)
-        cells = patient_sums(3 - 2 * mined - read, codes, (4, len(patients)))  # both, mined alone, read alone, neither
+        mined, read = any_positive(both[list(names)].to_numpy(float)), coded(expert[name].to_numpy())
+        known = (mined != UNKNOWN) & (read != UNKNOWN)
+        mined, read = mined[known], read[known].astype(int)
+        cells = 3 - 2 * mined - read  # both, mined alone, read alone, neither
+        cells = patient_sums(cells, codes[known], (4, len(patients)))
         tp, fp, fn, _ = cells.sum(axis=1)
         low, high = _kappa_interval(cells, times)
-        rows[name] = {"images": len(both), "mined": tp + fp, "expert": tp + fn, "both": tp,
+        rows[name] = {"images": len(mined), "mined": tp + fp, "expert": tp + fn, "both": tp,
                       "kappa": cohen_kappa(*cells.sum(axis=1)), "kappa_low": low, "kappa_high": high,
                       "ppv": ratio(tp, tp + fp), "sensitivity": ratio(tp, tp + fn)}  # fmt: skip
     table = pd.DataFrame.from_dict(rows, orient="index", dtype=float).rename_axis("finding")

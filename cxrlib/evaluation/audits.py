@@ -14,7 +14,7 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.agreement import EXPERT_TASKS, by_image
 from cxrlib.evaluation.bootstrap import Bootstrap, count_patients
 from cxrlib.evaluation.differences import group_difference, holm
-from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.predictions import UNKNOWN, Predictions, any_positive, coded
 
 _NAMES = {"sex": ("women", "men"), "age": ("under 40", "40 to 59", "60 and over"), "view": ("AP", "PA")}
 GROUPS = tuple(_NAMES)
@@ -103,9 +103,9 @@ def against_experts(
 ) -> pd.DataFrame:
     """AUROC of the same scores on the same images by mined and by expert labels: one row per finding of the experts.
 
-    experts: image and 0 / 1 columns, as `read_expert_labels` gives them; those of EXPERT_TASKS are compared with any of
-    the corresponding findings: their labels, and the probability of at least one if they were independent. Other
-    columns are ignored.
+    experts: image and 0 / 1 columns (NaN: unknown), as `read_expert_labels` gives them; those of EXPERT_TASKS are
+    compared with any of the corresponding findings: their labels, and the probability of at least one if they were
+    independent. Other columns are ignored, and so are images whose label is unknown on one side.
     Columns: images, mined and expert (positives), auroc_mined, auroc_expert, difference (expert - mined), low, high, p,
     note. Undefined with fewer than `min_positives` positives by either, with the reason in the note.
     """
@@ -116,14 +116,16 @@ def against_experts(
     rows = {}
     for name in experts.columns.intersection(list(known), sort=False):
         k = [FINDINGS.index(member) for member in known[name]]
-        mined, expert = both.labels[:, k].max(axis=1, initial=0), experts[name].to_numpy()
-        row = {"images": len(both), "mined": mined.sum(), "expert": expert.sum()}
+        mined, expert = any_positive(both.labels[:, k]), coded(experts[name].to_numpy())
+        rows_known = (mined != UNKNOWN) & (expert != UNKNOWN)
+        mined, expert, shared = mined[rows_known], expert[rows_known], both.take(rows_known)
+        row = {"images": len(shared), "mined": mined.sum(), "expert": expert.sum()}
         least = min(count for one in (mined, expert) for count in (one.sum(), (one == 0).sum()))
         if least < min_positives:
             row["note"] = f"{least} images with or without it by one of the two, fewer than {min_positives}"
         else:
-            score = 1 - (1 - both.scores[:, k]).prod(axis=1)
-            a, b = (_one_column(both, score, labels) for labels in (expert, mined))
+            score = 1 - (1 - shared.scores[:, k]).prod(axis=1)
+            a, b = (_one_column(shared, score, labels) for labels in (expert, mined))
             found = group_difference(a, b, "auroc", resampling=Bootstrap(replicates, seed)).iloc[0]
             row |= {"auroc_mined": found["b"], "auroc_expert": found["a"]}
             row |= {key: found[key] for key in ("difference", "low", "high", "p", "note")}

@@ -69,11 +69,12 @@ class Calibrator(SavedPerFinding):
         calibrator, _ = cls(method), raw(val)  # both may raise, before any work
         maps, notes = [], []
         for k in range(len(FINDINGS)):
-            positive = val.labels[:, k] == 1
+            rows = val.rows_of(k)
+            scores, positive = val.scores[rows, k], val.labels[rows, k] == 1
             note = "" if method == "none" else too_few(positive, min_positives)
-            if method != "none" and not note and np.ptp(val.scores[:, k]) == 0:
+            if method != "none" and not note and np.ptp(scores) == 0:
                 note = "all images have the same score"
-            one = {} if note or method == "none" else _FIT[method](val.scores[:, k], positive)
+            one = {} if note or method == "none" else _FIT[method](scores, positive)
             if one is None:
                 one, note = {}, "higher scores do not go with more positives"
             maps.append(one)

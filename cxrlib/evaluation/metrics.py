@@ -14,6 +14,7 @@ from cxrlib.evaluation.bootstrap import (
     chunks,
     count_patients,
     interval,
+    ratio,
     replicates_with_macro,
     shared_draws,
     with_macro,
@@ -37,8 +38,8 @@ def evaluate(
     thresholds: 14 values in the order of FINDINGS, or Thresholds; an image is positive where score >= threshold.
     replicates: 0 leaves the intervals NaN.
 
-    Columns: positives and patients (images and patients with the finding), n (images), prevalence; for each metric
-    `name`, `name_low`, `name_high`:
+    Columns: positives and patients (images and patients with the finding), n (images whose label is known), prevalence
+    among these; for each metric `name`, `name_low`, `name_high`:
       auroc   area under the ROC curve, ties count half (scikit-learn's roc_auc_score)
       ap      average precision, the step-wise area under the precision-recall curve (average_precision_score)
       ap_lift ap / prevalence: 1 is chance
@@ -59,13 +60,13 @@ def evaluate(
     if not len(predictions):
         raise InputError("there is no image to evaluate; expected predictions with at least one row")
     [drawn] = bootstrap(predictions, thresholds=thresholds, replicates=replicates, seed=seed)
-    labels = predictions.labels
+    positives, known = (predictions.labels == 1).sum(axis=0), predictions.known
     positive, scarcest = count_patients(predictions)
     columns = {
-        "positives": np.append(labels.sum(axis=0), labels.sum()),
+        "positives": np.append(positives, positives.sum()),
         "patients": positive,
-        "n": np.full(len(ROWS), len(predictions)),
-        "prevalence": with_macro(labels.mean(axis=0)),
+        "n": np.append(known.sum(axis=0), known.any(axis=1).sum()),
+        "prevalence": with_macro(ratio(positives, known.sum(axis=0))),
     }
     for name, point in drawn.point.items():
         if name == THRESHOLD_METRICS[0]:
@@ -80,7 +81,7 @@ def evaluate(
             ends = drawn.limits("ap", confidence) / columns["prevalence"][:-1]
             low[:-1], high[:-1] = np.minimum(low[:-1], ends[0]), np.maximum(high[:-1], ends[1])
         columns |= {name: value, f"{name}_low": low, f"{name}_high": high}
-    columns["note"] = _notes(labels, positive, drawn)
+    columns["note"] = _notes(positives, columns["n"], positive, drawn)
     return pd.DataFrame(columns, index=ROWS)
 
 
@@ -126,19 +127,22 @@ def one_each(thresholds, count: int) -> list:
     return [thresholds] * count
 
 
-def _notes(labels: np.ndarray, patients: np.ndarray, drawn: Drawn) -> list[str]:
+def _notes(positives: np.ndarray, known: np.ndarray, patients: np.ndarray, drawn: Drawn) -> list[str]:
     """Why a metric is undefined, per finding; for the macro row, how many findings each mean covers."""
     notes = []
-    for j, positives in enumerate(labels.sum(axis=0)):
+    for j, having in enumerate(positives):
         undefined = [name for name, value in drawn.point.items() if np.isnan(value[j])]
-        if positives in (0, len(labels)):
-            reasons = [f"no {'negative' if positives else 'positive'} among {len(labels)} images"]
+        if known[j] == 0:
+            reasons = ["the label of no image is known"]
+        elif having in (0, known[j]):
+            reasons = [f"no {'negative' if having else 'positive'} among {known[j]} images"]
         else:
             reasons = [f"{name} undefined: no image {_EMPTY[name]}" for name in undefined]
         if patients[j] == 1:
             reasons.append("a single patient has it: no interval of what rests on the positives")
         skipped = max(
-            np.isnan(values[:, j]).sum() for name, values in drawn.replicates.items() if name not in undefined
+            (np.isnan(values[:, j]).sum() for name, values in drawn.replicates.items() if name not in undefined),
+            default=0,
         )
         if skipped:
             reasons.append(f"undefined in {skipped} replicates, which the intervals leave out")

@@ -18,6 +18,7 @@ _UNREADABLE = (  # what zipfile and numpy raise for a file that is not a complet
     MemoryError, OverflowError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 _ARRAYS = ("scores", "labels", "image", "patient")
+UNKNOWN = 255  # the label where nobody said whether the finding is there
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +26,8 @@ class Predictions:
     """Scores and labels, one row per image, one column per finding in the order of FINDINGS.
 
     scores: (n, 14) float32 in [0, 1], after the sigmoid; no NaN.
-    labels: (n, 14) uint8, 1 where the finding is labelled, 0 where it is not; no third value.
+    labels: (n, 14) uint8, 1 where the finding is labelled, 0 where it is not, UNKNOWN (given as NaN or as 255) where
+    the table does not say: such an image enters nothing that is computed for this finding.
     image: (n,) str, unique. patient: (n,) int64 or str; images of one patient share it.
     calibration: "none" for the scores of the model, else the method applied to them, such as "platt"; thresholds record
     the calibration they were tuned on, and are refused on others.
@@ -47,11 +49,11 @@ class Predictions:
                 f"predictions have scores {scores.shape}, labels {labels.shape}, image {image.shape} and patient "
                 f"{patient.shape}; expected (n, {len(FINDINGS)}) twice and (n,) twice, with the same n"
             )
-        scores = scores.astype(np.float32)
-        outside, others = (scores < 0) | (scores > 1), (labels != 0) & (labels != 1)
+        scores, labels = scores.astype(np.float32), coded(labels)
+        outside, others = (scores < 0) | (scores > 1), (labels != 0) & (labels != 1) & (labels != UNKNOWN)
         _refuse(np.isnan(scores), scores, "scores that are NaN", "numbers in [0, 1]; check whether training diverged")
         _refuse(outside, scores, "scores outside [0, 1]", "probabilities; apply a sigmoid to logits")
-        _refuse(others, labels, "labels other than 0 and 1", "1 for labelled and 0 for not")
+        _refuse(others, labels, "labels other than 0 and 1", "1 for labelled, 0 for not, NaN for unknown")
         names, times = np.unique(image, return_counts=True)
         if len(names) < len(image):
             raise InputError(
@@ -64,6 +66,16 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.image)
+
+    @property
+    def known(self) -> np.ndarray:
+        """(n, 14) bool: whether the label is 0 or 1."""
+        return self.labels != UNKNOWN
+
+    def rows_of(self, k: int) -> np.ndarray | slice:
+        """The rows whose label of finding k is known; a slice where all are, which copies nothing."""
+        known = self.labels[:, k] != UNKNOWN
+        return slice(None) if known.all() else np.flatnonzero(known)
 
     def take(self, rows: np.ndarray) -> "Predictions":
         """The rows of a boolean mask (n,) or of an array of positions, in that order."""
@@ -106,6 +118,17 @@ class Predictions:
             return cls(**arrays, calibration=calibration)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
+
+
+def coded(labels: np.ndarray) -> np.ndarray:
+    """Labels of 1, 0 and NaN with UNKNOWN in place of NaN; others unchanged."""
+    return np.where(np.isnan(labels), UNKNOWN, labels) if labels.dtype.kind == "f" else labels
+
+
+def any_positive(labels: np.ndarray) -> np.ndarray:
+    """Labels (n, m) of m findings to those of "at least one of them" (n,): 1, 0 or, where none is 1, UNKNOWN."""
+    labels = coded(np.asarray(labels))
+    return np.where((labels == 1).any(axis=1), 1, np.where((labels == UNKNOWN).any(axis=1), UNKNOWN, 0))
 
 
 def _numbers(name: str, values: np.ndarray) -> np.ndarray:

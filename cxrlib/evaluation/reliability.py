@@ -23,8 +23,9 @@ def reliability(predictions: Predictions, finding: str, bins: int = 10, confiden
     would make the interval too narrow.
     """
     k = FINDINGS.index(canonical(finding))
-    scores, labels = predictions.scores[:, k], predictions.labels[:, k].astype(int)
-    table = pd.DataFrame({"score": scores.astype(np.float64), "label": labels, "patient": predictions.patient})
+    rows = predictions.rows_of(k)
+    scores, labels, patient = predictions.scores[rows, k], predictions.labels[rows, k], predictions.patient[rows]
+    table = pd.DataFrame({"score": scores.astype(np.float64), "label": labels.astype(int), "patient": patient})
     table = (
         table.groupby(mass_bins(scores, bins))
         .agg(score=("score", "mean"), share=("label", "mean"), images=("label", "size"),
@@ -62,7 +63,7 @@ def choose_method(val: Predictions, methods: Sequence[str] = ("none", "platt", "
     "none" is included: fitted to few patients, a map can make good scores worse. "isotonic" is not, because it ties
     scores and so costs AUROC.
     """
-    if not len(val):
+    if not val.known.any():
         return methods[0]
     held_out = {method: out_of_fold(val, method, seed=seed) for method in methods}
     return min(methods, key=lambda method: np.nanmean(point_estimates(held_out[method])["brier"]))
@@ -71,17 +72,18 @@ def choose_method(val: Predictions, methods: Sequence[str] = ("none", "platt", "
 def ece_floor(predictions: Predictions, metric: str = "ece_mass", draws: int = 200, seed: int = 0) -> np.ndarray:
     """(14,) the calibration error that perfectly calibrated scores would show on this number of images, by noise alone.
 
-    Labels are drawn with the scores as probabilities; the mean error of `draws` such data sets. An `ece` or `ece_mass`
-    near its floor is no evidence of miscalibration (Roelofs et al. 2022 on this bias). The images of a patient are
-    drawn independently, so that the floor is, if anything, too low.
+    Labels are drawn with the scores as probabilities; the mean error of `draws` such data sets. NaN where no label is
+    known. An `ece` or `ece_mass` near its floor is no evidence of miscalibration (Roelofs et al. 2022 on this bias).
+    The images of a patient are drawn independently, so that the floor is, if anything, too low.
     """
     binned = {"ece": width_bins, "ece_mass": mass_bins}
     if metric not in binned:
         raise InputError(f"{metric!r} has no floor; expected ece or ece_mass{nearest(metric, binned)}")
     rng, floor = np.random.default_rng(seed), np.empty(len(FINDINGS))
-    for k, scores in enumerate(predictions.scores.T.astype(np.float64)):
-        bins = binned[metric](predictions.scores[:, k])
+    for k in range(len(FINDINGS)):
+        scores = predictions.scores[predictions.rows_of(k), k]
+        bins, scores = binned[metric](scores), scores.astype(np.float64)
         drawn = ((rng.random(len(scores)) < scores) - scores for _ in range(draws))
         gaps = [np.abs(np.bincount(bins, errors, ECE_BINS)).sum() for errors in drawn]
-        floor[k] = np.mean(gaps) / max(len(scores), 1)
+        floor[k] = np.mean(gaps) / len(scores) if len(scores) else np.nan
     return floor

@@ -61,6 +61,8 @@ def mass_bins(scores: np.ndarray, bins: int = ECE_BINS) -> np.ndarray:
 class PatientSums:
     """All metrics of one set of predictions, as a function of how often each patient counts.
 
+    An image enters the sums of a finding only where its label of that finding is known.
+
     patients: the sorted patients of the draws; thresholds: 14 values, Thresholds or None; metrics: only these.
     """
 
@@ -70,11 +72,11 @@ class PatientSums:
         possible = RANKING_METRICS if thresholds is None else RANKING_METRICS + THRESHOLD_METRICS
         self.metrics = possible if metrics is None else [_known(name, possible) for name in metrics]
         patient = np.searchsorted(patients, predictions.patient)
-        thresholds = [None] * len(FINDINGS) if thresholds is None else thresholds
-        self.findings = [
-            _Finding(scores, labels == 1, patient, len(patients), threshold)
-            for scores, labels, threshold in zip(predictions.scores.T, predictions.labels.T, thresholds, strict=True)
-        ]
+        self.findings = []
+        for k in range(len(FINDINGS)):
+            rows, threshold = predictions.rows_of(k), None if thresholds is None else thresholds[k]
+            scores, positive = predictions.scores[rows, k], predictions.labels[rows, k] == 1
+            self.findings.append(_Finding(scores, positive, patient[rows], len(patients), threshold))
         self.rows = max(finding.negatives.shape[0] for finding in self.findings)
         self.patients = len(patients)
 

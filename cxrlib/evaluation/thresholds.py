@@ -150,27 +150,28 @@ def tune_thresholds(
     times = np.vstack([np.ones((1, len(patients)), drawn.dtype), drawn])  # the data itself, then the replicates
     values, ends, notes = np.full(len(FINDINGS), float(default)), np.full((2, len(FINDINGS)), np.nan), []
     for k in range(len(FINDINGS)):
-        positive = val.labels[:, k] == 1
+        rows = val.rows_of(k)
+        scores, positive, of = val.scores[rows, k], val.labels[rows, k] == 1, patient[rows]
         if few := too_few(positive, min_positives):
             notes.append(f"{_NOT_TUNED}: {few}; {default} is kept")
             continue
         if promise:
-            candidates = np.unique(val.scores[positive, k]).astype(np.float64) if grid is None else grid_values(grid)
-            found, why = guaranteed(val.scores[:, k], positive, patient, candidates, promise)
+            candidates = np.unique(scores[positive]).astype(np.float64) if grid is None else grid_values(grid)
+            found, why = guaranteed(scores, positive, of, candidates, promise)
             values[k] = default if found is None else found
             notes.append(why and f"{_NOT_TUNED}: {why}; {default} is kept, with no promise")
             continue
-        search = _Search(val.scores[:, k], positive, patient, len(patients), grid, value_of)
+        search = _Search(scores, positive, of, len(patients), grid, value_of)
         found = [search(weights) for weights in chunks(times, len(search.candidates))]
         best, reached = (np.concatenate(column) for column in zip(*found, strict=True))
         values[k] = best[0]
-        note = _shortfall(val.scores[:, k], positive, search.candidates, best[0])
+        note = _shortfall(scores, positive, search.candidates, best[0])
         if not note.startswith(_NOT_TUNED):
             ends[:, k] = interval(best[1:, None], best[:1], scarcest[k : k + 1], resampling.confidence)[:, 0]
         if not reached[0]:
             note = f"no threshold{' of the grid' if grid else ''} reaches {objective}; the nearest is kept; {note}"
         if note and grid:
-            [exact], _ = _Search(val.scores[:, k], positive, patient, len(patients), None, value_of)(times[:1].T * 1.0)
+            [exact], _ = _Search(scores, positive, of, len(patients), None, value_of)(times[:1].T * 1.0)
             note = f"{note.removesuffix('; ')}; the best of all scores is {exact:.2g}"
         notes.append(note.removesuffix("; "))
     return Thresholds(values, objective, grid, *ends, resampling.confidence, tuple(notes), val.calibration)

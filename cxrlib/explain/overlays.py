@@ -7,7 +7,7 @@ import pandas as pd
 
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.predictions import UNKNOWN, Predictions
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.explain.case_maps import case_maps
 from cxrlib.models.architectures import ChestXrayModel
@@ -29,20 +29,23 @@ def highest_scoring(scores: np.ndarray, mask: np.ndarray) -> list[tuple[int, int
 
 def highest_labelled(predictions: Predictions) -> Pairs:
     """For each row its labelled finding with the highest score; of all findings where none is labelled."""
-    labelled = np.where(predictions.labels.any(axis=1, keepdims=True), predictions.labels == 1, True)
+    labelled = predictions.labels == 1
+    labelled = np.where(labelled.any(axis=1, keepdims=True), labelled, True)
     return list(enumerate(np.where(labelled, predictions.scores, -1).argmax(axis=1)))
 
 
 def score_table(predictions: Predictions, pairs: Pairs, thresholds: Thresholds | None = None) -> pd.DataFrame:
-    """One row per pair: image, finding, its score, label, threshold, called, and all fourteen scores.
+    """One row per pair: image, finding, its score, label (None: unknown), threshold, called, and all fourteen scores.
 
     thresholds: on the scale of the predictions' scores; without them threshold and called are empty.
     """
     rows, shown = np.array(list(pairs)).T
     limit = np.full(len(shown), np.nan) if thresholds is None else np.asarray(thresholds.values)[shown]
     score = predictions.scores[rows, shown]
+    label = pd.Series(predictions.labels[rows, shown])
+    label = label if predictions.known[rows, shown].all() else label.astype("UInt8").mask(label == UNKNOWN)
     table = pd.DataFrame({"image": predictions.image[rows], "finding": np.array(FINDINGS)[shown], "score": score,
-                          "label": predictions.labels[rows, shown], "threshold": limit})  # fmt: skip
+                          "label": label, "threshold": limit})  # fmt: skip
     called = pd.Series(score >= limit, dtype="boolean").mask(np.isnan(limit))
     return table.assign(called=called, **dict(zip(FINDINGS, predictions.scores[rows].T, strict=True)))
 

@@ -58,7 +58,8 @@ def plot_pr_curves(predictions: Predictions, points: dict[str, Thresholds]) -> F
     figure, all_axes = panels(len(FINDINGS), 5, 2.2, height=1.9, labels=labels, sharex=True, sharey=True)
     handles = {}
     for k, (axes, name) in enumerate(zip(all_axes, FINDINGS, strict=False)):
-        truth, scores = predictions.labels[:, k].astype(bool), predictions.scores[:, k]
+        rows = predictions.rows_of(k)
+        truth, scores = predictions.labels[rows, k] == 1, predictions.scores[rows, k]
         axes.set_title(pretty(name), fontsize=10)
         if not truth.any():
             axes.text(0.5, 0.5, "no positive", ha="center", va="center", color=GREY)
@@ -67,7 +68,7 @@ def plot_pr_curves(predictions: Predictions, points: dict[str, Thresholds]) -> F
         axes.step(recall, precision, where="post", color="0.4", lw=1.2)
         axes.axhline(truth.mean(), color=GREY, lw=1, ls=":")
         for (label, thresholds), (colour, marker) in zip(points.items(), STYLES, strict=False):
-            positive = thresholds.apply(predictions)[:, k] == 1
+            positive = thresholds.apply(predictions)[rows, k] == 1
             if positive.any():
                 point = (positive & truth).sum() / truth.sum(), truth[positive].mean()
                 [handles[label]] = axes.plot(*point, marker, color=colour, ms=7, label=label, ls="none")
@@ -85,6 +86,8 @@ def plot_reliability(tables: dict[str, Predictions], findings: Sequence[str], bi
         highest = 0.02
         for (name, predictions), (colour, marker) in zip(tables.items(), STYLES, strict=False):
             table = reliability(predictions, finding, bins)
+            if table.empty:  # no label is known
+                continue
             spread = np.array([table["share"] - table["low"], table["high"] - table["share"]])
             axes.errorbar(table["score"], table["share"], yerr=spread, fmt=f"-{marker}", color=colour, ms=5, lw=1,
                           elinewidth=1.5, capsize=2, label=name)  # fmt: skip

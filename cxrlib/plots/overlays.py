@@ -31,7 +31,8 @@ def overlay_figure(
         if boxes is not None:
             of_pair = (boxes["image"] == row.image) & (boxes["finding"] == row.finding)
             own = [(*box, "box") for box in boxes.loc[of_pair, ["x", "y", "w", "h"]].to_numpy()]
-        title = f"{pretty(row.finding)}: {number(row.score)}, {'labelled' if row.label else 'not labelled'}\n"
+        labelled = "label unknown" if pd.isna(row.label) else "labelled" if row.label else "not labelled"
+        title = f"{pretty(row.finding)}: {number(row.score)}, {labelled}\n"
         title += "no threshold tuned" if np.isnan(row.threshold) else f"threshold {number(row.threshold)}"
         title += "" if heat.any() else "\n(empty: nothing speaks for it)"
         if plain:

@@ -55,7 +55,8 @@ class CamExplorer(w.HBox):
         self._model, self._images, self.predictions, self._thresholds = model, images, predictions, thresholds
         self._positive = thresholds.apply(predictions)
         names = np.array([["true negative", "false negative"], ["false positive", "true positive"]])
-        self._outcomes = names[self._positive, predictions.labels]
+        named = names[self._positive, (predictions.labels == 1).astype(int)]
+        self._outcomes = np.where(predictions.known, named, "label unknown")
         boxes = pd.DataFrame(columns=["image", "finding"]) if boxes is None else boxes
         self._boxes = {key: of.to_dict("records") for key, of in boxes.groupby(["image", "finding"])}
         self._maps = lru_cache(KEPT)(self._make_maps)
@@ -150,7 +151,7 @@ class CamExplorer(w.HBox):
             "threshold": self._thresholds.texts,
             "line": np.minimum(self._thresholds.values, 1),
             "positive": self._positive[row],
-            "labelled": self.predictions.labels[row],
+            "label": pd.Series(self.predictions.labels[row]).map({0: "–", 1: "yes"}).fillna("unknown"),
             "outcome": self._outcomes[row, range(len(FINDINGS))],
         }
         return pd.DataFrame(columns).to_dict("records")

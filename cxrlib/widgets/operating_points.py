@@ -71,11 +71,11 @@ class Curve:
     """
 
     def __init__(self, scores: np.ndarray, labels: np.ndarray):
-        """scores: (n,) in [0, 1]; labels: (n,) 0 or 1."""
-        scores = scores.astype(np.float32)
+        """scores: (n,) in [0, 1]; labels: (n,) 0 or 1; images with another label are left out."""
+        scores, labels = scores[labels <= 1].astype(np.float32), labels[labels <= 1]
         self._ill, self._well = (np.sort(scores[labels == label]) for label in (1, 0))
         self.positives, self.negatives, self.n = len(self._ill), len(self._well), len(scores)
-        self.prevalence = self.positives / self.n
+        self.prevalence = self.positives / max(self.n, 1)
         self.drawable = self.positives > 0 and self.negatives > 0
         self.thresholds = np.append(np.unique(scores), np.float32(NEVER))[::-1]
         self.points = self.counts(self.thresholds)
@@ -149,7 +149,7 @@ class Session:
         )
 
     def changed(self, k: int, limit: int) -> tuple[np.ndarray, np.ndarray]:
-        """The images whose prediction for finding k differs from that of the tuned threshold.
+        """The images of known label whose prediction for finding k differs from that of the tuned threshold.
 
         Returns:
             Their rows in val, and the rows to show: the `limit` of them nearest to the threshold; if there is none,
@@ -157,8 +157,10 @@ class Session:
         """
         scores = self.val.scores[:, k]
         positive = at_or_above(scores, self.values[k])
-        changed = np.flatnonzero(positive != at_or_above(scores, self.tuned.values[k]))
+        known = self.val.known[:, k]
+        changed = np.flatnonzero(known & (positive != at_or_above(scores, self.tuned.values[k])))
         nearest = np.argsort(np.abs(scores - self.values[k]), kind="stable")
+        nearest = nearest[known[nearest]]
         if len(changed):
             return changed, nearest[np.isin(nearest, changed)][:limit]
         sides = [nearest[positive[nearest] == side][: limit // 2] for side in (True, False)]

@@ -57,7 +57,7 @@ class ThresholdExplorer(w.VBox):
         self._miss_costs = np.full(len(FINDINGS), 5.0)
         self._prevalences = np.array([curve.prevalence for curve in self.session.curves])
         self._ranking, self._figures_of = point_estimates(val), cache(self._make_figures)
-        self._setting, self.chosen = False, int(val.labels.sum(axis=0).argmax())
+        self._setting, self.chosen = False, int((val.labels == 1).sum(axis=0).argmax())
         self._status, self._figures, self._confusion, self._numbers, self._gallery = (w.HTML() for _ in range(5))
         self._rows = [self._row(k) for k in range(len(FINDINGS))]
         lists = w.HBox([self._list(), self._detail()], layout=WRAP)

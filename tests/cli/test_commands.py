@@ -17,12 +17,13 @@ import torch
 import cxrlib.evaluation.protocol
 import cxrlib.explain.overlays
 from cxrlib.cli.main import main
-from cxrlib.data.cache import ImageCache
+from cxrlib.data.cache import ImageCache, read_image
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.calibration import Calibrator
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
+from cxrlib.models.architectures import model_from_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -292,6 +293,77 @@ def test_eval_takes_thresholds_saved_by_hand(trained, tiny_nih):
     carried = load_checkpoint("model_best.pth")
     assert carried["thresholds"] == by_hand.to_dict()
     assert carried["calibration"]["method"] == "none", "that of the thresholds, not the flag's"
+
+
+@pytest.fixture
+def elsewhere(tiny_nih, tmp_path):
+    """Another hospital: 40 radiographs in folders, named by path; Effusion and Mass, each known of half of them."""
+    entries = pd.read_csv(tiny_nih.csv_path, dtype=str)
+    table, folder = [], tmp_path / "elsewhere"
+    for number, (name, labels) in enumerate(zip(entries["Image Index"][:40], entries["Finding Labels"], strict=False)):
+        place = folder / "films" / f"patient{number // 2}" / "frontal.png" if number % 2 else folder / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(next(tiny_nih.root.glob(f"images_*/images/{name}")), place)
+        known = [int("Effusion" in labels) if number < 30 else "", int("Mass" in labels) if number > 9 else ""]
+        table.append([place.relative_to(folder).as_posix(), number // 2, *known])
+    pd.DataFrame(table, columns=["image", "patient", "Pleural Effusion", "Mass"]).to_csv(folder / "labels.csv")
+    return folder
+
+
+def test_eval_elsewhere_keeps_the_operating_point(tiny_nih, trained, elsewhere, capsys):
+    assert main(["eval", *data(tiny_nih.root), "--replicates", "10"]) == 0
+    tables, before = trained / "results" / "tables", (trained / "model_best.pth").read_bytes()
+    here, frozen = tables / "predictions_test.npz", tables / "thresholds.json"
+    where = ["--external", str(elsewhere), "--cache_dir", str(elsewhere.parent / "cache"), "--out", "other"]
+    assert main(["eval", *where, "--thresholds", str(frozen), "--here", str(here), "--replicates", "30"]) == 0
+    table = pd.read_csv("other/external.csv", index_col="finding")
+    assert table.loc[["Effusion", "Mass", "Hernia"], "n"].tolist() == [30, 30, 0]
+    predictions = Predictions.load("other/predictions_external.npz")
+    assert len(predictions) == 40
+    assert len(np.unique(predictions.patient)) == 20
+    calibrator = Calibrator.load(tables / "calibration.json")
+    expected = evaluate(calibrator.apply(predictions), Thresholds.load(frozen), replicates=0)
+    columns = ["sensitivity", "specificity", "ece_mass"]
+    assert table.loc["Mass", columns].tolist() == pytest.approx(expected.loc["Mass", columns].tolist())
+    assert table.loc["Mass", ["auroc_here", "difference"]].notna().all()
+    text = Path("other/external.txt").read_text()
+    assert text in capsys.readouterr().out
+    assert "40 radiographs of 20 patients; known labels: Effusion 30, Mass 30" in text
+    assert (trained / "model_best.pth").read_bytes() == before
+    shutil.copy(here, trained / "predictions_test.npz")  # found beside the checkpoint
+    assert main(["eval", *where, "--thresholds", str(frozen), "--replicates", "0"]) == 0
+    assert pd.read_csv("other/external.csv", index_col="finding").loc["Mass", "auroc_here"] > 0
+    (trained / "predictions_test.npz").unlink()
+    assert main(["eval", *where, "--thresholds", str(frozen), "--replicates", "0"]) == 0
+    assert "auroc_here" not in pd.read_csv("other/external.csv")
+    assert "--here names another file" in Path("other/external.txt").read_text()
+
+
+def test_eval_elsewhere_scores_are_those_of_the_files(tiny_nih, trained, elsewhere):
+    """Each score belongs to its own image, also where two files have the same name."""
+    checkpoint = load_checkpoint("model_best.pth")
+    Thresholds(np.full(14, 0.5)).save("t.json")
+    where = ["--external", str(elsewhere), "--cache_dir", str(elsewhere.parent / "cache"), "--thresholds", "t.json"]
+    assert main(["eval", *where, "--replicates", "0"]) == 0
+    found = Predictions.load("results/predictions_external.npz")
+    model = model_from_checkpoint(checkpoint)
+    with torch.inference_mode():
+        for row in (1, 2, 3, 39):
+            pixels = read_image(elsewhere / pd.read_csv(elsewhere / "labels.csv")["image"][row], 32)
+            score = model(torch.from_numpy(pixels.copy())[None, None]).sigmoid()[0]
+            np.testing.assert_allclose(found.scores[row], score, atol=1e-5)
+
+
+def test_eval_elsewhere_refuses_what_is_not_elsewhere(trained, elsewhere, refused):
+    (trained / "t.json").write_text(json.dumps(Thresholds(np.full(14, 0.5)).to_dict()))
+    where = ["eval", "--external", elsewhere, "--thresholds", "t.json"]
+    assert "has no thresholds to keep" in refused("eval", "--external", elsewhere)
+    assert "is not a folder" in refused("eval", "--external", elsewhere / "none", "--thresholds", "t.json")
+    assert "expected predictions (.npz)" in refused(*where, "--here", "none.npz")
+    name = load_checkpoint("model_best.pth")["parts"]["train"][0]
+    shutil.copy(elsewhere / "0.png", elsewhere / name)
+    (elsewhere / "labels.csv").write_text(f"image,Mass\n{name},1\n0.png,0\n")
+    assert f"1 images, such as {name}, are named like images of the training" in refused(*where)
 
 
 def test_eval_of_a_subset_takes_whole_patients(trained, tiny_nih):

@@ -67,7 +67,7 @@ def changed(name, place, value):
         (changed("scores", (0, 0), -0.01), r"scores outside \[0, 1\]"),
         (changed("scores", (0, 0), np.inf), r"scores outside \[0, 1\]"),
         (changed("labels", (1, 0), 2), "1 labels other than 0 and 1 .*Atelectasis in row 1"),
-        (changed("labels", (1, 0), np.nan), "1 labels other than 0 and 1"),
+        (changed("labels", (1, 0), -1), "1 labels other than 0 and 1 .*NaN for unknown"),
         (changed("labels", (1, 0), 0.5), "1 labels other than 0 and 1"),
         ({"scores": np.zeros((N, 13))}, r"scores \(7, 13\).*expected \(n, 14\)"),
         ({"scores": np.zeros((N - 1, 14))}, r"scores \(6, 14\)"),

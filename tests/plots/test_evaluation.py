@@ -1,5 +1,7 @@
 """Figures of evaluation: every mark where the numbers put it, and words that say the same."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -126,3 +128,19 @@ def test_choices_and_gaps_draw_the_macro_with_its_interval(predictions):
         assert ends == macro[["low", "high"]].to_numpy().tolist()
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["women - others", "AP - others"]
     assert f"AP, gap in miss rate {macro['gap'].iloc[1]:+.2f}" in plots.alt_text(figure)
+
+
+def test_images_of_unknown_label_enter_no_curve(predictions):
+    k = FINDINGS.index("Edema")
+    labels = predictions.labels.astype(float)
+    labels[::3, k] = np.nan
+    partly = replace(predictions, labels=labels)
+    known = predictions.take(~np.isnan(labels[:, k]))
+    points = {"tuned": Thresholds(np.full(14, 0.5))}
+    drawn, expected = (plots_evaluation.plot_pr_curves(one, points).axes[k].lines for one in (partly, known))
+    for line, like in zip(drawn, expected, strict=True):
+        np.testing.assert_allclose(line.get_xydata(), like.get_xydata())
+    nothing = replace(predictions, labels=np.full(labels.shape, np.nan))
+    figure = plots_evaluation.plot_reliability({"raw": nothing}, ["Edema"])
+    assert not figure.axes[0].containers
+    assert "no positive" in words(plots_evaluation.plot_pr_curves(nothing, points))

@@ -95,6 +95,17 @@ def test_each_panel_is_its_own_image_finding_and_score(model, cache, predictions
     assert titles(figure) == ["Mass: 0.40, labelled\nthreshold 0.59", "Hernia: 0.70, not labelled\nthreshold 0.90"]
 
 
+def test_an_unknown_label_is_neither_drawn_nor_chosen_as_one(model, cache, predictions):
+    labels = predictions.labels.astype(float)
+    labels[1, 0], labels[2, 13] = np.nan, np.nan
+    partly = Predictions(predictions.scores, labels, predictions.image, predictions.patient)
+    assert dict(highest_labelled(partly))[1] == EDEMA
+    assert titles(draw(cache, partly, [(2, 13), (1, MASS)])) == [
+        "Hernia: 0.70, label unknown\nno threshold tuned", "Mass: 0.40, labelled\nno threshold tuned"]  # fmt: skip
+    table = score_table(partly, [(2, 13), (1, MASS), (0, 0)])
+    assert table["label"].isna().tolist() == [True, False, False]
+
+
 def test_a_title_says_what_is_missing(model, cache, predictions):
     figure = draw(cache, predictions, [(1, EDEMA)])
     assert titles(figure) == ["Edema: 0.60, labelled\nno threshold tuned\n(empty: nothing speaks for it)"]

@@ -317,6 +317,26 @@ def test_thresholds_of_other_scores_are_refused(val, tuned):
         ThresholdExplorer(val, platt)
 
 
+def test_images_of_unknown_label_count_nowhere(val, tuned):
+    k, labels = HERNIA - 1, val.labels.astype(float)
+    labels[::2, k], labels[:, HERNIA] = np.nan, np.nan
+    partly = dataclasses.replace(val, labels=labels)
+    explorer = ThresholdExplorer(partly, tuned)
+    explorer._finding.value = k
+    known = val.take(~np.isnan(labels[:, k]))
+    curve, expected = explorer.session.curves[k], Curve(known.scores[:, k], known.labels[:, k])
+    assert (curve.n, curve.prevalence) == (60, expected.prevalence)
+    np.testing.assert_array_equal(curve.thresholds, expected.thresholds)
+    np.testing.assert_array_equal(curve.points.fp, expected.points.fp)
+    explorer._typed.value = 0.9
+    changed, shown = explorer.session.changed(k, 12)
+    scores = known.scores[:, k]
+    assert len(changed) == ((scores >= np.float32(0.9)) != (scores >= np.float32(tuned.values[k]))).sum() > 0
+    assert set(partly.image[changed]) | set(partly.image[shown]) <= set(known.image)
+    explorer._finding.value = HERNIA
+    assert "there is no image with the finding among these 0" in " ".join(explorer._figures.value.split())
+
+
 # ---- CamExplorer -----------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def model():
@@ -354,6 +374,18 @@ def test_buttons_step_through_the_outcomes_strongest_first(cam, val, tuned, outc
     assert sorted(seen[:-1]) == expected.tolist()
     assert seen[-1] == seen[0], "from the top again"
     assert (np.diff(val.scores[seen[:-1], k]) <= 0).all()
+
+
+def test_an_unknown_label_is_no_outcome(model, pictures, val, tuned):
+    cam = CamExplorer(model, pictures, val, tuned)
+    k, row = cam._finding.value, cam._row.value
+    labels = val.labels.astype(float)
+    labels[row, k] = np.nan
+    cam = CamExplorer(model, pictures, dataclasses.replace(val, labels=labels), tuned)
+    assert cam._row.value != row
+    cam._finding.value, cam._row.value = k, row
+    assert "<b>label unknown</b>" in cam._status.value
+    assert "unknown</td>" in cam._table.value
 
 
 def test_what_is_not_there_is_said(model, pictures, val):

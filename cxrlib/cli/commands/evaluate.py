@@ -6,6 +6,7 @@ import pandas as pd
 from accelerate import Accelerator
 
 from cxrlib.cli import processes
+from cxrlib.cli.commands import external
 from cxrlib.cli.commands.opening import check_writable, data_of, held_out, images_of, model_of
 from cxrlib.cli.options import EvalOptions
 from cxrlib.core.paths import write_csv
@@ -22,6 +23,8 @@ from cxrlib.training.inputs import make_dataset
 def run(options: EvalOptions) -> None:
     """Calibrate and tune on the validation images of the checkpoint, then report on its test images."""
     check_writable(options.out)
+    if options.external:
+        return external.run(options)
     how = check_how(options.calibrate, options.grid, options.objective)
     how["thresholds"] = Thresholds.load(options.thresholds) if options.thresholds else None
     checkpoint = load_checkpoint(options.weights)

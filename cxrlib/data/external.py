@@ -1,0 +1,236 @@
+"""Another hospital's radiographs and table, as far as it speaks of the fourteen findings: 1, 0 or unknown (NaN).
+
+A table has an image column and either a column per finding or, like PadChest's, a list of terms per image. The columns
+of CheXpert, MIMIC-CXR, PadChest, VinDr-CXR and Open-i are known. torchxrayvision's classes read these too, but look for
+parts of words, so that "pseudonodule" is a Nodule and "pericardial effusion" an Effusion; here terms are whole.
+"""
+
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cxrlib.core.errors import InputError, some
+from cxrlib.data.findings import FINDINGS
+from cxrlib.data.metadata import known_columns, read_csv
+
+TABLES = ("labels.csv", "train.csv", "valid.csv", "mimic-cxr-*-chexpert.csv*", "PADCHEST_*.csv*", "image_labels_*.csv",
+          "indiana_reports.csv")  # fmt: skip
+COLUMNS = {
+    "image": ("image", "Path", "dicom_id", "ImageID", "image_id", "filename"),
+    "patient": ("patient", "subject_id", "PatientID", "uid", "Patient ID"),
+    "view": ("view", "ViewPosition", "Projection", "projection", "AP/PA", "View Position"),
+    "reader": ("rad_id", "rad_ID"),
+    "terms": ("Labels", "class_name", "Problems"),
+}
+FRONTAL = ("", "PA", "AP", "AP_HORIZONTAL", "FRONTAL")  # "": not stated
+# finding -> what else it is called, in lower case: the name of a column, or a term of a list
+TERMS = {
+    "Atelectasis": ("atelectases", "pulmonary atelectasis", "laminar atelectasis", "lobar atelectasis",
+                    "segmental atelectasis", "atelectasis basal", "total atelectasis", "round atelectasis"),
+    "Consolidation": ("air bronchogram",),
+    "Edema": ("pulmonary edema",),
+    "Effusion": ("pleural effusion", "loculated pleural effusion", "loculated fissural effusion", "hydropneumothorax"),
+    "Emphysema": ("pulmonary emphysema",),
+    "Fibrosis": ("pulmonary fibrosis",),
+    "Infiltration": ("infiltrate", "infiltrates", "alveolar pattern", "interstitial pattern", "ground glass pattern",
+                     "reticular interstitial pattern", "reticulonodular interstitial pattern"),
+    "Mass": ("pulmonary mass",),
+    "Nodule": ("multiple nodules",),
+    "Pleural_Thickening": ("apical pleural thickening", "calcified pleural thickening"),
+    "Pneumonia": ("atypical pneumonia",),
+    "Pneumothorax": ("hydropneumothorax",),
+    "Hernia": ("hiatal hernia",),
+}  # fmt: skip
+TERMS = {name: (name.lower().replace("_", " "), *TERMS.get(name, ())) for name in FINDINGS}
+_EITHER = "nodule/mass"  # of VinDr: 0 is 0 for both, 1 does not say which
+_NO_STATEMENT = ("exclude", "unchanged", "suboptimal study", "nan", "")  # of PadChest
+_REFUSED = {  # columns -> what the table is
+    ("Finding Labels",): "in the layout of ChestX-ray14 itself, which cxr eval reads with --img_root",
+    ("patientId", "Target"): "that of the RSNA challenge, whose images are all of ChestX-ray14",
+    ("patientId", "class"): "that of the RSNA challenge, whose images are all of ChestX-ray14",
+    ("ImageId", "EncodedPixels"): "that of the SIIM-ACR challenge, whose images are of ChestX-ray14",
+}
+_TRAINED_ON = {"xrv-chex": ("Path", "AP/PA"), "xrv-mimic": ("subject_id", "study_id"), "xrv-pc": ("ImageID", "Labels")}
+_NIH = r"000(?:[0-2]\d{4}|30[0-7]\d{2}|3080[0-5])_\d{3}\b|1\.2\.276\.0\.7230010\.3\.1\.4\.8323329\."  # or SIIM's
+
+
+def open_external(
+    folder: str | Path, csv_path: str | Path = "", weights: str = ""
+) -> tuple[pd.DataFrame, dict[str, Path], str]:
+    """Entries, images (name -> path) and a sentence on what was read and left out, of another hospital's folder.
+
+    csv_path: "" for the table in the folder (`TABLES`). weights: what the model started from, such as "xrv-chex".
+    Entries: those of `read_external` whose file lies below `folder`, at the path or by the name of the table, with any
+    suffix; `image` becomes the file's name, or its path where names repeat.
+    Raises InputError as `read_external` does, and where there is no table or no such image.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; expected the radiographs of another hospital")
+    csv_path = Path(csv_path) if str(csv_path) else _find_table(folder)
+    entries, said = read_external(csv_path, weights)
+    files = _files(folder)
+    paths = [_find(name, files) for name in entries["image"]]
+    found = np.array([path is not None for path in paths])
+    if not found.any():
+        raise InputError(f"none of the {len(entries):,} images of {csv_path} ({some(entries['image'], 3)}) lies below "
+                         f"{folder}; expected them by the name, or the path, that the table gives")  # fmt: skip
+    paths = [path for path in paths if path is not None]
+    times = Counter(path.name for path in set(paths))
+    names = [path.relative_to(folder).as_posix() if times[path.name] > 1 else path.name for path in paths]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InputError(f"{csv_path} names {some(twice)} more than once; expected one row per image, or per reader")
+    if not found.all():
+        said += "; " * bool(said)
+        said += f"{(~found).sum():,} rows without an image left out ({some(entries.loc[~found, 'image'], 3)})"
+    entries = entries[found].assign(image=names).reset_index(drop=True)
+    known = [f"{name} {n:,}" for name, n in entries[list(FINDINGS)].notna().sum().items() if n]
+    counts = f"{len(entries):,} radiographs of {entries['patient'].nunique():,} patients"
+    said = "; ".join(filter(None, (counts, f"known labels: {some(known, 14)}", said)))
+    return entries, dict(zip(names, paths, strict=True)), said
+
+
+def read_external(csv_path: str | Path, weights: str = "") -> tuple[pd.DataFrame, str]:
+    """The entries of another hospital's table, and a sentence on how it was read.
+
+    Returns columns image (as in the table), patient (text), view where there is one, and the fourteen findings as 1, 0
+    or NaN (float32). In a column, empty and -1 (uncertain) are unknown, and all that the table asks is 0 where its "No
+    finding" is 1; in a list of terms, a finding that is not named is 0 if the table names it anywhere. Of several
+    readers the majority counts. Rows of other than frontal views, and rows that say nothing, are left out; a view that
+    is not stated counts as frontal.
+    Raises InputError for a table of NIH's images, or of those that `weights` were trained on, one without an image
+    column or any finding, and other values.
+    """
+    csv_path = Path(csv_path)
+    table = read_csv(csv_path).rename(columns=str.strip)
+    table = _joined(csv_path, table)
+    known = known_columns(table, COLUMNS)
+    _refuse(csv_path, table, known, weights)
+    if "Frontal/Lateral" in table:  # CheXpert
+        known["view"] = known["view"].where(table["Frontal/Lateral"] == "Frontal", "LATERAL")
+        known["patient"] = known["image"].str.extract(r"(patient\d+)", expand=False)
+    if {"reader", "terms"} <= set(known):  # a row per box
+        known = known.groupby(["image", "reader"], as_index=False)["terms"].agg(";".join)
+    labels = _from_terms(known["terms"]) if "terms" in known else _from_columns(csv_path, table)
+    if not labels.notna().any(axis=None):
+        raise InputError(f"{csv_path} gives no label of the fourteen findings (it has {some(table.columns, 12)}); "
+                         f"expected columns such as {some(FINDINGS[:2])}, with 1, 0 or empty")  # fmt: skip
+    entries, said = known[[name for name in ("image", "patient", "view") if name in known]].join(labels), []
+    if "reader" in known:
+        yes, no = ((labels == value).groupby(known["image"]).mean() > 0.5 for value in (1, 0))
+        entries = yes.astype(np.float32).where(yes | no).reset_index()
+    patient = entries.get("patient", pd.Series("", entries.index)).fillna("")
+    entries["patient"] = patient.where(patient != "", entries["image"])
+    if (patient == "").any():
+        said.append(f"{(patient == '').sum():,} rows name no patient and count as a patient each")
+    silent = entries[list(FINDINGS)].isna().all(axis=1)
+    frontal = entries["view"].str.upper().isin(FRONTAL) if "view" in entries else pd.Series(True, entries.index)
+    for what, rows in (("other than frontal views", ~frontal), ("no known label", frontal & silent)):
+        said += [f"{rows.sum():,} rows of {what} left out"] if rows.any() else []
+    entries = entries[frontal & ~silent].reset_index(drop=True)
+    return entries, "; ".join(said)
+
+
+def _find_table(folder: Path) -> Path:
+    found = next((paths for pattern in TABLES if (paths := sorted(folder.glob(pattern)))), [])
+    if len(found) != 1:
+        what = f"several tables, {some(found)}" if found else f"none of {some(TABLES, 7)}"
+        raise InputError(f"{folder} has {what}; name the table with csv_path")
+    return found[0]
+
+
+def _joined(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """One row per image where the table has one per study (MIMIC-CXR) or report (Open-i)."""
+    for keys, pattern in ((["subject_id", "study_id"], "mimic-cxr-*-metadata.csv*"),
+                          (["uid"], "indiana_projections.csv")):  # fmt: skip
+        if set(keys) <= set(table) and not set(COLUMNS["image"]) & set(table):
+            beside = sorted(csv_path.parent.glob(pattern))
+            if not beside:
+                raise InputError(f"{csv_path} names no image; expected {pattern} beside it, which does")
+            return table.merge(read_csv(beside[0]), on=keys, suffixes=("", " beside"))
+    return table
+
+
+def _refuse(csv_path: Path, table: pd.DataFrame, known: pd.DataFrame, weights: str) -> None:
+    """Raise InputError for images that the model may have seen, and where a row names no image."""
+    seen = {_TRAINED_ON.get(weights): f"that of the images on which the weights {weights} were trained"}
+    for columns, what in (_REFUSED | (seen if weights in _TRAINED_ON else {})).items():
+        if set(columns) <= set(table):
+            raise InputError(f"the table {csv_path} is {what}; expected another hospital, which shares no patient")
+    if "image" not in known or known.empty or (known["image"] == "").any():
+        raise InputError(f"{csv_path} has no image, or a row without one; expected one of the columns "
+                         f"{some(COLUMNS['image'], 6)} (it has {some(table.columns, 12)})")  # fmt: skip
+    unsafe = known["image"][known["image"].str.contains(r"[\x00-\x1f\x7f]")]
+    if len(unsafe):
+        raise InputError(f"{csv_path} names images {some(map(repr, unsafe))}; expected printable names")
+    nih = known["image"][known["image"].str.contains(rf"(?:^|[/\\])(?:{_NIH})")]
+    if len(nih):
+        raise InputError(f"{csv_path} names {some(nih, 3)}, of ChestX-ray14 (or SIIM-ACR, which took them from it); "
+                         "expected another hospital, which shares no patient")  # fmt: skip
+
+
+def _from_columns(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """Labels (rows, 14) of a table with a column per finding."""
+    own = {name.lower().replace("_", " "): table[name].str.strip() for name in table}
+    healthy = pd.to_numeric(own.get("no finding", pd.Series("", table.index)), errors="coerce") == 1
+
+    def numbers(term: str) -> pd.Series:
+        values = pd.to_numeric(own[term], errors="coerce")
+        wrong = ~values.isin([0, 1, -1]) & ~own[term].str.lower().isin(["", "nan"])
+        if wrong.any():
+            raise InputError(f"{csv_path} has {own[term][wrong].iloc[0]!r} for {term!r} in row {wrong.idxmax()}, "
+                             "counted from 0; expected 1, 0, empty, or -1 for uncertain")  # fmt: skip
+        return values.where(values >= 0).mask(healthy & (values != 1), 0)
+
+    labels = pd.DataFrame(np.nan, table.index, list(FINDINGS), dtype=np.float32)
+    for finding, terms in TERMS.items():
+        if any(term in own for term in terms):
+            each = pd.DataFrame({term: numbers(term) for term in terms if term in own})
+            labels[finding] = each.max(axis=1).astype(np.float32)
+    if _EITHER in own:
+        neither = (numbers(_EITHER) == 0).to_numpy()[:, None]
+        both = labels[["Mass", "Nodule"]]
+        labels[["Mass", "Nodule"]] = both.mask(neither & both.isna(), 0)
+    return labels
+
+
+def _from_terms(lists: pd.Series) -> pd.DataFrame:
+    """Labels (rows, 14) of lists of terms, such as "['nodule', 'scoliosis']" or "Cardiomegaly;Nodule/Mass"."""
+    lists = lists.str.lower().str.replace(r"[\[\]']", "", regex=True).str.split(r"[;,]", regex=True)
+    terms = lists.explode().str.strip()
+    labels = {}
+    for finding, words in TERMS.items():
+        named, both = terms.isin(words), terms == _EITHER if finding in ("Mass", "Nodule") else terms == "?"
+        rows, open_ = (each.groupby(level=0).any() for each in (named, both))
+        known = named.any() or both.any()
+        labels[finding] = rows.astype(np.float32).where(rows | ~open_) if known else np.float32(np.nan)
+    return pd.DataFrame(labels, lists.index).mask(terms.isin(_NO_STATEMENT).groupby(level=0).any())
+
+
+def _files(folder: Path) -> dict[str, Path | None]:
+    """Every file below a folder by its path, its name, and both without suffix; None where it is one of several."""
+    files = {}
+    for parent, _, names in os.walk(folder):
+        for path in (Path(parent, name) for name in names):
+            place = path.relative_to(folder).as_posix()
+            for key in {place, path.name, _bare(place), _bare(path.name)}:
+                files[key] = path if key not in files else None
+    return files
+
+
+def _find(name: str, files: dict[str, Path | None]) -> Path | None:
+    """The file of an image of the table: by as much of its path as fits, or in "images", with its suffix or another."""
+    parts = name.replace("\\", "/").split("/")
+    tails = ["/".join(parts[start:]) for start in range(len(parts))]
+    tails.append(f"images/{parts[-1]}")  # masks may have the same names
+    return next((files[key] for tail in tails for key in (tail, _bare(tail)) if files.get(key)), None)
+
+
+def _bare(name: str) -> str:
+    """A name without the suffix of an image."""
+    return re.sub(r"\.(png|jpe?g|dcm|dicom)$", "", name, flags=re.IGNORECASE)

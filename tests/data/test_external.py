@@ -1,0 +1,289 @@
+"""Another hospital's folder: each published layout, made small; what is unknown, left out and refused.
+
+torchxrayvision's classes are the peer, on the tables that come with it.
+"""
+
+import os
+from importlib import resources
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from cxrlib.core.errors import InputError
+from cxrlib.data.external import TERMS, open_external, read_external
+from cxrlib.data.findings import FINDINGS
+
+NAN = np.nan
+
+
+def draw(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((16, 16), 99, np.uint8)).save(folder / name, format="PNG")
+
+
+def write(folder, name, text):
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+def labels_of(entries, *findings):
+    return entries.set_index("image")[list(findings)]
+
+
+def published(name):
+    return resources.files("torchxrayvision").joinpath("data", name)
+
+
+def test_a_plain_table(tmp_path):
+    draw(tmp_path, "a.png", "b.png", "sub/c.png", "not_in_the_table.png")
+    text = "image,patient,Effusion,pleural thickening,Fracture\na.png,7,1,,1\nb.png,7,0,-1,\nc,8,,0.0,\nd.png,9,1,1,1\n"
+    write(tmp_path, "labels.csv", text)
+    entries, images, said = open_external(tmp_path)
+    assert entries["image"].tolist() == ["a.png", "b.png", "c.png"]
+    assert entries["patient"].tolist() == ["7", "7", "8"]
+    np.testing.assert_array_equal(labels_of(entries, "Effusion", "Pleural_Thickening"), [[1, NAN], [0, NAN], [NAN, 0]])
+    assert entries[[name for name in FINDINGS if name not in ("Effusion", "Pleural_Thickening")]].isna().all(axis=None)
+    assert (entries.dtypes[list(FINDINGS)] == np.float32).all()
+    assert {name: path.relative_to(tmp_path).as_posix() for name, path in images.items()}["c.png"] == "sub/c.png"
+    known = "known labels: Effusion 2, Pleural_Thickening 1"
+    assert said == f"3 radiographs of 2 patients; {known}; 1 rows without an image left out (d.png)"
+
+
+def test_without_patients_each_image_is_one(tmp_path):
+    path = write(tmp_path, "labels.csv", "image,Nodule\na.png,1\nb.png,0\n")
+    entries, said = read_external(path)
+    assert entries["patient"].tolist() == entries["image"].tolist()
+    assert "2 rows name no patient and count as a patient each" in said
+
+
+def test_a_normal_image_has_none_of_what_the_table_asks(tmp_path):
+    path = write(tmp_path, "t.csv", "image,No Finding,Mass,Edema\na,1,,-1\nb,0,,1\nc,,0,\n")
+    entries, _ = read_external(path)
+    np.testing.assert_array_equal(labels_of(entries, "Mass", "Edema", "Hernia"),
+                                  [[0, 0, NAN], [NAN, 1, NAN], [0, NAN, NAN]])  # fmt: skip
+
+
+def test_rows_that_say_nothing_and_lateral_views_are_left_out(tmp_path):
+    path = write(tmp_path, "t.csv", "image,view,Mass\na,PA,1\nb,LATERAL,1\nc,,0\nd,ap,\ne,LL,\n")
+    entries, said = read_external(path)
+    assert entries["image"].tolist() == ["a", "c"]
+    assert "2 rows of other than frontal views left out" in said
+    assert "1 rows of no known label left out" in said
+
+
+CHEXPERT = """Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Cardiomegaly,Lung Opacity,Edema,Pleural Effusion
+CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg,F,68,Frontal,AP,1.0,,,,
+CheXpert-v1.0-small/train/patient00002/study2/view1_frontal.jpg,F,87,Frontal,PA,,-1.0,1.0,0.0,1.0
+CheXpert-v1.0-small/train/patient00002/study2/view2_lateral.jpg,F,87,Lateral,,,1.0,,,
+CheXpert-v1.0-small/train/patient00002/study3/view1_frontal.jpg,F,87,Frontal,AP,,1.0,,,
+"""
+
+
+@pytest.mark.parametrize("root", [".", "CheXpert-v1.0-small", "train"])
+def test_chexpert(tmp_path, root):
+    places = [line.split(",")[0].replace(".jpg", ".png") for line in CHEXPERT.splitlines()[1:]]
+    draw(
+        tmp_path / root,
+        *(place.split("/", {".": 0, "CheXpert-v1.0-small": 1, "train": 2}[root])[-1] for place in places),
+    )
+    path = write(tmp_path, "valid.csv", CHEXPERT)
+    entries, images, _ = open_external(tmp_path / root, path)
+    assert entries["patient"].tolist() == ["patient00001", "patient00002", "patient00002"]
+    assert [path.parent.name for path in images.values()] == ["study1", "study2", "study3"]
+    assert entries["image"].tolist() == list(images), "the same file name three times: named by path"
+    np.testing.assert_array_equal(entries[["Cardiomegaly", "Edema", "Effusion", "Pneumonia"]],
+                                  [[0, 0, 0, NAN], [NAN, 0, 1, NAN], [1, NAN, NAN, NAN]])  # fmt: skip
+
+
+def test_mimic(tmp_path):
+    text = "subject_id,study_id,Atelectasis,Pleural Effusion\n10,50,1.0,\n11,51,,-1.0\n11,52,0.0,1.0\n"
+    write(tmp_path, "mimic-cxr-2.0.0-chexpert.csv", text)
+    beside = "dicom_id,subject_id,study_id,ViewPosition\naa-1,10,50,PA\naa-2,10,50,LATERAL\n"
+    write(tmp_path, "mimic-cxr-2.0.0-metadata.csv", f"{beside}bb-1,11,51,AP\ncc-1,11,52,AP\n")
+    draw(tmp_path, "files/p10/p10/s50/aa-1.png", "files/p10/p10/s50/aa-2.png", "files/p11/p11/s52/cc-1.png")
+    entries, images, said = open_external(tmp_path)
+    assert list(images) == ["aa-1.png", "cc-1.png"]
+    assert entries["patient"].tolist() == ["10", "11"]
+    np.testing.assert_array_equal(entries[["Atelectasis", "Effusion"]], [[1, NAN], [0, 1]])
+    assert "1 rows of other than frontal views left out; 1 rows of no known label left out" in said
+    (tmp_path / "mimic-cxr-2.0.0-metadata.csv").unlink()
+    with pytest.raises(InputError, match=r"names no image; expected mimic-cxr-\*-metadata"):
+        open_external(tmp_path)
+
+
+def test_padchest(tmp_path):
+    text = """,ImageID,PatientID,Projection,Labels
+0,1.png,p1,PA,"['pseudonodule', 'pleural effusion', 'scoliosis']"
+1,2.png,p1,L,['nodule']
+2,3.png,p2,AP_horizontal,"['multiple nodules', 'subcutaneous emphysema']"
+3,4.png,p3,PA,['normal']
+4,5.png,p4,PA,"['unchanged', 'nodule']"
+5,6.png,p5,PA,
+"""
+    write(tmp_path, "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv", text)
+    draw(tmp_path, *(f"0/{n}.png" for n in range(1, 7)))
+    entries, _, said = open_external(tmp_path)
+    assert entries["image"].tolist() == ["1.png", "3.png", "4.png"]
+    assert entries["patient"].tolist() == ["p1", "p2", "p3"]
+    np.testing.assert_array_equal(entries[["Nodule", "Effusion", "Emphysema"]], [[0, 1, NAN], [1, 0, NAN], [0, 0, NAN]])
+    assert "2 rows of no known label left out" in said
+
+
+def test_vindr_boxes_and_labels_of_three_readers(tmp_path):
+    boxes = """image_id,class_name,class_id,rad_id,x_min
+a,Cardiomegaly,3,R1,1
+a,Cardiomegaly,3,R1,5
+a,Nodule/Mass,8,R1,5
+a,Cardiomegaly,3,R2,1
+a,Nodule/Mass,8,R2,1
+a,No finding,14,R3,
+b,Pleural effusion,10,R1,1
+b,No finding,14,R2,
+b,No finding,14,R3,
+"""
+    entries, _ = read_external(write(tmp_path, "train.csv", boxes))
+    np.testing.assert_array_equal(labels_of(entries, "Cardiomegaly", "Nodule", "Mass", "Effusion", "Hernia"),
+                                  [[1, NAN, NAN, 0, NAN], [0, 0, 0, 0, NAN]])  # fmt: skip
+    table = """image_id,rad_ID,Atelectasis,Nodule/Mass,Pneumothorax,No finding
+a,R1,1,1,0,0
+a,R2,1,0,0,0
+a,R3,0,0,1,0
+b,R1,0,1,0,0
+b,R2,0,1,0,0
+"""
+    write(tmp_path, "image_labels_train.csv", table)
+    draw(tmp_path, "train/a.png", "train/b.png")
+    entries, *_ = open_external(tmp_path, tmp_path / "image_labels_train.csv")
+    np.testing.assert_array_equal(labels_of(entries, "Atelectasis", "Nodule", "Mass", "Pneumothorax"),
+                                  [[1, 0, 0, 0], [0, NAN, NAN, 0]])  # fmt: skip
+
+
+def test_openi(tmp_path):
+    text = 'uid,MeSH,Problems\n1,x,normal\n2,x,Cardiomegaly;Pulmonary Edema\n3,x,"Hernia, Hiatal"\n'
+    write(tmp_path, "indiana_reports.csv", text)
+    places = "uid,filename,projection\n1,1_IM-1.dcm.png,Frontal\n1,1_IM-2.dcm.png,Lateral\n"
+    write(tmp_path, "indiana_projections.csv", f"{places}2,2_IM-1.dcm.png,Frontal\n3,3_IM-1.dcm.png,Frontal\n")
+    draw(tmp_path, *(f"images/images_normalized/{n}.dcm.png" for n in ("1_IM-1", "1_IM-2", "2_IM-1", "3_IM-1")))
+    entries, *_ = open_external(tmp_path)
+    assert entries["patient"].tolist() == ["1", "2", "3"]
+    np.testing.assert_array_equal(labels_of(entries, "Cardiomegaly", "Edema", "Hernia", "Mass"),
+                                  [[0, 0, 0, NAN], [1, 1, 0, NAN], [0, 0, 1, NAN]])  # fmt: skip
+
+
+def test_masks_of_the_same_name_are_no_radiographs(tmp_path):
+    draw(tmp_path, "images/a.png", "masks/a.png")
+    write(tmp_path, "labels.csv", "image,Nodule\na.png,1\n")
+    _, images, _ = open_external(tmp_path)
+    assert images == {"a.png": tmp_path / "images" / "a.png"}
+    os.rename(tmp_path / "images", tmp_path / "films")
+    with pytest.raises(InputError, match="none of the 1 images"):
+        open_external(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("patientId,x,y,width,height,Target\na,,,,,0\n", "RSNA challenge, whose images are all of ChestX-ray14"),
+        ("patientId,class\na,Normal\n", "RSNA challenge"),
+        ("ImageId, EncodedPixels\n1.2.3,-1\n", "SIIM-ACR challenge"),
+        ("Image Index,Finding Labels,Patient ID\na.png,Mass,1\n", "ChestX-ray14 itself.*--img_root"),
+        ("image,Mass\nx/00000013_005.png,1\n", "names x/00000013_005.png, of ChestX-ray14"),
+        ("image,Mass\n00030805_000,1\n", "of ChestX-ray14"),
+        ("image,Mass\n1.2.276.0.7230010.3.1.4.8323329.6904.1517875201.850819,1\n", "SIIM-ACR, which took them from it"),
+        ("image,Fracture\na,1\n", "no label of the fourteen findings .it has image, Fracture."),
+        ("image,Mass\na,\n", "no label of the fourteen findings"),
+        ("image,Mass\na,2\n", "'2' for 'mass' in row 0, counted from 0; expected 1, 0, empty, or -1"),
+        ("image,Mass\na,yes\n", "'yes' for 'mass'"),
+        ("name,Mass\na,1\n", "has no image, or a row without one; expected one of the columns image"),
+        ("image,Mass\na,1\n,1\n", "has no image, or a row without one"),
+        ("image,Mass\n", "has no image"),
+        ('image,Mass\n"a\x1b[2J",1\n', r"'a\\x1b\[2J'; expected printable"),
+    ],
+)  # fmt: skip
+def test_refuses_in_one_sentence(tmp_path, text, message):
+    with pytest.raises(InputError, match=message) as caught:
+        read_external(write(tmp_path, "labels.csv", text))
+    assert "\n" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("weights", "header"), [("xrv-chex", "Path,AP/PA,Mass"), ("xrv-pc", "ImageID,Labels,Mass"),
+                                                 ("xrv-mimic", "subject_id,study_id,dicom_id,Mass")])  # fmt: skip
+def test_what_the_start_weights_have_seen_is_refused(tmp_path, weights, header):
+    path = write(tmp_path, "t.csv", f"{header}\n{','.join('1' * len(header.split(',')))}\n")
+    with pytest.raises(InputError, match=f"on which the weights {weights} were trained"):
+        read_external(path, weights)
+
+
+def test_names_that_only_resemble_nih_pass(tmp_path):
+    path = write(tmp_path, "t.csv", "image,Mass\n00090001_000.png,1\n00030806_000.png,1\n20536686640136_000.png,0\n")
+    assert len(read_external(path)[0]) == 3
+
+
+def test_refuses_folders_in_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="is not a folder"):
+        open_external(tmp_path / "none")
+    with pytest.raises(InputError, match=r"has none of labels.csv, .*name the table with csv_path"):
+        open_external(tmp_path)
+    write(tmp_path, "image_labels_train.csv", "")
+    write(tmp_path, "image_labels_test.csv", "")
+    with pytest.raises(InputError, match="has several tables"):
+        open_external(tmp_path)
+    write(tmp_path, "labels.csv", "image,Mass\na.png,1\na,0\n")
+    draw(tmp_path, "a.png")
+    with pytest.raises(InputError, match=r"names a.png more than once"):
+        open_external(tmp_path)
+
+
+def test_no_name_leaves_the_folder(tmp_path):
+    draw(tmp_path, "secret.png", "inside/a.png")
+    write(tmp_path / "inside", "labels.csv", f"image,Mass\na.png,1\n../secret.png,1\n{tmp_path}/secret.png,0\n")
+    _, images, said = open_external(tmp_path / "inside")
+    assert list(images) == ["a.png"]
+    assert "2 rows without an image" in said
+
+
+def test_chexpert_labels_are_those_of_torchxrayvision(tmp_path):
+    from torchxrayvision.datasets import CheX_Dataset
+
+    path = tmp_path / "train.csv"
+    pd.read_csv(published("chexpert_train.csv.gz"), dtype=str, nrows=3000).to_csv(path, index=False)
+    theirs = CheX_Dataset(str(tmp_path), str(path), views=["PA", "AP"], unique_patients=False)
+    ours = read_external(path)[0].set_index("image")
+    names = [name for name in FINDINGS if name in theirs.pathologies]
+    table = pd.DataFrame(theirs.labels, theirs.csv["Path"], theirs.pathologies)[names]
+    known = table.notna().any(axis=1)
+    assert len(names) == 7
+    assert known.sum() > 1500
+    assert set(ours.index) == set(table.index[known])
+    np.testing.assert_array_equal(ours.loc[table.index[known], names], table[known])
+
+
+def test_padchest_terms_are_those_of_torchxrayvision_but_whole(tmp_path):
+    """Every label that differs does so for a term whose part alone is the finding, or for their wider Infiltration."""
+    from torchxrayvision.datasets import PC_Dataset
+
+    path = tmp_path / "PADCHEST.csv"
+    table = pd.read_csv(published("PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz"), dtype=str, nrows=6000)
+    table.to_csv(path, index=False)
+    theirs = PC_Dataset(str(tmp_path), str(path), views=["PA", "AP", "AP Supine"], unique_patients=False)
+    peer = pd.DataFrame(theirs.labels, theirs.csv["ImageID"], theirs.pathologies)
+    terms = theirs.csv.set_index("ImageID")["Labels"]
+    ours = read_external(path)[0].set_index("image")
+    both = ours.index.intersection(peer.index)
+    assert len(both) > 2500
+    partial = {"Nodule": "pseudonodule|reticulonodular", "Emphysema": "subcutaneous", "Fibrosis": "fibroadenoma",
+               "Effusion": "pericardial|fissural|hydro", "Mass": "mediastinal|pleural mass|soft tissue|breast",
+               "Infiltration": "consolidation|air bronchogram"}  # fmt: skip
+    for name in set(FINDINGS) & set(peer):
+        differs = (ours.loc[both, name] != peer.loc[both, name]) & ours.loc[both, name].notna()
+        assert terms[both][differs].str.contains(partial.get(name, "-")).all(), name
+    assert (ours.loc[both, "Cardiomegaly"] == 1).sum() > 100
+
+
+def test_every_term_means_what_it_says():
+    assert list(TERMS) == list(FINDINGS)
+    assert all(term == term.lower() for terms in TERMS.values() for term in terms)
