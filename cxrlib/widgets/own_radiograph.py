@@ -50,7 +50,7 @@ class OwnRadiograph(w.HBox):
     def _controls(self) -> list[w.Widget]:
         findings = [(pretty(name), k) for k, name in enumerate(FINDINGS)]
         tip = "Choose a PNG, JPEG or DICOM file of a frontal chest radiograph; it stays on this machine"
-        self._upload = w.FileUpload(description="Choose a radiograph", tooltip=tip, layout={"width": "auto"})
+        self._upload = w.FileUpload(description="Choose a radiograph", tooltip=tip, layout=_CONTROL)
         self._finding = w.Dropdown(options=findings, description="Finding", disabled=True, layout=_CONTROL)
         self._opacity = w.FloatSlider(0.6, min=0, max=1, step=0.05, description="Opacity", layout=_CONTROL)
         self._upload.observe(lambda _: self._take(), "value")

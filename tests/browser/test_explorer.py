@@ -4,6 +4,7 @@ import re
 import statistics
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -93,7 +94,7 @@ def shown(chrome, server, name):
     page.set_default_timeout(60_000)
     lab.open_notebook(page, address, f"{name}.ipynb")
     assert lab.restart_and_run_all(page, root / f"{name}.ipynb", timeout=120) == []
-    page.wait_for_selector(".cxr")
+    page.wait_for_selector(".cxr [role=status], .cxr .widget-upload")
     yield page
     lab.shut_down(page)
     page.close()
@@ -278,6 +279,10 @@ def choose(page, path):
     with page.expect_file_chooser() as opened:
         page.keyboard.press("Enter")
     opened.value.set_files(path)
+
+
+def test_make_lab_lets_a_dicom_file_through():
+    assert f"--ServerApp.tornado_settings='{lab.UPLOADS}'" in (Path(__file__).parents[2] / "Makefile").read_text()
 
 
 def test_files_of_ones_own(chrome, server, tmp_path):
