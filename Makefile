@@ -47,7 +47,8 @@ test-oldest: setup ## the tests with the oldest versions that pyproject.toml all
 
 lab: setup ## JupyterLab on this machine, at its start page
 	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) \
-		--notebook-dir=. --LabApp.app_settings_dir=notebooks/lab --LabApp.default_url=/lab/tree/notebooks/START.md $(ARGS)
+		--ServerApp.tornado_settings='{"websocket_max_message_size":268435456}' --notebook-dir=. \
+		--LabApp.app_settings_dir=notebooks/lab --LabApp.default_url=/lab/tree/notebooks/START.md $(ARGS)
 
 labtest: setup ## every notebook in JupyterLab in a real browser: restart the kernel, run all cells (ARGS="--times 2")
 	$(BIN)/python -m tests.browser.restart_and_run_all $(ARGS)

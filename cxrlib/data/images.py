@@ -12,7 +12,7 @@ films give 1.00. The window of the header is applied because NIH applied it (Wan
 
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -70,28 +70,30 @@ def read_image(path: str | Path, image_size: int) -> np.ndarray:
     return read_radiograph(path).square(image_size)
 
 
-def read_radiograph(path: str | Path) -> Radiograph:
+def read_radiograph(path: str | Path | BinaryIO) -> Radiograph:
     """A PNG, JPEG or DICOM file in 8-bit grey.
 
+    path: or an open binary file that can seek; its `name` stands in messages.
     RGB, RGBA and palette images become their grey value (alpha is ignored); of 16-bit PNGs the upper 8 bits are kept.
     Raises BadImage for another or damaged file, more than one frame, or more pixels than any radiograph; InputError for
     a file that cannot be read at all, or whose decoder is not installed.
     """
+    name = path if isinstance(path, str | Path) else path.name
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") if name is path else nullcontext(path) as file:
             start = file.read(132)
             file.seek(0)
             return _dicom(file) if is_dicom(start) else _picture(file)
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist; expected a radiograph") from None
+        raise InputError(f"{name} does not exist; expected a radiograph") from None
     except InputError as error:
-        raise type(error)(f"{path} cannot be decoded ({error}); expected a whole PNG, JPEG or DICOM file") from None
+        raise type(error)(f"{name} cannot be decoded ({error}); expected a whole PNG, JPEG or DICOM file") from None
     except Exception as error:  # Pillow raises many types for a damaged file
         if getattr(error, "errno", None):  # an error of the disk or the network: the file may be intact
-            raise InputError(f"{path} cannot be read ({error.strerror}); expected a radiograph") from None
+            raise InputError(f"{name} cannot be read ({error.strerror}); expected a radiograph") from None
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "it is neither PNG, JPEG nor DICOM, or its header is damaged" if unknown else error
-        raise BadImage(f"{path} cannot be decoded ({reason}); expected a whole PNG, JPEG or DICOM file") from None
+        raise BadImage(f"{name} cannot be decoded ({reason}); expected a whole PNG, JPEG or DICOM file") from None
 
 
 def is_image(path: str | Path) -> bool:

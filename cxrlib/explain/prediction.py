@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -104,10 +105,11 @@ class Predictor:
         self._learned_from = {name for each in checkpoints for names in each["parts"].values() for name in names}
 
     def predict(
-        self, files: Iterable[str | Path], batch_size: int = 16, threads: int | None = None
+        self, files: Iterable[str | Path | BinaryIO], batch_size: int = 16, threads: int | None = None
     ) -> Iterator[Prediction]:
         """One `Prediction` per file, in order. A file that cannot be read gives one with its `error`.
 
+        files: paths, or open binary files with a `name`.
         threads: that decode the following batches while the models compute; default: one per core.
         """
         cases = _ahead(self._read, files, 2 * batch_size, threads or cpu_count())
@@ -116,28 +118,32 @@ class Predictor:
                 yield from self._scored(batch)
 
     def maps(self, case: Prediction, method: str = "gradcam") -> dict[str, np.ndarray]:
-        """The heat map of each positive finding, in [0, 1] and (side, side) of the first image; the models' mean."""
-        if not case.positive.any():
-            return {}
+        """The heat map of each positive finding, as in `all_maps`."""
+        positive = np.flatnonzero(case.positive)
+        mean = self.all_maps(case, method) if len(positive) else ()
+        return {FINDINGS[k]: mean[k] for k in positive}
+
+    def all_maps(self, case: Prediction, method: str = "gradcam") -> np.ndarray:
+        """The heat maps of all findings, (14, side, side) of the first image, in [0, 1]; the models' mean."""
         side, maps = len(case.images[0]), []
         for model, image in zip(self.models, case.images, strict=True):
             heat = grad_cam(model, torch.from_numpy(image)[None, None], default_layers(model, method), method)
             maps.append(interpolate(heat, size=(side, side), mode="bilinear")[0])
-        mean = torch.stack(maps).mean(dim=0).numpy()
-        return {FINDINGS[k]: mean[k] for k in np.flatnonzero(case.positive)}
+        return torch.stack(maps).mean(dim=0).numpy()
 
-    def _read(self, path: str | Path) -> Prediction:
+    def _read(self, file: str | Path | BinaryIO) -> Prediction:
+        path = Path(file if isinstance(file, str | Path) else file.name)
         try:
-            radiograph = read_radiograph(path)
+            radiograph = read_radiograph(file)
         except InputError as error:
-            return Prediction(Path(path), error=str(error))
+            return Prediction(path, error=str(error))
         images = tuple(radiograph.square(model.image_size).copy() for model in self.models)
         warnings = radiograph.warnings
         if not radiograph.header and looks_inverted(images[0]):
             warnings += (_INVERTED,)
-        if Path(path).name in self._learned_from:
+        if path.name in self._learned_from:
             warnings += ("an image of this name was used for training or validation",)
-        return Prediction(Path(path), warnings=warnings, images=images)
+        return Prediction(path, warnings=warnings, images=images)
 
     def _scored(self, batch: list[Prediction]) -> list[Prediction]:
         readable = [n for n, case in enumerate(batch) if not case.error]

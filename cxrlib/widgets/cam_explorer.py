@@ -7,9 +7,6 @@ import ipywidgets as w
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib import colormaps
-from matplotlib.colors import to_hex
-from PIL import Image
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
@@ -23,8 +20,6 @@ from cxrlib.widgets.html import SIDE
 
 KEPT = 32  # (image, method, layer) whose maps are kept: 14 maps each
 _CONTROL = {"width": "330px"}
-_COLOURS = colormaps["inferno"]
-_SCALE = ",".join(to_hex(_COLOURS(t)) for t in np.linspace(0, 1, 9))
 _SHOW = html.macros("heat.html")
 
 
@@ -126,7 +121,7 @@ class CamExplorer(w.HBox):
 
     def _fade(self) -> None:
         """Set the opacity alone, so that no picture is sent again."""
-        self._opaque.value = _SHOW.fading(self._picture.model_id, self._opacity.value, _SCALE)
+        self._opaque.value = _SHOW.fading(self._picture.model_id, self._opacity.value)
 
     def _show(self, message: str = "") -> None:
         row, k, heat = self._row.value, self._finding.value, self.maps()[self._finding.value]
@@ -139,7 +134,7 @@ class CamExplorer(w.HBox):
         self._status.value = _SHOW.case_status(message, name, finding, rows[k], lacking)
         radiograph = html.radiograph_uri(self._images[name], SIDE)
         self._picture.value = _SHOW.case_picture(
-            self._picture.model_id, name, finding, radiograph, _heat_uri(heat), boxes
+            self._picture.model_id, name, finding, radiograph, html.heat_uri(heat), boxes
         )
         self._table.value = _SHOW.case_table(rows, k)
 
@@ -149,16 +144,9 @@ class CamExplorer(w.HBox):
             "finding": [pretty(name) for name in FINDINGS],
             "score": self.predictions.scores[row],
             "threshold": self._thresholds.texts,
-            "line": np.minimum(self._thresholds.values, 1),
+            "line": self._thresholds.values,
             "positive": self._positive[row],
             "label": pd.Series(self.predictions.labels[row]).map({0: "–", 1: "yes"}).fillna("unknown"),
             "outcome": self._outcomes[row, range(len(FINDINGS))],
         }
         return pd.DataFrame(columns).to_dict("records")
-
-
-def _heat_uri(heat: np.ndarray) -> str:
-    """A map (h, w) in [0, 1] as a PNG data URI, transparent where it is 0."""
-    coloured = _COLOURS(heat, bytes=True)
-    coloured[..., 3] = 255 * np.sqrt(heat)
-    return html.data_uri(Image.fromarray(coloured), "png", compress_level=1)

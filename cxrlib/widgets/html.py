@@ -11,12 +11,15 @@ from pathlib import Path
 import ipywidgets as w
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from cxrlib.evaluation import thresholds
 from cxrlib.plots.style import BLUE, ORANGE
 
 SIDE = 448  # pixels of a radiograph under its heat map
+_HEAT = colormaps["inferno"]
 WRAP = {"flex_flow": "row wrap", "align_items": "flex-start"}
 COLOURS = {
     "NEGATIVE": to_hex(BLUE),
@@ -41,8 +44,8 @@ _TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_TEMPLATES.globals |= COLOURS | {"SIDE": SIDE}
-_TEMPLATES.filters["number"] = number
+_TEMPLATES.globals |= COLOURS | {"SIDE": SIDE, "HEAT_SCALE": ",".join(map(to_hex, _HEAT(np.linspace(0, 1, 9))))}
+_TEMPLATES.filters |= {"number": number, "score": thresholds.number}
 STYLE = f"<style>{_TEMPLATES.get_template('explorer.css').render()}</style>"
 
 
@@ -62,6 +65,13 @@ def radiograph_uri(grey: np.ndarray, side: int) -> str:
     """A radiograph (h, w) uint8 as a JPEG of side x side pixels, as a data URI."""
     picture = Image.fromarray(np.asarray(grey)).resize((side, side), Image.Resampling.BILINEAR)
     return data_uri(picture, "jpeg", quality=80)
+
+
+def heat_uri(heat: np.ndarray) -> str:
+    """A map (h, w) in [0, 1] as a PNG data URI, transparent where it is 0."""
+    coloured = _HEAT(heat, bytes=True)
+    coloured[..., 3] = 255 * np.sqrt(heat)
+    return data_uri(Image.fromarray(coloured), "png", compress_level=1)
 
 
 def step_slider(values, description: str, tooltip: str, width: str = "430px") -> w.SelectionSlider:

@@ -13,6 +13,7 @@ from pathlib import Path
 import nbformat
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+UPLOADS = '{"websocket_max_message_size":268435456}'  # bytes, as make lab has it: large enough for a DICOM file
 _START = 90  # seconds that a busy machine may take
 
 
@@ -31,7 +32,8 @@ def jupyter_lab(root: Path, home: Path):
     places = {name: str(home / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
     places |= {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces")}
     options = ["--ip=127.0.0.1", f"--port={port}", "--no-browser", "--allow-root", "--expose-app-in-browser",
-               f"--ServerApp.root_dir={root}", "--IdentityProvider.token=", "--ServerApp.password=",
+               f"--ServerApp.root_dir={root}", f"--ServerApp.tornado_settings={UPLOADS}",
+               "--IdentityProvider.token=", "--ServerApp.password=",
                "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]  # fmt: skip
     quietly = {"TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_PATH": "1"}  # the kernel of this environment
     quiet = home / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"

@@ -4,15 +4,19 @@ import re
 import statistics
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
+from PIL import Image
 
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
 from tests.browser import lab
+from tests.cli.test_predict import checkpoint
+from tests.data.test_images import chest, dicom
 
 PRESSES = 50
 MEDIAN, WORST = 150, 400  # milliseconds from the key to the repainted page
@@ -57,6 +61,12 @@ pictures = {name: rng.integers(0, 256, (32, 32), dtype=np.uint8) for name in val
 CamExplorer(build_model("mobilenet_v2", "none", 32), pictures, val, Thresholds(np.full(14, 0.2)))
 """
 
+OWN_CELL = """
+from cxrlib.widgets import own_radiograph
+
+own_radiograph.OwnRadiograph(["m.pth"])
+"""
+
 
 @pytest.fixture(scope="module")
 def server(chrome, tmp_path_factory):
@@ -67,8 +77,9 @@ def server(chrome, tmp_path_factory):
     scores = 1 / (1 + np.exp(2.5 - 2 * labels - rng.normal(0, 1, labels.shape)))
     images = np.array([f"{90000 + i:08d}_000.png" for i in range(len(labels))])
     Predictions(scores, labels, images, np.arange(len(labels))).save(root / "val.npz")
+    checkpoint(root / "m.pth", thresholds=0.45)
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    for name, cell in (("explore", CELL), ("maps", CAM_CELL)):
+    for name, cell in (("explore", CELL), ("maps", CAM_CELL), ("own", OWN_CELL)):
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)], metadata=kernel)
         nbformat.write(notebook, root / f"{name}.ipynb")
     with lab.jupyter_lab(root, home) as address:
@@ -83,7 +94,7 @@ def shown(chrome, server, name):
     page.set_default_timeout(60_000)
     lab.open_notebook(page, address, f"{name}.ipynb")
     assert lab.restart_and_run_all(page, root / f"{name}.ipynb", timeout=120) == []
-    page.wait_for_selector(".cxr [role=status]")
+    page.wait_for_selector(".cxr [role=status], .cxr .widget-upload")
     yield page
     lab.shut_down(page)
     page.close()
@@ -260,3 +271,51 @@ def test_the_heat_map_fades_and_steps(chrome, server):
         page.keyboard.press("Enter")
         page.wait_for_function("before => document.querySelector('.cxr img').src !== before", arg=before[0])
         assert "false positive" in numbers(page)
+
+
+def choose(page, path):
+    """Open the button's dialogue with the keyboard, and choose a file in it."""
+    page.get_by_role("button", name="Choose a radiograph").focus()
+    with page.expect_file_chooser() as opened:
+        page.keyboard.press("Enter")
+    opened.value.set_files(path)
+
+
+def test_make_lab_lets_a_dicom_file_through():
+    assert f"--ServerApp.tornado_settings='{lab.UPLOADS}'" in (Path(__file__).parents[2] / "Makefile").read_text()
+
+
+def test_files_of_ones_own(chrome, server, tmp_path):
+    """`OwnRadiograph`: a PNG and a large DICOM are shown with bars and map, a text file is refused in a sentence."""
+    Image.fromarray(np.round(chest(200) * 255).astype(np.uint8)).save(tmp_path / "film.png")
+    values = np.round(chest(2900) * 4095).astype(np.uint16)  # 16.8 MB
+    dicom(tmp_path / "a", values, PhotometricInterpretation="MONOCHROME1")
+    (tmp_path / "notes.txt").write_text("no image")
+    with shown(chrome, server, "own") as page:
+        finding = page.get_by_label("Finding")
+        assert page.locator(".cxr img").count() == 0
+        assert finding.is_disabled()
+        choose(page, tmp_path / "film.png")
+        page.wait_for_selector('.cxr img[alt="radiograph film.png"]')
+        assert page.locator(".cxr tr svg").count() == len(FINDINGS)
+        sizes = page.locator(".cxr img").evaluate_all("all => all.map(one => one.naturalWidth)")
+        assert len(sizes) == 2
+        assert all(sizes), "the radiograph and the map over it are pictures"
+        heat, status = page.locator(".cxr .heat"), page.locator(".cxr [role=status]")
+        assert "film.png, predicted positive: " in status.inner_text()
+        before, other = heat.get_attribute("src"), "Hernia" if "Hernia" not in heat.get_attribute("alt") else "Mass"
+        finding.select_option(label=other)
+        page.wait_for_selector(f'.cxr img[alt="heat map of {other}"]')
+        assert f"{other}: probability" in status.inner_text()
+        assert heat.get_attribute("src") != before
+        choose(page, tmp_path / "a")
+        page.wait_for_selector('.cxr img[alt="radiograph a"]')
+        assert "the header says MONOCHROME1" in page.locator(".cxr").inner_text()
+        choose(page, tmp_path / "notes.txt")
+        alert = page.wait_for_selector(".cxr [role=alert]").inner_text()
+        assert alert.startswith("Not predicted. notes.txt cannot be decoded")
+        assert page.locator(".cxr img").count() == page.locator(".cxr tr").count() == 0
+        page.evaluate("jupyterapp.commands.execute('docmanager:save')")
+    text = (server[1] / "own.ipynb").read_text()
+    assert "OwnRadiograph(mobilenet_v2)" in text
+    assert "data:image" not in text

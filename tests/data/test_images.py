@@ -94,6 +94,19 @@ def test_the_window_clips_and_the_table_maps(tmp_path):
     assert np.abs(mapped - EXPECTED).max() <= 2
 
 
+def test_an_open_file_is_read_as_its_path(tmp_path):
+    for path in (dicom(tmp_path / "a"), tmp_path / "a.png"):
+        if path.suffix:
+            Image.fromarray(EXPECTED.astype(np.uint8)).save(path)
+        file = io.BytesIO(path.read_bytes())
+        file.name = "given"
+        np.testing.assert_array_equal(read_radiograph(file).grey, read_radiograph(path).grey)
+    broken = io.BytesIO(b"no image")
+    broken.name = "given"
+    with pytest.raises(BadImage, match=r"^given cannot be decoded"):
+        read_radiograph(broken)
+
+
 def test_a_header_that_lies_is_corrected_and_said(tmp_path):
     path = dicom(tmp_path / "a.dcm", PhotometricInterpretation="MONOCHROME1")
     read = read_radiograph(path)

@@ -433,6 +433,14 @@ def test_boxes_on_demand(cam):
     assert "There is no box of Mass" in cam._status.value
 
 
+def test_a_small_score_is_shown_with_the_digits_of_its_threshold(model, pictures, val):
+    few = val.take(np.arange(3))
+    few.scores[:] = 0.0042
+    cam = CamExplorer(model, pictures, few, Thresholds(np.full(14, 0.0061)))
+    assert "score 0.0042, threshold 0.0061" in cam._status.value
+    assert "0.0042" in cam._table.value
+
+
 def test_no_more_maps_are_kept_than_said(model, pictures, val, tuned, monkeypatch):
     monkeypatch.setattr("cxrlib.widgets.cam_explorer.KEPT", 3)
     cam = CamExplorer(model, pictures, val, tuned)
