@@ -1,15 +1,15 @@
 """Whether an image is of the kind that a model was trained on: an upright frontal chest radiograph, of such a hospital.
 
-An image is described by its standardized grey values on 8 x 8 cells, the amount of detail on 4 x 4 cells, brightness
-and contrast, and the input of the model's head: 64 principal components and what they leave. Two scores follow: the
-Mahalanobis distance from the training images (Lee et al. 2018), and a linear discriminant between these and images made
-from them: turned, inverted, cut out. Both covariances have Ledoit-Wolf shrinkage.
+An image is described by its standardized grey values on 8 x 8 cells, the amount of detail on 4 x 4 cells, brightness,
+contrast, and 64 principal components of the input of the model's head. Two scores follow: the Mahalanobis distance from
+the training images (Lee et al. 2018), and a linear discriminant between these and images made from them: turned,
+inverted, cut out. Both covariances have Ledoit-Wolf shrinkage.
 
-Chosen on the validation part of nih-mini (EfficientNet-Lite0, 128 pixels), each with 1 % of its radiographs over the
-limit. Found of those upside down, inverted and cut out: 3, 3 and 28 % by the distance of the features alone, as the
-network's last layer keeps little of this; 99, 99 and 77 % by that of the description; 100, 99 and 73 % by the distance
-to the fifth nearest training image, for which all of these would have to be kept; 100, 100 and 100 % by the
-discriminant, which finds 8 % of noise, where the distance finds all.
+Chosen on the validation part of nih-mini (EfficientNet-Lite0, 128 pixels), with 1 % of its radiographs over the limit.
+Found of those upside down, inverted and cut out: 3, 3 and 28 % by the distance of all features alone, as the network's
+last layer keeps little of this; 99, 99 and 52 % by that of the pixels alone; 100, 99 and 75 % by that of both; 66, 99
+and 41 % by the distance to the fifth nearest training image, for which all of these would have to be kept. The
+discriminant finds 100, 99 and 100 %, but 15 % of noise, where the distance finds all.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
 KINDS = ("a radiograph turned to the left", "a radiograph upside down", "a radiograph turned to the right",
          "an inverted radiograph (air bright, bone dark)", "a part of a radiograph")  # fmt: skip
 _MOST, _MOST_MADE = 1000, 128  # images of a part, and images made of each kind: more of them change little
-_LEAST = 20  # images of a part, to fit anything
+_LEAST = 25  # images of a part; a limit on fewer would say nothing
 _COMPONENTS = 64
 _PIXELS = 64 + 16 + 2  # of the description
 _FLAGGED, _REFUSED = 0.995, 0.99  # quantiles of validation images, and of the same altered as another hospital may do
@@ -43,10 +43,9 @@ class Familiarity:
 
     def __init__(self, fitted: dict[str, torch.Tensor], width: int):
         components = len(fitted.get("components", ()))
-        length = _PIXELS + components + 1
-        shapes = {"mean": (width,), "std": (width,), "components": (components, width), "centre": (length,),
-                  "whiten": (length, length), "coef": (len(KINDS), length), "intercept": (len(KINDS),),
-                  "limits": (2, 2)}  # fmt: skip
+        length = _PIXELS + components
+        shapes = {"mean": (width,), "components": (components, width), "centre": (length,), "whiten": (length, length),
+                  "coef": (len(KINDS), length), "intercept": (len(KINDS),), "limits": (2, 2)}  # fmt: skip
         if {name: tuple(value.shape) for name, value in fitted.items()} != shapes:
             raise InputError("the checkpoint's record of its training images (familiarity) does not fit its model; "
                              "train again")  # fmt: skip
@@ -70,7 +69,7 @@ class Familiarity:
 
 
 def fit_familiarity(model: ChestXrayModel, train, val) -> dict[str, torch.Tensor] | None:
-    """Fit on at most 1,000 training images, set the limits on as many of validation; None where a part is under 20.
+    """Fit on at most 1,000 training images, set the limits on as many of validation; None where a part is under 25.
 
     train, val: datasets. Returns tensors for the field `familiarity` of a checkpoint, about half a megabyte.
     """
@@ -87,11 +86,11 @@ def fit_familiarity(model: ChestXrayModel, train, val) -> dict[str, torch.Tensor
     altered = augment(y[: 2 * _MOST_MADE], _ALTERED, generator=torch.Generator().manual_seed(0))
     of_x, of_y, of_altered, *of_made = (_features(model, each) for each in (x, y, altered, *made))
 
-    std = of_x.std(dim=0)
-    fitted = {"mean": of_x.mean(dim=0), "std": torch.where(std > 1e-6, std, 1e9)}  # such as dead units
-    count = min(_COMPONENTS, len(x) - 1, of_x.shape[1])
-    pca = PCA(count, svd_solver="full").fit((of_x - fitted["mean"]) / fitted["std"])
-    fitted["components"] = torch.from_numpy(pca.components_ / np.sqrt(pca.explained_variance_ + 1e-9)[:, None])
+    mean, std = of_x.mean(dim=0), of_x.std(dim=0)
+    std = torch.where(std > 1e-6, std, torch.inf)  # dead units are left out
+    pca = PCA(min(_COMPONENTS, len(x) - 1, len(mean)), svd_solver="full").fit((of_x - mean) / std)
+    axes = pca.components_ / np.sqrt(pca.explained_variance_ + 1e-9)[:, None]
+    fitted = {"mean": mean, "components": torch.from_numpy(axes) / std}
     known, *others = (_description(fitted, *each).numpy() for each in ((of_x, x), *zip(of_made, made, strict=True)))
 
     shape = LedoitWolf().fit(known)
@@ -152,17 +151,13 @@ def _features(model: ChestXrayModel, images: torch.Tensor) -> torch.Tensor:
 
 
 def _description(fitted: dict, features: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """(b, 82 + components + 1) float64; the factors give each part about the spread of a standardized cell."""
-    z = (features.double() - fitted["mean"]) / fitted["std"]
-    parts = z @ fitted["components"].T  # each of variance 1 in training
-    within = (parts / fitted["components"].norm(dim=1)).square().sum(dim=1)
-    rest = 3 * (z.square().sum(dim=1) - within).clamp(min=1e-6).log()
+    """(b, 82 + components) float64: pixels, and components of variance 1 in training."""
     pixels = torch.cat([_pixels(batch) for batch in images.cpu().split(64)])
-    return torch.cat([pixels, parts, rest[:, None]], dim=1)
+    return torch.cat([pixels, (features.double() - fitted["mean"]) @ fitted["components"].T], dim=1)
 
 
 def _pixels(images: torch.Tensor) -> torch.Tensor:
-    """(b, 82) float64: cells, detail, brightness and contrast."""
+    """(b, 82) float64: cells, detail, brightness, contrast; factors give them about the spread of the components."""
     x = to_unit(images).double()
     cells = F.adaptive_avg_pool2d(x, 8).flatten(1)
     cells = (cells - cells.mean(dim=1, keepdim=True)) / cells.std(dim=1, keepdim=True).clamp(min=1 / 64)
