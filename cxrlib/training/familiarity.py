@@ -71,7 +71,7 @@ class Familiarity:
 def fit_familiarity(model: ChestXrayModel, train, val) -> dict[str, torch.Tensor] | None:
     """Fit on at most 1,000 training images, set the limits on as many of validation; None where a part is under 25.
 
-    train, val: datasets. Returns tensors for the field `familiarity` of a checkpoint, about half a megabyte.
+    train, val: datasets. Returns the field `familiarity` of a checkpoint, half a megabyte of tensors (VGG16: one).
     """
     from sklearn.covariance import LedoitWolf  # here, as half a second of a prediction that needs none of them
     from sklearn.decomposition import PCA
@@ -89,15 +89,15 @@ def fit_familiarity(model: ChestXrayModel, train, val) -> dict[str, torch.Tensor
     mean, std = of_x.mean(dim=0), of_x.std(dim=0)
     std = torch.where(std > 1e-6, std, torch.inf)  # dead units are left out
     pca = PCA(min(_COMPONENTS, len(x) - 1, len(mean)), svd_solver="full").fit((of_x - mean) / std)
-    axes = pca.components_ / np.sqrt(pca.explained_variance_ + 1e-9)[:, None]
+    axes = pca.components_ / np.sqrt(pca.explained_variance_ + 1e-3)[:, None]
     fitted = {"mean": mean, "components": torch.from_numpy(axes) / std}
     known, *others = (_description(fitted, *each).numpy() for each in ((of_x, x), *zip(of_made, made, strict=True)))
 
     shape = LedoitWolf().fit(known)
     fitted["centre"] = torch.from_numpy(shape.location_)
     fitted["whiten"] = torch.from_numpy(np.linalg.cholesky(shape.precision_))
-    kinds = np.repeat(np.arange(len(others) + 1), [len(each) for each in (known, *others)])
-    lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=np.full(len(others) + 1, 1 / 6))
+    kinds = np.repeat(range(6), [len(each) for each in (known, *others)])
+    lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=[1 / 6] * 6)
     lda.fit(np.concatenate([known, *others]), kinds)
     fitted["coef"] = torch.from_numpy(lda.coef_[1:] - lda.coef_[0])
     fitted["intercept"] = torch.from_numpy(lda.intercept_[1:] - lda.intercept_[0])
