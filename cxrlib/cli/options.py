@@ -95,6 +95,7 @@ class PredictOptions(Config):
     no_page: bool = Field(False, description="write no predictions.html, and compute no heat maps")
     as_json: bool = Field(False, description="one JSON object per image and line on the screen, for programs")
     batch_size: int = Field(16, ge=1, description="images per step")
+    force: bool = Field(False, description="also predict what is no frontal chest radiograph as in training")
     threads: int = Field(0, ge=0, description="that decode ahead; 0 for one per core")
     device: Literal[DEVICES] = Field("auto", description=", ".join(DEVICES))
 

@@ -20,7 +20,7 @@ import torch
 from joblib import cpu_count
 from torch.nn.functional import interpolate
 
-from cxrlib.core.errors import InputError
+from cxrlib.core.errors import InputError, printable
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.images import looks_inverted, read_radiograph
 from cxrlib.evaluation.calibration import operating_point
@@ -30,10 +30,12 @@ from cxrlib.explain.gradcam import default_layers, grad_cam
 from cxrlib.models.architectures import model_from_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint
 from cxrlib.training.device import pick_device
+from cxrlib.training.familiarity import Familiarity, caught_features
 from cxrlib.training.inference import scores_of
 from cxrlib.training.memory import kept_memory
 
 _INVERTED = "air is bright and bone dark, as in an inverted radiograph; it is scored as it is"
+_UNCHECKED = "not compared with the training images, of which the checkpoint has no record (train again)"
 _NOT_TUNED = "no threshold is tuned: run cxr eval --update_checkpoint"
 
 
@@ -41,8 +43,8 @@ _NOT_TUNED = "no threshold is tuned: run cxr eval --update_checkpoint"
 class Prediction:
     """What is predicted for one image.
 
-    error: why it could not be read; then there is nothing else. warnings: sentences about the image. images: as each
-    model gets it, (side, side) uint8. scores, members: (models, 14) raw and calibrated scores of each model.
+    error: why it could not be read or is refused; then there are no scores. warnings: sentences about the image.
+    images: as each model gets it, (side, side) uint8. scores, members: (models, 14) raw and calibrated, of each model.
     thresholds: (14,) on the calibrated scores, NaN where none is tuned, and notes (14 texts) say why.
     """
 
@@ -89,11 +91,12 @@ class Prediction:
 class Predictor:
     """One or several trained models, each with its calibration and thresholds.
 
-    Of several, the calibrated scores are averaged, and compared with the mean of the models' thresholds.
+    Of several, the calibrated scores are averaged, and compared with the mean of the models' thresholds. An image that
+    none of them takes for a radiograph as in its training is refused, or with `force` predicted with a warning.
     Raises InputError for files that are no checkpoints.
     """
 
-    def __init__(self, weights: Sequence[str | Path], device: str = "auto"):
+    def __init__(self, weights: Sequence[str | Path], device: str = "auto", force: bool = False):
         self.names = [str(path) for path in weights]
         if not self.names:
             raise InputError("no checkpoint is given; expected one or more (model_best.pth)")
@@ -101,13 +104,16 @@ class Predictor:
         points = [operating_point(checkpoint) for checkpoint in checkpoints]
         self.models = [model_from_checkpoint(checkpoint).to(pick_device(device)) for checkpoint in checkpoints]
         self.thresholds, self.notes = _mean_thresholds([thresholds for _, thresholds in points])
+        self.force, pairs = force, zip(checkpoints, self.models, strict=True)
+        kinds = ((each.get("familiarity"), model.head.in_features) for each, model in pairs)
+        self._familiarity = [None if fitted is None else Familiarity(fitted, width) for fitted, width in kinds]
         self._calibrators = [calibrator for calibrator, _ in points]
         self._learned_from = {name for each in checkpoints for names in each["parts"].values() for name in names}
 
     def predict(
         self, files: Iterable[str | Path | BinaryIO], batch_size: int = 16, threads: int | None = None
     ) -> Iterator[Prediction]:
-        """One `Prediction` per file, in order. A file that cannot be read gives one with its `error`.
+        """One `Prediction` per file, in order. A file that cannot be read or is refused gives one with its `error`.
 
         files: paths, or open binary files with a `name`.
         threads: that decode the following batches while the models compute; default: one per core.
@@ -147,17 +153,27 @@ class Predictor:
 
     def _scored(self, batch: list[Prediction]) -> list[Prediction]:
         readable = [n for n, case in enumerate(batch) if not case.error]
-        raw = []
+        raw, verdicts = [], []
         for number, model in enumerate(self.models if readable else ()):
             images = torch.from_numpy(np.stack([batch[n].images[number] for n in readable]))[:, None]
-            with torch.inference_mode():
+            with torch.inference_mode(), caught_features(model) as features:
                 raw.append(scores_of(model, images.to(model.mean.device)).cpu().numpy())
+            if self._familiarity[number] is not None:
+                verdicts.append(self._familiarity[number].judge(features[0], images))
         calibrated = [one.calibrate(scores) for one, scores in zip(self._calibrators, raw, strict=False)]
         for place, n in enumerate(readable):
             scores, members = (np.stack([of_model[place] for of_model in each]) for each in (raw, calibrated))
             how = {"scores": scores, "members": members, "thresholds": self.thresholds, "notes": self.notes}
-            batch[n] = replace(batch[n], **how)
+            batch[n] = self._judged(replace(batch[n], **how), [of_model[place] for of_model in verdicts])
         return batch
+
+    def _judged(self, case: Prediction, verdicts: list[tuple[bool, str]]) -> Prediction:
+        """The case with what the models say of its kind; refused where each of them refuses it."""
+        reasons = tuple(dict.fromkeys(reason for _, reason in verdicts if reason)) if verdicts else (_UNCHECKED,)
+        if verdicts and all(refused for refused, _ in verdicts) and not self.force:
+            error = f"{printable(case.path)} is refused: {reasons[0]}; --force predicts it all the same"
+            return Prediction(case.path, error=error, warnings=case.warnings, images=case.images)
+        return replace(case, warnings=case.warnings + reasons)
 
 
 def _mean_thresholds(points: list[Thresholds | None]) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -180,7 +180,8 @@ def save_checkpoint(path: str | Path, model: ChestXrayModel, **fields) -> Path:
     """Write a checkpoint atomically; `torch.load(weights_only=True)` can read it.
 
     fields: the remaining fields, as plain data: parts ({"train": images, "val": images}), config, epoch, val_auroc;
-    thresholds and calibration, each None until tuned, then the dict of `Thresholds.to_dict` or `Calibrator.to_dict`.
+    thresholds and calibration, each None until tuned, then the dict of `Thresholds.to_dict` or `Calibrator.to_dict`;
+    familiarity, tensors of `training.familiarity`, or None.
     """
     norm = ARCHITECTURES[model.arch].norm
     content = {
@@ -192,6 +193,7 @@ def save_checkpoint(path: str | Path, model: ChestXrayModel, **fields) -> Path:
         "std": list(norm[1]),
         "thresholds": None,
         "calibration": None,
+        "familiarity": None,
         "state_dict": {name: value.detach().cpu() for name, value in model.state_dict().items()},
     }
     return write_checkpoint(path, content | fields)

@@ -54,6 +54,7 @@ class _Content(_Checked):
     val_auroc: float = Field(None, ge=0, le=1)
     thresholds: dict[str, JsonValue] | None = None
     calibration: dict[str, JsonValue] | None = None
+    familiarity: dict[str, torch.Tensor] | None = None
 
 
 def write_checkpoint(path: str | Path, content: dict) -> Path:
@@ -116,7 +117,8 @@ def _check(path: Path, checkpoint: dict) -> None:
         places = [each["loc"] for each in error.errors(include_url=False, include_context=False, include_input=False)]
         wrong = dict.fromkeys(" ".join(map(str, loc[: 2 if loc[0] == "config" else 1])) for loc in places)
         raise InputError(f"{path} has unusable {some(wrong)}; {_EXPECTED}") from None
-    weights = [name for name, value in checkpoint["state_dict"].items() if not _numbers(value)]
+    stored = checkpoint["state_dict"] | (checkpoint.get("familiarity") or {})
+    weights = [name for name, value in stored.items() if not _numbers(value)]
     if weights:
         raise InputError(f"{path} has weights that are not finite ({some(weights, 3)}); {_EXPECTED}")
 

@@ -209,7 +209,7 @@ def _member(config: TrainConfig, entries, images, test: pd.DataFrame, folder: Pa
         set_aside(folder)
     if not (folder / "predictions_test.npz").is_file():
         write_json(path, asked)
-        fit(config, entries, images, folder, progress)
+        fit(config, entries, images, folder, progress, familiarity=False)
         model = model_from_checkpoint(load_checkpoint(folder / "model_best.pth")).to(pick_device(config.device))
         predict(model, make_dataset(test, images, config.image_size)).save(folder / "predictions_test.npz")
         (folder / "model_last.pth").unlink(missing_ok=True)  # not needed; half a gigabyte for VGG16

@@ -4,6 +4,7 @@ The order of the images, the augmentation and the dropout of a step depend only 
 Thus a killed run that resumes from its last saved state ends with bit-identical weights.
 """
 
+import os
 import time
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from cxrlib.models.architectures import build_model, save_checkpoint
 from cxrlib.models.checkpoints import SUFFIXES, write_checkpoint
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.costs import choose
-from cxrlib.training.device import make_accelerator
+from cxrlib.training.device import make_accelerator, pick_device
+from cxrlib.training.familiarity import remember_training
 from cxrlib.training.inference import predict
 from cxrlib.training.inputs import datasets, parts_to_remember
 from cxrlib.training.losses import make_loss
@@ -42,6 +44,7 @@ def fit(
     images: ImageCache | dict[str, Path],
     out: str | Path,
     progress: bool = True,
+    familiarity: bool = True,
 ) -> pd.DataFrame:
     """Train on the training split and select the epoch on the validation split; the test split is not used.
 
@@ -57,14 +60,21 @@ def fit(
         images: An `ImageCache` of config.image_size, or {name: path}.
         out: The folder of the run.
         progress: Whether to show progress bars.
+        familiarity: Whether to add what tells that an image is not like those of the run (`training.familiarity`).
 
     Returns one row per epoch: epoch, lr, train_loss, val_loss, val_auroc (macro), images_per_s, seconds, best. Raises
     InputError if a split is empty, no finding has a validation AUROC, the loss is not finite, or, with config.resume,
     `out` has a run of another configuration.
     """
-    if config.mode == "probe":
-        return fit_probe(config, entries, images, out, progress)
-    out = Path(out)
+    out, train = Path(out), fit_probe if config.mode == "probe" else _train
+    history = train(config, entries, images, out, progress)
+    if familiarity and os.environ.get("RANK", "0") == "0":  # the first of several processes
+        paths = [out / f"model_{name}.pth" for name in ("best", "last")]
+        remember_training(paths, *datasets(config, entries, images), pick_device(config.device))
+    return history
+
+
+def _train(config: TrainConfig, entries: pd.DataFrame, images, out: Path, progress: bool) -> pd.DataFrame:
     training = _Training(config, entries, images, out, progress)
     if config.resume and (history := finished(out, training.identity)) is not None:
         return history

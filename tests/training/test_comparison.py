@@ -41,9 +41,12 @@ def trained(monkeypatch):
     """The folders that were trained in."""
     folders = []
     original = comparison.fit
-    monkeypatch.setattr(
-        comparison, "fit", lambda *args: (folders.append(f"{args[3].parent.name}/{args[3].name}"), original(*args))[1]
-    )
+
+    def fit(*args, **options):
+        folders.append(f"{args[3].parent.name}/{args[3].name}")
+        return original(*args, **options)
+
+    monkeypatch.setattr(comparison, "fit", fit)
     return folders
 
 

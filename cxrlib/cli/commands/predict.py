@@ -21,9 +21,9 @@ _COLUMNS = ("image", "finding", "score", "probability", "low", "high", "threshol
 
 
 def run(options: PredictOptions) -> int:
-    """Predict every image, one line each; exit code 1 where one could not be read."""
+    """Predict every image, one line each; exit code 1 where one could not be read or is refused."""
     files, out = _files(options.images), Path(options.out)
-    predictor = Predictor(options.weights, options.device)
+    predictor = Predictor(options.weights, options.device, options.force)
     failed: list[str] = []
     # both files take their names in the end, and a folder that cannot be written is an error before the first image
     with written_whole(out / "predictions.csv") as beside, beside.open("w", newline="", encoding="utf-8") as table:
@@ -36,7 +36,7 @@ def run(options: PredictOptions) -> int:
     about = sys.stderr if options.as_json else sys.stdout
     print(f"wrote {out / 'predictions.csv'}{'' if options.no_page else ' and predictions.html'}", file=about)
     if failed:
-        print(f"{len(failed)} of {len(files):,} images cannot be read: {some(failed)}", file=sys.stderr)
+        print(f"{len(failed)} of {len(files):,} images are not predicted: {some(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 

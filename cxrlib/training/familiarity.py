@@ -1,0 +1,174 @@
+"""Whether an image is of the kind that a model was trained on: an upright frontal chest radiograph, of such a hospital.
+
+An image is described by its standardized grey values on 8 x 8 cells, the amount of detail on 4 x 4 cells, brightness,
+contrast, and 64 principal components of the input of the model's head. Two scores follow: the Mahalanobis distance from
+the training images (Lee et al. 2018), and a linear discriminant between these and images made from them: turned,
+inverted, cut out. Both covariances have Ledoit-Wolf shrinkage.
+
+Chosen on the validation part of nih-mini (EfficientNet-Lite0, 128 pixels), with 1 % of its radiographs over the limit.
+Found of those upside down, inverted and cut out: 3, 3 and 28 % by the distance of all features alone, as the network's
+last layer keeps little of this; 99, 99 and 52 % by that of the pixels alone; 100, 99 and 75 % by that of both; 66, 99
+and 41 % by the distance to the fifth nearest training image, for which all of these would have to be kept. The
+discriminant finds 100, 99 and 100 %, but 15 % of noise, where the distance finds all.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from cxrlib.core.errors import InputError
+from cxrlib.data.dataset import augment, to_unit
+from cxrlib.models.architectures import ChestXrayModel, in_mode, model_from_checkpoint
+from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
+
+KINDS = ("a radiograph turned to the left", "a radiograph upside down", "a radiograph turned to the right",
+         "an inverted radiograph (air bright, bone dark)", "a part of a radiograph")  # fmt: skip
+_MOST, _MOST_MADE = 1000, 128  # images of a part, and images made of each kind: more of them change little
+_LEAST = 25  # images of a part; a limit on fewer would say nothing
+_COMPONENTS = 64
+_PIXELS = 64 + 16 + 2  # of the description
+_FLAGGED, _REFUSED = 0.995, 0.99  # quantiles of validation images, and of the same altered as another hospital may do
+_ALTERED = 2.0  # strength of `augment`
+
+
+class Familiarity:
+    """What a checkpoint holds to tell the kind of an image, as `fit_familiarity` returns it.
+
+    Raises InputError where shapes do not belong together or to a model with `width` features.
+    """
+
+    def __init__(self, fitted: dict[str, torch.Tensor], width: int):
+        components = len(fitted.get("components", ()))
+        length = _PIXELS + components
+        shapes = {"mean": (width,), "components": (components, width), "centre": (length,), "whiten": (length, length),
+                  "coef": (len(KINDS), length), "intercept": (len(KINDS),), "limits": (2, 2)}  # fmt: skip
+        if {name: tuple(value.shape) for name, value in fitted.items()} != shapes:
+            raise InputError("the checkpoint's record of its training images (familiarity) does not fit its model; "
+                             "train again")  # fmt: skip
+        self._fitted = {name: value.double() for name, value in fitted.items()}
+
+    def judge(self, features: torch.Tensor, images: torch.Tensor) -> list[tuple[bool, str]]:
+        """Of each image whether it is to be refused, and a sentence, which is empty for an image as in training.
+
+        features: (b, width), the input of the model's head for the images (b, 1, h, w).
+        """
+        x = _description(self._fitted, features, images)
+        scores, nearest = _scores(self._fitted, x)
+        flagged, refused = ((scores > limits).any(dim=1).tolist() for limits in self._fitted["limits"])
+        verdicts = []
+        for flag, refuse, kind in zip(flagged, refused, nearest.tolist(), strict=True):
+            reason = "unlike the radiographs that the model was trained on" if flag else ""
+            if refuse:
+                reason = f"no upright frontal chest radiograph as in training; nearest to {KINDS[kind]}"
+            verdicts.append((refuse, reason))
+        return verdicts
+
+
+def fit_familiarity(model: ChestXrayModel, train, val) -> dict[str, torch.Tensor] | None:
+    """Fit on at most 1,000 training images, set the limits on as many of validation; None where a part is under 25.
+
+    train, val: datasets. Returns the field `familiarity` of a checkpoint, half a megabyte of tensors (VGG16: one).
+    """
+    from sklearn.covariance import LedoitWolf  # here, as half a second of a prediction that needs none of them
+    from sklearn.decomposition import PCA
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    if min(len(train), len(val)) < _LEAST:
+        return None
+    rng = np.random.default_rng(0)
+    rows = [rng.permutation(len(part))[:_MOST].tolist() for part in (train, val)]
+    x, y = (torch.stack([part[row][0] for row in chosen]) for part, chosen in zip((train, val), rows, strict=True))
+    made = _made(x[:_MOST_MADE], rng)
+    altered = augment(y[: 2 * _MOST_MADE], _ALTERED, generator=torch.Generator().manual_seed(0))
+    of_x, of_y, of_altered, *of_made = (_features(model, each) for each in (x, y, altered, *made))
+
+    mean, std = of_x.mean(dim=0), of_x.std(dim=0)
+    std = torch.where(std > 1e-6, std, torch.inf)  # dead units are left out
+    pca = PCA(min(_COMPONENTS, len(x) - 1, len(mean)), svd_solver="full").fit((of_x - mean) / std)
+    axes = pca.components_ / np.sqrt(pca.explained_variance_ + 1e-3)[:, None]
+    fitted = {"mean": mean, "components": torch.from_numpy(axes) / std}
+    known, *others = (_description(fitted, *each).numpy() for each in ((of_x, x), *zip(of_made, made, strict=True)))
+
+    shape = LedoitWolf().fit(known)
+    fitted["centre"] = torch.from_numpy(shape.location_)
+    fitted["whiten"] = torch.from_numpy(np.linalg.cholesky(shape.precision_))
+    kinds = np.repeat(range(6), [len(each) for each in (known, *others)])
+    lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=[1 / 6] * 6)
+    lda.fit(np.concatenate([known, *others]), kinds)
+    fitted["coef"] = torch.from_numpy(lda.coef_[1:] - lda.coef_[0])
+    fitted["intercept"] = torch.from_numpy(lda.intercept_[1:] - lda.intercept_[0])
+    near, far = (_scores(fitted, _description(fitted, *each))[0] for each in ((of_y, y), (of_altered, altered)))
+    near, far = near.quantile(_FLAGGED, dim=0), far.quantile(_REFUSED, dim=0)
+    fitted["limits"] = torch.stack([near, torch.maximum(near, far)])
+    return {name: value.float() for name, value in fitted.items()}
+
+
+def remember_training(paths: Sequence[Path], train, val, device: torch.device) -> None:
+    """Add `fit_familiarity` to the checkpoints that lack it; those with the same features share it."""
+    fitted = {}
+    for path in paths:
+        checkpoint = load_checkpoint(path)
+        if checkpoint.get("familiarity") is not None:
+            continue
+        epoch = None if checkpoint["config"].get("mode") == "probe" else checkpoint["epoch"]
+        if epoch not in fitted:
+            fitted[epoch] = fit_familiarity(model_from_checkpoint(checkpoint).to(device), train, val)
+        write_checkpoint(path, checkpoint | {"familiarity": fitted[epoch]})
+
+
+@contextmanager
+def caught_features(model: ChestXrayModel) -> Iterator[list[torch.Tensor]]:
+    """A list that gets the input of the model's head, (b, width) on the CPU, of each forward pass within."""
+    caught: list[torch.Tensor] = []
+    hook = model.head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].flatten(1).float().cpu()))
+    try:
+        yield caught
+    finally:
+        hook.remove()
+
+
+def _made(images: torch.Tensor, rng: np.random.Generator) -> list[torch.Tensor]:
+    """Of uint8 radiographs (b, 1, h, w) one of each of `KINDS`, in their order."""
+    parts = []
+    for image in images:
+        side = round(image.shape[-1] * rng.uniform(0.4, 0.6))
+        top, left = rng.integers(0, image.shape[-1] - side, size=2, endpoint=True)
+        part = image[None, :, top : top + side, left : left + side].float()
+        parts.append(F.interpolate(part, size=image.shape[-2:], mode="bilinear", antialias=True))
+    turned = [torch.rot90(images, turns, (2, 3)) for turns in (1, 2, 3)]
+    return [*turned, 255 - images, torch.cat(parts).round().to(torch.uint8)]
+
+
+def _features(model: ChestXrayModel, images: torch.Tensor) -> torch.Tensor:
+    with in_mode(model), torch.inference_mode(), caught_features(model) as caught:
+        for batch in images.split(64):
+            model(batch.to(model.mean.device))
+    return torch.cat(caught).double()
+
+
+def _description(fitted: dict, features: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """(b, 82 + components) float64: pixels, and components of variance 1 in training."""
+    pixels = torch.cat([_pixels(batch) for batch in images.cpu().split(64)])
+    return torch.cat([pixels, (features.double() - fitted["mean"]) @ fitted["components"].T], dim=1)
+
+
+def _pixels(images: torch.Tensor) -> torch.Tensor:
+    """(b, 82) float64: cells, detail, brightness, contrast; factors give them about the spread of the components."""
+    x = to_unit(images).double()
+    cells = F.adaptive_avg_pool2d(x, 8).flatten(1)
+    cells = (cells - cells.mean(dim=1, keepdim=True)) / cells.std(dim=1, keepdim=True).clamp(min=1 / 64)
+    edges = x.diff(dim=2)[..., 1:].abs() + x.diff(dim=3)[:, :, 1:].abs()
+    detail = (255 * F.adaptive_avg_pool2d(edges, 4)).log1p().flatten(1)
+    contrast = (255 * x.flatten(1).std(dim=1)).log1p()
+    return torch.cat([cells, detail, 6 * x.mean(dim=(1, 2, 3))[:, None], 3 * contrast[:, None]], dim=1)
+
+
+def _scores(fitted: dict, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distance and discriminant (b, 2) of descriptions, and the number of the nearest of `KINDS`."""
+    distance = ((x - fitted["centre"]) @ fitted["whiten"]).norm(dim=1)
+    best = (x @ fitted["coef"].T + fitted["intercept"]).max(dim=1)
+    return torch.stack([distance, best.values], dim=1), best.indices
