@@ -206,9 +206,7 @@ def test_a_checkpoint_holds_both_and_hands_them_out_together(tmp_path):
     plain, nothing = operating_point({"calibration": None, "thresholds": None})
     assert nothing is None
     assert plain.method == "none"
-    with pytest.raises(
-        InputError, match="of calibration isotonic, the calibration at hand is none"
-    ):
+    with pytest.raises(InputError, match="of calibration isotonic, the calibration at hand is none"):
         operating_point(checkpoint | {"calibration": None})
     by_hand = {"thresholds": Thresholds([0.2] * 14).to_dict()}
     assert operating_point(by_hand)[1].values.tolist() == [0.2] * 14
