@@ -15,12 +15,14 @@ from cxrlib.evaluation.bootstrap import (
     Bootstrap,
     count_patients,
     interval,
+    leave_ends,
     p_values,
     replicates_with_macro,
     with_macro,
 )
 from cxrlib.evaluation.metrics import ROWS, bootstrap
 from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.sums import THRESHOLD_METRICS, Drawn
 
 
 def paired_difference(
@@ -67,9 +69,7 @@ def group_difference(
     first, second = (one.point[metric] for one in drawn)
     defined = ~np.isnan(first - second) & (True if include is None else include)
     first, second = (with_macro(np.where(defined, value, np.nan)) for value in (first, second))
-    differences = replicates_with_macro(
-        drawn[0].replicates[metric] - drawn[1].replicates[metric], (first - second)[:-1]
-    )
+    differences = replicates_with_macro(_replicates(*drawn, metric, resampling.seed), (first - second)[:-1])
     scarcest = np.minimum(count_patients(a)[1], count_patients(b)[1])
     low, high = interval(differences, first - second, scarcest, resampling.confidence)
     columns = {"a": first, "b": second, "difference": first - second, "low": low, "high": high}
@@ -78,6 +78,23 @@ def group_difference(
     notes = np.where(defined, "", f"{metric} is undefined in a or in b")
     columns["note"] = [*notes, f"macro over {defined.sum()} of {len(FINDINGS)} findings"]
     return pd.DataFrame(columns, index=ROWS)
+
+
+def _replicates(a: Drawn, b: Drawn, metric: str, seed: int) -> np.ndarray:
+    """Differences (r, 14). Two models that predict all images alike are not the same model: new patients may differ.
+
+    Where no replicate shows a difference at the thresholds, though scores or thresholds differ, half of the replicates
+    have, in either direction, as large a one as so many patients can hide (`leave_ends`).
+    """
+    differences = a.replicates[metric] - b.replicates[metric]
+    if metric not in THRESHOLD_METRICS:
+        return differences
+    alike = ((differences == 0) | np.isnan(differences)).all(axis=0) & (np.array(a.content) != np.array(b.content))
+    patients = np.minimum(a.support[metric].patients, b.support[metric].patients)
+    seeds = [(seed, *pair) for pair in zip(a.content, b.content, strict=True)]
+    hidden = leave_ends(differences, np.where(alike, 0, np.nan), patients, seeds)
+    sign = np.random.default_rng(seed).choice([-1, 1], differences.shape)
+    return np.where(alike, sign * hidden, differences)
 
 
 def holm(p: np.ndarray) -> np.ndarray:

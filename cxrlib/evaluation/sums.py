@@ -27,6 +27,7 @@ class Drawn:
     point: dict[str, np.ndarray]
     replicates: dict[str, np.ndarray]
     support: dict[str, Support]  # of the metrics in [0, 1] but the calibration errors
+    content: tuple[int, ...] = ()  # of each finding, equal for equal scores and thresholds
 
     def limits(self, name: str, confidence: float) -> np.ndarray:
         """The ends (2, 14) of the interval of one metric."""
@@ -97,7 +98,8 @@ class PatientSums:
             place = (*RANKING_METRICS, *THRESHOLD_METRICS).index(name)
             seeds = [(seed, place, finding.content) for finding in self.findings]
             drawn[name] = back(leave_ends(change(drawn[name]), change(point[name]), support[name].patients, seeds))
-        return Drawn(point, drawn, {name: one for name, one in support.items() if name not in ("ece", "ece_mass")})
+        bounded = {name: one for name, one in support.items() if name not in ("ece", "ece_mass")}
+        return Drawn(point, drawn, bounded, tuple(finding.content for finding in self.findings))
 
 
 class _Finding:

@@ -158,6 +158,16 @@ def test_a_model_differs_from_itself_by_exactly_nothing_and_from_another_by_more
     assert other["p"] > 0.5
 
 
+def test_two_thresholds_that_call_the_same_images_may_differ_for_new_patients():
+    a = random_predictions(3, n=80, patients=80)
+    scores = np.sort(a.scores[:, 0])
+    low, high = (np.full(14, scores[40] + share * (scores[41] - scores[40])) for share in (0.3, 0.6))
+    row = group_difference(a, a, "sensitivity", (low, high)).iloc[0]
+    assert row["low"] < 0 == row["difference"] < row["high"]
+    assert row["p"] > 0.5
+    assert group_difference(a, a, "auroc").iloc[0][["low", "high"]].tolist() == [0, 0], "the same ranking is the same"
+
+
 @pytest.mark.parametrize("metric", ["ece", "ece_mass"])
 def test_calibration_errors_of_different_images_are_not_compared(metric):
     """Perfectly calibrated scores of 100 and of 3,000 images: noise alone would make the difference significant."""
