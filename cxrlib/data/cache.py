@@ -195,10 +195,11 @@ def _mark(cache: ImageCache, rows: list[int], value: int) -> None:
 
 def _lay_out(folder: Path, images: dict[str, Path], image_size: int) -> None:
     """Create the empty files of a cache; cache.json, the last one, marks the others as complete."""
-    names, sizes, times = zip(*stamps(images.values()), strict=True)
+    names = sorted(images)  # not those of the files, which another hospital may use again in each folder
+    known = [stamps([images[name]])[0][1:] for name in names]
     shape = (len(names), image_size, image_size)
     np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape).flush()  # sparse
-    np.save(folder / "stamps.npy", np.array([sizes, times], dtype=np.int64).T)
+    np.save(folder / "stamps.npy", np.array(known, dtype=np.int64))
     np.save(folder / "done.npy", np.zeros(len(names), dtype=np.uint8))
     (folder / "names.txt").write_text("\n".join(names), encoding="utf-8")
     write_json(folder / "cache.json", {"format": _FORMAT, "image_size": image_size, "images": len(names)})

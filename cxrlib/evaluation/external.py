@@ -124,7 +124,8 @@ def external_text(table: pd.DataFrame, head: Sequence[str]) -> str:
     lines = [f"# {line}" for line in head]
     for title, columns in blocks.items() if len(shown) else ():
         lines += ["", title, pd.DataFrame(columns, index=shown.index.rename(None)).to_string()]
-    lines += ["", *(f"# {name}: {note}" for name, note in table["note"].items() if note)]
+    findings_of = table["note"].index.groupby(table["note"])  # a note -> the findings that it concerns
+    lines += ["", *(f"# {', '.join(names)}: {note}" for note, names in findings_of.items() if note)]
     return "\n".join(lines) + "\n"
 
 

@@ -216,6 +216,10 @@ def test_agreement_counts_images_where_both_labels_are_known(partly):
     expected = agreement(entries[both], expert[both], [FINDINGS[K]], replicates=0)
     columns = ["images", "mined", "expert", "both", "kappa", "ppv", "sensitivity"]
     assert table.loc[FINDINGS[K], columns].tolist() == expected.loc[FINDINGS[K], columns].tolist()
+    # all known labels of one patient: no interval, however many patients have unknown ones
+    patient = np.where(both, -1, np.arange(len(both)))
+    one = agreement(entries.assign(patient=patient), expert, [FINDINGS[K]], replicates=50).iloc[0]
+    assert np.isnan(one[["kappa_low", "kappa_high"]].astype(float)).all()
     assert table.loc["Hernia", "images"] == 0
     assert np.isnan(table.loc["Hernia", ["kappa", "kappa_low", "ppv"]].astype(float)).all()
 
