@@ -275,6 +275,7 @@ def test_the_heat_map_fades_and_steps(chrome, server):
 
 def choose(page, path):
     """Open the button's dialogue with the keyboard, and choose a file in it."""
+    page.wait_for_timeout(1000)  # after a run JupyterLab takes the focus to its cell once more
     page.get_by_role("button", name="Choose a radiograph").focus()
     with page.expect_file_chooser() as opened:
         page.keyboard.press("Enter")
