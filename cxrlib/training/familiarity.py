@@ -73,8 +73,7 @@ def fit_familiarity(model: ChestXrayModel, train, val) -> dict[str, torch.Tensor
 
     train, val: datasets. Returns the field `familiarity` of a checkpoint, half a megabyte of tensors (VGG16: one).
     """
-    from sklearn.covariance import LedoitWolf  # here, as half a second of a prediction that needs none of them
-    from sklearn.decomposition import PCA
+    from sklearn.covariance import LedoitWolf  # here, as it takes half a second, and a prediction needs none of it
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     if min(len(train), len(val)) < _LEAST:
@@ -87,10 +86,10 @@ def fit_familiarity(model: ChestXrayModel, train, val) -> dict[str, torch.Tensor
     of_x, of_y, of_altered, *of_made = (_features(model, each) for each in (x, y, altered, *made))
 
     mean, std = of_x.mean(dim=0), of_x.std(dim=0)
-    std = torch.where(std > 1e-6, std, torch.inf)  # dead units are left out
-    pca = PCA(min(_COMPONENTS, len(x) - 1, len(mean)), svd_solver="full").fit((of_x - mean) / std)
-    axes = pca.components_ / np.sqrt(pca.explained_variance_ + 1e-3)[:, None]
-    fitted = {"mean": mean, "components": torch.from_numpy(axes) / std}
+    std = std.clamp(min=float(std.mean()) / 10 + 1e-6)  # of units that only a few images reach
+    _, spread, axes = torch.linalg.svd((of_x - mean) / std, full_matrices=False)
+    spread = (spread[:_COMPONENTS].square() / (len(x) - 1) + 1e-3).sqrt()
+    fitted = {"mean": mean, "components": axes[:_COMPONENTS] / spread[:, None] / std}
     known, *others = (_description(fitted, *each).numpy() for each in ((of_x, x), *zip(of_made, made, strict=True)))
 
     shape = LedoitWolf().fit(known)

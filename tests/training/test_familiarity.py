@@ -21,7 +21,7 @@ from cxrlib.training.familiarity import Familiarity, caught_features
 from cxrlib.training.loop import fit
 
 SIDE = 64
-QUICK = TrainConfig(arch="mobilenet_v2", weights="none", mode="probe", image_size=SIDE, split="patient", device="cpu")
+QUICK = TrainConfig(arch="efficientnet_lite0", mode="probe", image_size=SIDE, split="patient", device="cpu")
 
 
 @pytest.fixture(scope="module")
