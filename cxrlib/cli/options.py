@@ -30,7 +30,7 @@ class CompareOptions(TrainOptions):
 
     archs: Names = Field(
         [], description="candidates, such as resnet18,efficientnet_lite0:none, where the part after the colon replaces "
-        "--weights; default: all seven"
+        "--weights; default: all"
     )  # fmt: skip
     seeds: Numbers = Field([0, 1, 2], description="each candidate is trained once with each seed")
     budget: str = Field("epochs=2", description="the same for all: epochs=2, steps=200 or minutes=3")

@@ -22,7 +22,7 @@ from cxrlib.evaluation.bootstrap import (
 )
 from cxrlib.evaluation.metrics import ROWS, bootstrap
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.sums import THRESHOLD_METRICS, Drawn
+from cxrlib.evaluation.sums import BINNED, THRESHOLD_METRICS, Drawn
 
 
 def paired_difference(
@@ -58,7 +58,7 @@ def group_difference(
     thresholds: for f1, sensitivity, ...: 14 values for both, or a pair, for a and for b.
     include: (14,) bool, False leaves a finding out as if it were undefined.
     """
-    if metric in ("ece", "ece_mass") and not np.array_equal(a.image, b.image):
+    if metric in BINNED and not np.array_equal(a.image, b.image):
         raise InputError(
             f"{metric} of different images cannot be compared: noise raises it, the more the fewer images there are; "
             "compare each group with its own noise floor (reliability.ece_floor), or two models on the same images"

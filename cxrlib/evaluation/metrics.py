@@ -20,10 +20,10 @@ from cxrlib.evaluation.bootstrap import (
     with_macro,
 )
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.sums import THRESHOLD_METRICS, Drawn, PatientSums, threshold_values
+from cxrlib.evaluation.sums import BINNED, THRESHOLD_METRICS, Drawn, PatientSums, threshold_values
 
 ROWS = pd.Index([*FINDINGS, "macro"], name="finding")
-_EMPTY = {"ppv": "at or above the threshold", "npv": "below the threshold"}
+_EMPTY = {"ppv": ": no image at or above the threshold", "npv": ": no image below the threshold"}
 
 
 def evaluate(
@@ -72,7 +72,7 @@ def evaluate(
         if name == THRESHOLD_METRICS[0]:
             columns["threshold"] = np.append(threshold_values(thresholds), np.nan)
         replicate, value = replicates_with_macro(drawn.replicates[name], point), with_macro(point)
-        if name in ("ece", "ece_mass"):
+        if name in BINNED:
             replicate = np.where(value > 0, np.maximum(2 * value - replicate, 0), replicate)
         low, high = interval(replicate, value, scarcest, confidence)
         if name in drawn.support:
@@ -137,7 +137,7 @@ def _notes(positives: np.ndarray, known: np.ndarray, patients: np.ndarray, drawn
         elif having in (0, known[j]):
             reasons = [f"no {'negative' if having else 'positive'} among {known[j]} images"]
         else:
-            reasons = [f"{name} undefined: no image {_EMPTY[name]}" for name in undefined]
+            reasons = [f"{name} undefined{_EMPTY.get(name, '')}" for name in undefined]
         if patients[j] == 1:
             reasons.append("a single patient has it: no interval of what rests on the positives")
         skipped = max(

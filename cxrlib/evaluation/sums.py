@@ -17,6 +17,11 @@ from cxrlib.evaluation.saved import fourteen
 
 RANKING_METRICS = ("auroc", "ap", "ap_lift", "brier", "ece", "ece_mass")
 THRESHOLD_METRICS = ("f1", "sensitivity", "specificity", "ppv", "npv")
+BINNED = ("ece", "ece_mass")  # noise raises them: reflected intervals
+UNBOUNDED = ("ap_lift",)  # may lie outside [0, 1]: intervals from percentiles
+# of the threshold metrics that are shares of images: which of tn, fp, fn, tp (0 to 3) count as hits, which as misses
+_SHARES = {"f1": ([3], [1, 2]), "sensitivity": ([3], [2]), "specificity": ([0], [1]), "ppv": ([3], [1]),
+           "npv": ([0], [2])}  # fmt: skip
 ECE_BINS = 15  # as in Guo et al. 2017
 
 
@@ -26,7 +31,7 @@ class Drawn:
 
     point: dict[str, np.ndarray]
     replicates: dict[str, np.ndarray]
-    support: dict[str, Support]  # of the metrics in [0, 1] but the calibration errors
+    support: dict[str, Support]  # of the metrics in [0, 1] but BINNED
     content: tuple[int, ...] = ()  # of each finding, equal for equal scores and thresholds
 
     def limits(self, name: str, confidence: float) -> np.ndarray:
@@ -91,14 +96,13 @@ class PatientSums:
         point = {name: value[0] for name, value in self(np.ones((self.patients, 1))).items()}
         drawn = {name: np.concatenate([chunk[name] for chunk in chunks])[:replicates] for name in self.metrics}
         support = {}
-        for name in set(self.metrics) - {"ap_lift"}:
+        for name in set(self.metrics) - set(UNBOUNDED):
             each = [one.support(name, value) for one, value in zip(self.findings, point[name], strict=True)]
             support[name] = Support(*np.array(each).T)
             change, back = _AS_SHARE.get(name, (np.asarray, np.asarray))
-            place = (*RANKING_METRICS, *THRESHOLD_METRICS).index(name)
-            seeds = [(seed, place, finding.content) for finding in self.findings]
+            seeds = [(seed, zlib.crc32(name.encode()), finding.content) for finding in self.findings]
             drawn[name] = back(leave_ends(change(drawn[name]), change(point[name]), support[name].patients, seeds))
-        bounded = {name: one for name, one in support.items() if name not in ("ece", "ece_mass")}
+        bounded = {name: one for name, one in support.items() if name not in BINNED}
         return Drawn(point, drawn, bounded, tuple(finding.content for finding in self.findings))
 
 
@@ -160,11 +164,11 @@ class _Finding:
             return Support(min(positive, negative), ratio(2.0, spread, empty=0.0), step=0.5)
         if name == "ap":
             return Support(positive, step=0.5)
-        if name in RANKING_METRICS:
+        if name in ("brier", *BINNED):
             return Support(effective_number(self.counts.sum(axis=0, keepdims=True))[0])
-        tn, fp, fn, tp = self.cells.toarray()
-        hits, misses = {"f1": (tp, fp + fn), "sensitivity": (tp, fn), "specificity": (tn, fp), "ppv": (tp, fp),
-                        "npv": (tn, fn)}[name]  # fmt: skip
+        if name not in _SHARES:  # nothing more is known: as certain as its rarer class
+            return Support(min(positive, negative), step=0.5)
+        hits, misses = (self.cells[rows].sum(axis=0) for rows in _SHARES[name])
         right, wrong, patients = effective_number(np.stack([hits, misses, hits + misses]))
         images = (hits + misses).sum()
         if name == "f1":  # only its positives can be found: as many patients as give their sensitivity its limit

@@ -19,18 +19,8 @@ from torch.nn import functional as F
 from cxrlib.core.errors import InputError, nearest
 from cxrlib.data.dataset import to_unit
 from cxrlib.data.findings import FINDINGS
-from cxrlib.models.architectures import ChestXrayModel
+from cxrlib.models.architectures import ARCHITECTURES, ChestXrayModel
 
-# per architecture, from the finest grid (an 8th of the pixels; VGG-16 a 4th, ViT a 16th) to the usual layer
-LAYERS = {
-    "efficientnet_b0": ("features.3", "features.5", "features.8"),
-    "densenet121": ("features.denseblock2", "features.denseblock3", "features"),
-    "resnet18": ("layer2", "layer3", "layer4"),
-    "vgg16": ("features.15", "features.22", "features.29"),
-    "mobilenet_v2": ("features.6", "features.13", "features.18"),
-    "vit_b_16": tuple(f"encoder.layers.encoder_layer_{n}.ln_1" for n in (7, 9, 11)),
-    "efficientnet_lite0": ("blocks.2", "blocks.4", "bn2"),
-}
 Layer = nn.Module | str | None
 Layers = Layer | Sequence[Layer]
 
@@ -42,8 +32,8 @@ def check_method(method: str) -> None:
 
 
 def default_layers(model: ChestXrayModel, method: str) -> list[str] | None:
-    """All of LAYERS, fused, for LayerCAM, which was made for that; None, the `cam_layer`, for the other methods."""
-    return list(LAYERS[model.arch]) if method == "layercam" else None
+    """All `cam_layers`, fused, for LayerCAM, which was made for that; None, the last of them, for the other methods."""
+    return list(ARCHITECTURES[model.arch].cam_layers) if method == "layercam" else None
 
 
 def grad_cam(
@@ -52,8 +42,8 @@ def grad_cam(
     """Where the model looks for each finding: (b, 14, h, w) float32 in [0, 1], in the coordinates of `images`.
 
     images: (b, 1, h, w) uint8 or [0, 1]. layer: the module whose output is read, or its name in the backbone (as in
-    LAYERS): (b, c, h', w') or tokens (b, 1 + g * g, c); default: the `cam_layer`. Of several layers, the mean of their
-    maps, scaled again. method: one of METHODS.
+    `cam_layers`): (b, c, h', w') or tokens (b, 1 + g * g, c); default: the `cam_layer`. Of several layers, the mean of
+    their maps, scaled again. method: one of METHODS.
     A map is the raw one, its negative values set to 0, enlarged bilinearly (cell (i, j) of a g x g grid is centred at
     ((i + 0.5) * h / g - 0.5, (j + 0.5) * w / g - 0.5)), and divided by its highest value unless that is zero.
     with_range: also return the lowest and the highest raw value, (b, 14, layers, 2), which tell a strong map from a
@@ -142,7 +132,7 @@ def _resolved(model: ChestXrayModel, layer: Layer) -> nn.Module:
         names = [name for name, _ in model.backbone.named_modules() if name]
         if layer not in names:
             raise InputError(f"{model.arch} has no layer {layer!r}; expected one such as "
-                             f"{', '.join(LAYERS[model.arch])}{nearest(layer, names)}")  # fmt: skip
+                             f"{', '.join(ARCHITECTURES[model.arch].cam_layers)}{nearest(layer, names)}")  # fmt: skip
         return model.backbone.get_submodule(layer)
     return layer
 

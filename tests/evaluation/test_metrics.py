@@ -13,8 +13,9 @@ from sklearn.calibration import calibration_curve
 from benchmarks.coverage import coverage as coverage_of
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation import bootstrap as resampling
+from cxrlib.evaluation import bootstrap as resampling, sums
 from cxrlib.evaluation.bootstrap import interval, replicates_with_macro, with_macro
+from cxrlib.evaluation.differences import paired_difference
 from cxrlib.evaluation.metrics import bootstrap, evaluate, point_estimates
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
@@ -80,6 +81,8 @@ def small_predictions(draw):
 @given(small_predictions(), st.sampled_from([0.0, 0.25, 0.35, 0.5, 1.0]))
 def test_every_figure_is_scikit_learns(predictions, threshold):
     found = point_estimates(predictions, np.full(14, threshold))
+    for name in found.keys() - set(sums.UNBOUNDED):
+        assert not ((found[name] < 0) | (found[name] > 1)).any(), f"{name} belongs to UNBOUNDED"
     for j in range(14):
         expected = with_sklearn(predictions.labels[:, j], predictions.scores[:, j], threshold)
         for name, value in expected.items():
@@ -173,13 +176,22 @@ def test_table_has_a_row_a_finding_and_the_macro():
     predictions = random_predictions(2)
     table = evaluate(predictions, np.full(14, 0.4), replicates=200)
     assert table.index.tolist() == [*FINDINGS, "macro"]
-    named = ["auroc", "ap", "ap_lift", "brier", "ece", "ece_mass", "f1", "sensitivity", "specificity", "ppv", "npv"]
+    named, ranking = sums.RANKING_METRICS + sums.THRESHOLD_METRICS, 3 * len(sums.RANKING_METRICS)
     for name in named:
         assert (table[f"{name}_low"] <= table[name]).all()
         assert (table[name] <= table[f"{name}_high"]).all()
         assert table[name].iloc[-1] == pytest.approx(table[name].iloc[:-1].mean())
     spread = [name for name in table if name.removesuffix("_low").removesuffix("_high") in named]
-    assert list(table) == ["positives", "patients", "n", "prevalence", *spread[:18], "threshold", *spread[18:], "note"]
+    assert list(table) == [
+        "positives",
+        "patients",
+        "n",
+        "prevalence",
+        *spread[:ranking],
+        "threshold",
+        *spread[ranking:],
+        "note",
+    ]
     assert table["positives"].tolist() == [*predictions.labels.sum(axis=0), predictions.labels.sum()]
     patients = [len(np.unique(predictions.patient[predictions.labels[:, j] == 1])) for j in range(14)]
     assert table["patients"].tolist()[:-1] == patients
@@ -187,6 +199,39 @@ def test_table_has_a_row_a_finding_and_the_macro():
     pd.testing.assert_frame_equal(table, evaluate(predictions, Thresholds(np.full(14, 0.4)), replicates=200))
     assert "f1" not in evaluate(predictions, replicates=0)
     assert evaluate(predictions, replicates=0).filter(regex="_low|_high").isna().all(axis=None)
+
+
+def test_a_new_metric_follows_the_recipe_and_leaves_the_others_as_they_were(monkeypatch):
+    one = random_predictions(2, n=60, patients=30, prevalence=0.1)
+    other, thresholds = make(one.scores**2, one.labels, one.patient), np.full(14, 0.4)
+    before = evaluate(one, thresholds, replicates=50)
+    sensitivity = paired_difference(one, other, "sensitivity", thresholds, 50)
+    monkeypatch.setattr(sums, "RANKING_METRICS", (*sums.RANKING_METRICS, "odds_against"))
+    monkeypatch.setattr(sums, "THRESHOLD_METRICS", (*sums.THRESHOLD_METRICS, "balanced_accuracy", "false_per_hit"))
+    monkeypatch.setattr(sums, "UNBOUNDED", (*sums.UNBOUNDED, "odds_against", "false_per_hit"))
+    figures = sums._Finding.__call__
+
+    def with_the_new(self, weights, metrics):
+        values = figures(self, weights, metrics)
+        negatives, positives = self.counts @ weights
+        values["odds_against"] = sums.ratio(negatives, positives)
+        if self.cells is not None:
+            values["balanced_accuracy"] = (values["sensitivity"] + values["specificity"]) / 2
+            _, false, _, hits = self.cells @ weights
+            values["false_per_hit"] = sums.ratio(false, hits)
+        return values
+
+    monkeypatch.setattr(sums._Finding, "__call__", with_the_new)
+    after = evaluate(one, thresholds, replicates=50)
+    pd.testing.assert_frame_equal(after[before.columns[:-1]], before[before.columns[:-1]])
+    pd.testing.assert_frame_equal(paired_difference(one, other, "sensitivity", thresholds, 50), sensitivity)
+    assert (after["odds_against_low"] > 1).iloc[:-1].all()
+    for name in ("odds_against", "balanced_accuracy"):
+        assert (after[f"{name}_low"] < after[name]).all()
+        assert (after[name] < after[f"{name}_high"]).all()
+        assert paired_difference(one, other, name, thresholds, 50)["difference"].notna().all()
+    note = evaluate(one, np.full(14, 1.1), replicates=50)["note"].iloc[0]
+    assert "ppv undefined: no image at or above the threshold; false_per_hit undefined" in note
 
 
 def test_the_macro_interval_is_narrower_than_a_findings():
@@ -231,10 +276,12 @@ def test_undefined_is_shown_with_its_reason_and_enters_no_mean():
     defined = [name for name in FINDINGS if name not in ("Hernia", "Edema")]
     assert macro["auroc"] == pytest.approx(table.loc[defined, "auroc"].mean())
     assert macro["auroc_low"] < macro["auroc"] < macro["auroc_high"]
-    assert macro["note"] == (
-        "macro over 12 of 14 findings (auroc, ppv), 13 of 14 findings (ap, ap_lift, f1, sensitivity, specificity, npv)"
-        ", 14 of 14 findings (brier, ece, ece_mass)"
-    )
+    over = {12: [], 13: [], 14: []}
+    for name in sums.RANKING_METRICS + sums.THRESHOLD_METRICS:
+        over[table.loc[list(FINDINGS), name].notna().sum()].append(name)
+    assert ({"auroc", "ppv"} <= set(over[12])) & ({"ap", "f1", "npv"} <= set(over[13])) & ({"ece"} <= set(over[14]))
+    means = [f"{count} of 14 findings ({', '.join(names)})" for count, names in over.items()]
+    assert macro["note"] == "macro over " + ", ".join(means)
 
 
 def test_nothing_defined_gives_a_table_all_the_same():

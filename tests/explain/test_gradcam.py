@@ -13,7 +13,7 @@ from torch import nn
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.explain.gradcam import LAYERS, METHODS, grad_cam, raw_maps
+from cxrlib.explain.gradcam import METHODS, grad_cam, raw_maps
 from cxrlib.models.architectures import ARCHITECTURES, ChestXrayModel, build_model
 
 SIDE = 64
@@ -152,9 +152,8 @@ def test_maps_are_the_enlarged_and_scaled_grid(model):
 def test_the_layers_of_the_registry_have_finer_and_finer_grids(model):
     last = {"vgg16": 4, "vit_b_16": 4}.get(model.arch, 2)  # of 64 pixels: a 16th, or a 32nd
     expected = [4, 4, 4] if model.arch == "vit_b_16" else [4 * last, 2 * last, last]
-    grids = raw_maps(model, images(1), LAYERS[model.arch])
+    grids = raw_maps(model, images(1), ARCHITECTURES[model.arch].cam_layers)
     assert [grid.shape for grid in grids] == [(1, 14, side, side) for side in expected]
-    assert LAYERS[model.arch][-1] == ARCHITECTURES[model.arch].cam_layer
     torch.testing.assert_close(grids[-1], raw_maps(model, images(1))[0])
 
 
@@ -308,7 +307,7 @@ def test_an_error_on_the_way_leaves_nothing_behind(resnet):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_works_where_gradients_are_switched_off(resnet, mode, method):
-    layers = LAYERS["resnet18"]
+    layers = ARCHITECTURES["resnet18"].cam_layers
     expected = grad_cam(resnet, images(1), layers, method)
     with mode():
         maps = grad_cam(resnet, images(1), layers, method)

@@ -19,8 +19,8 @@ from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.metrics import point_estimates
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import NEVER, Thresholds, tune_thresholds
-from cxrlib.explain.gradcam import LAYERS, grad_cam
-from cxrlib.models.architectures import build_model, save_checkpoint
+from cxrlib.explain.gradcam import grad_cam
+from cxrlib.models.architectures import ARCHITECTURES, build_model, save_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint
 from cxrlib.widgets.cam_explorer import CamExplorer
 from cxrlib.widgets.html import COLOURS
@@ -406,11 +406,11 @@ def test_the_maps_are_those_of_grad_cam_and_kept(cam, model, pictures, val, monk
     assert cam._picture.value != picture
     assert not calls, "another finding needs no pass"
     cam._method.value = "layercam"
-    cam._layer.value = LAYERS["mobilenet_v2"][0]
+    cam._layer.value = ARCHITECTURES["mobilenet_v2"].cam_layers[0]
     assert len(calls) == 2
-    cam._layer.value = list(LAYERS["mobilenet_v2"])
+    cam._layer.value = list(ARCHITECTURES["mobilenet_v2"].cam_layers)
     np.testing.assert_allclose(
-        cam.maps(), grad_cam(model, x, list(LAYERS["mobilenet_v2"]), "layercam")[0].numpy(), atol=1e-6
+        cam.maps(), grad_cam(model, x, list(ARCHITECTURES["mobilenet_v2"].cam_layers), "layercam")[0].numpy(), atol=1e-6
     )
 
 
