@@ -104,7 +104,7 @@ def metrics_text(
         )
     for name, metric in (("AUC", "auroc"), ("F1", "f1"), ("AP", "ap")):
         value, defined = _with_interval(table.loc["macro"], metric), table.loc[list(FINDINGS), metric].notna().sum()
-        lines.append(f"{'macro ' + name:<19} {name:<3} {value}  over {defined} of 14 findings")
+        lines.append(f"{'macro ' + name:<19} {name:<3} {value}  over {defined} of {len(FINDINGS)} findings")
     split = checkpoint["config"]["split"]
     lines += [
         "",

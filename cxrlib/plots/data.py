@@ -38,7 +38,8 @@ def plot_cooccurrence(entries: pd.DataFrame) -> Figure:
                 cbar_kws={"label": "times as often as among all images", "shrink": 0.6, "extend": "both"})  # fmt: skip
     axes.tick_params(left=False, bottom=False)
     axes.set_title("Of the images with the row's finding, how many (%) also bear the column's")
-    pairs = [(lift[i, j], names[i], names[j]) for i, j in zip(*np.triu_indices(14, 1), strict=True) if lift[i, j] > 0]
+    upper = zip(*np.triu_indices(len(names), 1), strict=True)
+    pairs = [(lift[i, j], names[i], names[j]) for i, j in upper if lift[i, j] > 0]
     most = ", ".join(f"{one} and {other} {times:.1f} times" for times, one, other in sorted(pairs, reverse=True)[:5])
     return described(figure, f"Table of the fourteen findings by each other. Together most above chance: {most}.")
 
