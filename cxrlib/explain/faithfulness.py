@@ -72,7 +72,7 @@ def sanity(
     Columns: step (0: nothing is random yet), layer (the last one made random), image, rank (Spearman's correlation of
     the pixels; NaN where a map is empty or flat).
     """
-    rows, first, chosen = [], None, (np.arange(len(images)), np.asarray(findings))
+    rows, first, chosen = [], None, (np.arange(len(images)), np.array(findings))
     for step, (layer, changed) in enumerate(randomized(model, images, seed, steps)):
         ranks = pd.DataFrame(grad_cam(changed, images, **options)[chosen].flatten(1).numpy()).rank(axis=1)
         first = ranks if first is None else first
