@@ -310,7 +310,7 @@ def test_files_of_ones_own(chrome, server, tmp_path):
         sizes = page.locator(".cxr img").evaluate_all("all => all.map(one => one.naturalWidth)")
         assert len(sizes) == 2
         assert all(sizes), "the radiograph and the map over it are pictures"
-        heat, status = page.locator(".cxr .heat"), page.locator(".cxr [role=status]")
+        heat, status = page.locator(".cxr .heat"), page.locator(".cxr [role=status][aria-live]")
         assert "film.png, predicted positive: " in status.inner_text()
         before, other = heat.get_attribute("src"), "Hernia" if "Hernia" not in heat.get_attribute("alt") else "Mass"
         finding.select_option(label=other)

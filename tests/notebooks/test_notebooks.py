@@ -379,4 +379,7 @@ def test_a_run_leaves_the_checkout_clean(course):
 
 
 def test_nothing_is_written_next_to_the_run(course):
-    assert {path.name for path in course.iterdir()} - {"said", "index.html", ".run.lock"} == {"run", "clone"}
+    assert {path.name for path in course.iterdir()} - {"said", "index.html", ".run.lock", ".index.lock"} == {
+        "run",
+        "clone",
+    }
