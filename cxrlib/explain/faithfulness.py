@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn.functional import avg_pool2d, interpolate
 
 from cxrlib.data.dataset import to_unit
-from cxrlib.explain.gradcam import evaluating, grad_cam
-from cxrlib.models.architectures import ChestXrayModel
+from cxrlib.explain.gradcam import grad_cam
+from cxrlib.models.architectures import ChestXrayModel, in_mode
 
 
 def randomized(
@@ -107,7 +107,7 @@ def perturbation(
             return model(pictures.to(device)).sigmoid().cpu().numpy()[chosen]
 
     rows = []
-    with evaluating(model):
+    with in_mode(model):
         ends = score(x), score(blurred)
         for draw in range(orders):
             noise = random_maps(len(x), x.shape[-2:], seed=(seed, draw)).reshape(len(x), -1)

@@ -9,8 +9,7 @@ A layer with a grid gives c channels A, small pictures of the radiograph; G is t
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -19,7 +18,7 @@ from torch.nn import functional as F
 from cxrlib.core.errors import InputError, nearest
 from cxrlib.data.dataset import to_unit
 from cxrlib.data.findings import FINDINGS
-from cxrlib.models.architectures import ARCHITECTURES, ChestXrayModel
+from cxrlib.models.architectures import ARCHITECTURES, ChestXrayModel, in_mode
 
 Layer = nn.Module | str | None
 Layers = Layer | Sequence[Layer]
@@ -113,18 +112,6 @@ METHODS = {"gradcam": _gradcam, "gradcam++": _gradcam_plus_plus, "layercam": _la
 
 
 # ---- the pass --------------------------------------------------------------------------------------------------------
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model is in evaluation mode; afterwards each of its modules is in its mode of before."""
-    training = [module for module in model.modules() if module.training]  # frozen layers are not
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
 def _resolved(model: ChestXrayModel, layer: Layer) -> nn.Module:
     if layer is None:
         return model.cam_layer
@@ -151,7 +138,7 @@ def _forward(model: ChestXrayModel, images: torch.Tensor, layers: list[nn.Module
 
     hooks = [layer.register_forward_hook(keep) for layer in dict.fromkeys(layers)]
     try:
-        with evaluating(model), torch.no_grad():
+        with in_mode(model), torch.no_grad():
             logits = model(to_unit(images).to(next(model.parameters()).device))
     finally:
         for hook in hooks:
