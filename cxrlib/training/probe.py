@@ -26,6 +26,7 @@ from cxrlib.models.architectures import ARCHITECTURES, ChestXrayModel, build_mod
 from cxrlib.models.checkpoints import digest
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.device import pick_device
+from cxrlib.training.familiarity import caught_features
 from cxrlib.training.inference import predict
 from cxrlib.training.inputs import datasets, parts_to_remember
 from cxrlib.training.losses import make_loss
@@ -168,14 +169,9 @@ def _minimize(head: nn.Linear, x: torch.Tensor, labels: torch.Tensor, criterion:
 
 def _batches(model: ChestXrayModel, dataset, rows, batch_size: int, progress: bool):
     """Yield the features of rows of a dataset by batch, on the CPU, with the model in evaluation mode."""
-    caught, device = [], next(model.parameters()).device
-    hook = model.head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+    device = next(model.parameters()).device
     loader = make_loader(torch.utils.data.Subset(dataset, list(rows)), batch_size)
-    try:
-        with in_mode(model), torch.inference_mode():
-            for images, _ in bar(loader, show=progress and len(rows) > 0, desc="features", unit=" batches",
-                                 leave=False):  # fmt: skip
-                model(images.to(device))
-                yield caught.pop().flatten(1).float().cpu()
-    finally:
-        hook.remove()
+    with caught_features(model) as caught, in_mode(model), torch.inference_mode():
+        for images, _ in bar(loader, show=progress and len(rows) > 0, desc="features", unit=" batches", leave=False):
+            model(images.to(device))
+            yield caught.pop()

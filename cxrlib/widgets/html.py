@@ -3,18 +3,16 @@
 Charts are SVG text rather than matplotlib figures: ten kilobytes are written and shown between two key presses.
 """
 
-import base64
-import io
 from collections.abc import Callable
 from pathlib import Path
 
 import ipywidgets as w
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from cxrlib.core.html import data_uri, templates_in
 from cxrlib.evaluation import thresholds
 from cxrlib.plots.style import BLUE, ORANGE
 
@@ -37,13 +35,7 @@ def number(value: float, digits: int = 2) -> str:
     return "–" if np.isnan(value) else f"{value:.{digits}f}"
 
 
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_TEMPLATES = templates_in(Path(__file__).parent / "templates")
 _TEMPLATES.globals |= COLOURS | {"SIDE": SIDE, "HEAT_SCALE": ",".join(map(to_hex, _HEAT(np.linspace(0, 1, 9))))}
 _TEMPLATES.filters |= {"number": number, "score": thresholds.number}
 STYLE = f"<style>{_TEMPLATES.get_template('explorer.css').render()}</style>"
@@ -52,13 +44,6 @@ STYLE = f"<style>{_TEMPLATES.get_template('explorer.css').render()}</style>"
 def macros(template: str):
     """The macros of a template, as functions that return HTML; all text that they are given is escaped."""
     return _TEMPLATES.get_template(template).module
-
-
-def data_uri(picture: Image.Image, kind: str, **options) -> str:
-    """A picture as text for `<img src>`. kind: "jpeg" or "png"; options: of Pillow's writer."""
-    file = io.BytesIO()
-    picture.save(file, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def radiograph_uri(grey: np.ndarray, side: int) -> str:

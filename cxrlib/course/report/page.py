@@ -3,29 +3,21 @@
 In a page everything is escaped, pictures are embedded, and no host is asked for anything.
 """
 
-import base64
-import io
 import os
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from cxrlib.core.errors import InputError
+from cxrlib.core.html import data_uri, templates_in
 from cxrlib.core.paths import written_whole
 from cxrlib.course.report.evidence import Evidence
 from cxrlib.course.runs import RunFolder
 
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_TEMPLATES = templates_in(Path(__file__).parent / "templates")
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge",
              "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")  # fmt: skip
 _WIDEST = 1600  # pixels; the files in figures/ have 300 dpi and are larger
@@ -65,7 +57,7 @@ def _figures(run: RunFolder) -> list[dict]:
             alt = image.info.get("Description", caption)
             image = image.convert("RGB")
             image.thumbnail((_WIDEST, _WIDEST * 4))
-            uri = picture_uri(image, "png", optimize=True)
+            uri = data_uri(image, "png", optimize=True)
         figures.append({"file": file.name, "uri": uri, "alt": alt, "caption": caption})
     return figures
 
@@ -78,13 +70,6 @@ def write_page(path: Path, template: str, **values) -> Path:
     with written_whole(path) as beside, beside.open("w", encoding="utf-8") as file:
         file.writelines(_TEMPLATES.get_template(template).generate(**values))
     return path
-
-
-def picture_uri(picture: Image.Image, kind: str, **options) -> str:
-    """A picture as a value for `<img src>`. kind: "jpeg" or "png"; options: of Pillow's writer."""
-    file = io.BytesIO()
-    picture.save(file, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def print_pdf(page: Path, target: Path) -> list[Path]:

@@ -8,7 +8,8 @@ from matplotlib import colormaps
 from PIL import Image
 
 from cxrlib.core.errors import printable
-from cxrlib.course.report.page import picture_uri, write_page
+from cxrlib.core.html import data_uri
+from cxrlib.course.report.page import write_page
 from cxrlib.explain.prediction import Prediction, Predictor
 
 MOST = 200  # images on a page, which a browser still opens; the table has all
@@ -42,4 +43,4 @@ def _under(grey: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 def _uri(pixels: np.ndarray) -> str:
     picture = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
-    return picture_uri(picture, "jpeg", quality=85)
+    return data_uri(picture, "jpeg", quality=85)

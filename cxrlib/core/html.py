@@ -1,0 +1,26 @@
+"""HTML from templates, with everything escaped, and pictures as text inside it."""
+
+import base64
+import io
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+
+def templates_in(folder: Path) -> Environment:
+    """The templates of a folder; text that they are given is escaped unless it is `Markup`."""
+    return Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def data_uri(picture: Image.Image, kind: str, **options) -> str:
+    """A picture as text for `<img src>`. kind: "jpeg" or "png"; options: of Pillow's writer."""
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
