@@ -91,7 +91,8 @@ def _is_complete(root, config):
 def _make(root, config, progress):
     """Draws into a temporary folder next to `root` and renames it at the end."""
     for left in root.parent.glob(f".{glob.escape(root.name)}.partial-*"):  # of processes that were killed
-        shutil.rmtree(left, ignore_errors=True)
+        # moved first: its orphaned workers may still write there, and a folder is not removed while it fills
+        shutil.rmtree(left.rename(f"{left}.old"), ignore_errors=True)
     visits = plan_visits(config)
     # absolute: a worker that was started earlier may have another working directory
     folder = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent)).absolute()
