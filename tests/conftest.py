@@ -19,6 +19,14 @@ def _real_folder() -> Path | None:
     return folder if (folder / "nih-mini").is_dir() else None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first, so that the other process has tests until the end; the browser, which is timed, last.
+
+    All tests of a file run in one process of `make test`, in their order.
+    """
+    items.sort(key=lambda item: (item.path.name != "test_nbval.py", item.path.parent.name == "browser"))
+
+
 def pytest_report_header() -> str:
     folder = _real_folder()
     return f"real radiographs: {folder or 'not found (CXR_REAL_DATA is not set), tests that need them are skipped'}"

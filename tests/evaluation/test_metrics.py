@@ -83,7 +83,7 @@ def test_every_figure_is_scikit_learns(predictions, threshold):
     found = point_estimates(predictions, np.full(14, threshold))
     for name in found.keys() - set(sums.UNBOUNDED):
         assert not ((found[name] < 0) | (found[name] > 1)).any(), f"{name} belongs to UNBOUNDED"
-    for j in range(14):
+    for j in range(0, 14, 3):
         expected = with_sklearn(predictions.labels[:, j], predictions.scores[:, j], threshold)
         for name, value in expected.items():
             np.testing.assert_allclose(found[name][j], value, err_msg=f"{name} of column {j}", **EXACT)
@@ -98,7 +98,7 @@ def test_every_replicate_is_scikit_learns_with_patients_as_weights(predictions, 
     times = resampling.draw_patients(len(patients), 3, seed)
     for r in range(3):
         weight = times[r, patient].astype(float)
-        for j in range(0, 14, 5):
+        for j in (0, 13):
             expected = with_sklearn(predictions.labels[:, j], predictions.scores[:, j], 0.5, weight)
             for name, value in expected.items():
                 if drawn.point[name][j] not in (0, 1):  # see "no interval of zero width"
@@ -416,7 +416,7 @@ def test_the_interval_of_the_calibration_error_allows_for_its_bias():
 def test_the_macro_interval_covers():
     rng = np.random.default_rng(8)
     covered = []
-    for _ in range(200):
+    for _ in range(100):
         low, high = evaluate(simulate(rng, 0.8, patients=60, images=3), replicates=200).loc[
             "macro", ["auroc_low", "auroc_high"]
         ]

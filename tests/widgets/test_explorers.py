@@ -511,7 +511,7 @@ def test_papermill_shows_it_and_goes_on(val, tmp_path):
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     cells = [nbformat.v4.new_code_cell(CELL.format(path=str(path))), nbformat.v4.new_code_cell("print('after')")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "in.ipynb")
-    papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", progress_bar=False, execution_timeout=60)
+    papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", progress_bar=False, execution_timeout=600)
     done = nbformat.read(tmp_path / "out.ipynb", as_version=4)
     assert done.cells[0].outputs[0].data["text/plain"] == "ThresholdExplorer(14 findings, 120 images)"
     assert done.cells[1].outputs[0].text == "after\n"
