@@ -441,8 +441,6 @@ def test_other_bad_input_is_refused():
         evaluate(predictions, replicates=-1)
     with pytest.raises(InputError, match=r"replicates is 1\.5"):
         evaluate(predictions, replicates=1.5)
-    with pytest.raises(InputError, match="confidence is 95"):
-        evaluate(predictions, confidence=95)
 
 
 def test_interval_widens_as_patients_become_few():

@@ -367,12 +367,12 @@ def test_a_file_gives_back_what_went_in(tmp_path, grid):
     val = random_predictions(0)
     labels = val.labels.copy()
     labels[:, 13] = 0
-    tuned = tune_thresholds(make(val.scores, labels), grid, "f2", resampling=Bootstrap(20, confidence=0.9))
+    tuned = tune_thresholds(make(val.scores, labels), grid, "f2", resampling=Bootstrap(20))
     path = tuned.save(tmp_path / "new" / "thresholds.json")
     again = Thresholds.load(str(path))
     for name in ("values", "low", "high"):
         np.testing.assert_array_equal(getattr(again, name), getattr(tuned, name))
-    for name in ("objective", "grid", "confidence", "notes"):
+    for name in ("objective", "grid", "notes"):
         assert getattr(again, name) == getattr(tuned, name)
     assert os.listdir(path.parent) == ["thresholds.json"]
     saved = json.loads(path.read_text())
@@ -418,7 +418,6 @@ def edited(**changes):
         (json.dumps(edited(findings={name: ROW | {"threshold": 7} for name in FINDINGS})), "expected numbers in"),
         (json.dumps({k: v for k, v in edited().items() if k != "objective"}), "'objective' missing"),
         (json.dumps(edited(grid=[1, 2])), "the grid is"),
-        (json.dumps(edited(confidence="high")), "confidence of thresholds is 'high'"),
     ],
 )
 def test_broken_and_foreign_files_are_refused(tmp_path, content, message):

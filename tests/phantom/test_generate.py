@@ -23,6 +23,7 @@ from cxrlib.phantom.scene import Scene
 from cxrlib.phantom.signs import reshape
 
 SMALL = {"n_patients": 30, "size": 64, "seed": 5, "progress": False}
+NIH_BOXED = {"Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax"}
 RESHAPING = {"Atelectasis", "Cardiomegaly", "Edema", "Effusion", "Emphysema", "Fibrosis", "Pneumothorax"}
 REFERENCE = Path(__file__).with_name("reference.json")
 
@@ -91,9 +92,9 @@ def test_boxes_are_true_and_in_the_frame(small):
     assert all(truth.loc[image, finding] for image, finding in zip(boxes["image"], boxes["finding"], strict=True))
     assert (boxes[["x", "y"]] >= 0).all(axis=None)
     assert ((boxes["x"] + boxes["w"]).max() <= 1024) & ((boxes["y"] + boxes["h"]).max() <= 1024)
-    assert set(boxes["finding"]) <= phantom._BOXED
+    assert set(boxes["finding"]) <= NIH_BOXED
     everything = read_boxes(small / "true_boxes.csv")
-    assert set(everything["finding"]) - phantom._BOXED <= {"Consolidation", "Hernia", "Pleural_Thickening"}
+    assert set(everything["finding"]) - NIH_BOXED <= {"Consolidation", "Hernia", "Pleural_Thickening"}
     assert len(everything) > len(boxes)
     raw = (small / "BBox_List_2017.csv").read_text()
     assert ("Infiltrate," in raw) == ("Infiltration" in set(boxes["finding"]))
@@ -218,7 +219,7 @@ def test_findings_stay_for_consecutive_visits():
 def test_mined_labels_err_as_nihs_do_and_not_without_noise():
     visits, truth, mined = plan(n_patients=3000)
     kappa = np.array([cohen_kappa_score(truth[:, i], mined[:, i]) for i in range(14)])
-    nih = np.array([cohort._MINED[name][0] for name in FINDINGS])
+    nih = cohort.TRAITS["kappa"]
     assert 0.45 < kappa.mean() < 0.75
     assert np.corrcoef(kappa, nih)[0, 1] > 0.6
     assert np.abs(mined.mean(axis=0) / truth.mean(axis=0) - 1).max() < 0.25
