@@ -17,8 +17,8 @@ def reliability(predictions: Predictions, finding: str, bins: int = 10) -> pd.Da
     """Scores against the share of positives, in `bins` bins of equally many images (ties share a bin).
 
     Columns: score (mean), share (of positives), low, high (95 %), images, patients, positives. The interval is Wilson's
-    (1927) with the number of patients of a bin instead of images, which are correlated within a patient, so that their number
-    would make the interval too narrow.
+    (1927) with the number of patients of a bin instead of images, which are correlated within a patient, so that their
+    number would make the interval too narrow.
     """
     k = FINDINGS.index(canonical(finding))
     rows = predictions.rows_of(k)
