@@ -182,15 +182,6 @@ def replicates_with_macro(replicates: np.ndarray, point: np.ndarray) -> np.ndarr
     return np.column_stack([replicates, with_macro(filled, ~np.isnan(point))[:, -1]])
 
 
-def label_counts(patients: np.ndarray, predictions: Predictions) -> np.ndarray:
-    """(2, 14, p): how many images without and with each finding each of the sorted `patients` has."""
-    patient, counts = np.searchsorted(patients, predictions.patient), np.zeros((2, len(FINDINGS), len(patients)))
-    for label in (0, 1):
-        image, finding = np.nonzero(predictions.labels == label)
-        np.add.at(counts[label], (finding, patient[image]), 1)
-    return counts
-
-
 def shared_draws(predictions: Sequence[Predictions], replicates: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The sorted patients (p,) of several sets of predictions, and how often each is drawn (replicates, p) for all."""
     if len({one.patient.dtype.kind for one in predictions}) != 1:
@@ -201,7 +192,11 @@ def shared_draws(predictions: Sequence[Predictions], replicates: int, seed: int)
 
 def count_patients(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
     """Patients with each finding, and with any (15,); and the smaller of those with and those without it (15,)."""
-    has = label_counts(np.unique(predictions.patient), predictions) > 0
+    patients, patient = np.unique(predictions.patient, return_inverse=True)
+    has = np.zeros((2, len(FINDINGS), len(patients)), dtype=bool)
+    for label in (0, 1):
+        image, finding = np.nonzero(predictions.labels == label)
+        has[label, finding, patient[image]] = True
     negative, positive = has.sum(axis=-1)
     any_positive = has[1].any(axis=0).sum()
     return np.append(positive, any_positive), np.append(np.minimum(positive, negative), any_positive)

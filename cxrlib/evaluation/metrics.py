@@ -113,17 +113,12 @@ def bootstrap(
     metrics: only these (default: all that the thresholds allow).
     """
     patients, times = shared_draws(predictions, replicates, seed)
-    thresholds = one_each(thresholds, len(predictions))
+    several = isinstance(thresholds, list | tuple) and len(thresholds) == len(predictions)
+    if not several or np.isscalar(thresholds[0]):
+        thresholds = [thresholds] * len(predictions)
     each = [PatientSums(one, patients, values, metrics) for one, values in zip(predictions, thresholds, strict=True)]
     drawn = [[one(weights) for one in each] for weights in chunks(times, max(one.rows for one in each))]
     return [one.freed([chunk[k] for chunk in drawn], replicates, seed) for k, one in enumerate(each)]
-
-
-def one_each(thresholds, count: int) -> list:
-    """Thresholds for each of `count` predictions: the same for all, or those of a list."""
-    if isinstance(thresholds, list | tuple) and len(thresholds) == count and not np.isscalar(thresholds[0]):
-        return list(thresholds)
-    return [thresholds] * count
 
 
 def _notes(positives: np.ndarray, known: np.ndarray, patients: np.ndarray, drawn: Drawn) -> list[str]:

@@ -119,7 +119,7 @@ def test_left_stays_left_and_up_stays_up(tmp_path):
     assert pixels.sum() == pytest.approx(pixels[:9, :17].sum())
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=150)
 @given(st.sampled_from(sorted(MODES)), st.integers(0, 10_000), st.booleans())
 def test_a_damaged_png_is_refused_by_name_or_reads_as_an_image(tmp_path, mode, place, cut):
     path = save(tmp_path / "damaged.png", MODES[mode](GREY))

@@ -77,7 +77,7 @@ def small_predictions(draw):
     return make(np.reshape(scores, (n, 14)) / levels, labels, patient)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(small_predictions(), st.sampled_from([0.0, 0.25, 0.35, 0.5, 1.0]))
 def test_every_figure_is_scikit_learns(predictions, threshold):
     found = point_estimates(predictions, np.full(14, threshold))
@@ -89,7 +89,7 @@ def test_every_figure_is_scikit_learns(predictions, threshold):
             np.testing.assert_allclose(found[name][j], value, err_msg=f"{name} of column {j}", **EXACT)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(small_predictions(), st.integers(0, 1000))
 def test_every_replicate_is_scikit_learns_with_patients_as_weights(predictions, seed):
     thresholds = np.full(14, 0.5)

@@ -84,7 +84,7 @@ def columns(draw):
     return make(scores, labels)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(columns(), st.sampled_from(OBJECTIVES))
 def test_exact_threshold_is_the_best_of_all(val, objective):
     found = tune_thresholds(val, None, objective, min_positives=1, resampling=Bootstrap(0))
@@ -104,7 +104,7 @@ def test_exact_threshold_is_the_best_of_all(val, objective):
         assert found.notes[j] == ("nobody is predicted positive: no score reaches the threshold" if nobody else "")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(columns(), st.sampled_from(OBJECTIVES), st.sampled_from([(0.05, 0.40, 0.05), (0, 1, 0.25), (0.3, 0.3, 1)]))
 def test_grid_threshold_is_the_best_of_the_grid(val, objective, grid):
     found = tune_thresholds(val, grid, objective, min_positives=1, resampling=Bootstrap(0))

@@ -71,7 +71,7 @@ def operating_point(explorer):
 
 # ---- counting --------------------------------------------------------------------------------------------------------
 @given(data=st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_counts_are_those_of_a_loop(data):
     n = data.draw(st.integers(1, 30))
     scores = np.array(data.draw(st.lists(st.sampled_from([0, 0.05, 0.1, 0.3, 0.5, 1]), min_size=n, max_size=n)))
