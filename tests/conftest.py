@@ -12,7 +12,7 @@ from tests.tiny import make_tiny_nih
 
 # Before torch is imported, for child processes, too: on tiny tensors threads only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# hypothesis fails a test that takes 200 ms, or is slow to draw its examples, as any is while the machine does other work
+# hypothesis fails a test that takes 200 ms, or draws its examples slowly, as any does while the machine does other work
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
