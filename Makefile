@@ -31,10 +31,10 @@ check: setup ## the fast lane, two minutes: ruff, who imports from whom, and the
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q $(FAST) $(ARGS)
 
-test: setup ## ruff, then all tests, the notebooks among them
+test: setup ## ruff, then all tests, the notebooks among them, in two processes (ARGS="-n 0": in one)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 torture: setup ## kill -9 a hundred times at random; the work must end as in peace (15 minutes at most)
 	$(BIN)/python -m tests.torture $(ARGS)

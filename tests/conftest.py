@@ -6,17 +6,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.tiny import make_tiny_nih
 
 # Before torch is imported, for child processes, too: on tiny tensors threads only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# hypothesis fails a test that takes 200 ms, or draws its examples slowly, as any does while the machine does other work
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 def _real_folder() -> Path | None:
     """The folder with nih-mini, nih-native and nih-lists; None where it is not there."""
     folder = Path(os.environ.get("CXR_REAL_DATA") or Path(__file__).resolve().parents[2] / "shared")
     return folder if (folder / "nih-mini").is_dir() else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first, so that the other process has tests until the end; the browser, which is timed, last.
+
+    All tests of a file run in one process of `make test`, in their order.
+    """
+    items.sort(key=lambda item: (item.path.name != "test_nbval.py", item.path.parent.name == "browser"))
 
 
 def pytest_report_header() -> str:

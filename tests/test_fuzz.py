@@ -161,7 +161,7 @@ def read(folder: Path, name: str, content: bytes) -> None:
 def tried(name: str, original: bytes, folder: Path, times: int, **how) -> None:
     """Let a reader read `times` files: a third random bytes, the others changed from the original."""
 
-    @settings(max_examples=times, deadline=None, database=None, suppress_health_check=list(HealthCheck), **how)
+    @settings(max_examples=times, database=None, suppress_health_check=list(HealthCheck), **how)
     @given(st.one_of(st.binary(max_size=400), mutated(original), mutated(original)))
     def every(content: bytes) -> None:
         read(folder, name, content)
@@ -189,7 +189,7 @@ def test_ten_thousand_files(name, originals, tmp_path):
     tried(name, originals[name], tmp_path, -(-10_000 // len(READERS)))
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_the_doctor_looks_at_anything(data, originals, tmp_path):
     (tmp_path / "images").mkdir(exist_ok=True)

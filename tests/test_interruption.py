@@ -11,7 +11,6 @@ import textwrap
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pandas as pd
@@ -226,9 +225,16 @@ def test_an_interrupt_while_caching_keeps_what_is_done(tiny_nih, tmp_path, monke
 
 
 # ---- phantoms ----------------------------------------------------------------------------------------------------
-DRAWER = """import sys
-from cxrlib.phantom.generate import make_phantoms
-make_phantoms(sys.argv[1], n_patients=12, size=64, seed=3, workers=2)"""
+DRAWER = """import sys, time
+from pathlib import Path
+from cxrlib.phantom import generate
+write, root = generate._write_tables, Path(sys.argv[1])
+def write_when_told(*of_tables):
+    while not root.with_name("go").exists():
+        time.sleep(0.01)
+    write(*of_tables)
+generate._write_tables = write_when_told
+generate.make_phantoms(root, n_patients=12, size=64, seed=3, workers=2)"""
 
 
 @pytest.fixture(scope="module")
@@ -238,10 +244,10 @@ def drawn(tmp_path_factory):
 
 @contextmanager
 def drawing(root: Path, least: int):
-    """A process that draws, once it has drawn so many; it and its workers end with the test."""
+    """A process that draws, once it has drawn so many; it ends when told ("go" beside its folder), or with the test."""
     process = subprocess.Popen([sys.executable, "-c", DRAWER, root], start_new_session=True)
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while len(list(root.parent.glob(f".{root.name}.partial-*/images_*/images/*.png"))) < least:
             assert time.monotonic() < until
             assert process.poll() is None
@@ -264,12 +270,18 @@ def test_phantoms_of_a_killed_process_are_drawn_anew_and_its_remains_go(drawn, t
     assert sorted(path.name for path in tmp_path.iterdir()) == [".set.lock", "set"]
 
 
-def test_two_that_draw_the_same_wait_for_each_other(drawn, tmp_path, capsys):
-    root = tmp_path / "set"
+def test_two_that_draw_the_same_wait_for_each_other(drawn, tmp_path, monkeypatch):
+    root, said = tmp_path / "set", []
+
+    def say(text):
+        said.append(text)
+        (tmp_path / "go").touch()
+
+    monkeypatch.setattr("cxrlib.core.paths.print", say, raising=False)
     with drawing(root, 1) as process:
         assert content(make_phantoms(root, **PHANTOMS)) == drawn
-        assert "another process is drawing" in capsys.readouterr().out
-        assert process.wait(timeout=60) == 0
+        assert said == [f"another process is drawing {root}; waiting for it"]
+        assert process.wait(timeout=600) == 0
     assert content(root) == drawn
 
 
@@ -297,7 +309,7 @@ def test_run_json_is_whole_whenever_its_writer_is_killed(tmp_path):
     code += "for number in range(10**6):\n    run.record('stage', number=number, long='x' * 20_000)"
     process = subprocess.Popen([sys.executable, "-c", code, tmp_path / "run"])
     path = tmp_path / "run" / "run.json"
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while not path.is_file():
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -310,7 +322,7 @@ def test_run_json_is_whole_whenever_its_writer_is_killed(tmp_path):
     assert RunFolder(tmp_path / "run").stage("stage")["number"] == number + 1
 
 
-def test_a_training_waits_for_another_in_its_folder(tiny_nih, tmp_path, monkeypatch, capsys):
+def test_a_training_waits_for_another_in_its_folder(tiny_nih, tmp_path, monkeypatch):
     from cxrlib.cli.main import main
 
     (tmp_path / "run").mkdir()
@@ -321,23 +333,23 @@ def test_a_training_waits_for_another_in_its_folder(tiny_nih, tmp_path, monkeypa
     )
     other.stdout.readline()
 
-    def train_later():
-        time.sleep(0.5)
-        ended.append(time.monotonic())
-        other.communicate()
+    def say(text):
+        said.append(text)
+        if "is training into" in text:
+            ended.append(time.monotonic())
+            other.communicate()
 
     def fit(*_):
         began.append(time.monotonic())
         return pd.DataFrame({"best": [True], "epoch": [1], "val_auroc": [0.5]})
 
-    began, ended = [], []
+    began, ended, said = [], [], []
     monkeypatch.setattr("cxrlib.cli.commands.train.fit", fit)
     monkeypatch.setattr("cxrlib.cli.commands.train.fit", fit)
-    Thread(target=train_later).start()
+    monkeypatch.setattr("cxrlib.core.paths.print", say, raising=False)
     given = ["train", "--img_root", tiny_nih.root, "--cache_dir", tmp_path / "cache", "--run_dir", tmp_path / "run"]
     assert main([*map(str, given), "--arch", "mobilenet_v2", "--weights", "none", "--image_size", "32"]) == 0
-    assert "another process is training into" in capsys.readouterr().out
-    assert began > ended
+    assert began > ended > [0], said
 
 
 # ---- an evaluation -----------------------------------------------------------------------------------------------

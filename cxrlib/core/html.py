@@ -4,6 +4,7 @@ import base64
 import io
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
@@ -17,6 +18,11 @@ def templates_in(folder: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def radiograph_uri(pixels: np.ndarray, side: int) -> str:
+    """A radiograph, (h, w) or (h, w, 3) uint8, as a JPEG of side x side pixels for `<img src>`."""
+    return data_uri(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR), "jpeg", quality=80)
 
 
 def data_uri(picture: Image.Image, kind: str, **options) -> str:

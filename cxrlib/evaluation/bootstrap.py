@@ -27,11 +27,10 @@ _CHUNK = 4_000_000  # numbers in the largest table of one chunk of replicates: 3
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are computed: the number of replicates (0 for none), the seed of the draws, the confidence."""
+    """How intervals are computed: the number of replicates (0 for none), and the seed of the draws."""
 
     replicates: int = 1000
     seed: int = 0
-    confidence: float = 0.95
 
 
 DEFAULT = Bootstrap()
@@ -90,8 +89,8 @@ def ratio(above: np.ndarray, below: np.ndarray, empty: float = np.nan) -> np.nda
     return np.divide(above, below, out=np.full(np.shape(below), empty), where=below != 0)
 
 
-def limits(replicates: np.ndarray, point: np.ndarray, support: Support, confidence: float = 0.95) -> np.ndarray:
-    """Ends (2, k) of the intervals of k metrics in [0, 1]; they never have zero width.
+def limits(replicates: np.ndarray, point: np.ndarray, support: Support) -> np.ndarray:
+    """Ends (2, k) of the 95 % intervals of k metrics in [0, 1]; they never have zero width.
 
     The exact limits of a proportion (Clopper & Pearson 1934) for the effective number of observations, which is
     point (1 - point) / variance of the replicates (r, k) (Korn & Graubard 1998, Survey Methodology 24), reduced where
@@ -105,10 +104,9 @@ def limits(replicates: np.ndarray, point: np.ndarray, support: Support, confiden
     inner = (point > 0) & (point < 1) & (variance > 0)
     n = point * (1 - point) / np.where(inner, variance, 1) * (1 - ratio(np.ones(len(point)), carriers, empty=1.0))
     n = np.where(inner, np.clip(n, np.minimum(patients, most), np.minimum(most, 1e9)), patients)
-    fixed = (
-        (point > 0) & (point < 1) & (variance == 0) & (step < 1)
-    )  # such as the AUROC of equal scores, which cannot be another
-    tail = _tail(np.where(table.notna().any(), patients, 1), confidence)
+    # such as the AUROC of equal scores, which cannot be another
+    fixed = (point > 0) & (point < 1) & (variance == 0) & (step < 1)
+    tail = _tail(np.where(table.notna().any(), patients, 1))
     step = np.where(inner, step, 1)
     low = np.where(point > 0, betaincinv(n * point, n * (1 - point) + step, tail), 0)
     high = np.where(point < 1, 1 - betaincinv(n * (1 - point), n * point + step, tail), 1)
@@ -148,10 +146,8 @@ def interval(replicates: np.ndarray, point: np.ndarray, patients: np.ndarray, co
     return np.stack([np.minimum(ends[0], point), np.maximum(ends[1], point)])
 
 
-def _tail(patients: np.ndarray, confidence: float) -> np.ndarray:
+def _tail(patients: np.ndarray, confidence: float = 0.95) -> np.ndarray:
     """The share of replicates beyond each end of an interval (k,); NaN for a single patient."""
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence is {confidence}; expected a number between 0 and 1, such as 0.95")
     m = np.where(patients > 1, patients, np.nan)
     return ndtr(np.sqrt(m / (m - 1)) * stdtrit(m - 1, (1 - confidence) / 2))
 
@@ -186,15 +182,6 @@ def replicates_with_macro(replicates: np.ndarray, point: np.ndarray) -> np.ndarr
     return np.column_stack([replicates, with_macro(filled, ~np.isnan(point))[:, -1]])
 
 
-def label_counts(patients: np.ndarray, predictions: Predictions) -> np.ndarray:
-    """(2, 14, p): how many images without and with each finding each of the sorted `patients` has."""
-    patient, counts = np.searchsorted(patients, predictions.patient), np.zeros((2, len(FINDINGS), len(patients)))
-    for label in (0, 1):
-        image, finding = np.nonzero(predictions.labels == label)
-        np.add.at(counts[label], (finding, patient[image]), 1)
-    return counts
-
-
 def shared_draws(predictions: Sequence[Predictions], replicates: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The sorted patients (p,) of several sets of predictions, and how often each is drawn (replicates, p) for all."""
     if len({one.patient.dtype.kind for one in predictions}) != 1:
@@ -205,7 +192,11 @@ def shared_draws(predictions: Sequence[Predictions], replicates: int, seed: int)
 
 def count_patients(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
     """Patients with each finding, and with any (15,); and the smaller of those with and those without it (15,)."""
-    has = label_counts(np.unique(predictions.patient), predictions) > 0
+    patients, patient = np.unique(predictions.patient, return_inverse=True)
+    has = np.zeros((2, len(FINDINGS), len(patients)), dtype=bool)
+    for label in (0, 1):
+        image, finding = np.nonzero(predictions.labels == label)
+        has[label, finding, patient[image]] = True
     negative, positive = has.sum(axis=-1)
     any_positive = has[1].any(axis=0).sum()
     return np.append(positive, any_positive), np.append(np.minimum(positive, negative), any_positive)

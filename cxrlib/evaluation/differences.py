@@ -32,13 +32,12 @@ def paired_difference(
     thresholds: Sequence | None = None,
     replicates: int = 1000,
     seed: int = 0,
-    confidence: float = 0.95,
 ) -> pd.DataFrame:
     """`metric` of two models on the same images, with the columns of `group_difference`.
 
     Raises InputError where a and b do not hold the same images, patients and labels.
     """
-    return group_difference(a, _in_order_of(a, b), metric, thresholds, Bootstrap(replicates, seed, confidence))
+    return group_difference(a, _in_order_of(a, b), metric, thresholds, Bootstrap(replicates, seed))
 
 
 def group_difference(
@@ -71,7 +70,7 @@ def group_difference(
     first, second = (with_macro(np.where(defined, value, np.nan)) for value in (first, second))
     differences = replicates_with_macro(_replicates(*drawn, metric, resampling.seed), (first - second)[:-1])
     scarcest = np.minimum(count_patients(a)[1], count_patients(b)[1])
-    low, high = interval(differences, first - second, scarcest, resampling.confidence)
+    low, high = interval(differences, first - second, scarcest)
     columns = {"a": first, "b": second, "difference": first - second, "low": low, "high": high}
     columns["p"] = np.where(np.isnan(first - second), np.nan, p_values(differences, scarcest))
     columns["p_holm"] = np.append(holm(columns["p"][:-1]), columns["p"][-1])

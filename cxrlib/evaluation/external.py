@@ -45,11 +45,11 @@ def external(
     counts = evaluate(there, replicates=0)[["positives", "patients", "n"]]
     there = replace(there, labels=np.where(enough, there.labels, UNKNOWN))
     calibrated = calibrator.apply(there)
-    measured = evaluate(calibrated, thresholds, resampling.replicates, resampling.seed, resampling.confidence)
+    measured = evaluate(calibrated, thresholds, resampling.replicates, resampling.seed)
     parts, missing = [counts, _named(measured, "auroc", "auroc_there")], [""] * len(measured)
     if here is not None:
         here = replace(calibrator.apply(here), labels=np.where(enough, here.labels, UNKNOWN))
-        own = evaluate(here, None, resampling.replicates, resampling.seed, resampling.confidence)
+        own = evaluate(here, None, resampling.replicates, resampling.seed)
         difference = group_difference(_apart(calibrated, "there"), _apart(here, "here"), resampling=resampling)
         difference = difference.rename(columns={"low": "difference_low", "high": "difference_high"})
         parts += [_named(own, "auroc", "auroc_here"), difference.drop(columns=["a", "b", "note"])]

@@ -31,9 +31,8 @@ def evaluate(
     thresholds: Sequence[float] | None = None,
     replicates: int = 1000,
     seed: int = 0,
-    confidence: float = 0.95,
 ) -> pd.DataFrame:
-    """One row per finding and a last row "macro"; each metric with its patient-bootstrap interval.
+    """One row per finding and a last row "macro"; each metric with its 95 % patient-bootstrap interval.
 
     thresholds: 14 values in the order of FINDINGS, or Thresholds; an image is positive where score >= threshold.
     replicates: 0 leaves the intervals NaN.
@@ -74,11 +73,11 @@ def evaluate(
         replicate, value = replicates_with_macro(drawn.replicates[name], point), with_macro(point)
         if name in BINNED:
             replicate = np.where(value > 0, np.maximum(2 * value - replicate, 0), replicate)
-        low, high = interval(replicate, value, scarcest, confidence)
+        low, high = interval(replicate, value, scarcest)
         if name in drawn.support:
-            low[:-1], high[:-1] = drawn.limits(name, confidence)
+            low[:-1], high[:-1] = drawn.limits(name)
         if name == "ap_lift":  # at least what the interval of ap says, for this prevalence
-            ends = drawn.limits("ap", confidence) / columns["prevalence"][:-1]
+            ends = drawn.limits("ap") / columns["prevalence"][:-1]
             low[:-1], high[:-1] = np.minimum(low[:-1], ends[0]), np.maximum(high[:-1], ends[1])
         columns |= {name: value, f"{name}_low": low, f"{name}_high": high}
     columns["note"] = _notes(positives, columns["n"], positive, drawn)
@@ -114,17 +113,12 @@ def bootstrap(
     metrics: only these (default: all that the thresholds allow).
     """
     patients, times = shared_draws(predictions, replicates, seed)
-    thresholds = one_each(thresholds, len(predictions))
+    several = isinstance(thresholds, list | tuple) and len(thresholds) == len(predictions)
+    if not several or np.isscalar(thresholds[0]):
+        thresholds = [thresholds] * len(predictions)
     each = [PatientSums(one, patients, values, metrics) for one, values in zip(predictions, thresholds, strict=True)]
     drawn = [[one(weights) for one in each] for weights in chunks(times, max(one.rows for one in each))]
     return [one.freed([chunk[k] for chunk in drawn], replicates, seed) for k, one in enumerate(each)]
-
-
-def one_each(thresholds, count: int) -> list:
-    """Thresholds for each of `count` predictions: the same for all, or those of a list."""
-    if isinstance(thresholds, list | tuple) and len(thresholds) == count and not np.isscalar(thresholds[0]):
-        return list(thresholds)
-    return [thresholds] * count
 
 
 def _notes(positives: np.ndarray, known: np.ndarray, patients: np.ndarray, drawn: Drawn) -> list[str]:

@@ -1,9 +1,5 @@
 """Predictions of a model with the labels, images and patients they belong to, saved as one file."""
 
-import struct
-import tokenize
-import zipfile
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,10 +9,6 @@ from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import written_whole
 from cxrlib.data.findings import FINDINGS
 
-_UNREADABLE = (  # what zipfile and numpy raise for a file that is not a complete .npz, or claims to exceed memory
-    OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError, RuntimeError, SyntaxError,
-    MemoryError, OverflowError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
 _ARRAYS = ("scores", "labels", "image", "patient")
 UNKNOWN = 255  # the label where nobody said whether the finding is there
 
@@ -104,7 +96,7 @@ class Predictions:
             with np.load(path, allow_pickle=False) as file:  # pickles can run code
                 arrays = {name: file[name] for name in (*_ARRAYS, "findings")}
                 calibration = str(file["calibration"]) if "calibration" in file.files else "none"
-        except _UNREADABLE as error:
+        except Exception as error:  # a dozen kinds, of zipfile, zlib and numpy
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(
                 f"{path} cannot be read as predictions ({reason}); save predictions with Predictions.save"

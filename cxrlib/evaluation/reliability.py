@@ -1,26 +1,24 @@
 """Reliability of scores: reliability diagrams, out-of-fold calibration, and the noise in a calibration error."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from cxrlib.core.errors import InputError, nearest
 from cxrlib.data.findings import FINDINGS, canonical
 from cxrlib.evaluation.calibration import Calibrator, raw
 from cxrlib.evaluation.metrics import point_estimates
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.sums import ECE_BINS, mass_bins, width_bins
+from cxrlib.evaluation.sums import ECE_BINS, mass_bins
 
 
-def reliability(predictions: Predictions, finding: str, bins: int = 10, confidence: float = 0.95) -> pd.DataFrame:
+def reliability(predictions: Predictions, finding: str, bins: int = 10) -> pd.DataFrame:
     """Scores against the share of positives, in `bins` bins of equally many images (ties share a bin).
 
-    Columns: score (mean), share (of positives), low, high, images, patients, positives. The interval is Wilson's (1927)
-    with the number of patients of a bin instead of images, which are correlated within a patient, so that their number
-    would make the interval too narrow.
+    Columns: score (mean), share (of positives), low, high (95 %), images, patients, positives. The interval is Wilson's
+    (1927) with the number of patients of a bin instead of images, which are correlated within a patient, so that their
+    number would make the interval too narrow.
     """
     k = FINDINGS.index(canonical(finding))
     rows = predictions.rows_of(k)
@@ -32,12 +30,12 @@ def reliability(predictions: Predictions, finding: str, bins: int = 10, confiden
              patients=("patient", "nunique"), positives=("label", "sum"))
         .reset_index(drop=True)
     )  # fmt: skip
-    table["low"], table["high"] = _wilson(table["share"].to_numpy(), table["patients"].to_numpy(), confidence)
+    table["low"], table["high"] = _wilson(table["share"].to_numpy(), table["patients"].to_numpy())
     return table[["score", "share", "low", "high", "images", "patients", "positives"]]
 
 
-def _wilson(share: np.ndarray, n: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    z = ndtri((1 + confidence) / 2)
+def _wilson(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    z = ndtri(0.975)
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     return np.clip(middle - half, 0, share), np.clip(middle + half, share, 1)  # against rounding at shares of 0 and 1
@@ -57,32 +55,29 @@ def out_of_fold(val: Predictions, method: str, folds: int = 5, seed: int = 0, **
     return replace(raw(val), scores=scores, calibration=method)
 
 
-def choose_method(val: Predictions, methods: Sequence[str] = ("none", "platt", "temperature"), seed: int = 0) -> str:
+def choose_method(val: Predictions) -> str:
     """The calibration with the lowest Brier score (macro mean) on held-out patients; the first of equals.
 
     "none" is included: fitted to few patients, a map can make good scores worse. "isotonic" is not, because it ties
     scores and so costs AUROC.
     """
     if not val.known.any():
-        return methods[0]
-    held_out = {method: out_of_fold(val, method, seed=seed) for method in methods}
-    return min(methods, key=lambda method: np.nanmean(point_estimates(held_out[method])["brier"]))
+        return "none"
+    held_out = {method: out_of_fold(val, method) for method in ("none", "platt", "temperature")}
+    return min(held_out, key=lambda method: np.nanmean(point_estimates(held_out[method])["brier"]))
 
 
-def ece_floor(predictions: Predictions, metric: str = "ece_mass", draws: int = 200, seed: int = 0) -> np.ndarray:
-    """(14,) the calibration error that perfectly calibrated scores would show on this number of images, by noise alone.
+def ece_floor(predictions: Predictions, draws: int = 200, seed: int = 0) -> np.ndarray:
+    """(14,) the `ece_mass` that perfectly calibrated scores would show on this number of images, by noise alone.
 
     Labels are drawn with the scores as probabilities; the mean error of `draws` such data sets. NaN where no label is
-    known. An `ece` or `ece_mass` near its floor is no evidence of miscalibration (Roelofs et al. 2022 on this bias).
+    known. An error near its floor is no evidence of miscalibration (Roelofs et al. 2022 on this bias).
     The images of a patient are drawn independently, so that the floor is, if anything, too low.
     """
-    binned = {"ece": width_bins, "ece_mass": mass_bins}
-    if metric not in binned:
-        raise InputError(f"{metric!r} has no floor; expected ece or ece_mass{nearest(metric, binned)}")
     rng, floor = np.random.default_rng(seed), np.empty(len(FINDINGS))
     for k in range(len(FINDINGS)):
         scores = predictions.scores[predictions.rows_of(k), k]
-        bins, scores = binned[metric](scores), scores.astype(np.float64)
+        bins, scores = mass_bins(scores), scores.astype(np.float64)
         drawn = ((rng.random(len(scores)) < scores) - scores for _ in range(draws))
         gaps = [np.abs(np.bincount(bins, errors, ECE_BINS)).sum() for errors in drawn]
         floor[k] = np.mean(gaps) / len(scores) if len(scores) else np.nan

@@ -34,10 +34,10 @@ class Drawn:
     support: dict[str, Support]  # of the metrics in [0, 1] but BINNED
     content: tuple[int, ...] = ()  # of each finding, equal for equal scores and thresholds
 
-    def limits(self, name: str, confidence: float) -> np.ndarray:
-        """The ends (2, 14) of the interval of one metric."""
+    def limits(self, name: str) -> np.ndarray:
+        """The ends (2, 14) of the 95 % interval of one metric."""
         change, back = _AS_SHARE.get(name, (np.asarray, np.asarray))
-        return back(limits(change(self.replicates[name]), change(self.point[name]), self.support[name], confidence))
+        return back(limits(change(self.replicates[name]), change(self.point[name]), self.support[name]))
 
 
 # F1 as a share of images, tp / (tp + fp + fn), and back
@@ -150,7 +150,7 @@ class _Finding:
         values["ece"] = ratio(np.abs(self.bins @ weights).sum(axis=0), total)
         values["ece_mass"] = ratio(np.abs(self.mass_bins @ weights).sum(axis=0), total)
         if self.cells is not None:
-            values |= _threshold_metrics(*(self.cells @ weights))
+            values |= threshold_metrics(*(self.cells @ weights))
         return values
 
     def support(self, name: str, value: float) -> Support:
@@ -176,7 +176,7 @@ class _Finding:
         return Support(patients, images, min(right, wrong), step=1)
 
 
-def _threshold_metrics(tn, fp, fn, tp) -> dict[str, np.ndarray]:
+def threshold_metrics(tn, fp, fn, tp) -> dict[str, np.ndarray]:
     """THRESHOLD_METRICS from counts (r,). Without positives f1 and ppv are undefined, not 0; npv without negatives."""
     positive, negative = tp + fn, tn + fp
     return {

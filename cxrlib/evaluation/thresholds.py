@@ -25,7 +25,7 @@ GRID = (0.05, 0.40, 0.05)  # start, stop, step
 NEVER = float(np.nextafter(np.float32(1), np.float32(2)))  # above every score: never positive
 _NOT_TUNED = "not tuned"
 _FEW_DRAWS = Bootstrap(replicates=200)
-_FIELDS = ("objective", "grid", "confidence")  # of a file
+_FIELDS = ("objective", "grid")  # of a file
 _KEYS = ("threshold", "low", "high", "note")  # of each finding in a file
 
 
@@ -43,7 +43,7 @@ class Thresholds(SavedPerFinding):
     values: (14,) float64 in [0, 1], or just above 1 (NEVER) where no image should be predicted positive.
     objective: what was maximized, as `tune_thresholds` takes it, or a description such as "by hand".
     grid: (start, stop, step), or None where all scores were candidates.
-    low, high: (14,) ends of the bootstrap interval of the threshold itself, NaN where there is none.
+    low, high: (14,) ends of the 95 % bootstrap interval of the threshold itself, NaN where there is none.
     notes: 14 texts; empty where the threshold was tuned, else why it was not, or what could not be reached.
     calibration: of the scores used for tuning, as in Predictions; None (such as by hand) accepts any scores.
     Raises InputError for invalid values.
@@ -57,7 +57,6 @@ class Thresholds(SavedPerFinding):
     grid: tuple[float, float, float] | None = None
     low: np.ndarray | None = None
     high: np.ndarray | None = None
-    confidence: float = 0.95
     notes: tuple[str, ...] = ("",) * len(FINDINGS)
     calibration: str | None = None
 
@@ -71,8 +70,6 @@ class Thresholds(SavedPerFinding):
         if self.grid is not None:
             grid_values(self.grid)  # raises InputError for an invalid grid
             object.__setattr__(self, "grid", tuple(float(value) for value in self.grid))
-        if not isinstance(self.confidence, float) or not 0 < self.confidence < 1:
-            raise InputError(f"confidence of thresholds is {self.confidence!r}; expected a number between 0 and 1")
         object.__setattr__(self, "notes", tuple(map(str, self.notes)))
         if len(self.notes) != len(FINDINGS):
             raise InputError(f"thresholds have {len(self.notes)} notes; expected {len(FINDINGS)}, one per finding")
@@ -167,14 +164,14 @@ def tune_thresholds(
         values[k] = best[0]
         note = _shortfall(scores, positive, search.candidates, best[0])
         if not note.startswith(_NOT_TUNED):
-            ends[:, k] = interval(best[1:, None], best[:1], scarcest[k : k + 1], resampling.confidence)[:, 0]
+            ends[:, k] = interval(best[1:, None], best[:1], scarcest[k : k + 1])[:, 0]
         if not reached[0]:
             note = f"no threshold{' of the grid' if grid else ''} reaches {objective}; the nearest is kept; {note}"
         if note and grid:
             [exact], _ = _Search(scores, positive, of, len(patients), None, value_of)(times[:1].T * 1.0)
             note = f"{note.removesuffix('; ')}; the best of all scores is {exact:.2g}"
         notes.append(note.removesuffix("; "))
-    return Thresholds(values, objective, grid, *ends, resampling.confidence, tuple(notes), val.calibration)
+    return Thresholds(values, objective, grid, *ends, tuple(notes), val.calibration)
 
 
 def grid_values(grid: tuple[float, float, float]) -> np.ndarray:
@@ -253,12 +250,10 @@ def parse_objective(text: str) -> Callable:
     the value is an integer, or a single quotient of integers, so that ties are exact.
     """
     text = str(text).partition("@")[0] if parse_guarantee(text) else text
-    match = re.fullmatch(
-        r"\s*(?:(f)([\d.]+)|(youden)|(sensitivity|specificity)\s*>=\s*([\d.]+)|(cost)\s*=\s*([\d.]+))\s*", str(text)
-    )
+    pattern = r"(youden)|(f|sensitivity>=|specificity>=|cost=)([\d.]+)"
     try:
-        kind, number = (next(filter(None, match.group(1, 3, 4, 6))), next(filter(None, match.group(2, 5, 7)), None))
-        number = None if number is None else float(number)
+        named, kind, number = re.fullmatch(pattern, re.sub(r"\s", "", str(text))).groups()
+        kind, number = named or kind.rstrip(">="), float(number or 1)
     except (AttributeError, ValueError):
         hint = nearest(text, ["f1", "f2", "f0.5", "youden", "sensitivity>=0.9", "sensitivity>=0.9@0.95",
                               "specificity>=0.9", "cost=10"])  # fmt: skip
@@ -273,14 +268,6 @@ def parse_objective(text: str) -> Callable:
     return lambda *counts: _OBJECTIVES[kind](number, *counts)
 
 
-def _f_beta(beta, tp, fp, positives, negatives):
-    return (1 + beta**2) * tp / np.maximum(beta**2 * positives + tp + fp, 1), np.ones_like(tp, dtype=bool)
-
-
-def _youden(_, tp, fp, positives, negatives):
-    return tp * negatives - fp * positives, np.ones_like(tp, dtype=bool)
-
-
 def _sensitivity(minimum, tp, fp, positives, negatives):
     """Fewest false positives, then most true ones; ranked below these, where the condition fails: most true ones."""
     reached = tp >= minimum * positives * (1 - 1e-12)
@@ -293,8 +280,10 @@ def _specificity(minimum, tp, fp, positives, negatives):
     return np.where(reached, tp * (negatives + 1) - fp, -fp - (negatives + 1)), reached
 
 
-def _cost(ratio, tp, fp, positives, negatives):
-    return -(ratio * (positives - tp) + fp), np.ones_like(tp, dtype=bool)
-
-
-_OBJECTIVES = {"f": _f_beta, "youden": _youden, "sensitivity": _sensitivity, "specificity": _specificity, "cost": _cost}
+_OBJECTIVES = {
+    "f": lambda beta, tp, fp, p, n: ((1 + beta**2) * tp / np.maximum(beta**2 * p + tp + fp, 1), tp >= 0),
+    "youden": lambda _, tp, fp, p, n: (tp * n - fp * p, tp >= 0),
+    "cost": lambda ratio, tp, fp, p, n: (-(ratio * (p - tp) + fp), tp >= 0),
+    "sensitivity": _sensitivity,
+    "specificity": _specificity,
+}

@@ -16,7 +16,7 @@ class PhantomConfig(Config):
     The second hospital is for external validation. Its machine is noisier and less sharp, enhances edges less and shows
     the lungs brighter and the mediastinum darker (`film.MACHINES`); most of its films have a border, and the side
     marker is a dark letter on a bright plate. Its patients, with names of their own, have emphysema, fibrosis, nodules
-    and masses more often and a ward's findings less often (`patients.LIKELIER`), hence fewer visits and AP films.
+    and masses more often and a ward's findings less often (`findings.csv`), hence fewer visits and AP films.
     Anatomy, signs and errors of the labels follow the same rules in both.
     """
 

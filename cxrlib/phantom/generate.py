@@ -25,12 +25,11 @@ from cxrlib.phantom.anatomy import draw_patient
 from cxrlib.phantom.config import PhantomConfig
 from cxrlib.phantom.film import MACHINES, render
 from cxrlib.phantom.lesions import Lesion
-from cxrlib.phantom.patients import plan_visits
+from cxrlib.phantom.patients import TRAITS, plan_visits
 
 VERSION = 1  # of the drawing: another version draws other radiographs from the same seed
 _MANIFEST = "phantom.json"
 _README = Path(__file__).with_name("set_readme.md")
-_BOXED = {"Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax"}
 
 
 def make_phantoms(root: str | Path, progress: bool = True, **parameters) -> Path:
@@ -182,7 +181,7 @@ def _write_tables(visits, boxes, folder):
 
     header = "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
     table = pd.DataFrame(boxes, columns=range(6)).reindex(columns=range(9))  # three empty columns
-    boxed = table[1].isin(_BOXED)
+    boxed = table[1].isin(TRAITS.index[TRAITS["boxed"]])
     table[1] = table[1].replace("Infiltration", "Infiltrate")
     write("true_boxes.csv", header, table, float_format="%.3f")
     write("BBox_List_2017.csv", header, table[boxed], float_format="%.3f")

@@ -1,38 +1,22 @@
 """The patients and visits of a phantom data set, sampled from NIH's metadata, with true and mined labels."""
 
-import numpy as np
+from pathlib import Path
 
-from cxrlib.data.findings import FINDINGS
+import numpy as np
+import pandas as pd
+
+from cxrlib.data.findings import FINDINGS, encode
 from cxrlib.data.metadata import reference_entries
 
 FIRST_PATIENT = 90001  # NIH's last is 30805: no phantom has the name of a real image
 _CARRIERS = 0.11  # teaching: at least this share of the patients has each finding at some visit
 _VISITS, _MOST_VISITS = 3.2, 20  # teaching: mean and maximum number of visits per patient; NIH has 3.6 and 184
 _TEST_SHARE = 0.2
-LIKELIER = {  # how much likelier a patient with the finding is to be of the second hospital than of the first
-    "Emphysema": 2.5, "Fibrosis": 2.5, "Nodule": 2.0, "Mass": 1.5, "Atelectasis": 0.5, "Consolidation": 0.5,
-    "Effusion": 0.4, "Edema": 0.4, "Pneumothorax": 0.5,
-}  # fmt: skip
-
 _DISAGREEMENT = 0.35  # relative to NIH's, part of which is disagreement between the readers
-_MINED = {
-    # Cohen's kappa of NIH's mined labels against three radiologists' majority on 810 test images (Nabulsi et al. 2021);
-    # false positive labels are likelier where one of these findings is present
-    "Atelectasis": (0.18, ("Effusion", "Infiltration")),
-    "Cardiomegaly": (0.34, ("Edema", "Effusion")),
-    "Consolidation": (0.13, ("Pneumonia", "Infiltration", "Atelectasis")),
-    "Edema": (0.0, ("Cardiomegaly", "Infiltration", "Effusion")),
-    "Effusion": (0.34, ("Pleural_Thickening", "Atelectasis")),
-    "Emphysema": (0.04, ("Pneumothorax",)),
-    "Fibrosis": (0.05, ("Infiltration", "Pleural_Thickening")),
-    "Infiltration": (0.07, ("Pneumonia", "Consolidation", "Edema", "Fibrosis")),
-    "Mass": (0.36, ("Nodule", "Consolidation")),
-    "Nodule": (0.29, ("Mass",)),
-    "Pleural_Thickening": (0.17, ("Effusion", "Fibrosis")),
-    "Pneumonia": (0.0, ("Infiltration", "Consolidation")),
-    "Pneumothorax": (0.54, ("Emphysema",)),
-    "Hernia": (0.44, ("Cardiomegaly",)),
-}
+# kappa: Cohen's, of NIH's mined labels against three radiologists' majority on 810 test images (Nabulsi et al. 2021);
+# confused_with: findings beside which false positive labels are likelier; second: how much likelier a patient with the
+# finding is to be of the second hospital than of the first; boxed: whether NIH boxed it
+TRAITS = pd.read_csv(Path(__file__).with_name("findings.csv"), index_col="finding").loc[list(FINDINGS)]
 
 
 def plan_visits(config):
@@ -67,8 +51,7 @@ def _histories(rng, config):
     carries = np.logical_or.reduceat(labels, starts)
     weights = _lifted(carries, counts) if teaching else np.ones(len(starts))
     if config.hospital == "second":
-        for finding, factor in LIKELIER.items():
-            weights[carries[:, FINDINGS.index(finding)]] *= factor
+        weights = weights * np.where(carries, TRAITS["second"], 1).prod(axis=1)
     chosen = _systematic(rng, weights, counts, n_patients)
     rows = np.concatenate([np.arange(starts[i], starts[i] + counts[i]) for i in chosen])
     columns = ["age", "sex", "view", "width", "height", "spacing_x", "spacing_y"]
@@ -129,12 +112,11 @@ def _mine(rng, who, truth, strength, bedside, noise):
     mined = truth.copy()
     if not noise:
         return mined, drain
-    for column, finding in enumerate(FINDINGS):
+    for column, (finding, traits) in enumerate(TRAITS.iterrows()):
         true = truth[:, column]
-        kappa, similar = _MINED[finding]
-        error = _DISAGREEMENT * (1 - kappa)
+        error = _DISAGREEMENT * (1 - traits["kappa"])
         miss = true * np.square(1.15 - strength[:, column])
-        alike = truth[:, [FINDINGS.index(name) for name in similar]].any(axis=1)
+        alike = truth[:, encode([traits["confused_with"]])[0] == 1].any(axis=1)
         hazy = finding in ("Edema", "Infiltration", "Atelectasis", "Effusion")
         alarm = ~true * (1 + 12.0 * alike + 2.0 * bedside * hazy)
         if finding == "Pneumothorax":

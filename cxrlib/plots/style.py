@@ -32,18 +32,7 @@ SHARPER = 1.5
 _OUTLINE = withStroke(linewidth=2, foreground="black")  # readable over heat, too
 
 sns.set_theme(style="ticks", context="notebook", font="DejaVu Sans", palette="colorblind")
-plt.rcParams |= {
-    "figure.dpi": 80,
-    "figure.constrained_layout.use": True,
-    "font.size": 11,
-    "axes.titlesize": 12,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid.axis": "x",
-    "grid.color": "0.9",
-    "legend.frameon": False,
-}
+plt.style.use("cxrlib.plots.cxr")
 
 
 def described(figure: Figure, text: str) -> Figure:

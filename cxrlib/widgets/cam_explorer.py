@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from cxrlib.core.errors import InputError
+from cxrlib.core.html import radiograph_uri
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
@@ -132,7 +133,7 @@ class CamExplorer(w.HBox):
             lacking += f" There is no box of {finding} on it."
         rows = self._scores(row)
         self._status.value = _SHOW.case_status(message, name, finding, rows[k], lacking)
-        radiograph = html.radiograph_uri(self._images[name], SIDE)
+        radiograph = radiograph_uri(self._images[name], SIDE)
         self._picture.value = _SHOW.case_picture(
             self._picture.model_id, name, finding, radiograph, html.heat_uri(heat), boxes
         )

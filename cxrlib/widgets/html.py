@@ -46,12 +46,6 @@ def macros(template: str):
     return _TEMPLATES.get_template(template).module
 
 
-def radiograph_uri(grey: np.ndarray, side: int) -> str:
-    """A radiograph (h, w) uint8 as a JPEG of side x side pixels, as a data URI."""
-    picture = Image.fromarray(np.asarray(grey)).resize((side, side), Image.Resampling.BILINEAR)
-    return data_uri(picture, "jpeg", quality=80)
-
-
 def heat_uri(heat: np.ndarray) -> str:
     """A map (h, w) in [0, 1] as a PNG data URI, transparent where it is 0."""
     coloured = _HEAT(heat, bytes=True)

@@ -6,15 +6,15 @@ A threshold is looked up among the sorted scores, so that a slider moves over 25
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from time import monotonic
 
 import numpy as np
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.bootstrap import ratio
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.sums import at_or_above, check_calibration
+from cxrlib.evaluation.sums import at_or_above, check_calibration, threshold_metrics
 from cxrlib.evaluation.thresholds import NEVER, Thresholds
 
 # Stops of a slider: 0 to 1, finest near 0, where the scores of rare findings lie, and last above every score.
@@ -31,30 +31,15 @@ class Counts:
     fn: float | np.ndarray
     tn: float | np.ndarray
 
-    @property
-    def sensitivity(self) -> float:
-        """Share of positives that are predicted positive."""
-        return ratio(self.tp, self.tp + self.fn)
-
-    @property
-    def specificity(self) -> float:
-        """Share of negatives that are predicted negative."""
-        return ratio(self.tn, self.tn + self.fp)
-
-    @property
-    def ppv(self) -> float:
-        """Share of predicted positives that are positive."""
-        return ratio(self.tp, self.tp + self.fp)
-
-    @property
-    def f1(self) -> float:
-        """NaN without a positive image."""
-        return ratio(2 * self.tp, (self.tp + self.fn > 0) * (2 * self.tp + self.fp + self.fn))
+    @cached_property
+    def rates(self) -> dict[str, np.ndarray]:
+        """Sensitivity, specificity, ppv, npv and f1, as in a table of `evaluate`."""
+        return threshold_metrics(self.tn, self.fp, self.fn, self.tp)
 
     def per(self, patients: float, prevalence: float) -> "Counts":
         """The counts expected among `patients` at another prevalence, with the same sensitivity and specificity."""
         ill, well = patients * prevalence, patients * (1 - prevalence)
-        found, cleared = self.sensitivity, self.specificity
+        found, cleared = self.rates["sensitivity"], self.rates["specificity"]
         return Counts(tp=ill * found, fp=well * (1 - cleared), fn=ill * (1 - found), tn=well * cleared)
 
     def cost(self, miss_cost: float) -> float:

@@ -9,6 +9,7 @@ import ipywidgets as w
 import numpy as np
 
 from cxrlib.core.errors import printable
+from cxrlib.core.html import radiograph_uri
 from cxrlib.data.findings import FINDINGS
 from cxrlib.explain.prediction import Prediction, Predictor
 from cxrlib.plots.style import pretty
@@ -99,7 +100,7 @@ class OwnRadiograph(w.HBox):
             self._picture.model_id,
             name,
             rows[k]["name"],
-            html.radiograph_uri(self.case.images[0], SIDE),
+            radiograph_uri(self.case.images[0], SIDE),
             html.heat_uri(self._maps[k]),
             (),
         )

@@ -10,6 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from cxrlib.core.errors import InputError
+from cxrlib.core.html import radiograph_uri
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.metrics import point_estimates
@@ -18,7 +19,7 @@ from cxrlib.evaluation.sums import at_or_above
 from cxrlib.evaluation.thresholds import Thresholds, tune_thresholds
 from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
 from cxrlib.plots.style import pretty
-from cxrlib.widgets.html import STYLE, WRAP, plain_button, radiograph_uri, step_slider
+from cxrlib.widgets.html import STYLE, WRAP, plain_button, step_slider
 from cxrlib.widgets.operating_points import SCALE, Curve, Session
 from cxrlib.widgets.threshold_panels import PANELS, Figures
 

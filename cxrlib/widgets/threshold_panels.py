@@ -58,7 +58,7 @@ class Figures:
         if prevalence != self.curve.prevalence:
             places["elsewhere"] = _pr(now.per(1000, prevalence))
             lines = lines + self._pr_lines(prevalence, "other")
-        label = f"PR curve; PPV {number(now.ppv)} at sensitivity {number(now.sensitivity)}"
+        label = f"PR curve; PPV {number(now.rates['ppv'])} at sensitivity {number(now.rates['sensitivity'])}"
         places |= {kind: _pr(point) for kind, point in points.items()}
         return self.pr | {"label": label, "lines": lines, "marks": _marks(places)}
 
@@ -68,11 +68,11 @@ class Figures:
 
 
 def _roc(counts: Counts) -> tuple:
-    return 1 - counts.specificity, counts.sensitivity
+    return 1 - counts.rates["specificity"], counts.rates["sensitivity"]
 
 
 def _pr(counts: Counts) -> tuple:
-    return counts.sensitivity, counts.ppv
+    return counts.rates["sensitivity"], counts.rates["ppv"]
 
 
 def _pixels(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from cxrlib.course.config import CourseConfig
 from cxrlib.course.parameters import COURSE, check_parameters, each_run, notebook_parameters, read_profile
 from cxrlib.course.runner import plan_runs, run_course
 from cxrlib.data.splits import KINDS
-from cxrlib.evaluation.protocol import CALIBRATE
+from cxrlib.evaluation.calibration import METHODS
 from cxrlib.models.architectures import ARCHITECTURES
 from cxrlib.training.config import ARCHS, SPLITS
 from cxrlib.training.loop import TrainConfig
@@ -243,4 +243,4 @@ def test_every_parameter_of_the_notebooks_is_declared_and_its_default_fits():
 def test_the_declared_choices_are_those_of_the_modules():
     assert set(ARCHS) == set(ARCHITECTURES)
     assert SPLITS == KINDS
-    assert set(config.CALIBRATE) == set(CALIBRATE)
+    assert set(config.CALIBRATE) == {"auto", *METHODS}

@@ -119,7 +119,7 @@ def test_left_stays_left_and_up_stays_up(tmp_path):
     assert pixels.sum() == pytest.approx(pixels[:9, :17].sum())
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=150)
 @given(st.sampled_from(sorted(MODES)), st.integers(0, 10_000), st.booleans())
 def test_a_damaged_png_is_refused_by_name_or_reads_as_an_image(tmp_path, mode, place, cut):
     path = save(tmp_path / "damaged.png", MODES[mode](GREY))
@@ -322,7 +322,7 @@ def start(root, folder, pause):
 
 
 def wait_until_some_are_done(folder, process, least):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         if list(folder.glob("*/cache.json")) and len(ImageCache(next(folder.glob("*/cache.json")).parent)) >= least:
             return
@@ -332,7 +332,7 @@ def wait_until_some_are_done(folder, process, least):
 
 def test_a_killed_process_leaves_what_it_did(build, images, tiny_nih, tmp_path, decoded):
     folder = tmp_path / "cache"
-    process = start(tiny_nih.root, folder, 0.02)
+    process = start(tiny_nih.root, folder, 0.2)  # so slowly that it is far from done when it is killed
     wait_until_some_are_done(folder, process, least=8)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -350,7 +350,7 @@ def test_two_processes_at_once_share_one_work(build, images, tiny_nih, tmp_path,
     processes = [start(tiny_nih.root, folder, 0.02) for _ in range(2)]
     said = []
     for process in processes:
-        out, err = process.communicate(timeout=100)
+        out, err = process.communicate(timeout=600)
         assert process.returncode == 0, err
         said.append(out)
     counts = [int(out.split("decoded")[1].split()[0]) for out in said]

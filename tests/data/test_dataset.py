@@ -163,7 +163,7 @@ def test_to_unit():
     assert to_unit(torch.tensor([0.0, 0.5])).tolist() == [0, 0.5]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 5), st.integers(8, 40), st.integers(0, 2**32 - 1), st.booleans())
 def test_augment_keeps_range_shape_and_kind(n, side, seed, as_bytes):
     x = torch.randint(0, 256, (n, 1, side, side), dtype=torch.uint8, generator=generator(seed))

@@ -170,7 +170,7 @@ def test_no_network_is_a_sentence(tmp_path):
     nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}  # nothing listens on port 9
     environment = os.environ | nowhere | {name.lower(): value for name, value in nowhere.items()}
     environment |= {"KAGGLEHUB_CACHE": str(tmp_path), "HOME": str(tmp_path), "NO_PROXY": "", "no_proxy": ""}
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=100)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=600)
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("InputError: Kaggle's data set nih-chest-xrays/sample cannot be downloaded (")
     assert "give its folder as img_root" in run.stdout

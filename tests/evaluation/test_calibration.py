@@ -88,7 +88,7 @@ def test_separable_and_saturated_scores_give_finite_maps():
         assert (found[labels == 0] < 0.1).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(METHODS), st.sampled_from([3, 20, 1000]))
 def test_no_image_overtakes_another(seed, method, levels):
     rng = np.random.default_rng(seed)

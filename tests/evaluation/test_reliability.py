@@ -81,15 +81,12 @@ def test_isotonic_looks_best_on_what_it_was_fitted_to_and_is_not():
     assert left_out["isotonic"] > left_out["platt"]
 
 
-@pytest.mark.parametrize("metric", ["ece", "ece_mass"])
-def test_calibrated_scores_stand_at_the_floor_and_it_falls_with_images(metric):
+def test_calibrated_scores_stand_at_the_floor_and_it_falls_with_images():
     small, large = calibrated_predictions(0, 150), calibrated_predictions(0, 5000)
-    floors = ece_floor(small, metric), ece_floor(large, metric)
+    floors = ece_floor(small), ece_floor(large)
     assert floors[0].mean() > 4 * floors[1].mean()
     for predictions, floor in zip((small, large), floors, strict=True):
-        assert point_estimates(predictions)[metric].mean() == pytest.approx(floor.mean(), rel=0.15)
-    with pytest.raises(InputError, match="'brier' has no floor"):
-        ece_floor(small, "brier")
+        assert point_estimates(predictions)["ece_mass"].mean() == pytest.approx(floor.mean(), rel=0.15)
 
 
 # --- another prevalence ----------------------------------------------------------------------------------------------

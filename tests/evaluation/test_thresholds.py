@@ -84,7 +84,7 @@ def columns(draw):
     return make(scores, labels)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(columns(), st.sampled_from(OBJECTIVES))
 def test_exact_threshold_is_the_best_of_all(val, objective):
     found = tune_thresholds(val, None, objective, min_positives=1, resampling=Bootstrap(0))
@@ -104,7 +104,7 @@ def test_exact_threshold_is_the_best_of_all(val, objective):
         assert found.notes[j] == ("nobody is predicted positive: no score reaches the threshold" if nobody else "")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(columns(), st.sampled_from(OBJECTIVES), st.sampled_from([(0.05, 0.40, 0.05), (0, 1, 0.25), (0.3, 0.3, 1)]))
 def test_grid_threshold_is_the_best_of_the_grid(val, objective, grid):
     found = tune_thresholds(val, grid, objective, min_positives=1, resampling=Bootstrap(0))
@@ -367,12 +367,12 @@ def test_a_file_gives_back_what_went_in(tmp_path, grid):
     val = random_predictions(0)
     labels = val.labels.copy()
     labels[:, 13] = 0
-    tuned = tune_thresholds(make(val.scores, labels), grid, "f2", resampling=Bootstrap(20, confidence=0.9))
+    tuned = tune_thresholds(make(val.scores, labels), grid, "f2", resampling=Bootstrap(20))
     path = tuned.save(tmp_path / "new" / "thresholds.json")
     again = Thresholds.load(str(path))
     for name in ("values", "low", "high"):
         np.testing.assert_array_equal(getattr(again, name), getattr(tuned, name))
-    for name in ("objective", "grid", "confidence", "notes"):
+    for name in ("objective", "grid", "notes"):
         assert getattr(again, name) == getattr(tuned, name)
     assert os.listdir(path.parent) == ["thresholds.json"]
     saved = json.loads(path.read_text())
@@ -418,7 +418,6 @@ def edited(**changes):
         (json.dumps(edited(findings={name: ROW | {"threshold": 7} for name in FINDINGS})), "expected numbers in"),
         (json.dumps({k: v for k, v in edited().items() if k != "objective"}), "'objective' missing"),
         (json.dumps(edited(grid=[1, 2])), "the grid is"),
-        (json.dumps(edited(confidence="high")), "confidence of thresholds is 'high'"),
     ],
 )
 def test_broken_and_foreign_files_are_refused(tmp_path, content, message):

@@ -241,7 +241,7 @@ def test_very_small_activations_still_reach_one():
 
 
 # ---- geometry --------------------------------------------------------------------------------------------------------
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data(), grid=st.integers(3, 9), high=st.integers(1, 12), wide=st.integers(1, 12),
        method=st.sampled_from([*METHODS]))  # fmt: skip
 def test_the_peak_is_at_the_centre_of_the_cell(data, grid, high, wide, method):

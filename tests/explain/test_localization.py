@@ -69,7 +69,7 @@ class Cell(nn.Module):
         return self.cam_layer(self.pool(x)).mean(dim=(2, 3)).expand(-1, 14)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data(), grid=st.integers(3, 8), cell=st.integers(2, 14), method=st.sampled_from([*METHODS]))
 def test_the_box_of_the_cell_that_fires_is_hit_and_one_shifted_by_a_cell_is_not(data, grid, cell, method):
     i, j = data.draw(st.tuples(*[st.integers(1, grid - 2)] * 2))

@@ -205,7 +205,7 @@ def test_papermill_shows_the_example_and_goes_on(weights, film, tmp_path):
     cell = CELL.format(weights=str(weights), film=str(film))
     cells = [nbformat.v4.new_code_cell(cell), nbformat.v4.new_code_cell("print('after')")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "in.ipynb")
-    papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", progress_bar=False, execution_timeout=60)
+    papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", progress_bar=False, execution_timeout=600)
     done = nbformat.read(tmp_path / "out.ipynb", as_version=4)
     assert done.cells[0].outputs[0].data["text/plain"] == "OwnRadiograph(mobilenet_v2)"
     assert [output.output_type for output in done.cells[0].outputs] == ["execute_result"]

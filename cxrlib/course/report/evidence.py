@@ -15,32 +15,7 @@ from pathlib import Path
 import pandas as pd
 from markupsafe import Markup
 
-_NAMES = {
-    "a": "Better",
-    "auroc": "AUROC",
-    "ap": "Average precision",
-    "arch": "Architecture",
-    "ap_lift": "AP over prevalence",
-    "auroc_expert": "AUROC, better labels",
-    "auroc_mined": "AUROC, mined labels",
-    "b": "Other",
-    "expert": "Positive, better labels",
-    "ece": "Calibration error",
-    "gflop": "GFLOP per image",
-    "images_per_s": "Images per second",
-    "lr": "Learning rate",
-    "mined": "Positive, mined",
-    "n": "Images",
-    "npv": "NPV",
-    "p": "p",
-    "p_holm": "p (Holm)",
-    "parameters": "Parameters, millions",
-    "ppv": "PPV",
-    "seed_sd": "SD over seeds",
-    "train_images_per_s": "Training, images per second",
-    "val_auroc": "Validation AUROC",
-    "val_loss": "Validation loss",
-}
+_NAMES = pd.read_csv(Path(__file__).with_name("columns.csv"), index_col="column")["name"]
 _ELEMENT = Markup('<data value="{}" data-source="{}" title="{}">{}</data>')
 _UNDEFINED = Markup('<span class="undefined">undefined</span>')
 

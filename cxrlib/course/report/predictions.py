@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
-from PIL import Image
 
 from cxrlib.core.errors import printable
-from cxrlib.core.html import data_uri
+from cxrlib.core.html import radiograph_uri
 from cxrlib.course.report.page import write_page
 from cxrlib.explain.prediction import Prediction, Predictor
 
@@ -29,8 +28,9 @@ def _shown(cases: Iterable[Prediction], predictor: Predictor) -> Iterator[dict]:
         shown = {"name": printable(case.path.name), "error": case.error}
         if not case.error:
             grey = case.images[0]
-            maps = {finding: _uri(_under(grey, heat)) for finding, heat in predictor.maps(case).items()}
-            shown |= {"warnings": case.warnings, "picture": _uri(grey), "maps": maps, "rows": case.rows}
+            maps = predictor.maps(case).items()
+            shown |= {"warnings": case.warnings, "picture": radiograph_uri(grey, _SIDE), "rows": case.rows}
+            shown["maps"] = {finding: radiograph_uri(_under(grey, heat), _SIDE) for finding, heat in maps}
         yield shown
 
 
@@ -39,8 +39,3 @@ def _under(grey: np.ndarray, heat: np.ndarray) -> np.ndarray:
     opacity = 0.6 * np.sqrt(heat)[..., None]
     colours = colormaps["inferno"](heat)[..., :3] * 255
     return np.round(grey[..., None] * (1 - opacity) + colours * opacity).astype(np.uint8)
-
-
-def _uri(pixels: np.ndarray) -> str:
-    picture = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
-    return data_uri(picture, "jpeg", quality=85)
