@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from cxrlib.core.paths import PHANTOM, from_root
-from cxrlib.data.metadata import find_csv, read_boxes, read_entries
+from cxrlib.core.paths import PHANTOM, located
+from cxrlib.data.metadata import find_beside, find_csv, read_boxes, read_entries
 from cxrlib.data.sources import content_digest, find_images, keep_found
 from cxrlib.evaluation.agreement import EXPERT_FILES
 from cxrlib.phantom.generate import make_phantoms
@@ -60,21 +60,21 @@ class Data:
         return {kind: content_digest(self._found(kind)) for kind in BESIDE}
 
     def _found(self, kind: str) -> list[Path]:
-        paths = [folder / name for folder in self.folders for name in BESIDE[kind]]
-        return [path for path in paths if path.is_file()]
+        paths = [find_beside(name, folder) for folder in self.folders for name in BESIDE[kind]]
+        return [path for path in paths if path]
 
 
 def open_data(csv_path: str | Path = "", img_root: str | Path = PHANTOM) -> Data:
     """Read the CSV, find the images, keep what belongs together and say what was left out.
 
     csv_path: "" for the CSV in `img_root`. img_root: a root in any layout of `sources`; the project's own data/phantom
-    is drawn first where it is not there yet. Relative paths count from the project's root.
+    is drawn first where it is not there yet. What relative paths mean: `core.paths.located`.
     Raises InputError for whatever is missing.
     """
-    img_root = from_root(img_root)
+    img_root = located(img_root)
     if img_root == PHANTOM and not (PHANTOM / "phantom.json").is_file():
         make_phantoms(PHANTOM)
-    csv_path = from_root(csv_path) if str(csv_path) else find_csv(img_root)
+    csv_path = located(csv_path) if str(csv_path) else find_csv(img_root)
     entries = read_entries(csv_path)
     images = find_images(img_root)
     entries, summary = keep_found(entries, images)

@@ -118,7 +118,7 @@ def content_digest(files: Iterable[Path], listed: Iterable[Path] = ()) -> str:
             with open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         for name, size, changed in stamps(listed):
-            digest.update(f"{name}\0{size}\0{changed}\n".encode())
+            digest.update(os.fsencode(name) + f"\0{size}\0{changed}\n".encode())  # a name need not be UTF-8
     except OSError as error:
         what = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise InputError(f"{error.filename} {what}; expected a file of the data set") from None
