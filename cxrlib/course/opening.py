@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from cxrlib.core.paths import PHANTOM, located
+from cxrlib.course.config import CourseConfig, with_paths
 from cxrlib.data.metadata import find_beside, find_csv, read_boxes, read_entries
 from cxrlib.data.sources import content_digest, find_images, keep_found
 from cxrlib.evaluation.agreement import EXPERT_FILES
@@ -62,6 +63,17 @@ class Data:
     def _found(self, kind: str) -> list[Path]:
         paths = [find_beside(name, folder) for folder in self.folders for name in BESIDE[kind]]
         return [path for path in paths if path]
+
+
+def check_parameters(notebook: dict) -> None:
+    """Check the parameters of a notebook, its `globals()`, before its work: papermill passes on whatever it is given.
+
+    Text is converted to the declared type ("resnet18,vgg16" for a list), and paths are made absolute.
+    Raises InputError, one sentence that names the parameter, for a value of another kind.
+    """
+    given = {name: notebook[name] for name in CourseConfig.model_fields if name in notebook}
+    checked = CourseConfig(**given)
+    notebook.update(with_paths({name: getattr(checked, name) for name in given}, located))
 
 
 def open_data(csv_path: str | Path = "", img_root: str | Path = PHANTOM) -> Data:

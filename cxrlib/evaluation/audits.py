@@ -70,7 +70,7 @@ def audit(
                 tables.append(table.assign(by=name, group=one, metric=metric).reset_index())
     columns = ["by", "group", "metric", "finding", *_GAP]
     if not tables:
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame(columns=columns).astype(dict.fromkeys(_GAP[:-1], float))
     table = pd.concat(tables, ignore_index=True)
     single = table["finding"] != "macro"
     table.loc[single, "p_holm"] = holm(table.loc[single, "p"].to_numpy())
