@@ -8,8 +8,8 @@ import pandas as pd
 
 from cxrlib.core.paths import PHANTOM, located
 from cxrlib.course.config import CourseConfig, with_paths
-from cxrlib.data.metadata import find_beside, find_csv, read_boxes, read_entries
-from cxrlib.data.sources import content_digest, find_images, keep_found
+from cxrlib.data.metadata import find_csv, read_boxes, read_entries
+from cxrlib.data.sources import content_digest, find_beside, find_images, keep_found
 from cxrlib.evaluation.agreement import EXPERT_FILES
 from cxrlib.phantom.generate import make_phantoms
 

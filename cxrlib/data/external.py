@@ -15,7 +15,8 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS
-from cxrlib.data.metadata import PACKED, known_columns, read_csv
+from cxrlib.data.metadata import known_columns, read_csv
+from cxrlib.data.sources import PACKED
 
 TABLES = ("labels.csv", "train.csv", "valid.csv", "mimic-cxr-*-chexpert.csv", "PADCHEST_*.csv", "image_labels_*.csv",
           "indiana_reports.csv")  # fmt: skip

@@ -7,18 +7,8 @@ from pathlib import Path
 from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import write_csv, write_text, written_whole
 from cxrlib.core.progress import bar
-from cxrlib.data.metadata import (
-    BOXES,
-    NIH_NAME,
-    find_beside,
-    find_csv,
-    read_boxes,
-    read_csv,
-    read_entries,
-    read_lists,
-    read_text,
-)
-from cxrlib.data.sources import find_images
+from cxrlib.data.metadata import BOXES, NIH_NAME, find_csv, read_boxes, read_csv, read_entries, read_lists, read_text
+from cxrlib.data.sources import find_beside, find_images
 
 
 def read_names(path: str | Path) -> list[str]:

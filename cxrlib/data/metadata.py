@@ -20,7 +20,7 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS, canonical, encode
-from cxrlib.data.sources import image_root
+from cxrlib.data.sources import PACKED, find_beside, image_root
 
 BOXES = "BBox_List_2017.csv"
 BOX_FRAME = 1024  # the boxes are drawn in the coordinates of the published 1024 x 1024 pixel images
@@ -41,15 +41,13 @@ COLUMNS = {
     "spacing_x": ("OriginalImagePixelSpacing[x",),
     "spacing_y": ("y]", "OriginalImagePixelSpacing_y"),
 }
-# how the values of a column begin, but for case and punctuation
+# values that mean the same, but for case and punctuation
 _SPELLED = {
     "sex": {r"f(emale)?|w(oman)?": "F", r"m(ale|an)?": "M"},
     "view": {r"(pa|posteroanterior)(erect)?": "PA", r"(ap|anteroposterior)(erect|supine|portable)?": "AP"},
 }
-PACKED = ("", ".gz", ".zip")  # how a table or list may end, besides
 NEEDED = ("image", "labels", "patient")
-BOX_COLUMNS = {"image": ("Image Index",), "finding": ("Finding Label",)}
-BOX_COLUMNS |= {"x": ("Bbox [x",), "y": ("y",), "w": ("w",), "h": ("h]",)}
+BOX_COLUMNS = {"image": ("Image Index",), "finding": ("Finding Label",), "x": ("Bbox [x",)} | {s: (s,) for s in "ywh"}
 _A_CSV = "a CSV of the data set with commas, in UTF-8 (csv_path)"
 _AGE_IN_YEARS = {"Y": 1.0, "M": 1 / 12, "D": 1 / 365.25}  # Kaggle's sample writes 060Y, 007M, 012D
 
@@ -118,12 +116,6 @@ def find_csv(folder: str | Path) -> Path:
         if matches:
             return matches[0]
     raise InputError(f"{folder} has neither Data_Entry_2017*.csv nor sample_labels.csv; name the CSV with csv_path")
-
-
-def find_beside(name: str, *folders: str | Path) -> Path | None:
-    """The file `name`, or packed as .gz or .zip, in the first folder that holds it; None where none does."""
-    paths = (Path(folder, name + packed) for folder in folders for packed in PACKED)
-    return next((path for path in paths if path.is_file()), None)
 
 
 def read_lists(*folders: str | Path) -> dict[str, frozenset[str]] | None:
@@ -219,9 +211,10 @@ def known_columns(table: pd.DataFrame, columns: dict[str, tuple[str, ...]]) -> p
     Upper and lower case and punctuation of their names do not matter: "Patient ID", "patient_id".
     """
     there = {_plain(name): name for name in reversed(table.columns)}
-    found = {ours: next((there[_plain(name)] for name in theirs if _plain(name) in there), None)
-             for ours, theirs in columns.items()}  # fmt: skip
-    return pd.DataFrame({ours: table[name].str.strip() for ours, name in found.items() if name})
+    found = {
+        ours: [there[_plain(name)] for name in theirs if _plain(name) in there] for ours, theirs in columns.items()
+    }
+    return pd.DataFrame({ours: table[names[0]].str.strip() for ours, names in found.items() if names})
 
 
 def parse_numbers(boxes: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:

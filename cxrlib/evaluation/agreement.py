@@ -13,7 +13,8 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS
-from cxrlib.data.metadata import find_beside, read_expert_labels
+from cxrlib.data.metadata import read_expert_labels
+from cxrlib.data.sources import find_beside
 from cxrlib.evaluation.bootstrap import (
     Support,
     chunks,
