@@ -206,7 +206,7 @@ def reference_expert_labels() -> pd.DataFrame:
 
 
 def known_columns(table: pd.DataFrame, columns: dict[str, tuple[str, ...]]) -> pd.DataFrame:
-    """The columns of a table of text that `columns` lists but for case and punctuation, under our names and stripped."""
+    """The columns of a table of text that `columns` lists, but for case and punctuation, under our names."""
     there = {_plain(name): name for name in reversed(table.columns)}
     found = {
         ours: [there[_plain(name)] for name in theirs if _plain(name) in there] for ours, theirs in columns.items()
