@@ -83,3 +83,19 @@ def cache(tiny_nih, tmp_path):
     from cxrlib.data.sources import find_images
 
     return build_cache(find_images(tiny_nih.root), 32, cache_dir=tmp_path / "cache", progress=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(_tiny_original, tmp_path_factory) -> Path:
+    """A checkpoint with thresholds, of an official split of the tiny data set; beside it, the cache of its images."""
+    from cxrlib.cli.main import main
+
+    folder = tmp_path_factory.mktemp("model")
+    data = ["--img_root", str(_tiny_original), "--cache_dir", str(folder / "cache")]
+    quick = ["--arch", "mobilenet_v2", "--weights", "none", "--image_size", "32", "--epochs", "1", "--device", "cpu"]
+    quick += ["--precision", "fp32", "--layout", "contiguous"]
+    assert main(["train", *data, *quick, "--run_dir", str(folder)]) == 0
+    weights = folder / "model_best.pth"
+    tuned = ["--replicates", "0", "--calibrate", "none", "--update_checkpoint", "--out", str(folder / "results")]
+    assert main(["eval", *data, "--weights", str(weights), *tuned]) == 0
+    return weights

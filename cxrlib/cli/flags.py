@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 from cxrlib.cli import options
 from cxrlib.core.config import Config
-from cxrlib.core.errors import nearest
+from cxrlib.core.errors import nearest, printable
 
 _OWN_FLAGS = ("images", "weights", "as_json")  # of predict: lists as a shell gives them, separated by spaces
 _NOT_COMPARED = ("arch", "epochs", "resume")  # each candidate has its own, or none
@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         """Print one sentence and exit with 2."""
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {printable(message)} (see {self.prog} --help)\n")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -50,10 +50,19 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action) if action.default not in (None, "", False, []) else action.help
 
 
-def add_flags(parser: argparse.ArgumentParser, kind: type[Config], without: Collection[str] = ()) -> None:
-    """One flag per declared parameter, with its default and help; a bool is a switch."""
+def add_flags(
+    parser: argparse.ArgumentParser, kind: type[Config], without: Collection[str] = (), positional: Collection[str] = ()
+) -> None:
+    """One flag per declared parameter, with its default and help; a bool is a switch.
+
+    positional: parameters that may be given without a flag, in this order; those without a default must be.
+    """
+    required = [name for name, field in kind.model_fields.items() if field.is_required()]
+    for name in positional:
+        left_out = {} if name in required else {"nargs": "?", "default": argparse.SUPPRESS}
+        parser.add_argument(name, help=kind.model_fields[name].description, **left_out)
     for name, field in kind.model_fields.items():
-        if name in without:
+        if name in without or name in required:
             continue
         if field.annotation is bool:
             parser.add_argument(f"--{name}", action="store_true", help=field.description)
@@ -68,20 +77,19 @@ def build_parser() -> Parser:
     parser = Parser(prog="cxr", description="From chest radiographs to an honestly measured classifier.")
     every = parser.add_subparsers(dest="name", required=True, metavar="COMMAND", parser_class=Parser)
 
-    def command(where: str, text: str, kind: type[Config] | None = None, without=(), name: str = "") -> Parser:
+    def command(where: str, text: str, kind=None, without=(), name: str = "", positional=()) -> Parser:
         """`where`: "module:function" in cli.commands."""
         sub = every.add_parser(name or where.split(":")[1], help=text, description=text, formatter_class=_Help)
         if kind:
-            add_flags(sub, kind, without)
+            add_flags(sub, kind, without, positional)
         sub.set_defaults(where=where, options=kind)
         return sub
 
     _add_run(command("course:run", "run the six notebooks headless; what has finished is not run again"))
-    sub = command("course:report", "the report of a run as one HTML file, and as PDF where a browser is installed")
-    sub.add_argument("run_dir", nargs="?", default="runs/quick", help="the folder of the run")
-    sub = command("course:figures", "copies of a run's figures, small enough for a page")
-    sub.add_argument("run_dir", help="the folder of the run")
-    sub.add_argument("out", help="folder of the copies; inside the project only for a run on phantoms")
+    text = "the report of a run as one HTML file, and as PDF where a browser is installed"
+    command("course:report", text, options.ReportOptions, positional=("run_dir",))
+    text = "copies of a run's figures, small enough for a page"
+    command("course:figures", text, options.FiguresOptions, positional=("run_dir", "out"))
     sub = command(
         "train:run", "train, choose the epoch on validation: model_best.pth", options.TrainOptions, name="train"
     )
@@ -95,16 +103,17 @@ def build_parser() -> Parser:
     text = "predict your own radiographs (PNG, JPEG, DICOM): a line each, a table and a page"
     _add_predict(command("predict:run", text, options.PredictOptions, _OWN_FLAGS, name="predict"))
     command("data:preprocess", "decode and resize every radiograph once, into the cache", options.PreprocessOptions)
-    _add_doctor(command("data:doctor", "what is wrong with a data set, counted and named; exit code 1 for a fault"))
+    text = "what is wrong with a data set, counted and named; exit code 1 for a fault"
+    not_flags = ("on_bad_image", "report")
+    sub = command("data:doctor", text, options.DoctorOptions, not_flags, positional=("img_root",))
+    written = options.DoctorOptions.model_fields["report"].description
+    sub.add_argument("--json", dest="report", default="", metavar="FILE", help=written)
     sub = command("data:download", "download a data set through kagglehub")
     sub.add_argument("dataset", nargs="?", default="sample", help="data (112,120 images, 42 GB) or sample (4 GB)")
-    sub = command("data:gather", "make a data set of its own out of a named subset")
-    sub.add_argument("img_root", help="the whole download, in any layout")
-    sub.add_argument("names", help="file of image names, one per line, such as data/subsets/nih-mini.txt")
-    sub.add_argument("out", help="folder to make")
+    text = "make a data set of its own out of a named subset"
+    command("data:gather", text, options.GatherOptions, ("on_bad_image",), positional=("img_root", "names", "out"))
     text = "draw a data set of phantom radiographs in the NIH layout"
-    sub = command("data:phantom", text, options.PhantomOptions, ("label_noise", "root"))
-    sub.add_argument("root", nargs="?", default="data/phantom", help="folder to make")
+    sub = command("data:phantom", text, options.PhantomOptions, ("label_noise",), positional=("root",))
     text, unless = "mined labels without errors", argparse.SUPPRESS
     sub.add_argument("--no_label_noise", dest="label_noise", action="store_false", default=unless, help=text)
     return parser
@@ -132,10 +141,3 @@ def _add_predict(sub: Parser) -> None:
     sub.add_argument("images", nargs="+", metavar="IMAGE", help=images.description)
     sub.add_argument("--json", dest="as_json", action="store_true", help=as_json.description)
     sub.add_argument("--weights", nargs="+", default=weights.default, metavar="MODEL", help=weights.description)
-
-
-def _add_doctor(sub: Parser) -> None:
-    sub.add_argument("img_root", help="folder of the radiographs, in any layout")
-    sub.add_argument("--csv_path", default="", help=options.DataConfig.model_fields["csv_path"].description)
-    sub.add_argument("--deep", action="store_true", help="decode every pixel, on all cores, not only the headers")
-    sub.add_argument("--json", metavar="FILE", help="write everything that was found, with all names")

@@ -4,6 +4,7 @@ Bad input ends with one sentence and exit code 2, a failed notebook with exit co
 """
 
 import argparse
+import errno
 import importlib
 import io
 import os
@@ -12,8 +13,7 @@ from contextlib import nullcontext, redirect_stdout
 
 from cxrlib.cli import processes
 from cxrlib.cli.flags import build_parser
-from cxrlib.core.errors import InputError
-from cxrlib.core.paths import NO_PLACE
+from cxrlib.core.errors import InputError, printable
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,6 +21,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     Where the reader of its output has ended, as `head` does, it ends quietly with 141, as other tools do.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is printed escaped
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
             return _run(build_parser().parse_args(arguments))
@@ -47,10 +50,10 @@ def _run(given: argparse.Namespace) -> int:
             return getattr(importlib.import_module(f"cxrlib.cli.commands.{module}"), function)(given) or 0
     except InputError as error:
         code, message = 2, error
-    except OSError as error:  # of writers that are not ours: papermill, matplotlib
-        if error.errno not in NO_PLACE:
+    except OSError as error:  # of writers that are not ours: papermill, matplotlib; of the file system
+        if error.errno in (None, errno.EPIPE):
             raise
-        code, message = 2, f"{error}; make room, or choose another folder"
+        code, message = 2, printable(f"{error}; make room, or choose another folder")
     except RuntimeError as error:
         if "DataLoader worker" in str(error):
             code = 2

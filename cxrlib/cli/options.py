@@ -4,20 +4,21 @@ from typing import Literal
 
 from pydantic import Field
 
-from cxrlib.core.config import Config
-from cxrlib.course.config import CALIBRATE, DataConfig, Names, Numbers
+from cxrlib.core.config import Archs, Config, Numbers, Place, Places
+from cxrlib.core.paths import CACHE, PHANTOM, RUNS
+from cxrlib.course.config import CALIBRATE, DataConfig
 from cxrlib.phantom.config import PhantomConfig
 from cxrlib.training.config import DEVICES, TrainConfig
 
 
 class _Cached(DataConfig):
-    cache_dir: str = Field("", description="where decoded images are kept; default: data/cache of the project")
+    cache_dir: Place = Field(str(CACHE), description="where decoded images are kept")
 
 
 class TrainOptions(TrainConfig, _Cached):
     """Train and write model_best.pth, model_last.pth and history.csv to run_dir."""
 
-    run_dir: str = Field(".", description="folder of model_best.pth, model_last.pth and history.csv")
+    run_dir: Place = Field(".", description="folder of model_best.pth, model_last.pth and history.csv")
 
     @property
     def config(self) -> TrainConfig:
@@ -28,7 +29,7 @@ class TrainOptions(TrainConfig, _Cached):
 class CompareOptions(TrainOptions):
     """Train several architectures on one budget."""
 
-    archs: Names = Field(
+    archs: Archs = Field(
         [], description="candidates, such as resnet18,efficientnet_lite0:none, where the part after the colon replaces "
         "--weights; default: all"
     )  # fmt: skip
@@ -36,15 +37,15 @@ class CompareOptions(TrainOptions):
     budget: str = Field("epochs=2", description="the same for all: epochs=2, steps=200 or minutes=3")
     sizes: Numbers = Field([], description="also train on about this many images, such as 250,500: a learning curve")
     subset: int = Field(0, ge=0, description="approximate number of test images; 0 for all")
-    run_dir: str = Field("runs/compare", description="folder of the models, tables and figures")
+    run_dir: Place = Field(str(RUNS / "compare"), description="folder of the models, tables and figures")
 
 
 class HeldOutOptions(_Cached):
     """A checkpoint, and the part of its data set that it was not trained on."""
 
-    weights: str = Field("model_best.pth", description="checkpoint; gives architecture, image size, split and seed")
+    weights: Place = Field("model_best.pth", description="checkpoint; gives architecture, image size, split and seed")
     subset: int = Field(0, ge=0, description="approximate number of test images, whole patients; 0 for all")
-    out: str = Field("results", description="folder of the results")
+    out: Place = Field("results", description="folder of the results")
     batch_size: int = Field(32, ge=1, description="images per step")
     num_workers: int = Field(0, ge=0, description="processes that read ahead; 0 is right with the cache")
     device: Literal[DEVICES] = Field("auto", description=", ".join(DEVICES))
@@ -63,13 +64,13 @@ class EvalOptions(HeldOutOptions):
         description="f1, f2, youden, sensitivity>=0.9, sensitivity>=0.9@0.95 (for new patients, with confidence 0.95), "
         "specificity>=0.9 or cost=10 (false alarms that a miss is worth)",
     )
-    thresholds: str = Field("", description="thresholds.json to use instead of tuning, as notebook 05 saves it")
+    thresholds: Place = Field("", description="thresholds.json to use instead of tuning, as notebook 05 saves it")
     update_checkpoint: bool = Field(
         False, description="also put thresholds and calibration into the checkpoint, which is else left alone"
     )
-    external: str = Field("", description="folder of another hospital, with labels.csv or --csv_path: measure only, "
+    external: Place = Field("", description="folder of another hospital, with labels.csv or --csv_path: measure only, "
                           "with calibration and thresholds as they are")  # fmt: skip
-    here: str = Field("", description="for --external: the model's predictions of its own test part; default: "
+    here: Place = Field("", description="for --external: the model's predictions of its own test part; default: "
                       "predictions_test.npz beside the checkpoint")  # fmt: skip
     audit: bool = Field(False, description="also audit.csv (gaps by sex, age, view) and experts.csv (expert labels)")
 
@@ -80,7 +81,7 @@ class GradcamOptions(HeldOutOptions):
     method: str = Field("gradcam", description="gradcam, gradcam++, layercam (finer), or activation as a control")
     boxes: bool = Field(False, description="score the maps against the boxes, with controls")
     samples: int = Field(8, ge=1, description="number of overlays")
-    thresholds: str = Field(
+    thresholds: Place = Field(
         "", description="thresholds.json, with calibration.json beside it, as eval writes them; default: those in the "
         "checkpoint"
     )  # fmt: skip
@@ -89,9 +90,9 @@ class GradcamOptions(HeldOutOptions):
 class PredictOptions(Config):
     """Predict images from anywhere with one or several checkpoints."""
 
-    images: Names = Field([], description="PNG, JPEG or DICOM files, folders of them, or globs in quotes")
-    weights: Names = Field(["model_best.pth"], description="one or more checkpoints; of several, the mean")
-    out: str = Field("results", description="folder of predictions.csv and predictions.html")
+    images: Places = Field([], description="PNG, JPEG or DICOM files, folders of them, or globs in quotes")
+    weights: Places = Field(["model_best.pth"], description="one or more checkpoints; of several, the mean")
+    out: Place = Field("results", description="folder of predictions.csv and predictions.html")
     no_page: bool = Field(False, description="write no predictions.html, and compute no heat maps")
     as_json: bool = Field(False, description="one JSON object per image and line on the screen, for programs")
     batch_size: int = Field(16, ge=1, description="images per step")
@@ -109,4 +110,31 @@ class PreprocessOptions(_Cached):
 class PhantomOptions(PhantomConfig):
     """Draw a data set of phantoms."""
 
-    root: str
+    root: Place = Field(str(PHANTOM), description="folder to make")
+
+
+class DoctorOptions(DataConfig):
+    """Say what is wrong with a data set."""
+
+    deep: bool = Field(False, description="decode every pixel, on all cores, not only the headers")
+    report: Place = Field("", description="write everything that was found, with all names")
+
+
+class GatherOptions(DataConfig):
+    """Make a data set of a named subset."""
+
+    names: Place = Field(description="file of image names, one per line, such as data/subsets/nih-mini.txt")
+    out: Place = Field(description="folder to make")
+
+
+class ReportOptions(Config):
+    """Write the report of a run."""
+
+    run_dir: Place = Field(str(RUNS / "quick"), description="the folder of the run")
+
+
+class FiguresOptions(Config):
+    """Copy the figures of a run."""
+
+    run_dir: Place = Field(description="the folder of the run")
+    out: Place = Field(description="folder of the copies; inside the project only for a run on phantoms")

@@ -5,11 +5,12 @@ notebooks, profiles and `-p` are checked against it (`course.parameters`).
 """
 
 import os
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from cxrlib.core.errors import InputError, nearest
+from cxrlib.core.paths import expanded
 
 _KINDS = {
     str: "text",
@@ -20,6 +21,23 @@ _KINDS = {
     list[str]: "names, separated by commas",
 }
 _LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+
+
+def _listed(value):
+    """The items of "a,b", which is how a command line gives a list."""
+    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+
+def _path_after_colon(name: str) -> str:
+    arch, colon, path = name.partition(":")
+    return arch + colon + expanded(path)
+
+
+Place = Annotated[str, AfterValidator(expanded)]  # a path, or what leads to one: weights
+Names = Annotated[list[str], BeforeValidator(_listed)]
+Numbers = Annotated[list[int], BeforeValidator(_listed)]
+Places = Annotated[Names, AfterValidator(lambda paths: list(map(expanded, paths)))]
+Archs = Annotated[Names, AfterValidator(lambda names: list(map(_path_after_colon, names)))]  # resnet18:weights
 
 
 class Config(BaseModel):

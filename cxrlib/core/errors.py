@@ -31,6 +31,6 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
 
 def some(items: Iterable, limit: int = 5) -> str:
     """The first `limit` items for a message, and how many more there are."""
-    items = [str(item) for item in items]
+    items = [printable(item) for item in items]
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + more

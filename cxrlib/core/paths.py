@@ -1,9 +1,14 @@
-"""The paths of the project, none of which depends on the working directory, and atomic file writes."""
+"""What a path means, where results may go, atomic file writes, and locks.
+
+In a path that somebody gives (a flag, `-p`, a profile, a notebook) `~` is the home folder, and a relative path counts
+from the working directory. What nobody names lies in the project: its runs, phantoms and cache.
+"""
 
 import errno
 import glob
 import json
 import os
+import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -28,14 +33,69 @@ RUNS = ROOT / "runs"
 CACHE = ROOT / "data" / "cache"
 PHANTOM = ROOT / "data" / "phantom"
 
-# full disk, exceeded quota or file size limit, no write permission, or not a folder
+_DEFAULTS = ("data/phantom", "runs/quick")  # of the notebooks: those of the project
+_COMMITTED = (NOTEBOOKS, NOTEBOOKS.parent / "figures")
+# full disk, exceeded quota or file size limit, no write permission, not a folder or a folder, a name too long
 NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
-            errno.EEXIST}  # fmt: skip
+            errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG}  # fmt: skip
+# what flock says on network mounts without locks
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 
 
-def from_root(path: str | Path) -> Path:
-    """Resolve a path that is absolute or relative to the project root."""
-    return ROOT / Path(path).expanduser()
+def expanded(path: str | os.PathLike) -> str:
+    """The text of a path with `~` replaced by the home folder. Raises InputError for what can be no path."""
+    text = os.path.expanduser(os.fspath(path))
+    try:
+        longest = max(len(name) for name in os.fsencode(text).split(os.fsencode(os.sep)))
+    except UnicodeEncodeError:
+        longest = 256
+    if longest > 255 or "\0" in text or text.startswith("~"):
+        what = "there is no such user: a name that begins with ~ is written ./~" if text.startswith("~") else (
+            "a name has at most 255 bytes, all of which the file system can hold")  # fmt: skip
+        raise InputError(f"{text[:80]!r} cannot be a path; {what}")
+    return text
+
+
+def located(path: str | Path) -> Path:
+    """The absolute path of what a notebook, or a program, names.
+
+    In Jupyter a notebook works in the folder of the notebooks, which nobody chose: a relative path then counts from the
+    project's root, as the notebooks' own defaults do wherever they run.
+    """
+    path = Path(expanded(path))
+    of_project = path.as_posix() in _DEFAULTS or (not path.is_absolute() and Path.cwd() == NOTEBOOKS)
+    return (ROOT if of_project else Path.cwd()) / path
+
+
+def check_folder(folder: str | Path, *inside: str) -> None:
+    """Raise InputError where results could not be written in the end; makes nothing.
+
+    inside: what will be made in the folder, such as "figures".
+    """
+    path, found = Path(folder).absolute(), ""
+    check_not_committed(path, *inside)
+    there = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
+    if not there.is_dir():
+        found = "a file" if there.exists() else "a link that leads nowhere"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        found = "read-only"
+    else:
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError:  # such as /proc, which says that it can be written
+            found = "no place for files"
+    if found:
+        raise InputError(f"{folder} cannot be written ({there} is {found}); choose another folder")
+
+
+def check_not_committed(path: Path, *inside: str) -> None:
+    """Raise InputError for a folder in which results would mix with the notebooks or figures that git keeps."""
+    for place in (path, *(path / name for name in inside)):
+        for kept in _COMMITTED:
+            if place.resolve().is_relative_to(kept):
+                raise InputError(f"{path} cannot be used: {kept} belongs to the project and is committed; "
+                                 "choose another folder, such as one in runs/")  # fmt: skip
 
 
 @contextmanager
@@ -81,16 +141,32 @@ def write_rows(path: Path, offset: int, rows: Iterable[tuple[int, bytes]]) -> No
 
 
 @contextmanager
-def one_process(path: str | Path, doing: str) -> Iterator[None]:
-    """Hold the lock file `path`, so that one process works while others wait and print the reason."""
+def one_process(path: str | Path, doing: str = "", wait: bool = True) -> Iterator[None]:
+    """Hold the lock file `path`: one process works while others wait and, where `doing` is given, print the reason.
+
+    Where the file system has no locks, as some network mounts, the work goes on without, which is said.
+    Raises InputError without `wait` while another process holds it.
+    """
     lock = FileLock(path)
     try:
-        held = lock.acquire(timeout=0)
-    except Timeout:
-        print(f"another process is {doing}; waiting for it")
-        held = lock.acquire()
-    with held:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if not wait:
+                instead = "wait until it has finished, or choose another folder"
+                raise InputError(f"another process is {doing}; {instead}") from None
+            if doing:
+                print(f"another process is {doing}; waiting for it")
+            lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
+            raise
+        if doing:
+            print(f"{Path(path).parent} is on a file system without locks: start no second process that is {doing}")
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _remove_remains(path: Path) -> None:
@@ -114,7 +190,7 @@ def sync(path: Path) -> None:
 def write_text(path: str | Path, text: str) -> Path:
     """Write a text file atomically (`written_whole`) and return its path."""
     with written_whole(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names need not be UTF-8
     return Path(path)
 
 

@@ -1,29 +1,22 @@
 """The parameters of the course besides those of a training, declared once for notebooks, profiles and commands."""
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from cxrlib.core.config import Config
+from cxrlib.core.config import Archs, Config, Place
+from cxrlib.models.names import SUFFIXES
 from cxrlib.training.config import TrainConfig
 
 CALIBRATE = ("auto", "none", "platt", "temperature", "isotonic")
 
 
-def _listed(value):
-    """The items of "a,b", which is how a command line gives a list."""
-    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
-
-
-Names = Annotated[list[str], BeforeValidator(_listed)]
-Numbers = Annotated[list[int], BeforeValidator(_listed)]
-
-
 class DataConfig(Config):
     """Which radiographs a notebook or a command reads."""
 
-    csv_path: str = Field("", description="Data_Entry_2017*.csv or sample_labels.csv; default: the one in img_root")
-    img_root: str = Field(
+    csv_path: Place = Field("", description="Data_Entry_2017*.csv or sample_labels.csv; default: the one in img_root")
+    img_root: Place = Field(
         "", description="folder of the radiographs, in any layout: images_001/images/, sample/images/, flat, ..."
     )
     on_bad_image: Literal["error", "skip"] = Field(
@@ -34,10 +27,10 @@ class DataConfig(Config):
 class CourseConfig(TrainConfig, DataConfig):
     """Every parameter that a notebook may have; its `parameters` cell holds the default."""
 
-    run_dir: str = Field("runs/quick", description="folder of the run")
+    run_dir: Place = Field("runs/quick", description="folder of the run")
     test_subset: int = Field(0, ge=0, description="approximate number of test images; 0 for all")
-    archs: Names = Field([], description="architectures to compare, such as resnet18,vgg16:imagenet; empty for all")
-    compare_weights: str = Field("none", description="where the compared networks start")
+    archs: Archs = Field([], description="architectures to compare, such as resnet18,vgg16:imagenet; empty for all")
+    compare_weights: Place = Field("none", description="where the compared networks start")
     compare_image_size: int = Field(64, ge=32, description="pixels per side in the comparison")
     compare_budget: str = Field("epochs=2", description="epochs=2, steps=200 or minutes=3, the same for all")
     compare_seeds: int = Field(2, ge=1, description="trainings per architecture, with seeds from `seed` on")
@@ -50,3 +43,17 @@ class CourseConfig(TrainConfig, DataConfig):
     threshold_step: float = Field(0.05, description="step of the threshold grid")
     replicates: int = Field(1000, ge=0, description="bootstrap replicates")
     samples: int = Field(8, ge=1, description="radiographs per figure")
+
+
+def with_paths(values: dict, absolute: Callable[[str], object]) -> dict:
+    """Parameters of `CourseConfig` whose paths, those in weights and in resnet18:weights.pth too, are made absolute."""
+
+    def one(name: str, value: str | list) -> str | list:
+        if isinstance(value, list):
+            return [one(name, each) for each in value]
+        before, colon, path = value.partition(":") if name == "archs" else ("", "", value)
+        is_path = path and (name in ("run_dir", "img_root", "csv_path") or path.endswith(SUFFIXES))
+        return f"{before}{colon}{absolute(path)}" if is_path else value
+
+    of_paths = {"run_dir", "img_root", "csv_path", "weights", "compare_weights", "archs"}
+    return {name: one(name, value) if name in of_paths else value for name, value in values.items()}

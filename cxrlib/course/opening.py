@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from cxrlib.core.paths import PHANTOM, from_root
+from cxrlib.core.paths import PHANTOM, located
+from cxrlib.course.config import CourseConfig, with_paths
 from cxrlib.data.metadata import find_csv, read_boxes, read_entries
-from cxrlib.data.sources import content_digest, find_images, keep_found
+from cxrlib.data.sources import content_digest, find_beside, find_images, keep_found
 from cxrlib.evaluation.agreement import EXPERT_FILES
 from cxrlib.phantom.generate import make_phantoms
 
@@ -60,21 +61,32 @@ class Data:
         return {kind: content_digest(self._found(kind)) for kind in BESIDE}
 
     def _found(self, kind: str) -> list[Path]:
-        paths = [folder / name for folder in self.folders for name in BESIDE[kind]]
-        return [path for path in paths if path.is_file()]
+        paths = [find_beside(name, folder) for folder in self.folders for name in BESIDE[kind]]
+        return [path for path in paths if path]
+
+
+def check_parameters(notebook: dict) -> None:
+    """Check the parameters of a notebook, its `globals()`, before its work: papermill passes on whatever it is given.
+
+    Text is converted to the declared type ("resnet18,vgg16" for a list), and paths are made absolute.
+    Raises InputError, one sentence that names the parameter, for a value of another kind.
+    """
+    given = {name: notebook[name] for name in CourseConfig.model_fields if name in notebook}
+    checked = CourseConfig(**given)
+    notebook.update(with_paths({name: getattr(checked, name) for name in given}, located))
 
 
 def open_data(csv_path: str | Path = "", img_root: str | Path = PHANTOM) -> Data:
     """Read the CSV, find the images, keep what belongs together and say what was left out.
 
     csv_path: "" for the CSV in `img_root`. img_root: a root in any layout of `sources`; the project's own data/phantom
-    is drawn first where it is not there yet. Relative paths count from the project's root.
+    is drawn first where it is not there yet. What relative paths mean: `core.paths.located`.
     Raises InputError for whatever is missing.
     """
-    img_root = from_root(img_root)
+    img_root = located(img_root)
     if img_root == PHANTOM and not (PHANTOM / "phantom.json").is_file():
         make_phantoms(PHANTOM)
-    csv_path = from_root(csv_path) if str(csv_path) else find_csv(img_root)
+    csv_path = located(csv_path) if str(csv_path) else find_csv(img_root)
     entries = read_entries(csv_path)
     images = find_images(img_root)
     entries, summary = keep_found(entries, images)

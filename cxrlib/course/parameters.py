@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from cxrlib.core.errors import InputError, nearest, some
-from cxrlib.core.paths import NOTEBOOKS, PROFILES
+from cxrlib.core.paths import NOTEBOOKS, PROFILES, expanded
 from cxrlib.course.config import CourseConfig
 from cxrlib.evaluation.thresholds import grid_values, parse_objective
 from cxrlib.models.architectures import ARCHITECTURES
@@ -48,7 +48,7 @@ def notebook_parameters(name: str) -> dict:
 def read_profile(profile: str | Path) -> dict:
     """The parameters of a profile: a name from notebooks/profiles, or the path of a YAML file."""
     ours = {path.stem: path for path in sorted(PROFILES.glob("*.yaml"))}
-    path = ours.get(str(profile), Path(profile))
+    path = ours.get(str(profile), Path(expanded(profile)))
     if not path.is_file():
         raise InputError(
             f"no profile {str(profile)!r}; expected {', '.join(ours)} or a YAML file{nearest(profile, ours)}"

@@ -12,22 +12,19 @@ import nbformat
 import pandas as pd
 
 from cxrlib.core.errors import InputError
-from cxrlib.core.paths import NOTEBOOKS, RUNS
+from cxrlib.core.paths import NOTEBOOKS, RUNS, check_folder
 from cxrlib.course import parameters, stages
+from cxrlib.course.config import with_paths
 from cxrlib.course.opening import Data, open_data
 from cxrlib.course.parameters import COURSE, notebook_parameters
 from cxrlib.course.report.index import write_index
 from cxrlib.course.runs import RunFolder
 from cxrlib.data.findings import FINDINGS
 from cxrlib.models.architectures import build_model
-from cxrlib.models.checkpoints import SUFFIXES
 from cxrlib.training.device import pick_device
 
 # for the kernels: no bars in executed copies, no warning about frozen modules, and the kernel of this environment
 _QUIET = {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
-
-_WEIGHTS = ("weights", "compare_weights", "archs")
-_PATHS = ("run_dir", "img_root", "csv_path", *_WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -62,21 +59,12 @@ def plan_runs(
         values = parameters.read_profile(profile) | values
         values["run_dir"] = f"{values.get('run_dir') or RUNS / Path(profile).stem}{suffix}"
         if data is not None:
-            values["img_root"] = str(data)
+            values["img_root"] = data
         given = parameters.check_parameters(values)
-        for own in given.values():  # the notebooks run in another folder than this
-            own |= {name: _absolute(name, value) for name, value in own.items() if name in _PATHS and value}
+        # the notebooks run in another folder than this
+        given = {name: with_paths(own, os.path.abspath) for name, own in given.items()}
         plans.append(Plan(str(profile), given["01_eda"]["run_dir"], given))
     return plans
-
-
-def _absolute(name: str, value: str | list) -> str | list:
-    """A path, or the path in weights or resnet18:weights, from the working directory of this process."""
-    if isinstance(value, list):
-        return [_absolute(name, each) for each in value]
-    before, colon, path = value.rpartition(":") if name == "archs" else ("", "", value)
-    is_path = name not in _WEIGHTS or path.endswith(SUFFIXES)
-    return before + colon + str(Path(path).expanduser().resolve()) if is_path else value
 
 
 def describe(plan: Plan) -> str:
@@ -96,6 +84,7 @@ def run_course(plans: list[Plan], force: bool = False) -> list[RunFolder]:
     """
     opened = {}
     for plan in plans:
+        check_folder(plan.run_dir, "figures", "notebooks")
         where = plan.every["csv_path"], plan.every["img_root"]
         if where not in opened:
             opened[where] = open_data(*where)

@@ -9,11 +9,10 @@ from importlib import metadata as installed
 from pathlib import Path
 
 import pandas as pd
-from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
 
 from cxrlib.core.errors import InputError
-from cxrlib.core.paths import from_root, write_csv, write_text
+from cxrlib.core.paths import check_folder, check_not_committed, located, one_process, write_csv, write_text
 from cxrlib.plots.style import PRINT, save_figure
 
 _VERSIONS = ("cxrlib", "torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "pandas", "scikit-learn",
@@ -23,11 +22,13 @@ _VERSIONS = ("cxrlib", "torch", "torchvision", "timm", "accelerate", "numpy", "s
 class RunFolder:
     """One run, one folder: where each notebook leaves what the next one reads.
 
-    path: absolute, or relative to the project's root.
+    path: see `core.paths.located`. Raises InputError for a folder in which its figures or notebooks would be those that
+    the project commits.
     """
 
     def __init__(self, path: str | Path):
-        self.path = from_root(path)
+        self.path = located(path)
+        check_not_committed(self.path, "figures", "notebooks")
         self.figures = self.path / "figures"
         self.notebooks = self.path / "notebooks"
         self.splits = self.path / "splits.csv"
@@ -121,15 +122,8 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Hold the run folder for one process. Raises InputError where another one is at work in it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # next to the folder, which `start` may move aside
-        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
-        try:
-            held = lock.acquire(timeout=0)
-        except Timeout:
-            raise InputError(
-                f"another process is at work in {self.path}; wait until it has finished, or choose another run_dir"
-            ) from None
-        with held:
+        lock = self.path.parent / f".{self.path.name}.lock"  # next to the folder, which `start` may move aside
+        with one_process(lock, f"at work in {self.path}", wait=False):
             yield
 
     def save_figure(self, figure: Figure, name: str) -> None:
@@ -139,14 +133,9 @@ class RunFolder:
     @contextmanager
     def _changed(self) -> Iterator[dict]:
         """What run.json holds, to be changed in place: no other process changes it until it is written."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            held = FileLock(self.path / ".run.json.lock").acquire()
-        except OSError as error:
-            raise InputError(
-                f"the run cannot be written to {self.path} ({error.strerror}); choose another run_dir"
-            ) from None
-        with held:
+        check_folder(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        with one_process(self.path / ".run.json.lock"):
             run = self.read()
             yield run
             write_text(self.path / "run.json", json.dumps(run, indent=2, default=_plain))

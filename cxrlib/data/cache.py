@@ -37,7 +37,8 @@ class ImageCache:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).absolute()
         self.image_size: int = json.loads((self.folder / "cache.json").read_text())["image_size"]
-        self.names: list[str] = (self.folder / "names.txt").read_text(encoding="utf-8").split("\n")
+        names = (self.folder / "names.txt").read_text(encoding="utf-8", errors="surrogateescape")
+        self.names: list[str] = [name.replace("\0", "\n") for name in names.split("\n")]
         self.images = np.load(self.folder / "images.npy", mmap_mode="r")
         path = self.folder / "bad.json"
         self.bad: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
@@ -201,5 +202,6 @@ def _lay_out(folder: Path, images: dict[str, Path], image_size: int) -> None:
     np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape).flush()  # sparse
     np.save(folder / "stamps.npy", np.array(known, dtype=np.int64))
     np.save(folder / "done.npy", np.zeros(len(names), dtype=np.uint8))
-    (folder / "names.txt").write_text("\n".join(names), encoding="utf-8")
+    lines = "\n".join(name.replace("\n", "\0") for name in names)  # which no name holds
+    (folder / "names.txt").write_text(lines, encoding="utf-8", errors="surrogateescape")
     write_json(folder / "cache.json", {"format": _FORMAT, "image_size": image_size, "images": len(names)})

@@ -16,8 +16,9 @@ import pandas as pd
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import known_columns, read_csv
+from cxrlib.data.sources import PACKED
 
-TABLES = ("labels.csv", "train.csv", "valid.csv", "mimic-cxr-*-chexpert.csv*", "PADCHEST_*.csv*", "image_labels_*.csv",
+TABLES = ("labels.csv", "train.csv", "valid.csv", "mimic-cxr-*-chexpert.csv", "PADCHEST_*.csv", "image_labels_*.csv",
           "indiana_reports.csv")  # fmt: skip
 COLUMNS = {
     "image": ("image", "Path", "dicom_id", "ImageID", "image_id", "filename"),
@@ -137,7 +138,8 @@ def read_external(csv_path: str | Path, weights: str = "") -> tuple[pd.DataFrame
 
 
 def _find_table(folder: Path) -> Path:
-    found = next((paths for pattern in TABLES if (paths := sorted(folder.glob(pattern)))), [])
+    each = (sorted(path for packed in PACKED for path in folder.glob(name + packed)) for name in TABLES)
+    found = next(filter(None, each), [])
     if len(found) != 1:
         what = f"several tables, {some(found)}" if found else f"none of {some(TABLES, 7)}"
         raise InputError(f"{folder} has {what}; name the table with csv_path")
@@ -147,7 +149,7 @@ def _find_table(folder: Path) -> Path:
 def _joined(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
     """One row per image where the table has one per study (MIMIC-CXR) or report (Open-i)."""
     for keys, pattern in ((["subject_id", "study_id"], "mimic-cxr-*-metadata.csv*"),
-                          (["uid"], "indiana_projections.csv")):  # fmt: skip
+                          (["uid"], "indiana_projections.csv*")):  # fmt: skip
         if set(keys) <= set(table) and not set(COLUMNS["image"]) & set(table):
             beside = sorted(csv_path.parent.glob(pattern))
             if not beside:

@@ -8,7 +8,7 @@ from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import write_csv, write_text, written_whole
 from cxrlib.core.progress import bar
 from cxrlib.data.metadata import BOXES, NIH_NAME, find_csv, read_boxes, read_csv, read_entries, read_lists, read_text
-from cxrlib.data.sources import find_images
+from cxrlib.data.sources import find_beside, find_images
 
 
 def read_names(path: str | Path) -> list[str]:
@@ -22,13 +22,13 @@ def read_names(path: str | Path) -> list[str]:
     return names
 
 
-def gather(img_root: str | Path, names: list[str], out: str | Path) -> Path:
+def gather(img_root: str | Path, names: list[str], out: str | Path, csv_path: str | Path = "") -> Path:
     """Make `out` a data set of the named images of `img_root`: images/, its CSV, the official lists and the boxes.
 
     Images are hard links where possible, else copies; values are unchanged, a packed CSV is unpacked. Raises InputError
     where an image or its row is missing, since a part of a subset would be another subset.
     """
-    images, csv_path, out = find_images(img_root), find_csv(img_root), Path(out)
+    images, csv_path, out = find_images(img_root), Path(csv_path or find_csv(img_root)), Path(out)
     if missing := [name for name in names if name not in images]:
         raise InputError(
             f"{len(missing):,} of {len(names):,} images are not in {img_root} ({some(missing)}); "
@@ -38,7 +38,7 @@ def gather(img_root: str | Path, names: list[str], out: str | Path) -> Path:
     if missing := sorted(set(names) - set(named)):
         raise InputError(f"{csv_path} has no row for {len(missing):,} of the images ({some(missing)}); expected all")
     tables = {csv_path.name.removesuffix(".gz").removesuffix(".zip"): read_csv(csv_path)[named.isin(names)]}
-    if (boxes := csv_path.with_name(BOXES)).is_file():
+    if boxes := find_beside(BOXES, csv_path.parent):
         tables[BOXES] = read_csv(boxes)[read_boxes(boxes)["image"].isin(names)]
     lists = read_lists(csv_path.parent) or {}
 

@@ -20,14 +20,14 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS, canonical, encode
-from cxrlib.data.sources import image_root
+from cxrlib.data.sources import PACKED, find_beside, image_root
 
 BOXES = "BBox_List_2017.csv"
 BOX_FRAME = 1024  # the boxes are drawn in the coordinates of the published 1024 x 1024 pixel images
 
 NIH_NAME = re.compile(r"(\d{8})_\d{3}\.png")  # the patient and the follow-up
 
-# our column -> its names in the 2017 release, the v2020 release and Kaggle's sample
+# our column -> its names in the 2017 release, the v2020 release and Kaggle's sample, but for case and punctuation
 COLUMNS = {
     "image": ("Image Index",),
     "labels": ("Finding Labels",),
@@ -36,14 +36,18 @@ COLUMNS = {
     "age": ("Patient Age",),
     "sex": ("Patient Gender", "Patient Sex"),
     "view": ("View Position",),
-    "width": ("OriginalImage[Width", "OriginalImageWidth"),
+    "width": ("OriginalImage[Width",),
     "height": ("Height]", "OriginalImageHeight"),
-    "spacing_x": ("OriginalImagePixelSpacing[x", "OriginalImagePixelSpacing_x"),
+    "spacing_x": ("OriginalImagePixelSpacing[x",),
     "spacing_y": ("y]", "OriginalImagePixelSpacing_y"),
 }
+# values that mean the same, but for case and punctuation
+_SPELLED = {
+    "sex": {r"f(emale)?|w(oman)?": "F", r"m(ale|an)?": "M"},
+    "view": {r"(pa|posteroanterior)(erect)?": "PA", r"(ap|anteroposterior)(erect|supine|portable)?": "AP"},
+}
 NEEDED = ("image", "labels", "patient")
-BOX_COLUMNS = {"image": ("Image Index",), "finding": ("Finding Label",)}
-BOX_COLUMNS |= {"x": ("Bbox [x",), "y": ("y",), "w": ("w",), "h": ("h]",)}
+BOX_COLUMNS = {"image": ("Image Index",), "finding": ("Finding Label",), "x": ("Bbox [x",)} | {s: (s,) for s in "ywh"}
 _A_CSV = "a CSV of the data set with commas, in UTF-8 (csv_path)"
 _AGE_IN_YEARS = {"Y": 1.0, "M": 1 / 12, "D": 1 / 365.25}  # Kaggle's sample writes 060Y, 007M, 012D
 
@@ -52,8 +56,9 @@ def read_entries(csv_path: str | Path) -> pd.DataFrame:
     """The entries of a ``Data_Entry_2017*.csv`` or ``sample_labels.csv``: one row per image.
 
     Returns columns image, patient (int where all are numbers, else str), follow_up, age (years; NaN where it is not
-    given), sex, view, width, height (pixels of the original), spacing_x, spacing_y (mm per pixel), labels (as in the
-    file), and the fourteen findings as 0 / 1 (uint8). Optional columns that the file lacks are left out.
+    given), sex (M, F) and view (PA, AP; other values as they are), width, height (pixels of the original), spacing_x,
+    spacing_y (mm per pixel), labels (as in the file), and the fourteen findings as 0 / 1 (uint8). Optional columns that
+    the file lacks are left out.
     Raises InputError for a missing file, missing columns, unusable labels, repeated or unsafe image names.
     """
     entries = _select(csv_path, COLUMNS, NEEDED, "Data_Entry_2017*.csv or Kaggle's sample_labels.csv")
@@ -73,6 +78,8 @@ def read_entries(csv_path: str | Path) -> pd.DataFrame:
     entries["patient"] = _numbers_or_text(patients)
     if "age" in entries:
         entries["age"] = age_in_years(entries["age"])
+    for name in _SPELLED.keys() & set(entries):
+        entries[name] = _as_spelled(entries[name], _SPELLED[name])
     for name in {"follow_up", "width", "height", "spacing_x", "spacing_y"} & set(entries):
         entries[name] = pd.to_numeric(entries[name], errors="coerce")
     return entries.join(pd.DataFrame(hot, columns=list(FINDINGS), index=entries.index))
@@ -103,7 +110,7 @@ def find_csv(folder: str | Path) -> Path:
     """
     folder = image_root(folder)
     for pattern in ("Data_Entry_2017*.csv", "*/Data_Entry_2017*.csv", "sample_labels.csv", "*/sample_labels.csv"):
-        matches = sorted(path for packed in ("", ".gz", ".zip") for path in folder.glob(pattern + packed))
+        matches = sorted(path for packed in PACKED for path in folder.glob(pattern + packed))
         if len(matches) > 1:
             raise InputError(f"{folder} contains {some(matches)}; choose one with csv_path")
         if matches:
@@ -117,8 +124,8 @@ def read_lists(*folders: str | Path) -> dict[str, frozenset[str]] | None:
     Raises InputError where the two lists name the same image.
     """
     for folder in folders:
-        paths = {part: Path(folder, f"{part}_list.txt") for part in ("train_val", "test")}
-        if all(path.is_file() for path in paths.values()):
+        paths = {part: find_beside(f"{part}_list.txt", folder) for part in ("train_val", "test")}
+        if all(paths.values()):
             texts = {part: read_text(path, "one image name per line") for part, path in paths.items()}
             lists = {part: frozenset(text.split()) for part, text in texts.items()}
             if both := sorted(lists["train_val"] & lists["test"]):
@@ -199,9 +206,12 @@ def reference_expert_labels() -> pd.DataFrame:
 
 
 def known_columns(table: pd.DataFrame, columns: dict[str, tuple[str, ...]]) -> pd.DataFrame:
-    """The columns of a table of text that are listed in `columns`, under our names, stripped of spaces."""
-    found = {ours: next((name for name in theirs if name in table), None) for ours, theirs in columns.items()}
-    return pd.DataFrame({ours: table[name].str.strip() for ours, name in found.items() if name})
+    """The columns of a table of text that `columns` lists, but for case and punctuation, under our names."""
+    there = {_plain(name): name for name in reversed(table.columns)}
+    found = {
+        ours: [there[_plain(name)] for name in theirs if _plain(name) in there] for ours, theirs in columns.items()
+    }
+    return pd.DataFrame({ours: table[names[0]].str.strip() for ours, names in found.items() if names})
 
 
 def parse_numbers(boxes: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
@@ -222,9 +232,9 @@ def is_unsafe(images: pd.Series) -> pd.Series:
 
 
 def age_in_years(column: pd.Series) -> pd.Series:
-    """Ages as in NIH's CSV (58) and Kaggle's sample (058Y, 007M, 012D), in years; NaN for anything else."""
+    """Ages as in NIH's CSV (58, or 58.0) and Kaggle's sample (058Y, 007M, 012D), in years; NaN for anything else."""
     distinct = pd.Series(column.unique(), dtype=str)
-    parts = distinct.str.extract(r"^(?P<number>\d{1,9})(?P<unit>[YMD]?)$")
+    parts = distinct.str.upper().str.extract(r"^(?P<number>\d{1,9}(?:\.\d{1,9})?)(?P<unit>[YMD]?)$")
     years = pd.to_numeric(parts["number"]) * parts["unit"].replace("", "Y").map(_AGE_IN_YEARS)
     return column.map(dict(zip(distinct, years, strict=True))).astype(float)
 
@@ -245,18 +255,20 @@ def read_csv(path: str | Path) -> pd.DataFrame:
 
 
 def read_text(path: str | Path, expected: str = _A_CSV, encoding: str = "utf-8-sig") -> str:
-    """The text of a table or list, unpacked where its name ends in .gz or .zip. Raises InputError with `expected`."""
+    """The text of a table or list, unpacked where it is gzip or zip. Raises InputError with `expected`."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} is not a file; expected {expected}")
     try:
-        if path.suffix == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                if len(names := archive.namelist()) != 1:
+        content = path.read_bytes()
+        if content.startswith(b"PK\3\4"):
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:  # a Mac adds a folder of its own
+                names = [name for name in archive.namelist() if not name.startswith("__MACOSX/") and name[-1:] != "/"]
+                if len(names) != 1:
                     raise ValueError(f"it holds {len(names)} files")
                 content = archive.read(names[0])
-        else:
-            content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        elif content.startswith(b"\x1f\x8b"):
+            content = gzip.decompress(content)
         return content.decode(encoding)
     except Exception as error:  # of the disk, of either kind of packing, or of the encoding
         raise InputError(f"{path} cannot be read ({error}); expected {expected}") from None
@@ -270,6 +282,17 @@ def _select(path: Path, columns: dict[str, tuple[str, ...]], needed: Iterable[st
         has = some(table.columns, 12)
         raise InputError(f"{path} lacks the column {some(missing)} (it has {has}); expected the NIH's {published}")
     return known
+
+
+def _plain(name: object) -> str:
+    return re.sub(r"[^a-z0-9]", "", str(name).lower()) or str(name)
+
+
+def _as_spelled(column: pd.Series, patterns: dict[str, str]) -> pd.Series:
+    """The values that match a pattern as we spell them, others as they are."""
+    known = {text: next((ours for pattern, ours in patterns.items() if re.fullmatch(pattern, _plain(text))), text)
+             for text in column.unique()}  # fmt: skip
+    return column.map(known)
 
 
 def _numbers_or_text(column: pd.Series) -> pd.Series:

@@ -13,6 +13,7 @@ from cxrlib.data.images import is_image
 
 # NIH's archives and Kaggle's full set; Kaggle's sample, which repeats its folder once more; one flat folder
 LAYOUTS = ("images_*/images", "images_*", "images", "sample/images", "sample/sample/images", "sample", ".")
+PACKED = ("", ".gz", ".zip")  # how a table or list may end, besides
 DATASETS = {"data": "nih-chest-xrays/data", "sample": "nih-chest-xrays/sample"}
 
 
@@ -42,6 +43,12 @@ def image_root(img_root: str | Path) -> Path:
     if not Path(img_root).is_dir():
         raise InputError(f"{img_root} is not a folder; expected the root of the radiographs (img_root)")
     return newest_version(img_root)
+
+
+def find_beside(name: str, *folders: str | Path) -> Path | None:
+    """The file `name`, or packed as .gz or .zip, in the first folder that holds it; None where none does."""
+    paths = (Path(folder, name + packed) for folder in folders for packed in PACKED)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def scan_images(root: Path) -> Iterator[os.DirEntry]:
@@ -118,7 +125,7 @@ def content_digest(files: Iterable[Path], listed: Iterable[Path] = ()) -> str:
             with open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         for name, size, changed in stamps(listed):
-            digest.update(f"{name}\0{size}\0{changed}\n".encode())
+            digest.update(os.fsencode(name) + f"\0{size}\0{changed}\n".encode())  # a name need not be UTF-8
     except OSError as error:
         what = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise InputError(f"{error.filename} {what}; expected a file of the data set") from None

@@ -14,6 +14,7 @@ import pandas as pd
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import read_expert_labels
+from cxrlib.data.sources import find_beside
 from cxrlib.evaluation.bootstrap import (
     Support,
     chunks,
@@ -37,8 +38,8 @@ EXPERT_TASKS = {
 
 def find_expert_labels(*folders: str | Path) -> tuple[pd.DataFrame, Path] | None:
     """The expert labels (or true labels of phantoms) in the first folder that has them, and their file; else None."""
-    paths = [Path(folder) / name for folder in folders for name in EXPERT_FILES]
-    return next(((read_expert_labels(path), path) for path in paths if path.is_file()), None)
+    paths = (find_beside(name, folder) for folder in folders for name in EXPERT_FILES)
+    return next(((read_expert_labels(path), path) for path in paths if path), None)
 
 
 def agreement(

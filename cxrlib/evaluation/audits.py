@@ -47,8 +47,8 @@ def audit(
 ) -> pd.DataFrame:
     """Gaps in AUROC and in miss rate (1 - sensitivity at the frozen thresholds) between each group and all others.
 
-    entries: image and the columns in `by`. Of two groups only the first has rows, since the gap of the other is the
-    same with the opposite sign.
+    entries: image and the columns in `by`; a grouping that they do not give is left out, which is said. Of two groups
+    only the first has rows, since the gap of the other is the same with the opposite sign.
     Rows: by, group, metric, finding (or "macro", over the findings that are defined); columns: patients and
     patients_others (with the finding), value, others, gap (value - others), low, high, p, p_holm, note.
     p_holm is Holm's over all findings, groups and both metrics, since an audit performs many tests; the macros keep
@@ -58,8 +58,11 @@ def audit(
     entries = entries.set_index("image").reindex(predictions.image)
     resampling, tables = Bootstrap(replicates, seed), []
     for name in by:
-        group = groups(entries, name).to_numpy()
+        group = groups(entries, name).to_numpy() if name in entries else np.full(len(entries), None)
         present = [one for one in _NAMES[name] if (group == one).any()]
+        if len(present) < 2:
+            holds = f"has only {some(entries[name].unique(), 3)}" if name in entries else "is not in the table"
+            print(f"no audit by {name}: the column {holds}")
         for one in present if len(present) > 2 else present[:1]:
             sides = predictions.take(group == one), predictions.take((group != one) & pd.notna(group))
             for metric in ("auroc", "miss_rate"):
@@ -67,7 +70,7 @@ def audit(
                 tables.append(table.assign(by=name, group=one, metric=metric).reset_index())
     columns = ["by", "group", "metric", "finding", *_GAP]
     if not tables:
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame(columns=columns).astype(dict.fromkeys(_GAP[:-1], float))
     table = pd.concat(tables, ignore_index=True)
     single = table["finding"] != "macro"
     table.loc[single, "p_holm"] = holm(table.loc[single, "p"].to_numpy())

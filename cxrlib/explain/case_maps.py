@@ -66,7 +66,8 @@ def control_maps(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         untrained = build_model(model.arch, "none", model.image_size).to(next(model.parameters()).device)
-    take_statistics(untrained, radiographs(images, cases["image"].unique()[:32]))
+    seen = radiographs(images, cases["image"].unique()[:32])
+    take_statistics(untrained, seen if len(seen) > 1 else torch.cat([seen, seen]))  # one image has no variance
     return {
         "random": random_maps(len(cases), images.image_size, seed),
         "average": average_maps(maps, cases),

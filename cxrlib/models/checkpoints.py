@@ -14,9 +14,9 @@ from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import written_whole
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.splits import KINDS
+from cxrlib.models.names import SUFFIXES as SUFFIXES
 
 CHECKPOINT_FORMAT = 1
-SUFFIXES = (".pth", ".pt")
 _LARGEST_SIDE = 4096  # pixels; limits what a vision transformer allocates
 _EXPECTED = "expected a checkpoint by scripts/train.py"
 _NEEDED = {"format", "arch", "findings", "image_size", "state_dict", "parts", "config", "epoch"}

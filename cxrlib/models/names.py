@@ -3,6 +3,7 @@
 from cxrlib.core.errors import InputError, nearest
 
 ARCHS = ("efficientnet_b0", "densenet121", "resnet18", "vgg16", "mobilenet_v2", "vit_b_16", "efficientnet_lite0")
+SUFFIXES = (".pth", ".pt")  # of a checkpoint
 SMALLEST = 32  # pixels per side
 PATCH = 16  # pixels per side of the patches of a vision transformer
 

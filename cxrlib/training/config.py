@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from cxrlib.core.config import Config
+from cxrlib.core.config import Config, Place
 from cxrlib.models.names import ARCHS, check_image_size
 
 LOSSES = ("bce", "bce_pos_weight", "focal", "asymmetric")
@@ -21,7 +21,7 @@ class TrainConfig(Config):
     """Every parameter of a training run."""
 
     arch: Literal[ARCHS] = Field("efficientnet_b0", description=f"architecture: {', '.join(ARCHS)}")
-    weights: str = Field(
+    weights: Place = Field(
         "imagenet",
         description="where training starts: imagenet (needs no network for efficientnet_lite0), none, a checkpoint of "
         "this project, or for densenet121 xrv-chex, xrv-pc or xrv-mimic (trained on other hospitals' radiographs)",

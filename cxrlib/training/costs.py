@@ -20,11 +20,10 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from filelock import FileLock
 from torch.utils.flop_counter import FlopCounterMode
 
 from cxrlib.core.errors import InputError
-from cxrlib.core.paths import CACHE, write_json
+from cxrlib.core.paths import CACHE, one_process, write_json
 from cxrlib.core.progress import bar
 from cxrlib.models.architectures import ChestXrayModel, build_model, in_mode
 from cxrlib.training.config import TrainConfig
@@ -119,7 +118,7 @@ def _speeds(config: TrainConfig, model: ChestXrayModel, options: list[str], devi
     about += f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     path = CACHE / "speed.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    with one_process(path.with_suffix(".lock")):
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # missing or damaged

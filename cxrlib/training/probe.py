@@ -13,10 +13,9 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate.utils import set_seed
-from filelock import FileLock
 from torch import nn
 
-from cxrlib.core.paths import write_csv, write_rows
+from cxrlib.core.paths import one_process, write_csv, write_rows
 from cxrlib.core.progress import bar
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.dataset import make_loader
@@ -96,7 +95,7 @@ def features(model: ChestXrayModel, dataset, batch_size: int = 64, progress: boo
     below = {name: value for name, value in model.state_dict().items() if not name.startswith(head)}
     path = cache.folder / f"features-{model.arch}-{digest(below)}.npy"
     rows, width = cache.rows(dataset.entries["image"]), model.head.in_features
-    with FileLock(path.with_suffix(".lock")):
+    with one_process(path.with_suffix(".lock")):
         if not path.is_file():  # the last column is 1 where a row is written, as rows are from left to right
             shape = (len(cache.names), width + 1)
             np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()  # sparse

@@ -54,19 +54,13 @@ def test_one_run_one_folder(run):
     assert not run.path.exists(), "to ask for a path makes nothing"
 
 
-def test_relative_paths_count_from_the_project_not_from_the_working_directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert RunFolder("runs/quick").path == paths.ROOT / "runs" / "quick"
-    assert RunFolder(tmp_path / "x").path == tmp_path / "x"
-
-
 def test_cxr_home_moves_what_is_written_but_not_the_notebooks(tmp_path):
     code = "from cxrlib.core import paths as p; "
-    code += "print(p.ROOT, p.FIGURES, p.CACHE, p.from_root('runs/a'), p.NOTEBOOKS, sep='|')"
+    code += "print(p.ROOT, p.FIGURES, p.CACHE, p.located('runs/quick'), p.NOTEBOOKS, sep='|')"
     found = subprocess.run([sys.executable, "-c", code], env=os.environ | {"CXR_HOME": str(tmp_path)}, text=True,
                            capture_output=True, check=True).stdout.strip().split("|")  # fmt: skip
     home = str(tmp_path)
-    assert found[:4] == [home, f"{home}/figures", f"{home}/data/cache", f"{home}/runs/a"]
+    assert found[:4] == [home, f"{home}/figures", f"{home}/data/cache", f"{home}/runs/quick"]
     assert found[4] == str(paths.NOTEBOOKS)
 
 

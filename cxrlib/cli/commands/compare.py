@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from cxrlib.cli.commands.opening import check_model, check_writable, data_of, images_of
+from cxrlib.cli.commands.opening import check_model, data_of, images_of
 from cxrlib.cli.options import CompareOptions
-from cxrlib.core.paths import write_csv
+from cxrlib.core.paths import check_folder, write_csv
 from cxrlib.data.splits import split, subset, subsets
 from cxrlib.plots import comparison as plots
 from cxrlib.plots.style import save_figure
@@ -19,7 +19,7 @@ def run(options: CompareOptions) -> None:
     """Train every candidate with every seed; what run_dir holds of the same question is not trained again."""
     comparison.parse_budget(options.budget)
     each = comparison.candidates(options.archs, options.config)
-    check_writable(options.run_dir)
+    check_folder(options.run_dir, "figures")
     pick_device(options.device)
     for config in each.values():
         check_model(config)

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from cxrlib.cli.commands.opening import check_writable
+from cxrlib.cli.options import FiguresOptions, ReportOptions
+from cxrlib.core.paths import check_folder
 from cxrlib.course.report.figures import export_figures
 from cxrlib.course.report.index import write_index
 from cxrlib.course.report.page import write_report
@@ -21,17 +22,17 @@ def run(given: argparse.Namespace) -> None:
         run_course(plans, given.force)
 
 
-def report(given: argparse.Namespace) -> None:
+def report(options: ReportOptions) -> None:
     """Write the report of a run, and link it from the page over all runs."""
-    run_folder = RunFolder(Path(given.run_dir).absolute())
+    run_folder = RunFolder(Path(options.run_dir).absolute())
+    check_folder(run_folder.path)
     for path in write_report(run_folder):
         print(f"wrote {path}")
     if (run_folder.path.parent / "index.html").exists():
         write_index(run_folder.path.parent)
 
 
-def figures(given: argparse.Namespace) -> None:
+def figures(options: FiguresOptions) -> None:
     """Copy the figures of a run, small enough for a page."""
-    check_writable(given.out)
-    copies = export_figures(RunFolder(Path(given.run_dir).absolute()), Path(given.out))
-    print(f"wrote {len(copies)} figures to {given.out}")
+    copies = export_figures(RunFolder(Path(options.run_dir).absolute()), Path(options.out))
+    print(f"wrote {len(copies)} figures to {options.out}")

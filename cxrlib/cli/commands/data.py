@@ -1,11 +1,13 @@
 """cxr preprocess, doctor, download, gather and phantom."""
 
 import argparse
+import os
 from pathlib import Path
 
-from cxrlib.cli.commands.opening import check_writable, data_of, images_of
-from cxrlib.cli.options import PhantomOptions, PreprocessOptions
-from cxrlib.core.paths import write_json
+from cxrlib.cli.commands.opening import data_of, given_root, images_of
+from cxrlib.cli.options import DoctorOptions, GatherOptions, PhantomOptions, PreprocessOptions
+from cxrlib.core.errors import InputError
+from cxrlib.core.paths import check_folder, write_json
 from cxrlib.data.doctor.check import check_dataset
 from cxrlib.data.gather import gather as gather_images, read_names
 from cxrlib.data.sources import download as download_dataset
@@ -19,13 +21,16 @@ def preprocess(options: PreprocessOptions) -> None:
     print(f"{len(cache):,} radiographs at {cache.image_size} pixels in {cache.folder}")
 
 
-def doctor(given: argparse.Namespace) -> int:
+def doctor(options: DoctorOptions) -> int:
     """Print the report; exit code 1 where something would change a result."""
-    report = check_dataset(given.img_root, given.csv_path, given.deep)
+    if options.report:
+        check_folder(Path(options.report).parent)
+        if Path(options.report).is_dir():
+            raise InputError(f"{options.report} is a folder; expected a file for the report (--json)")
+    report = check_dataset(given_root(options), options.csv_path, options.deep)
     print(report)
-    if given.json:
-        check_writable(Path(given.json).parent)
-        print(f"wrote {write_json(given.json, report.to_dict())}")
+    if options.report:
+        print(f"wrote {write_json(options.report, report.to_dict())}")
     return 0 if report.ok else 1
 
 
@@ -34,12 +39,15 @@ def download(given: argparse.Namespace) -> None:
     print(download_dataset(given.dataset))
 
 
-def gather(given: argparse.Namespace) -> None:
+def gather(options: GatherOptions) -> None:
     """Make a data set of its own out of a named subset."""
-    names = read_names(given.names)
-    print(f"{len(names):,} images in {gather_images(given.img_root, names, given.out)}")
+    check_folder(options.out)
+    names = read_names(options.names)
+    made = gather_images(given_root(options), names, options.out, options.csv_path)
+    print(f"{len(names):,} images in {made}")
 
 
 def phantom(options: PhantomOptions) -> None:
     """Draw a data set of phantom radiographs in the NIH layout."""
-    print(make_phantoms(**dict(options)))
+    check_folder(options.root)
+    print(make_phantoms(**dict(options) | {"root": os.path.abspath(options.root)}))

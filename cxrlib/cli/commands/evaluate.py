@@ -7,12 +7,12 @@ from accelerate import Accelerator
 
 from cxrlib.cli import processes
 from cxrlib.cli.commands import external
-from cxrlib.cli.commands.opening import check_writable, data_of, held_out, images_of, model_of
+from cxrlib.cli.commands.opening import data_of, held_out, images_of, model_of
 from cxrlib.cli.options import EvalOptions
-from cxrlib.core.paths import write_csv
+from cxrlib.core.paths import check_folder, write_csv
 from cxrlib.course.opening import Data
 from cxrlib.evaluation.agreement import find_expert_labels
-from cxrlib.evaluation.audits import GROUPS, against_experts, audit
+from cxrlib.evaluation.audits import against_experts, audit
 from cxrlib.evaluation.protocol import Evaluation, check_how, evaluate_at_tuned, metrics_text
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
@@ -22,14 +22,14 @@ from cxrlib.training.inputs import make_dataset
 
 def run(options: EvalOptions) -> None:
     """Calibrate and tune on the validation images of the checkpoint, then report on its test images."""
-    check_writable(options.out)
+    check_folder(options.out)
     if options.external:
         return external.run(options)
     how = check_how(options.calibrate, options.grid, options.objective)
     how["thresholds"] = Thresholds.load(options.thresholds) if options.thresholds else None
     checkpoint = load_checkpoint(options.weights)
     if options.update_checkpoint:
-        check_writable(Path(options.weights).parent)
+        check_folder(Path(options.weights).parent)
     # before the model: it gives each process a GPU of its own
     together = Accelerator(cpu=options.device == "cpu", mixed_precision="no") if processes.count() > 1 else None
     model, data = model_of(options, checkpoint), data_of(options)
@@ -67,8 +67,7 @@ def run(options: EvalOptions) -> None:
 
 def _write_audits(folder: Path, done: Evaluation, entries: pd.DataFrame, data: Data, replicates: int) -> None:
     """audit.csv, the gaps between groups; experts.csv where expert labels (or the phantoms' truth) are at hand."""
-    present = [name for name in GROUPS if name in entries]
-    tables = {"audit.csv": audit(done.test, entries, done.thresholds, present, replicates=replicates)}
+    tables = {"audit.csv": audit(done.test, entries, done.thresholds, replicates=replicates)}
     found = find_expert_labels(*data.folders)
     if found is not None:
         tables["experts.csv"] = against_experts(done.test, found[0], replicates=replicates).reset_index()

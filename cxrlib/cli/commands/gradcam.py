@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from cxrlib.cli.commands.opening import check_writable, data_of, held_out, images_of, model_of, operating_point_of
+from cxrlib.cli.commands.opening import data_of, held_out, images_of, model_of, operating_point_of
 from cxrlib.cli.options import GradcamOptions
 from cxrlib.core.errors import InputError
-from cxrlib.core.paths import write_csv
+from cxrlib.core.paths import check_folder, write_csv
 from cxrlib.explain.case_maps import localize
 from cxrlib.explain.gradcam import check_method
 from cxrlib.explain.localization import box_cases, interval_table
@@ -19,11 +19,11 @@ from cxrlib.training.inputs import make_dataset
 def run(options: GradcamOptions) -> None:
     """Overlays of one labelled finding each, on test images; with boxes, also a score of the maps."""
     check_method(options.method)
-    check_writable(options.out)
+    check_folder(options.out)
     checkpoint, folder = load_checkpoint(options.weights), Path(options.out) / "gradcam"
     calibrator, thresholds = operating_point_of(options, checkpoint)
     model, data = model_of(options, checkpoint), data_of(options)
-    _, test = held_out(options, checkpoint, data)
+    _, test = held_out(options, checkpoint, data, needed=("test",))
     chosen = choose(test, options.samples, checkpoint["config"]["seed"])
     if len(chosen) < options.samples:
         print(f"the test part holds {len(chosen)} images, fewer than the {options.samples} samples asked for")

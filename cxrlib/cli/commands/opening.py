@@ -1,12 +1,10 @@
 """What several commands open: the data set, its decoded images, a checkpoint and what was held out from it."""
 
-import os
 from pathlib import Path
 
 import pandas as pd
 
 from cxrlib.core.errors import InputError, some
-from cxrlib.core.paths import CACHE
 from cxrlib.course.config import DataConfig
 from cxrlib.course.opening import Data, open_data
 from cxrlib.course.runs import RunFolder
@@ -20,42 +18,55 @@ from cxrlib.training.device import pick_device
 from cxrlib.training.optimization import strengthen_dropout
 
 
-def data_of(options: DataConfig) -> Data:
-    """Open the data set and print what it holds. Raises InputError where no folder is given."""
+def given_root(options: DataConfig) -> Path:
+    """The folder of the radiographs. Raises InputError where none is given."""
     if not options.img_root:
         raise InputError("img_root is not given; expected the folder of the radiographs, such as --img_root data/raw")
+    return Path(options.img_root).absolute()
+
+
+def data_of(options: DataConfig) -> Data:
+    """Open the data set and print what it holds. Raises InputError where no folder is given."""
     csv_path = Path(options.csv_path).absolute() if options.csv_path else ""
-    data = open_data(csv_path, Path(options.img_root).absolute())
+    data = open_data(csv_path, given_root(options))
     print(data.summary)
     return data
 
 
 def images_of(options: DataConfig, data: Data, image_size: int, names: list[str], out: str = "") -> ImageCache:
     """The cache with these images; images that are left out (on_bad_image) are recorded in run.json of `out`."""
-    cache = build_cache(data.images, image_size, names, options.cache_dir or CACHE, on_bad_image=options.on_bad_image)
+    cache = build_cache(data.images, image_size, names, options.cache_dir, on_bad_image=options.on_bad_image)
     if cache.bad and out:
         stage = type(options).__name__.removesuffix("Options").lower()
         RunFolder(Path(out).absolute()).record(stage, on_bad_image="skip", left_out=cache.bad)
     return cache
 
 
-def held_out(options, checkpoint: dict, data: Data) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Validation and test entries by what the checkpoint remembers, each reduced to its subset."""
+def held_out(options, checkpoint: dict, data: Data, needed=("val", "test")) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Validation and test entries by what the checkpoint remembers, each reduced to its subset.
+
+    Raises InputError where a part that is `needed` has no image.
+    """
     config = checkpoint["config"]
     entries = restore(data.entries, checkpoint["parts"], config["split"], data.folders)
+    if "val" not in needed and config["split"] != "official" and (entries["part"] == "").all():
+        # no metric of a split is computed, and neither an image nor a patient is one that the model was trained on
+        entries = entries.assign(part="test")
+        print(f"{options.weights} knows none of these images and patients; all of them count as test images")
     other = entries[entries["part"] == ""]
     if len(other):
         whose = f"{len(other):,} images of {other['patient'].nunique():,} patients ({some(other['image'], 3)})"
         print(f"left out: {whose}, which are in no part of the {config['split']} split of {options.weights}")
-    used = subsets(entries, val=config["val_subset"], test=options.subset, seed=config["seed"])
-    val, test = (used[used["part"] == part] for part in ("val", "test"))
-    for part, chosen in (("validation", val), ("test", test)):
-        if chosen.empty:
+    used = subsets(entries, val=config["val_subset"] * ("val" in needed), test=options.subset, seed=config["seed"])
+    parts = {part: used[used["part"] == part] for part in ("val", "test")}
+    for part in needed:
+        if parts[part].empty:
+            name = "validation" if part == "val" else part
             raise InputError(
-                f"{options.csv_path or options.img_root} holds no image of the {part} part of {options.weights} (split "
+                f"{options.csv_path or options.img_root} holds no image of the {name} part of {options.weights} (split "
                 f"{config['split']}, seed {config['seed']}); give the data set that it was trained from"
             )
-    return val, test
+    return parts["val"], parts["test"]
 
 
 def operating_point_of(options, checkpoint: dict) -> tuple[Calibrator, Thresholds | None]:
@@ -81,12 +92,3 @@ def check_model(config: TrainConfig) -> None:
     if config.weights != "none" or config.drop_strength != 1:
         model = build_model(config.arch, config.weights, config.image_size)
         strengthen_dropout(model, config.drop_strength)
-
-
-def check_writable(folder: str | Path) -> None:
-    """Raise InputError where results could not be written in the end; makes nothing."""
-    path = Path(folder).absolute()
-    there = next(parent for parent in (path, *path.parents) if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        found = "read-only" if there.is_dir() else "a file"
-        raise InputError(f"{folder} cannot be written ({there} is {found}); choose another folder")

@@ -4,9 +4,9 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from cxrlib.cli import processes
-from cxrlib.cli.commands.opening import check_model, check_writable, data_of, images_of
+from cxrlib.cli.commands.opening import check_model, data_of, images_of
 from cxrlib.cli.options import TrainOptions
-from cxrlib.core.paths import one_process
+from cxrlib.core.paths import check_folder, one_process
 from cxrlib.data.splits import split, subsets
 from cxrlib.training.device import pick_device
 from cxrlib.training.inputs import parts_to_remember
@@ -16,7 +16,7 @@ from cxrlib.training.loop import fit
 def run(options: TrainOptions) -> None:
     """Train on the training images, choose the epoch on the validation images, never look at the test images."""
     config = options.config
-    check_writable(options.run_dir)
+    check_folder(options.run_dir)
     pick_device(config.device)
     data = data_of(options)
     entries = split(data.entries, config.split, config.seed, lists_in=data.folders)

@@ -3,8 +3,7 @@
 from pathlib import Path
 from urllib.parse import quote
 
-from filelock import FileLock
-
+from cxrlib.core.paths import one_process
 from cxrlib.course.parameters import COURSE
 from cxrlib.course.report.evidence import Evidence
 from cxrlib.course.report.page import write_page
@@ -14,7 +13,7 @@ _METRICS = ("n", "auroc", "auroc_low", "auroc_high", "f1", "f1_low", "f1_high")
 
 def write_index(folder: Path) -> Path:
     """Write index.html for all runs in `folder`; a run that cannot be read is listed as such."""
-    with FileLock(folder / ".index.lock"):  # of two runs that end together, the later page shows both
+    with one_process(folder / ".index.lock"):  # of two runs that end together, the later page shows both
         runs = [_row(Evidence(path.parent)) for path in folder.glob("*/run.json")]
         newest_first = sorted(runs, key=lambda row: (row["started"], row["name"]), reverse=True)
         return write_page(folder / "index.html", "index.html", runs=newest_first)

@@ -67,7 +67,7 @@ def write_page(path: Path, template: str, **values) -> Path:
 
     The page is written piece by piece, so that values may be generators of any length.
     """
-    with written_whole(path) as beside, beside.open("w", encoding="utf-8") as file:
+    with written_whole(path) as beside, beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(_TEMPLATES.get_template(template).generate(**values))
     return path
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cxrlib.core.errors import InputError, some
+from cxrlib.core.errors import InputError, printable, some
 from cxrlib.data.doctor.images import check_images
 from cxrlib.data.doctor.tables import OLDEST, check_boxes, check_csv, check_lists
 from cxrlib.data.metadata import find_csv
@@ -107,7 +107,8 @@ class Report:
     def to_dict(self) -> dict:
         """Plain types for JSON, with every name."""
         table = self.table.drop(columns="examples")
-        table["names"] = [self.names[check] for check in table.index]
+        each = [self.names[check] for check in table.index]
+        table["names"] = [names and list(map(printable, names)) for names in each]
         return {**self.facts, "ok": self.ok, "checks": json.loads(table.reset_index().to_json(orient="records"))}
 
     def __str__(self) -> str:

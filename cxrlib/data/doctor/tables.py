@@ -13,6 +13,7 @@ import pandas as pd
 from cxrlib.core.errors import InputError
 from cxrlib.data import metadata
 from cxrlib.data.findings import parse
+from cxrlib.data.sources import find_beside
 
 OLDEST = 110  # years; the 2017 release has typing errors up to 414
 _NIH_PATIENTS = 30_805
@@ -84,15 +85,16 @@ def _check_values(entries: pd.DataFrame, found: Found) -> None:
 def check_lists(folders: tuple[Path, ...], entries: pd.DataFrame) -> Found | None:
     """Names by check of train_val_list.txt and test_list.txt; None where neither is in one of the folders."""
     names = ("train_val_list.txt", "test_list.txt")
-    folder = next((folder for folder in folders if any((folder / name).is_file() for name in names)), None)
+    folder = next((folder for folder in folders if any(find_beside(name, folder) for name in names)), None)
     if folder is None:
         return None
     lists = []
     for name in names:
-        if not (folder / name).is_file():
+        path = find_beside(name, folder)
+        if path is None:
             return {"list missing": [name]}
         try:
-            lists.append(set(metadata.read_text(folder / name).split()))
+            lists.append(set(metadata.read_text(path).split()))
         except InputError:
             return {"list unreadable": [name]}
     image, patient = entries["image"], entries["patient"].str.lstrip("0")
@@ -100,13 +102,13 @@ def check_lists(folders: tuple[Path, ...], entries: pd.DataFrame) -> Found | Non
     return {
         "in both lists": sorted(set.intersection(*lists)),
         "in neither list": list(image[~in_train_val & ~in_test]),
-        "patient on both sides": sorted(set(patient[in_train_val]) & set(patient[in_test])),
+        "patient on both sides": sorted((set(patient[in_train_val]) & set(patient[in_test])) - {""}),
     }
 
 
 def check_boxes(folders: tuple[Path, ...], entries: pd.DataFrame) -> Found | None:
     """Rows by check of BBox_List_2017.csv; None where it is in none of the folders."""
-    path = next((path for folder in folders if (path := folder / metadata.BOXES).is_file()), None)
+    path = find_beside(metadata.BOXES, *folders)
     if path is None:
         return None
     found: Found = defaultdict(list)
