@@ -1,7 +1,7 @@
 """A trained model as an ONNX file: bytes in; scores, calibrated probabilities and what heat maps are made from out.
 
-The input `images` is uint8 (batch, 1, side, side), the grey values of whole radiographs (air dark), resized to the side
-that the file states. Everything after that is in the graph: normalization, network, sigmoid, calibration.
+The input `images` is uint8 (batch, 1, side, side): whole radiographs in grey, air dark, resized to image_size of the
+metadata, bilinearly with antialiasing, as Pillow does. All that follows is in the graph.
 
 Outputs, all float32:
     logits, scores   (batch, 14), in the order of the findings in the metadata; scores are the sigmoids (of a model with

@@ -16,7 +16,6 @@ from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.calibration import Calibrator, mean_calibrated, methods_text
 from cxrlib.evaluation.external import external, external_text
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.models.ensembles import load_ensemble
 
 
@@ -46,8 +45,9 @@ def run(options: EvalOptions) -> None:
         return
     calibrator, there = calibrators[0], each[0]
     if len(models) > 1:  # their score is the mean of calibrated ones, which nothing calibrates again
-        calibrator, there = Calibrator(), _uncalibrated(mean_calibrated(calibrators, each))
-        here, thresholds = (None if one is None else _uncalibrated(one) for one in (here, thresholds))
+        means = (here, mean_calibrated(calibrators, each), thresholds)
+        calibrator = Calibrator()
+        here, there, thresholds = (one and replace(one, calibration=calibrator.method) for one in means)
     table = external(here, there, calibrator, thresholds, resampling=Bootstrap(options.replicates))
     compared = f"no {own}; --here names another file" if here is None else f"{own}, {len(here):,} images"
     about = (f"{name}: {one['arch']}, {one['image_size']} pixels" for name, one in ensemble.members.items())
@@ -60,8 +60,3 @@ def run(options: EvalOptions) -> None:
     write_text(out / "external.txt", text)
     there.save(out / "predictions_external.npz")
     print(f"{text}wrote {out / 'external.csv'}, external.txt and predictions_external.npz")
-
-
-def _uncalibrated(of_mean: Predictions | Thresholds) -> Predictions | Thresholds:
-    """The same scores, or thresholds on them, as those of a model of its own."""
-    return replace(of_mean, calibration="none")
