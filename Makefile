@@ -42,7 +42,7 @@ torture: setup ## kill -9 a hundred times at random; the work must end as in pea
 test-oldest: setup ## the tests with the oldest versions that pyproject.toml allows, in .venv-oldest (6 GB)
 	$(BIN)/python -m tests.oldest > .oldest.txt
 	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install -qq -e '.[dev,dicom]' -c .oldest.txt
+	.venv-oldest/bin/python -m pip install -qq -e '.[dev,dicom,onnx]' -c .oldest.txt
 	.venv-oldest/bin/python -m pytest $(ARGS)
 
 lab: setup ## JupyterLab on this machine, at its start page
@@ -74,5 +74,5 @@ clean: ## remove .venv, caches and runs; phantoms and downloaded data stay
 		{ echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.12 ..."; exit 2; }
 	@echo "installing into .venv (once; PyTorch is large, this takes some minutes)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -qq -e '.[dev,dicom]'
+	$(BIN)/python -m pip install -qq -e '.[dev,dicom,onnx]'
 	@touch $@

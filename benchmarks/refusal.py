@@ -22,7 +22,7 @@ from scipy.stats import binomtest
 from cxrlib.cli.commands.opening import held_out
 from cxrlib.course.opening import open_data
 from cxrlib.explain.prediction import Predictor
-from cxrlib.models.checkpoints import load_checkpoint
+from cxrlib.models.ensembles import load_ensemble
 
 EACH = 60  # test images that each kind is made from, and drawings
 QUARTERS = [(0, 0), (512, 0), (0, 512), (512, 512)]
@@ -42,9 +42,9 @@ def main() -> None:
     parser.add_argument("--elsewhere", help="folder with dicom/not_chest, jsrt/images and vqa-rad/images")
     parser.add_argument("--part", choices=("test", "val"), default="test", help="val while something is being changed")
     options = parser.parse_args()
-    predictor, checkpoint = Predictor([options.weights], "cpu"), load_checkpoint(options.weights)
+    predictor, models = Predictor([options.weights], "cpu"), load_ensemble([options.weights])
     data = open_data("", Path(options.data).absolute())
-    held = held_out(argparse.Namespace(**vars(options), subset=0, csv_path="", img_root=""), checkpoint, data)
+    held = held_out(argparse.Namespace(**vars(options), subset=0, csv_path="", img_root=""), models, data)
     names = held[options.part == "test"]["image"].to_list()
     elsewhere = Path(options.elsewhere or "nowhere")
     with tempfile.TemporaryDirectory() as folder:

@@ -20,7 +20,7 @@ def test_conda_asks_for_the_python_and_the_packages_of_pyproject():
     [python] = [line for line in environment if isinstance(line, str) and line.startswith("python")]
     assert python.removeprefix("python") == PROJECT["project"]["requires-python"]
     [pip] = [line["pip"] for line in environment if isinstance(line, dict)]
-    assert pip == ["-e .[dev,dicom]"], "the one list of packages is pyproject.toml"
+    assert pip == ["-e .[dev,dicom,onnx]"], "the one list of packages is pyproject.toml"
     assert "dev" in PROJECT["project"]["optional-dependencies"]
     makefile = (ROOT / "Makefile").read_text()
     least = PROJECT["project"]["requires-python"].removeprefix(">=")

@@ -11,7 +11,7 @@ from cxrlib.cli import options
 from cxrlib.core.config import Config
 from cxrlib.core.errors import nearest, printable
 
-_OWN_FLAGS = ("images", "weights", "as_json")  # of predict: lists as a shell gives them, separated by spaces
+_OWN_FLAGS = ("images", "as_json")  # of predict
 _NOT_COMPARED = ("arch", "epochs", "resume")  # each candidate has its own, or none
 
 
@@ -66,6 +66,8 @@ def add_flags(
             continue
         if field.annotation is bool:
             parser.add_argument(f"--{name}", action="store_true", help=field.description)
+        elif name == "weights" and isinstance(field.default, list):  # as a shell gives files, separated by spaces
+            parser.add_argument("--weights", nargs="+", default=field.default, help=field.description, metavar="MODEL")
         else:
             default = ",".join(map(str, field.default)) if isinstance(field.default, list) else field.default
             metavar = name.split("_")[-1].upper()
@@ -98,6 +100,11 @@ def build_parser() -> Parser:
     command("compare:run", text, options.CompareOptions, _NOT_COMPARED, name="compare")
     text = "calibrate and tune on the validation images of a checkpoint, then report on its test images"
     command("evaluate:run", text, options.EvalOptions, name="eval")
+    text, kind = "several models of one split as one file", options.EnsembleOptions
+    sub = command("ensemble:run", text, kind, ("weights",), name="ensemble")
+    sub.add_argument("weights", nargs="+", metavar="MODEL", help=kind.model_fields["weights"].description)
+    text = "a model as ONNX, with normalization, calibration, findings and thresholds (needs the extra onnx)"
+    command("export:run", text, options.ExportOptions, name="export")
     text = "overlays of heat maps on test images; with --boxes, a score against the radiologists' boxes"
     command("gradcam:run", text, options.GradcamOptions, name="gradcam")
     text = "predict your own radiographs (PNG, JPEG, DICOM): a line each, a table and a page"
@@ -137,7 +144,6 @@ def _add_run(sub: Parser) -> None:
 
 
 def _add_predict(sub: Parser) -> None:
-    images, weights, as_json = (options.PredictOptions.model_fields[name] for name in _OWN_FLAGS)
+    images, as_json = (options.PredictOptions.model_fields[name] for name in _OWN_FLAGS)
     sub.add_argument("images", nargs="+", metavar="IMAGE", help=images.description)
     sub.add_argument("--json", dest="as_json", action="store_true", help=as_json.description)
-    sub.add_argument("--weights", nargs="+", default=weights.default, metavar="MODEL", help=weights.description)

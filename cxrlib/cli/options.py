@@ -40,10 +40,14 @@ class CompareOptions(TrainOptions):
     run_dir: Place = Field(str(RUNS / "compare"), description="folder of the models, tables and figures")
 
 
-class HeldOutOptions(_Cached):
-    """A checkpoint, and the part of its data set that it was not trained on."""
+_WEIGHTS = Field(["model_best.pth"], description="one checkpoint, or several, or an ensemble: the mean of their "
+                 "calibrated scores")  # fmt: skip
 
-    weights: Place = Field("model_best.pth", description="checkpoint; gives architecture, image size, split and seed")
+
+class HeldOutOptions(_Cached):
+    """Models of one split, and the part of its data set that they were not trained on."""
+
+    weights: Places = _WEIGHTS
     subset: int = Field(0, ge=0, description="approximate number of test images, whole patients; 0 for all")
     out: Place = Field("results", description="folder of the results")
     batch_size: int = Field(32, ge=1, description="images per step")
@@ -91,7 +95,7 @@ class PredictOptions(Config):
     """Predict images from anywhere with one or several checkpoints."""
 
     images: Places = Field([], description="PNG, JPEG or DICOM files, folders of them, or globs in quotes")
-    weights: Places = Field(["model_best.pth"], description="one or more checkpoints; of several, the mean")
+    weights: Places = _WEIGHTS
     out: Place = Field("results", description="folder of predictions.csv and predictions.html")
     no_page: bool = Field(False, description="write no predictions.html, and compute no heat maps")
     as_json: bool = Field(False, description="one JSON object per image and line on the screen, for programs")
@@ -99,6 +103,20 @@ class PredictOptions(Config):
     force: bool = Field(False, description="also predict what is no frontal chest radiograph as in training")
     threads: int = Field(0, ge=0, description="that decode ahead; 0 for one per core")
     device: Literal[DEVICES] = Field("auto", description=", ".join(DEVICES))
+
+
+class EnsembleOptions(Config):
+    """Several models as one file."""
+
+    weights: Places = Field([], description="checkpoints, or ensembles, of one split")
+    out: Place = Field("ensemble.pth", description="the file to write")
+
+
+class ExportOptions(Config):
+    """A model for programs without PyTorch."""
+
+    weights: Place = Field("model_best.pth", description="checkpoint of one model")
+    out: Place = Field("model.onnx", description="file to write")
 
 
 class PreprocessOptions(_Cached):

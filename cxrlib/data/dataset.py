@@ -24,7 +24,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class _LabelledDataset(Dataset):
-    """Rows of `entries` in order; item: image (1, size, size) uint8 and labels (14,) float32, 0 or 1."""
+    """Rows of `entries` in order; item: image (1, size, size) uint8 and labels (14,) float32: 1, 0 or NaN (unknown)."""
 
     def __init__(self, entries: pd.DataFrame, image_size: int):
         self.entries = entries.reset_index(drop=True)

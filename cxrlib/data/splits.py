@@ -6,6 +6,7 @@ patient on the same side.
 
 import hashlib
 from collections.abc import Iterable
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,30 @@ def remembered(
     return {part: sorted(names) for part, names in parts.items()}
 
 
+def united(parts: dict[str, dict[str, list[str]]], kind: str) -> dict[str, list[str]]:
+    """What several models of one split have seen together, from what each remembers: {model: `remembered`}.
+
+    Raises InputError where one learned from what is validation for another or, except for kind "official", whose test
+    part is the same for all, from what is test for another. Images of one patient (by NIH's names) count together.
+    """
+
+    def known(names: list[str]) -> set[str]:
+        images = pd.Series(names, dtype=str)
+        return set(images if kind == "image" else nih_patient(images).fillna(images))
+
+    seen = {model: {part: known(names) for part, names in each.items()} for model, each in parts.items()}
+    for (one, ours), (other, theirs) in permutations(seen.items(), 2):
+        held_out = ours["train"] & theirs["val"]
+        if kind != "official":
+            held_out |= (ours["train"] | ours["val"]) - theirs["train"] - theirs["val"]
+        if held_out:
+            whom = "images" if kind == "image" else "patients"
+            raise InputError(f"{one} learned from {len(held_out):,} {whom} that {other} holds out (such as "
+                             f"{some(sorted(held_out), 3)}); expected models of one split, as cxr compare trains them "
+                             "with several seeds")  # fmt: skip
+    return {part: sorted({name for each in parts.values() for name in each[part]}) for part in ("train", "val")}
+
+
 def digest(*parts: pd.DataFrame) -> str:
     """16 hex digits of the images, patients and labels of some entries; the order of the rows does not matter."""
     summed = hashlib.sha256()
@@ -186,7 +211,7 @@ def _stratify(entries: pd.DataFrame, groups: pd.Series, fractions: np.ndarray, s
     names = np.array(PARTS[: len(fractions)])
     codes, patients = pd.factorize(groups, sort=True)
     counts = np.zeros((len(patients), len(FINDINGS) + 1))  # images of each finding in a group; last column: images
-    np.add.at(counts[:, :-1], codes, entries[list(FINDINGS)].to_numpy(float))
+    np.add.at(counts[:, :-1], codes, entries[list(FINDINGS)].to_numpy(float) == 1)
     counts[:, -1] = np.bincount(codes, minlength=len(patients))
     wanted = np.outer(fractions / fractions.sum(), counts.sum(axis=0))
 

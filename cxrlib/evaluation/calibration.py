@@ -5,6 +5,7 @@ AUROC stay (isotonic maps tie neighbours), and the best threshold selects the sa
 and a threshold on it, means to a reader. A calibrator and the thresholds on its scores form one operating point.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -111,15 +112,35 @@ def operating_point(checkpoint: dict) -> tuple[Calibrator, Thresholds | None]:
     The thresholds are on the calibrated scores: `thresholds.apply(calibrator.apply(predictions).scores)`.
     Raises InputError where the thresholds were tuned on the scores of another calibration.
     """
-    saved, tuned = checkpoint.get("calibration"), checkpoint.get("thresholds")
-    calibrator = Calibrator() if saved is None else Calibrator.from_dict(saved)
+    [calibrator], thresholds = operating_points([checkpoint.get("calibration")], checkpoint.get("thresholds"))
+    return calibrator, thresholds
+
+
+def operating_points(
+    calibrations: Sequence[dict | None], tuned: dict | None
+) -> tuple[tuple[Calibrator, ...], Thresholds | None]:
+    """As `operating_point`, of several models: their calibrators, and thresholds on the scores of `mean_calibrated`."""
+    calibrators = tuple(Calibrator() if saved is None else Calibrator.from_dict(saved) for saved in calibrations)
     thresholds = None if tuned is None else Thresholds.from_dict(tuned)
-    if thresholds is not None and thresholds.calibration not in (None, calibrator.method):
+    if thresholds is not None and thresholds.calibration not in (None, methods_text(calibrators)):
         raise InputError(
             f"the thresholds are on scores of calibration {thresholds.calibration}, the calibration at hand is "
-            f"{calibrator.method}; tune both again (cxr eval)"
+            f"{methods_text(calibrators)}; tune both again (cxr eval)"
         )
-    return calibrator, thresholds
+    return calibrators, thresholds
+
+
+def mean_calibrated(calibrators: Sequence[Calibrator], each: Sequence[Predictions]) -> Predictions:
+    """The mean of the calibrated scores of several models on the same images; of one model, its calibrated scores."""
+    calibrated = [calibrator.apply(one) for calibrator, one in zip(calibrators, each, strict=True)]
+    mean = np.mean([one.scores for one in calibrated], axis=0)
+    return replace(calibrated[0], scores=mean, calibration=methods_text(calibrators))
+
+
+def methods_text(calibrators: Sequence[Calibrator]) -> str:
+    """What thresholds and predictions record as their calibration: "platt", or "mean of platt, none" of two models."""
+    methods = ", ".join(calibrator.method for calibrator in calibrators)
+    return methods if len(calibrators) == 1 else f"mean of {methods}"
 
 
 def raw(predictions: Predictions) -> Predictions:

@@ -79,6 +79,27 @@ def group_difference(
     return pd.DataFrame(columns, index=ROWS)
 
 
+def mean_against_members(
+    mean: Predictions, members: Sequence[Predictions], resampling: Bootstrap = DEFAULT
+) -> pd.DataFrame:
+    """Macro AUROC of an ensemble, of its members and of these on average, on the same images and draws of patients.
+
+    Rows "1", "2", ... (the members), "members" (their mean), "ensemble" and "ensemble - members"; columns auroc, low,
+    high. Macros are over the findings that have positive and negative images. Raises InputError for different images.
+    """
+    members = [_in_order_of(mean, one) for one in members]
+    drawn = bootstrap(*members, mean, metrics=["auroc"], replicates=resampling.replicates, seed=resampling.seed)
+    point = np.array([with_macro(one.point["auroc"])[-1] for one in drawn])
+    macros = [replicates_with_macro(one.replicates["auroc"], one.point["auroc"])[:, -1] for one in drawn]
+    *each, whole = zip(point, macros, strict=True)
+    average = [sum(values) / len(members) for values in zip(*each, strict=True)]
+    rows = [*each, average, whole, [a - b for a, b in zip(whole, average, strict=True)]]
+    auroc, replicates = np.array([value for value, _ in rows]), np.column_stack([values for _, values in rows])
+    low, high = interval(replicates, auroc, np.full(len(rows), count_patients(mean)[1][-1]), resampling.confidence)
+    names = [*(str(number) for number, _ in enumerate(each, 1)), "members", "ensemble", "ensemble - members"]
+    return pd.DataFrame({"auroc": auroc, "low": low, "high": high}, index=pd.Index(names, name="model"))
+
+
 def _replicates(a: Drawn, b: Drawn, metric: str, seed: int) -> np.ndarray:
     """Differences (r, 14). Two models that predict all images alike are not the same model: new patients may differ.
 

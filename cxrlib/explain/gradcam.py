@@ -11,6 +11,7 @@ A layer with a grid gives c channels A, small pictures of the radiograph; G is t
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -53,6 +54,14 @@ def grad_cam(
     maps = (maps[0] if len(maps) == 1 else _to_one(torch.stack(maps).mean(dim=0))).cpu()
     ranges = torch.stack([torch.stack([grid.amin((2, 3)), grid.amax((2, 3))], dim=-1) for grid in raw], dim=2).cpu()
     return (maps, ranges) if with_range else maps
+
+
+def mean_maps(each: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean of several models' maps (..., h, w), each enlarged or shrunk to the size of the first."""
+    side = each[0].shape[-2:]
+    flat = [torch.from_numpy(one).reshape(1, -1, *one.shape[-2:]) for one in each]
+    resized = [one if one.shape[-2:] == side else F.interpolate(one, size=side, mode="bilinear") for one in flat]
+    return torch.stack(resized).mean(dim=0).numpy().reshape(each[0].shape)
 
 
 def raw_maps(

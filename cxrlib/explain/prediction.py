@@ -18,17 +18,16 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib import cpu_count
-from torch.nn.functional import interpolate
 
 from cxrlib.core.errors import InputError, printable
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.images import looks_inverted, read_radiograph
-from cxrlib.evaluation.calibration import operating_point
+from cxrlib.evaluation.calibration import operating_point, operating_points
 from cxrlib.evaluation.sums import at_or_above
 from cxrlib.evaluation.thresholds import Thresholds
-from cxrlib.explain.gradcam import default_layers, grad_cam
+from cxrlib.explain.gradcam import default_layers, grad_cam, mean_maps
 from cxrlib.models.architectures import model_from_checkpoint
-from cxrlib.models.checkpoints import load_checkpoint
+from cxrlib.models.ensembles import load_ensemble
 from cxrlib.training.device import pick_device
 from cxrlib.training.familiarity import Familiarity, caught_features
 from cxrlib.training.inference import scores_of
@@ -89,25 +88,28 @@ class Prediction:
 
 
 class Predictor:
-    """One or several trained models, each with its calibration and thresholds.
+    """One or several trained models, or an ensemble, each with its calibration and thresholds.
 
-    Of several, the calibrated scores are averaged, and compared with the mean of the models' thresholds. An image that
-    none of them takes for a radiograph as in its training is refused, or with `force` predicted with a warning.
+    Of several, the calibrated scores are averaged, and compared with the thresholds that an ensemble has for the mean,
+    else with the mean of the models' thresholds. An image that none of them takes for a radiograph as in its training
+    is refused, or with `force` predicted with a warning.
     Raises InputError for files that are no checkpoints.
     """
 
     def __init__(self, weights: Sequence[str | Path], device: str = "auto", force: bool = False):
         self.names = [str(path) for path in weights]
-        if not self.names:
-            raise InputError("no checkpoint is given; expected one or more (model_best.pth)")
-        checkpoints = [load_checkpoint(path) for path in weights]
+        ensemble = load_ensemble(weights)
+        checkpoints = list(ensemble.members.values())
         points = [operating_point(checkpoint) for checkpoint in checkpoints]
+        self._calibrators = tuple(calibrator for calibrator, _ in points)
+        tuned = [thresholds for _, thresholds in points]
+        if ensemble.thresholds is not None:  # for the mean
+            tuned = [operating_points(ensemble.calibrations, ensemble.thresholds)[1]]
+        self.thresholds, self.notes = _mean_thresholds(tuned)
         self.models = [model_from_checkpoint(checkpoint).to(pick_device(device)) for checkpoint in checkpoints]
-        self.thresholds, self.notes = _mean_thresholds([thresholds for _, thresholds in points])
         self.force, pairs = force, zip(checkpoints, self.models, strict=True)
         kinds = ((each.get("familiarity"), model.head.in_features) for each, model in pairs)
         self._familiarity = [None if fitted is None else Familiarity(fitted, width) for fitted, width in kinds]
-        self._calibrators = [calibrator for calibrator, _ in points]
         self._learned_from = {name for each in checkpoints for names in each["parts"].values() for name in names}
 
     def predict(
@@ -131,11 +133,11 @@ class Predictor:
 
     def all_maps(self, case: Prediction, method: str = "gradcam") -> np.ndarray:
         """The heat maps of all findings, (14, side, side) of the first image, in [0, 1]; the models' mean."""
-        side, maps = len(case.images[0]), []
+        maps = []
         for model, image in zip(self.models, case.images, strict=True):
             heat = grad_cam(model, torch.from_numpy(image)[None, None], default_layers(model, method), method)
-            maps.append(interpolate(heat, size=(side, side), mode="bilinear")[0])
-        return torch.stack(maps).mean(dim=0).numpy()
+            maps.append(heat[0].numpy())
+        return mean_maps(maps)
 
     def _read(self, file: str | Path | BinaryIO) -> Prediction:
         path = Path(file if isinstance(file, str | Path) else file.name)

@@ -34,7 +34,8 @@ class Architecture:
 
     build: returns the network for an image size; imagenet: returns the ImageNet state dict; head: dotted name of the
     last linear layer; cam_layers: dotted names of three layers with a grid, from the finest (an 8th of the pixels;
-    VGG-16 a 4th, ViT a 16th) to the last, which Grad-CAM reads; LayerCAM fuses all; norm: mean and std per channel.
+    VGG-16 a 4th, ViT a 16th) to the last, which Grad-CAM reads; LayerCAM fuses all; norm: mean and std per channel;
+    pooled: whether the head reads the average of the last grid, so that its weights make a map of it.
     """
 
     build: Callable[[int], nn.Module]
@@ -42,6 +43,7 @@ class Architecture:
     head: str
     cam_layers: tuple[str, ...]
     norm: tuple = _IMAGENET_NORM
+    pooled: bool = True
 
 
 def _torchvision(name: str, weights: str = "IMAGENET1K_V1", **options) -> Architecture:
@@ -91,13 +93,18 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "resnet18": _torchvision("resnet18", head="fc", cam_layers=("layer2", "layer3", "layer4")),
     # before the last pooling: a 14 x 14 grid at 224 pixels
-    "vgg16": _torchvision("vgg16", head="classifier.6", cam_layers=("features.15", "features.22", "features.29")),
+    "vgg16": _torchvision(
+        "vgg16", head="classifier.6", cam_layers=("features.15", "features.22", "features.29"), pooled=False
+    ),
     "mobilenet_v2": _torchvision(
         "mobilenet_v2", "IMAGENET1K_V2", head="classifier.1", cam_layers=("features.6", "features.13", "features.18")
     ),
     # the input of the last attention: past it, only the class token reaches the head
     "vit_b_16": _torchvision(
-        "vit_b_16", head="heads.head", cam_layers=tuple(f"encoder.layers.encoder_layer_{n}.ln_1" for n in (7, 9, 11))
+        "vit_b_16",
+        head="heads.head",
+        cam_layers=tuple(f"encoder.layers.encoder_layer_{n}.ln_1" for n in (7, 9, 11)),
+        pooled=False,
     ),
     "efficientnet_lite0": _lite0(),
 }

@@ -71,16 +71,31 @@ def write_checkpoint(path: str | Path, content: dict) -> Path:
 
 
 def load_checkpoint(path: str | Path) -> dict:
-    """Read and validate a cxrlib checkpoint, on the CPU, without executing code.
+    """Read and validate a cxrlib checkpoint of one model, on the CPU, without executing code.
 
     Raises InputError if the file is missing or not a cxrlib checkpoint, or a field has the wrong type or range.
     """
+    checkpoint = load_any(path)
+    if "members" in checkpoint:
+        raise InputError(f"{path} is an ensemble of {len(checkpoint['members'])} models; expected a single model")
+    return checkpoint
+
+
+def load_any(path: str | Path) -> dict:
+    """As `load_checkpoint`, but it may also be an ensemble, which has a list of checkpoints in the field members."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist; {_EXPECTED} (model_best.pth)")
-    checkpoint = read(path, f"{path} cannot be read as a checkpoint", _EXPECTED)
-    _check(path, checkpoint)
-    return checkpoint
+    content = read(path, f"{path} cannot be read as a checkpoint", _EXPECTED)
+    if not isinstance(content, dict) or "members" not in content:
+        _check(path, content)
+        return content
+    members, tuned = content["members"], content.get("thresholds")
+    if not isinstance(members, list) or len(members) < 2 or not isinstance(tuned, dict | None):
+        raise InputError(f"{path} has unusable members or thresholds; expected an ensemble by cxr ensemble")
+    for member in members:
+        _check(path, member)
+    return content
 
 
 def read(path: Path, failure: str, advice: str) -> object:

@@ -29,7 +29,7 @@ def datasets(config: TrainConfig, entries: pd.DataFrame, images: ImageCache | di
         if chosen.empty:
             raise InputError(f"the part {part!r} holds no image; expected some (check the split and img_root)")
         both.append(make_dataset(chosen, images, config.image_size))
-    positives = both[1].labels.mean(dim=0)
+    positives = both[1].labels.nanmean(dim=0)  # over the known labels
     if not ((positives > 0) & (positives < 1)).any():
         raise InputError(f"no finding has positives and negatives among the {len(both[1])} validation images, so "
                          "no epoch can be chosen; enlarge val_subset")  # fmt: skip

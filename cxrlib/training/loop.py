@@ -230,7 +230,7 @@ class _Training:
     def _loss_of(self, predictions: Predictions) -> float:
         logits = torch.logit(torch.from_numpy(predictions.scores), eps=1e-6)
         device = self.accelerator.device
-        return float(self.criterion(logits.to(device), torch.from_numpy(predictions.labels).float().to(device)))
+        return float(self.criterion(logits.to(device), self.val.labels.to(device)))
 
     def _save_epoch(self, predictions: Predictions) -> None:
         if not self.accelerator.is_main_process:

@@ -43,8 +43,8 @@ def parameter_groups(model: ChestXrayModel, config: TrainConfig) -> list[dict]:
 
 
 def start_at_prevalence(head: nn.Linear, labels: torch.Tensor) -> None:
-    """Set the bias of the head to the log-odds of each finding's prevalence in labels (n, 14)."""
-    share = labels.mean(dim=0).clamp(1e-3, 1 - 1e-3)
+    """Set the bias of the head to the log-odds of each finding's prevalence among the known labels of (n, 14)."""
+    share = labels.nanmean(dim=0).nan_to_num(0.5).clamp(1e-3, 1 - 1e-3)
     with torch.no_grad():
         head.bias.copy_(torch.logit(share))
 

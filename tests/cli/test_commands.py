@@ -23,11 +23,12 @@ from cxrlib.evaluation.calibration import Calibrator
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
+from cxrlib.explain.prediction import Predictor
 from cxrlib.models.architectures import model_from_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-COMMANDS = ("run", "train", "eval", "gradcam", "predict", "preprocess", "download", "phantom")
+COMMANDS = ("run", "train", "eval", "ensemble", "gradcam", "export", "predict", "preprocess", "download", "phantom")
 QUICK = ["--arch", "mobilenet_v2", "--weights", "none", "--image_size", "32", "--epochs", "1", "--device", "cpu"]
 
 
@@ -295,6 +296,132 @@ def test_eval_takes_thresholds_saved_by_hand(trained, tiny_nih):
     assert carried["calibration"]["method"] == "none", "that of the thresholds, not the flag's"
 
 
+# ---- several models --------------------------------------------------------------------------------------------------
+@pytest.fixture
+def members(trained) -> list[str]:
+    """model_best.pth, and two with other heads, one of them for another image size: models of one split."""
+    content = load_checkpoint("model_best.pth")
+    for seed, size in ((1, 32), (2, 48)):
+        state, noise = dict(content["state_dict"]), torch.Generator().manual_seed(seed)
+        head = state["backbone.classifier.1.weight"]
+        state["backbone.classifier.1.weight"] = head + 0.2 * torch.randn(head.shape, generator=noise)
+        write_checkpoint(f"m{seed}.pth", content | {"state_dict": state, "image_size": size})
+    return ["model_best.pth", "m1.pth", "m2.pth"]
+
+
+def same_images(*each):
+    assert all((one.image == each[0].image).all() for one in each)
+
+
+def test_eval_of_several_models_measures_the_mean_of_their_calibrated_scores(members, tiny_nih, capsys):
+    how = ["--calibrate", "platt", "--replicates", "50"]
+    tables, single = Path("results/tables"), Path("single/tables")
+    assert main(["eval", *data(tiny_nih.root), *how, "--weights", *members]) == 0
+    text = (tables / "metrics.txt").read_text()
+    assert text in capsys.readouterr().out
+    calibrated = []
+    for number, name in enumerate(members, 1):
+        assert main(["eval", *data(tiny_nih.root), *how, "--weights", name, "--out", "single"]) == 0
+        own, here = (Calibrator.load(at) for at in (single / "calibration.json", tables / f"calibration_{number}.json"))
+        assert own.to_dict() == here.to_dict(), "each is calibrated by itself, on validation"
+        raw = Predictions.load(single / "predictions_test.npz")
+        same_images(raw, member := Predictions.load(tables / f"predictions_test_{number}.npz"))
+        np.testing.assert_allclose(member.scores, raw.scores, atol=1e-6)
+        calibrated.append(own.calibrate(raw.scores))
+    mean, thresholds = Predictions.load(tables / "predictions_test.npz"), Thresholds.load(tables / "thresholds.json")
+    np.testing.assert_allclose(mean.scores, np.mean(calibrated, axis=0), atol=1e-6)
+    assert mean.calibration == thresholds.calibration == "mean of platt, platt, platt"
+    expected = evaluate(mean, thresholds, replicates=50)
+    table = pd.read_csv(tables / "metrics.csv", index_col="finding")
+    np.testing.assert_allclose(
+        table.loc["macro", ["auroc", "f1"]].astype(float), expected.loc["macro", ["auroc", "f1"]]
+    )
+    against = pd.read_csv(tables / "members.csv", index_col="model")
+    assert list(against.index) == ["1", "2", "3", "members", "ensemble", "ensemble - members"]
+    np.testing.assert_allclose(
+        against.loc["ensemble"], expected.loc["macro", ["auroc", "auroc_low", "auroc_high"]].astype(float)
+    )
+    assert against.loc["members", "auroc"] == pytest.approx(against["auroc"][:3].mean())
+    assert "# m2.pth: mobilenet_v2, 48 pixels" in text
+    assert "ensemble - members" in text
+
+
+def test_an_ensemble_file_carries_its_operating_point(members, tiny_nih, capsys, monkeypatch):
+    assert main(["ensemble", *members, "--out", "e.pth"]) == 0
+    parts = load_checkpoint("model_best.pth")["parts"]
+    seen = f"{len(parts['train']):,} train and {len(parts['val']):,} val images"
+    assert f"wrote e.pth: 3 models, which have seen {seen}" in capsys.readouterr().out
+    assert main(["eval", *data(tiny_nih.root), "--weights", "e.pth", "--replicates", "0", "--update_checkpoint"]) == 0
+    tables = Path("results/tables")
+    thresholds = Thresholds.load(tables / "thresholds.json")
+    mean = Predictions.load(tables / "predictions_test.npz")
+    drawn = []
+    make, module = cxrlib.explain.overlays.score_table, "cxrlib.cli.commands.gradcam.score_table"
+    monkeypatch.setattr(module, lambda *given: drawn.append((given[0], given[2])) or make(*given))
+    same = [["e.pth"], [*members, "--thresholds", str(tables / "thresholds.json")]]
+    for weights in same:
+        assert main(["gradcam", *data(tiny_nih.root), "--samples", "3", "--weights", *weights]) == 0
+        predictions, cuts = drawn.pop()
+        assert cuts.to_dict() == thresholds.to_dict()
+        rows = [mean.image.tolist().index(name) for name in predictions.image]
+        np.testing.assert_allclose(predictions.scores, mean.scores[rows], atol=1e-5)
+    images = {path.name: str(path) for path in tiny_nih.root.rglob("*.png")}
+    found = next(Predictor(["e.pth"], "cpu", force=True).predict([images[mean.image[0]]]))
+    np.testing.assert_allclose(found.probability, mean.scores[0], atol=1e-5)
+    np.testing.assert_allclose(found.thresholds[thresholds.tuned], thresholds.values[thresholds.tuned])
+
+
+def test_gradcam_of_several_models_shows_the_mean_of_their_maps(members, tiny_nih, monkeypatch):
+    shown, module = {}, "cxrlib.cli.commands.gradcam.write_overlays"
+    monkeypatch.setattr(module, lambda folder, maps, *_: shown.update({name: list(maps)}) or [])
+    for name in ("model_best.pth", "m1.pth", "both"):
+        weights = ["model_best.pth", "m1.pth"] if name == "both" else [name]
+        table = ["--samples", "2", "--weights", *weights]
+        monkeypatch.setattr("cxrlib.cli.commands.gradcam.highest_labelled", lambda _: [(0, k) for k in range(14)])
+        assert main(["gradcam", *data(tiny_nih.root), *table]) == 0
+    for one, other, mean in zip(*shown.values(), strict=True):
+        np.testing.assert_allclose(mean, (one + other) / 2, atol=1e-6)
+    assert not np.array_equal(shown["both"], shown["m1.pth"])
+    assert (
+        main(["gradcam", *data(tiny_nih.root), "--weights", *members, "--boxes", "--samples", "1", "--replicates", "0"])
+        == 0
+    )
+    table = pd.read_csv("results/gradcam/localization.csv")
+    assert set(table["maps"]) == {"model", "chance", "random", "average", "untrained"}
+
+
+def test_several_models_elsewhere_keep_the_operating_point(members, tiny_nih, elsewhere, refused):
+    main(["ensemble", *members, "--out", "e.pth"])
+    assert main(["eval", *data(tiny_nih.root), "--weights", "e.pth", "--replicates", "0", "--update_checkpoint"]) == 0
+    where = ["eval", "--external", str(elsewhere), "--cache_dir", str(elsewhere.parent / "cache"), "--replicates", "0"]
+    assert main([*where, "--weights", "e.pth", "--here", "results/tables/predictions_test.npz", "--out", "other"]) == 0
+    table = pd.read_csv("other/external.csv", index_col="finding")
+    found = Predictions.load("other/predictions_external.npz")
+    thresholds = Thresholds.load("results/tables/thresholds.json")
+    expected = evaluate(found, dataclasses.replace(thresholds, calibration=None), replicates=0)
+    assert table.loc["Mass", "specificity"] == pytest.approx(expected.loc["Mass", "specificity"])
+    assert table.loc["Mass", "auroc_here"] > 0
+    own = "results/tables/predictions_test_1.npz"
+    assert "holds scores of calibration none, not of e.pth (1), " in refused(
+        *where, "--weights", "e.pth", "--here", own
+    )
+
+
+def test_models_that_do_not_belong_together_are_refused(members, tiny_nih, trained_on, refused):
+    shutil.copy(trained_on / "official" / "model_best.pth", "other.pth")
+    assert "expected models of one split" in refused("ensemble", *members, "other.pth", "--out", "e.pth")
+    assert "expected models of one split" in refused("eval", *data(tiny_nih.root), "--weights", *members, "other.pth")
+    content = load_checkpoint("m1.pth")
+    moved = {"train": content["parts"]["train"] + content["parts"]["val"], "val": content["parts"]["train"][:1]}
+    write_checkpoint("m1.pth", content | {"parts": moved})
+    assert "that m1.pth holds out" in refused("gradcam", *data(tiny_nih.root), "--weights", *members)
+    assert "is a single model; expected two or more" in refused("ensemble", "m2.pth")
+    main(["ensemble", "model_best.pth", "m2.pth", "--out", "e.pth"])
+    assert "e.pth is an ensemble of 2 models; expected a single model" in refused("export", "--weights", "e.pth")
+    both = ["--weights", "model_best.pth", "m2.pth", "--update_checkpoint"]
+    assert "make one of them first (cxr ensemble)" in refused("eval", *data(tiny_nih.root), *both)
+
+
 @pytest.fixture
 def elsewhere(tiny_nih, tmp_path):
     """Another hospital: 40 radiographs in folders, named by path; Effusion and Mass, each known of half of them."""
@@ -337,6 +464,19 @@ def test_eval_elsewhere_keeps_the_operating_point(tiny_nih, trained, elsewhere, 
     assert main(["eval", *where, "--thresholds", str(frozen), "--replicates", "0"]) == 0
     assert "auroc_here" not in pd.read_csv("other/external.csv")
     assert "--here names another file" in Path("other/external.txt").read_text()
+
+
+def test_a_table_with_empty_cells_trains_and_is_evaluated(elsewhere, empty, capsys):
+    assert main(["train", *data(elsewhere), *QUICK, "--split", "patient"]) == 0
+    assert "40 radiographs of 20 patients; known labels: Effusion 30, Mass 30" in capsys.readouterr().out
+    assert load_checkpoint("model_best.pth")["config"]["split"] == "patient"
+    assert main(["eval", *data(elsewhere), "--replicates", "0"]) == 0
+    table = pd.read_csv("results/tables/metrics.csv", index_col="finding")
+    test = Predictions.load("results/tables/predictions_test.npz")
+    known = test.known[:, [FINDINGS.index("Effusion"), FINDINGS.index("Mass")]].sum(axis=0)
+    assert table.loc[["Effusion", "Mass"], "n"].tolist() == known.tolist()
+    assert 0 < known.min() < len(test)
+    assert table.loc["Hernia", "n"] == 0
 
 
 def test_eval_elsewhere_scores_are_those_of_the_files(tiny_nih, trained, elsewhere):

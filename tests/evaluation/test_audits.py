@@ -167,10 +167,10 @@ def test_two_panels_of_radiologists_agree_far_better_than_the_labels_with_either
 def test_what_is_tuned_is_tuned_on_calibrated_scores_of_validation():
     val, test = (made(seed, n=400)[0] for seed in (1, 2))
     done = evaluate_at_tuned(val, test, "platt", None, "youden", replicates=20)
-    thresholds = tune_thresholds(done.calibrator.apply(val), None, "youden")
+    thresholds = tune_thresholds(done.calibrators[0].apply(val), None, "youden")
     assert done.thresholds.to_dict() == thresholds.to_dict()
     assert done.thresholds.calibration == done.test.calibration == "platt"
-    pd.testing.assert_frame_equal(done.table, evaluate(done.calibrator.apply(test), thresholds, 20))
+    pd.testing.assert_frame_equal(done.table, evaluate(done.calibrators[0].apply(test), thresholds, 20))
     assert evaluate_at_tuned(val, test, "none", replicates=0).test.calibration == "none"
 
 

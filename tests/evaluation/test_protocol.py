@@ -37,7 +37,7 @@ def measured():
 def text_of(measured, **changes):
     table, thresholds, val, test = measured
     checkpoint = CHECKPOINT | {"config": CHECKPOINT["config"] | changes}
-    return metrics_text(table, thresholds, "model_best.pth", checkpoint, val, test)
+    return metrics_text(table, thresholds, {"model_best.pth": checkpoint}, val, test)
 
 
 def test_one_line_a_finding_in_order_then_the_macros(measured):
@@ -91,12 +91,12 @@ def test_says_what_was_measured_on_what(measured):
 def test_says_what_the_scores_went_through(measured):
     table, thresholds, val, test = measured
     notes = ("not calibrated: 1 positive of 120 images",) + ("",) * 13
-    text = metrics_text(table, thresholds, "w", CHECKPOINT, val, test, Calibrator("platt", notes=notes))
+    text = metrics_text(table, thresholds, {"w": CHECKPOINT}, val, test, [Calibrator("platt", notes=notes)])
     assert "\n# thresholds are on scores calibrated on validation (platt)\n" in text
     assert "\n# Atelectasis: not calibrated: 1 positive of 120 images\n" in text
     assert "calibrated" not in text_of(measured)
     assert "are on scores calibrated" not in metrics_text(
-        table, thresholds, "w", CHECKPOINT, val, test, Calibrator("none")
+        table, thresholds, {"w": CHECKPOINT}, val, test, [Calibrator("none")]
     )
 
 
@@ -106,7 +106,7 @@ def test_a_note_is_said_once_with_all_its_findings(measured):
     table.loc[["Mass", "Edema"], "note"] = "scarce here"
     notes = [
         line
-        for line in metrics_text(table, thresholds, "w", CHECKPOINT, val, test).split("\n")
+        for line in metrics_text(table, thresholds, {"w": CHECKPOINT}, val, test).split("\n")
         if "scarce here" in line
     ]
     assert notes == ["# Edema, Mass: scarce here"]

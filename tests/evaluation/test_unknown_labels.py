@@ -149,7 +149,7 @@ def test_a_finding_of_which_nothing_is_known_is_undefined_and_stops_nothing(part
     assert np.isnan(row["auroc"])
     assert done.table.loc["macro", "note"].startswith("macro over 13 of 14")
     assert "0 positive of 0 images" in done.thresholds.notes[K]
-    assert done.calibrator.method == "none" or "0 positive of 0 images" in done.calibrator.notes[K]
+    assert done.calibrators[0].method == "none" or "0 positive of 0 images" in done.calibrators[0].notes[K]
 
 
 def test_no_known_label_at_all_is_undefined_everywhere():

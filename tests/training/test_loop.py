@@ -200,6 +200,22 @@ def test_every_way_of_training_runs_and_makes_a_difference(train, tmp_path):
     assert len(train("another", epochs=1, arch="resnet18")) == 1
 
 
+@pytest.mark.parametrize("changes", [{"mixup": 0.2, "loss": "bce_pos_weight"}, {"mode": "probe"}])
+def test_unknown_labels_train_as_if_they_were_not_there(train, entries, cache, tmp_path, changes):
+    """A finding of which nothing is known leaves the others' weights, and its own output, as the start had them."""
+    gaps = entries.astype(dict.fromkeys(FINDINGS, float))
+    gaps.loc[gaps.index[::3], list(FINDINGS)] = np.nan
+    gaps["Hernia"] = np.nan
+    history = train(entries=gaps, epochs=1, **changes)
+    assert np.isfinite(history[["train_loss", "val_loss", "val_auroc"]].to_numpy()).all()
+    found = load_checkpoint(tmp_path / "run" / "model_best.pth")
+    assert all(value.isfinite().all() for value in found["state_dict"].values())
+    assert abs(float(model_from_checkpoint(found).head.bias[list(FINDINGS).index("Hernia")].detach())) < 1e-6
+    known = Predictions.load(tmp_path / "run" / "predictions_val.npz").known
+    assert not known.all()
+    assert not known[:, list(FINDINGS).index("Hernia")].any()
+
+
 def toy(tmp_path):
     """Radiographs whose brightness on the left is one finding, on the right another."""
     from PIL import Image
@@ -262,8 +278,11 @@ def test_the_head_starts_at_the_prevalence():
     labels = torch.zeros(100, 14)
     labels[:25, 0] = 1
     labels[:, 1] = 1
+    labels[:50, 2] = 1
+    labels[80:, 2] = labels[:, 3] = float("nan")  # 50 of 80 known; none known
     start_at_prevalence(model.head, labels)
-    assert model.head.bias.sigmoid().tolist() == pytest.approx([0.25, 0.999, *[0.001] * 12], rel=1e-4)
+    expected = [0.25, 0.999, 0.625, 0.5, *[0.001] * 10]
+    assert model.head.bias.sigmoid().tolist() == pytest.approx(expected, rel=1e-4)
 
 
 def shares_dropped(model):

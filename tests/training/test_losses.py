@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, strategies as st
 
 from cxrlib.core.errors import InputError
+from cxrlib.evaluation.predictions import UNKNOWN
 from cxrlib.training.config import LOSSES
 from cxrlib.training.losses import asymmetric, focal, make_loss, pos_weight
 
@@ -114,3 +115,34 @@ def test_what_cannot_be_used_is_refused():
     for cap in (0.5, float("nan")):
         with pytest.raises(InputError, match="expected the most that a positive may count"):
             make_loss("bce_pos_weight", LABELS, pos_weight_cap=cap)
+
+
+@pytest.mark.parametrize("unknown", [float("nan"), UNKNOWN])
+@pytest.mark.parametrize("name", LOSSES)
+def test_an_unknown_label_has_no_loss_and_no_gradient(name, unknown):
+    labels, known = LABELS.clone(), torch.ones(9, 14, dtype=torch.bool)
+    known[2, 3] = known[4] = False
+    labels[~known] = unknown
+    logits = LOGITS.clone().requires_grad_()
+    loss = make_loss(name, labels)(logits, labels)
+    loss.backward()
+    assert (logits.grad[~known] == 0).all()
+    assert (logits.grad[known] != 0).any()
+    assert torch.equal(make_loss(name, labels)(torch.where(known, LOGITS, 9), labels), loss)
+    if name == "bce":
+        expected = torch.nn.functional.binary_cross_entropy_with_logits(LOGITS[known], LABELS[known])
+        assert loss.item() == pytest.approx(expected.item()), "the mean over what is known"
+
+
+def test_a_batch_of_which_nothing_is_known_moves_nothing():
+    logits = LOGITS.clone().requires_grad_()
+    make_loss("focal")(logits, torch.full((9, 14), float("nan"))).backward()
+    assert (logits.grad == 0).all()
+
+
+def test_pos_weight_counts_only_what_is_known():
+    labels = torch.zeros(100, 14)
+    labels[:20, 0] = 1
+    labels[60:, 0] = float("nan")  # 40 / 20 = 2
+    labels[:, 1] = float("nan")
+    assert pos_weight(labels).tolist() == [2.0, *[20.0] * 13]

@@ -4,17 +4,25 @@ from pathlib import Path
 
 import pandas as pd
 
+from cxrlib.cli import processes
 from cxrlib.core.errors import InputError, some
 from cxrlib.course.config import DataConfig
 from cxrlib.course.opening import Data, open_data
 from cxrlib.course.runs import RunFolder
 from cxrlib.data.cache import ImageCache, build_cache
+from cxrlib.data.external import open_external
+from cxrlib.data.metadata import read_csv
 from cxrlib.data.splits import restore, subsets
-from cxrlib.evaluation.calibration import Calibrator, operating_point
+from cxrlib.evaluation.calibration import Calibrator, operating_points
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.protocol import numbered
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.models.architectures import ChestXrayModel, build_model, model_from_checkpoint
+from cxrlib.models.ensembles import Ensemble
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.device import pick_device
+from cxrlib.training.inference import predict
+from cxrlib.training.inputs import make_dataset
 from cxrlib.training.optimization import strengthen_dropout
 
 
@@ -26,9 +34,17 @@ def given_root(options: DataConfig) -> Path:
 
 
 def data_of(options: DataConfig) -> Data:
-    """Open the data set and print what it holds. Raises InputError where no folder is given."""
-    csv_path = Path(options.csv_path).absolute() if options.csv_path else ""
-    data = open_data(csv_path, given_root(options))
+    """Open the data set and print what it holds; a labels.csv is read as `data.external` does, its gaps as unknown.
+
+    Raises InputError where no folder is given.
+    """
+    csv_path, img_root = Path(options.csv_path).absolute() if options.csv_path else "", given_root(options)
+    table = csv_path or img_root / "labels.csv"
+    if table.name == "labels.csv" and table.is_file() and "Finding Labels" not in read_csv(table):
+        entries, images, said = open_external(img_root, table)  # a column per finding, whose cells may be empty
+        data = Data(entries, images, table, img_root, said)
+    else:
+        data = open_data(csv_path, img_root)
     print(data.summary)
     return data
 
@@ -42,49 +58,68 @@ def images_of(options: DataConfig, data: Data, image_size: int, names: list[str]
     return cache
 
 
-def held_out(options, checkpoint: dict, data: Data, needed=("val", "test")) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Validation and test entries by what the checkpoint remembers, each reduced to its subset.
+def held_out(options, ensemble: Ensemble, data: Data, needed=("val", "test")) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Validation and test entries by what the checkpoints remember, each reduced to its subset.
 
     Raises InputError where a part that is `needed` has no image.
     """
-    config = checkpoint["config"]
-    entries = restore(data.entries, checkpoint["parts"], config["split"], data.folders)
+    config = ensemble.config
+    entries = restore(data.entries, ensemble.parts, config["split"], data.folders)
     if "val" not in needed and config["split"] != "official" and (entries["part"] == "").all():
-        # no metric of a split is computed, and neither an image nor a patient is one that the model was trained on
+        # no metric of a split is computed, and neither an image nor a patient is one that a model was trained on
         entries = entries.assign(part="test")
-        print(f"{options.weights} knows none of these images and patients; all of them count as test images")
+        print(f"{ensemble.name} knows none of these images and patients; all of them count as test images")
     other = entries[entries["part"] == ""]
     if len(other):
         whose = f"{len(other):,} images of {other['patient'].nunique():,} patients ({some(other['image'], 3)})"
-        print(f"left out: {whose}, which are in no part of the {config['split']} split of {options.weights}")
+        print(f"left out: {whose}, which are in no part of the {config['split']} split of {ensemble.name}")
     used = subsets(entries, val=config["val_subset"] * ("val" in needed), test=options.subset, seed=config["seed"])
     parts = {part: used[used["part"] == part] for part in ("val", "test")}
     for part in needed:
         if parts[part].empty:
             name = "validation" if part == "val" else part
             raise InputError(
-                f"{options.csv_path or options.img_root} holds no image of the {name} part of {options.weights} (split "
+                f"{options.csv_path or options.img_root} holds no image of the {name} part of {ensemble.name} (split "
                 f"{config['split']}, seed {config['seed']}); give the data set that it was trained from"
             )
     return parts["val"], parts["test"]
 
 
-def operating_point_of(options, checkpoint: dict) -> tuple[Calibrator, Thresholds | None]:
-    """Calibrator and thresholds (or None, which is said) of a checkpoint, or those of the file `options.thresholds`."""
+def operating_point_of(options, ensemble: Ensemble) -> tuple[tuple[Calibrator, ...], Thresholds | None]:
+    """Calibrators and thresholds (or None, which is said) of the checkpoints, or of the file `options.thresholds`."""
+    calibrations, tuned = ensemble.calibrations, ensemble.thresholds
     if options.thresholds:
         path = Path(options.thresholds)
-        beside = path.with_name("calibration.json")
-        calibration = Calibrator.load(beside).to_dict() if beside.is_file() else checkpoint.get("calibration")
-        checkpoint = {"thresholds": Thresholds.load(path).to_dict(), "calibration": calibration}
-    elif checkpoint.get("thresholds") is None:
-        print(f"{options.weights} holds no thresholds; cxr eval writes them, for --thresholds, or with "
+        beside = [path.with_name(f"calibration{number}.json") for number in numbered(len(calibrations))]
+        if all(file.is_file() for file in beside):
+            calibrations = [Calibrator.load(file).to_dict() for file in beside]
+        tuned = Thresholds.load(path).to_dict()
+    elif tuned is None:
+        print(f"{ensemble.name} holds no thresholds; cxr eval writes them, for --thresholds, or with "
               "--update_checkpoint into the checkpoint")  # fmt: skip
-    return operating_point(checkpoint)
+    return operating_points(calibrations, tuned)
 
 
-def model_of(options, checkpoint: dict) -> ChestXrayModel:
-    """The trained model on the device asked for."""
-    return model_from_checkpoint(checkpoint).to(pick_device(options.device))
+def models_of(options, ensemble: Ensemble) -> list[ChestXrayModel]:
+    """The trained models on the device asked for."""
+    device = pick_device(options.device)
+    return [model_from_checkpoint(checkpoint).to(device) for checkpoint in ensemble.members.values()]
+
+
+def images_for(options, models: list[ChestXrayModel], data: Data, names: list[str]) -> list[ImageCache]:
+    """The cache with these images at the size of each model (`images_of`)."""
+    sizes = dict.fromkeys(model.image_size for model in models)
+    caches = {size: images_of(options, data, size, names, options.out) for size in sizes}
+    return [caches[model.image_size] for model in models]
+
+
+def predictions_of(
+    options, models: list[ChestXrayModel], caches: list[ImageCache], entries: pd.DataFrame, together=None
+) -> list[Predictions]:
+    """What each model predicts for the entries. together: the Accelerator of several processes."""
+    how = {"num_workers": options.num_workers, "progress": processes.is_first()}
+    return [predict(model, make_dataset(entries, images, images.image_size), options.batch_size, together, **how)
+            for model, images in zip(models, caches, strict=True)]  # fmt: skip
 
 
 def check_model(config: TrainConfig) -> None:
