@@ -10,7 +10,7 @@ import pandas as pd
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import write_csv, write_text
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.calibration import Calibrator, mean_calibrated
+from cxrlib.evaluation.calibration import Calibrator, mean_calibrated, methods_text
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.reliability import choose_method
