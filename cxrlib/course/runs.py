@@ -12,12 +12,13 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
 
+import cxrlib
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import from_root, write_csv, write_text
 from cxrlib.plots.style import PRINT, save_figure
 
-_VERSIONS = ("cxrlib", "torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "pandas", "scikit-learn",
-             "pillow", "matplotlib", "torchxrayvision", "papermill")  # fmt: skip
+_LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "pandas", "scikit-learn",
+              "pillow", "matplotlib", "torchxrayvision", "papermill")  # fmt: skip
 
 
 class RunFolder:
@@ -153,8 +154,9 @@ class RunFolder:
 
 
 def versions() -> dict[str, str]:
-    """The versions of the libraries and of Python."""
-    return {name: installed.version(name) for name in _VERSIONS} | {"python": platform.python_version()}
+    """The versions of this package, of the libraries and of Python; the package need not be installed, only found."""
+    ours = {"cxrlib": cxrlib.__version__, "python": platform.python_version()}
+    return ours | {name: installed.version(name) for name in _LIBRARIES}
 
 
 def _plain(value):

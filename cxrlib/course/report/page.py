@@ -32,7 +32,7 @@ def write_report(run: RunFolder) -> list[Path]:
     folder that holds no run.
     """
     if not run.read():
-        raise InputError(f"{run.path} holds no run.json; expected a run folder such as runs/quick: make run makes one")
+        raise InputError(f"{run.path} holds no run.json; expected a run folder such as runs/quick: cxr run makes one")
     page = write_page(
         run.path / "report.html",
         "report.html",
