@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import lab
 from tests.tiny import make_tiny_nih
 
 # Before torch is imported, for child processes, too: on tiny tensors threads only wait for each other.
@@ -71,3 +72,16 @@ def cache(tiny_nih, tmp_path):
     from cxrlib.data.sources import find_images
 
     return build_cache(find_images(tiny_nih.root), 32, cache_dir=tmp_path / "cache", progress=False)
+
+
+@pytest.fixture(scope="session")
+def chrome():
+    """A real browser: a skip where there is none, a failure where CI=true allows no skip."""
+    executable = lab.chromium()
+    if executable is None:
+        reason = "no Chromium is installed (apt-get install chromium, or name one in CXR_CHROMIUM)"
+        if os.environ.get("CI", "").lower() in ("1", "true"):
+            pytest.fail(f"{reason}, and CI=true allows no skip")
+        pytest.skip(reason)
+    with lab.browser(executable) as browser:
+        yield browser
