@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.browser import lab
 from tests.tiny import make_tiny_nih
 
 # Before torch is imported, for child processes, too: on tiny tensors threads only wait for each other.
@@ -99,3 +100,16 @@ def tiny_model(_tiny_original, tmp_path_factory) -> Path:
     tuned = ["--replicates", "0", "--calibrate", "none", "--update_checkpoint", "--out", str(folder / "results")]
     assert main(["eval", *data, "--weights", str(weights), *tuned]) == 0
     return weights
+
+
+@pytest.fixture(scope="session")
+def chrome():
+    """A real browser: a skip where there is none, a failure where CI=true allows no skip."""
+    executable = lab.chromium()
+    if executable is None:
+        reason = "no Chromium is installed (apt-get install chromium, or name one in CXR_CHROMIUM)"
+        if os.environ.get("CI", "").lower() in ("1", "true"):
+            pytest.fail(f"{reason}, and CI=true allows no skip")
+        pytest.skip(reason)
+    with lab.browser(executable) as browser:
+        yield browser

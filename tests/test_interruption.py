@@ -27,6 +27,7 @@ from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.checkpoints import write_checkpoint
 from cxrlib.phantom import generate as phantom_module
 from cxrlib.phantom.generate import make_phantoms
+from tests.namespace import may_mount, mounted
 
 PHANTOMS = {"n_patients": 12, "size": 64, "seed": 3, "progress": False}
 
@@ -393,23 +394,51 @@ def test_an_evaluation_stopped_before_any_of_its_files_ends_as_if_it_had_not_bee
     assert stopped == whole
 
 
-def test_a_loader_whose_process_is_killed_is_a_sentence(tiny_nih, tmp_path, monkeypatch, capsys):
+def out_of_memory():
+    raise MemoryError("no room")
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        (die, "was ended from outside, often for want of memory; use fewer num_workers"),
+        (out_of_memory, "failed (MemoryError: no room); use fewer num_workers"),
+    ],
+)
+def test_a_process_that_reads_ahead_and_ends_is_a_sentence(end, said, tiny_nih, tmp_path, monkeypatch, capsys):
     from cxrlib.cli.main import main
     from cxrlib.data import dataset
 
     reading = dataset.CachedDataset._images
 
-    def dying(self, indices):
+    def ending(self, indices):
         if torch.utils.data.get_worker_info():
-            die()
+            end()
         return reading(self, indices)
 
-    monkeypatch.setattr(dataset.CachedDataset, "_images", dying)
-    given = ["train", "--img_root", tiny_nih.root, "--cache_dir", tmp_path / "cache", "--run_dir", tmp_path / "run"]
-    given += ["--arch", "mobilenet_v2", "--weights", "none", "--image_size", "32", "--split", "patient"]
-    quick = ["--num_workers", "1", "--precision", "fp32", "--layout", "contiguous", "--device", "cpu"]
-    assert main([*map(str, given), *quick]) == 2
-    assert "was ended from outside, often for want of memory; use fewer num_workers" in capsys.readouterr().err
+    monkeypatch.setattr(dataset.CachedDataset, "_images", ending)
+    assert main(training_ahead(tiny_nih.root, tmp_path)) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert error[-1] == f"cxr train: a process that read ahead {said}"
+    assert not [line for line in error if line.startswith("Traceback")]
+
+
+def training_ahead(img_root, out):
+    """The words of a short training with a process that reads ahead."""
+    given = ["train", "--img_root", img_root, "--cache_dir", out / "cache", "--run_dir", out / "run", "--epochs", 1]
+    given += ["--arch", "mobilenet_v2", "--weights", "none", "--image_size", 64, "--split", "patient"]
+    given += ["--num_workers", 1, "--precision", "fp32", "--layout", "contiguous", "--device", "cpu"]
+    return [*map(str, given)]
+
+
+@pytest.mark.skipif(not may_mount(), reason="nothing can be mounted here, so /dev/shm stays as large as it is")
+def test_a_small_dev_shm_is_enough(tiny_nih, tmp_path):
+    """Docker gives 64 MB; a batch that did not fit was lost, and the training waited for it for ever."""
+    command = [sys.executable, "-m", "cxrlib.cli", *training_ahead(tiny_nih.root, tmp_path)]
+    small = mounted("mount -t tmpfs -o size=64k tmpfs /dev/shm", command)
+    done = subprocess.run(small, capture_output=True, text=True, timeout=500)  # not for ever
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "model_best.pth").is_file()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])

@@ -48,24 +48,27 @@ def _run(given: argparse.Namespace) -> int:
         with nullcontext() if processes.is_first() else redirect_stdout(io.StringIO()):
             # imported only now: torch takes seconds, --help should not
             return getattr(importlib.import_module(f"cxrlib.cli.commands.{module}"), function)(given) or 0
-    except InputError as error:
-        code, message = 2, error
-    except OSError as error:  # of writers that are not ours: papermill, matplotlib; of the file system
-        if error.errno in (None, errno.EPIPE):
-            raise
-        code, message = 2, printable(f"{error}; make room, or choose another folder")
-    except RuntimeError as error:
-        if "DataLoader worker" in str(error):
-            code = 2
-            message = (
-                "a process that read ahead was ended from outside, often for want of memory; use fewer num_workers"
-            )
-        elif name in ("run", "report"):
-            code, message = 1, error
-        else:
-            raise
+    except Exception as error:
+        code, message = _foreseen(name, error)
     except KeyboardInterrupt:
         print(file=sys.stderr)  # after ^C
         code, message = 130, "interrupted"
     print(f"cxr {name}: {message}", file=sys.stderr)
     return code
+
+
+def _foreseen(name: str, error: Exception) -> tuple[int, str]:
+    """Exit code and sentence for what went wrong in the input or on the machine; any other error is raised again."""
+    said = str(error)
+    if "DataLoader worker" in said:  # torch's words; with a traceback, unless the worker is gone
+        last = str(error.args[0]).strip().splitlines()[-1]
+        how = f"failed ({last})" if "Traceback" in said else "was ended from outside, often for want of memory"
+        return 2, f"a process that read ahead {how}; use fewer num_workers"
+    if isinstance(error, InputError):
+        return 2, said
+    # of writers that are not ours: papermill, matplotlib; of the file system
+    if isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):
+        return 2, printable(f"{said}; make room, or choose another folder")
+    if isinstance(error, RuntimeError) and name in ("run", "report"):
+        return 1, said
+    raise error

@@ -21,8 +21,10 @@ from cxrlib.core.errors import InputError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _CHECKOUT = _PACKAGE.parent if (_PACKAGE.parent / "pyproject.toml").is_file() else None
-# Installed from a wheel, the package contains its notebooks and writes its output to the user's home.
-_HOME = _CHECKOUT or Path.home() / ".cache" / "cxrlib"
+# Installed from a wheel, the package contains its notebooks and writes its output where Kaggle or Colab keeps it, else
+# to the user's home.
+SERVICES = (Path("/kaggle/working"), Path("/content"))
+_HOME = _CHECKOUT or next((folder for folder in SERVICES if folder.is_dir()), Path.home() / ".cache" / "cxrlib")
 ROOT = Path(os.environ.get("CXR_HOME") or _HOME).expanduser().resolve()  # CXR_HOME moves figures, runs and data
 
 NOTEBOOKS = (_CHECKOUT or _PACKAGE) / "notebooks"
@@ -30,7 +32,8 @@ PROFILES = NOTEBOOKS / "profiles"
 RESULTS = (_CHECKOUT / "data" / "results" if _CHECKOUT else _PACKAGE / "results") / "nih-mini"  # of real radiographs
 FIGURES = ROOT / "figures"
 RUNS = ROOT / "runs"
-CACHE = ROOT / "data" / "cache"
+# on Kaggle not among the output, which is limited
+CACHE = Path("/kaggle/temp/cache") if ROOT in SERVICES[:1] else ROOT / "data" / "cache"
 PHANTOM = ROOT / "data" / "phantom"
 
 _DEFAULTS = ("data/phantom", "runs/quick")  # of the notebooks: those of the project

@@ -164,7 +164,8 @@ def _execute(name: str, given: dict, run: RunFolder) -> None:
     copy.parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger("papermill").setLevel(logging.ERROR)  # names are checked by us; it cannot read "epochs=2"
     try:
-        with patch.dict(os.environ, _QUIET):
+        found_as_here = {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}  # the package, if not installed
+        with patch.dict(os.environ, _QUIET | found_as_here):
             papermill.execute_notebook(
                 NOTEBOOKS / f"{name}.ipynb",
                 copy,

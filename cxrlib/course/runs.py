@@ -11,12 +11,13 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+import cxrlib
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import check_folder, check_not_committed, located, one_process, write_csv, write_text
 from cxrlib.plots.style import PRINT, save_figure
 
-_VERSIONS = ("cxrlib", "torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "pandas", "scikit-learn",
-             "pillow", "matplotlib", "torchxrayvision", "papermill")  # fmt: skip
+_LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "pandas", "scikit-learn",
+              "pillow", "matplotlib", "torchxrayvision", "papermill")  # fmt: skip
 
 
 class RunFolder:
@@ -142,8 +143,9 @@ class RunFolder:
 
 
 def versions() -> dict[str, str]:
-    """The versions of the libraries and of Python."""
-    return {name: installed.version(name) for name in _VERSIONS} | {"python": platform.python_version()}
+    """The versions of this package, of the libraries and of Python; the package need not be installed, only found."""
+    ours = {"cxrlib": cxrlib.__version__, "python": platform.python_version()}
+    return ours | {name: installed.version(name) for name in _LIBRARIES}
 
 
 def _plain(value):

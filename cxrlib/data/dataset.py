@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.cache import ImageCache
@@ -117,9 +117,27 @@ def make_loader(
         **order,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
-        collate_fn=tuple,  # a batch is one already
+        collate_fn=_whole,
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def _whole(batch: Batch) -> tuple:
+    """A batch as the dataset gives it; a worker sends it through its pipe.
+
+    torch would pass it in shared memory; where /dev/shm is too small (64 MB in Docker), the batch would never arrive.
+    """
+    return tuple(map(_Sent, batch)) if get_worker_info() else tuple(batch)
+
+
+class _Sent:
+    """A tensor that is pickled with its content, and is a tensor again where it is unpickled."""
+
+    def __init__(self, tensor: torch.Tensor):
+        self.array = tensor.numpy()
+
+    def __reduce__(self):
+        return torch.from_numpy, (self.array,)
 
 
 def augment(

@@ -16,6 +16,7 @@ import threading
 import timeit
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pandas as pd
@@ -92,7 +93,11 @@ def measure_costs(configs: dict[str, TrainConfig], progress: bool = True) -> pd.
         choice = choose(config, model, torch.device(pick_device(config.device)), show=False)
         config = config.replace(**choice, weights="none")
         with ProcessPoolExecutor(1, _context(), _end_with_parent) as fresh:
-            rows[name] = fresh.submit(_measure, config).result()
+            try:
+                rows[name] = fresh.submit(_measure, config).result()
+            except BrokenProcessPool:
+                raise InputError(f"the process that measured the costs of {name} was killed, often because memory ran "
+                                 "out; lower batch_size or image_size") from None  # fmt: skip
     return pd.DataFrame(rows, index=list(COLUMNS)).T
 
 

@@ -1,5 +1,7 @@
 """The report of a run: every number names its file, everything is escaped, nothing is fetched."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -259,12 +261,38 @@ def test_the_page_asks_no_host_for_anything(run):
     page = page_of(run)
     policy = [given["content"] for tag, given in page.tags if given.get("http-equiv") == "Content-Security-Policy"]
     assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
-    assert all(url.startswith(("data:image/png;base64,", "#")) for url in page.urls), page.urls
+    assert all(url.startswith(("data:image/png;base64,", "data:image/jpeg;base64,", "#")) for url in page.urls), (
+        page.urls
+    )
     text = (run.path / "report.html").read_text()
     assert "url(" not in text
     assert "@import" not in text
     assert "http://" not in text
     assert "https://" not in text
+
+
+def test_figures_are_no_larger_than_a_page_needs(run):
+    """A drawing keeps its sharp lines as a PNG of few colours, a picture of radiographs is a JPEG."""
+    grey = np.clip(np.random.default_rng(0).normal(120, 25, (1500, 2400)), 0, 255).astype(np.uint8)
+    Image.fromarray(grey).convert("RGB").save(run.figures / "06_maps.png")
+    kinds = {}
+    for figure in page._figures(run):
+        head, _, content = figure["uri"].partition(";base64,")
+        with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+            kinds[figure["file"]] = head, image.width
+    assert kinds == {"05_f1.png": ("data:image/png", 1200), "06_maps.png": ("data:image/jpeg", 1200)}
+
+
+@pytest.mark.parametrize(("media", "width"), [("screen", 1100), ("print", 672)])  # A4 without its margins, at 96 dpi
+def test_no_column_is_cut_off(media, width, run, chrome):
+    pages = chrome.new_page(viewport={"width": width, "height": 1000})
+    pages.emulate_media(media=media)
+    pages.goto((run.path / "report.html").as_uri())
+    frames = pages.evaluate("""[...document.querySelectorAll(".scroll")].map(
+        frame => [frame.querySelector("caption").innerText, frame.clientWidth, frame.scrollWidth])""")
+    pages.close()
+    assert len(frames) > 5
+    assert not [frame for frame in frames if frame[2] > frame[1]]
 
 
 def test_a_report_with_pictures_of_patients_must_not_be_committed(run):

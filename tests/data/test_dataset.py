@@ -1,5 +1,7 @@
 """Tensors for the model: one from the cache and one from the PNG are the same; changes keep the anatomy in place."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -82,6 +84,14 @@ def test_the_loader_reads_every_row_once_in_order(both, num_workers):
         assert [len(x) for x, _ in batches] == [10] * 6 + [3]
         assert torch.equal(torch.cat([labels for _, labels in batches]), dataset.labels)
         assert torch.equal(torch.cat([x for x, _ in batches]), dataset.__getitems__(range(63))[0])
+        assert not any(tensor.is_shared() for batch in batches for tensor in batch), "/dev/shm may be small"
+
+
+def test_a_worker_is_sent_the_folder_of_the_cache_not_its_pixels(both):
+    cached = both[0]
+    assert len(pickle.dumps(cached.cache)) < 1000
+    assert len(pickle.dumps(cached)) < cached.cache.images.nbytes / 2
+    assert torch.equal(pickle.loads(pickle.dumps(cached))[7][0], cached[7][0])
 
 
 def test_the_loader_asks_for_whole_batches(both, monkeypatch):

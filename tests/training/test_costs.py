@@ -4,6 +4,7 @@ Then the timed choice of precision and layout: the faster one, remembered, and n
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -59,6 +60,13 @@ if __name__ == "__main__":
     killed.kill()
     killed.wait()
     assert psutil.wait_procs(measuring, timeout=300)[1] == []
+
+
+def test_a_process_that_measures_and_is_killed_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(costs, "_end_with_parent", os.abort)
+    config = TrainConfig(arch="mobilenet_v2", weights="none", image_size=32, device="cpu", precision="fp32")
+    with pytest.raises(InputError, match="the process that measured the costs of one was killed, often because memory"):
+        measure_costs({"one": config.replace(layout="contiguous")}, progress=False)
 
 
 # ---- the choice of precision and layout ------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from cxrlib.course.runs import RunFolder
 _TEMPLATES = templates_in(Path(__file__).parent / "templates")
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge",
              "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")  # fmt: skip
-_WIDEST = 1600  # pixels; the files in figures/ have 300 dpi and are larger
+_WIDEST = 1200  # pixels, 170 per inch on A4; the files in figures/ have 300 dpi and are larger
 _PATIENCE = 120  # seconds for a PDF
 _PLACED = ("splits", "metrics", "audit", "experts", "comparison", "comparison_differences", "localization")
 
@@ -32,7 +32,7 @@ def write_report(run: RunFolder) -> list[Path]:
     folder that holds no run.
     """
     if not run.read():
-        raise InputError(f"{run.path} holds no run.json; expected a run folder such as runs/quick: make run makes one")
+        raise InputError(f"{run.path} holds no run.json; expected a run folder such as runs/quick: cxr run makes one")
     page = write_page(
         run.path / "report.html",
         "report.html",
@@ -48,7 +48,8 @@ def write_report(run: RunFolder) -> list[Path]:
 def _figures(run: RunFolder) -> list[dict]:
     """The figures of the run in the order of the notebooks, each with its caption and its alt text.
 
-    The PNGs are no wider than a screen, and embedded as values for `<img src>`.
+    They are embedded as values for `<img src>`, each in the smaller form: a PNG with 256 colours, which suits drawings,
+    or a JPEG, which suits radiographs.
     """
     figures = []
     for file in sorted(run.figures.glob("*.png")):
@@ -57,7 +58,11 @@ def _figures(run: RunFolder) -> list[dict]:
             alt = image.info.get("Description", caption)
             image = image.convert("RGB")
             image.thumbnail((_WIDEST, _WIDEST * 4))
-            uri = data_uri(image, "png", optimize=True)
+            forms = (
+                data_uri(image.quantize(dither=Image.Dither.NONE), "png", optimize=True),
+                data_uri(image, "jpeg", quality=85),
+            )
+            uri = min(forms, key=len)
         figures.append({"file": file.name, "uri": uri, "alt": alt, "caption": caption})
     return figures
 
