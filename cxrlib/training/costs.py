@@ -21,7 +21,6 @@ from pathlib import Path
 import pandas as pd
 import torch
 from filelock import FileLock
-from torch.utils.flop_counter import FlopCounterMode
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import CACHE, write_json
@@ -99,6 +98,8 @@ def measure_costs(configs: dict[str, TrainConfig], progress: bool = True) -> pd.
 
 def gflop(model: ChestXrayModel) -> float:
     """10^9 floating-point operations of a forward pass of one image; a multiply-add counts two."""
+    from torch.utils.flop_counter import FlopCounterMode  # here, as it takes half a second
+
     image = torch.zeros(1, 1, model.image_size, model.image_size, device=next(model.parameters()).device)
     with FlopCounterMode(display=False) as counter, in_mode(model), torch.inference_mode():
         model(image)
