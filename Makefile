@@ -6,7 +6,7 @@ FAST := tests/core tests/data tests/phantom tests/evaluation tests/plots tests/w
 
 # as in cxrlib/__init__.py, for notebooks in JupyterLab that import torch first
 ifndef OMP_WAIT_POLICY
-export GOMP_SPINCOUNT ?= 5000
+export GOMP_SPINCOUNT ?= 1000
 endif
 
 .DEFAULT_GOAL := help

@@ -15,7 +15,7 @@ def run(code: str, **given: str) -> subprocess.CompletedProcess:
 
 
 def test_the_package_says_how_threads_wait_and_loads_no_torch():
-    assert run(_SAY).stdout.split() == ["5000", "False"]
+    assert run(_SAY).stdout.split() == ["1000", "False"]
 
 
 @pytest.mark.parametrize("given", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
@@ -26,4 +26,4 @@ def test_what_the_user_has_set_is_left_alone(given):
 @pytest.mark.skipif(sys.platform != "linux", reason="GOMP is the runtime of torch on Linux")
 def test_the_runtime_of_torch_reads_it():
     said = run("import cxrlib, torch", OMP_DISPLAY_ENV="verbose").stderr
-    assert "GOMP_SPINCOUNT = '5000'" in said
+    assert "GOMP_SPINCOUNT = '1000'" in said
