@@ -4,6 +4,11 @@ PROFILE ?= quick
 BIN := .venv/bin
 FAST := tests/core tests/data tests/phantom tests/evaluation tests/plots tests/widgets tests/course/test_parameters.py tests/test_structure.py
 
+# as in cxrlib/__init__.py, for notebooks in JupyterLab that import torch first
+ifndef OMP_WAIT_POLICY
+export GOMP_SPINCOUNT ?= 1000
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help setup run report figures check test torture test-oldest lab labtest notebooks hooks bench clean
 

@@ -8,6 +8,7 @@ memory layout, AdamW as it comes, no augmentation, no averaging of weights. Ours
 
 import argparse
 import multiprocessing
+import os
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.timing import drain, in_turns
+from benchmarks.timing import drain, fastest, in_turns
 from cxrlib.course.opening import open_data
 from cxrlib.data.cache import ImageCache, build_cache
 from cxrlib.data.dataset import CachedDataset, EpochBatches, make_loader
@@ -57,6 +58,7 @@ def benchmark() -> dict[str, dict]:
     rows = {f"training step, {arch}": training_step(arch) for arch in GOALS}
     ratios = [rows[f"training step, {arch}"]["ratio"] for arch in OF_TORCHVISION]
     detail = "geometric mean over the six of torchvision"
+    rows |= beside_a_busy_program()
     rows["training step, the six"] = {"ratio": float(np.exp(np.log(ratios).mean())), "goal": 2, "detail": detail}
     with tempfile.TemporaryDirectory() as folder:
         rows |= input_of_all(Path(folder))
@@ -135,6 +137,65 @@ def plain_network(arch: str, weights: str) -> nn.Module:
     return build_model(arch, weights, REACH["image_size"] if weights == "imagenet" else SIDE).backbone.to(
         memory_format=torch.contiguous_format
     )
+
+
+# ---- beside other programs -------------------------------------------------------------------------------------------
+def beside_a_busy_program() -> dict[str, dict]:
+    """The step of `fit` alone and beside a program that keeps one core busy, as threads wait for each other by default.
+
+    And alone against the fastest of other ways to wait; all in turns, each in a process of its own.
+    """
+    ways = {"ours": {}, "of OpenMP": {"GOMP_SPINCOUNT": "300000"}, "passive": {"OMP_WAIT_POLICY": "passive"},
+            "longer": {"GOMP_SPINCOUNT": "10000"}}  # fmt: skip
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    alone, beside = {name: [] for name in ways}, {name: [] for name in ways}
+    run = [sys.executable, "-m", "benchmarks.bench_training", "--answer"]
+    with ExitStack() as stack:
+        asked = {name: stack.enter_context(subprocess.Popen(run, env=plain | way, cwd=HERE, text=True,
+                 stdin=subprocess.PIPE, stdout=subprocess.PIPE)) for name, way in ways.items()}  # fmt: skip
+
+        def ask(name: str) -> float:
+            print("step", file=asked[name].stdin, flush=True)
+            return float(asked[name].stdout.readline())
+
+        for name in ways:  # ready, and warm
+            ask(name)
+        for turn in range(2 * TURNS):
+            for seconds, busy in ((alone, 0), (beside, 1)):
+                others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
+                try:
+                    for name in list(ways)[:: 1 if turn % 2 else -1]:
+                        seconds[name].append(ask(name))
+                finally:
+                    for other in others:
+                        other.kill()
+                        other.wait()
+    of_alone, of_beside = ({name: BATCH / np.median(taken) for name, taken in each.items()} for each in (alone, beside))
+    detail = "images/s alone, beside: " + ", ".join(
+        f"{name} {of_alone[name]:.0f}, {of_beside[name]:.0f}" for name in ways
+    )
+    detail += f"; {REACH['arch']}, 128 px, batch {BATCH}"
+    return {
+        "step beside a busy program": {"ratio": of_beside["ours"] / of_alone["ours"], "goal": 0.53, "detail": detail},
+        "step alone, the best way to wait": {"ratio": of_alone["ours"] / max(of_alone.values()), "goal": 0.97,
+                                             "detail": detail},
+    }  # fmt: skip
+
+
+def answer() -> None:
+    """The seconds of a training step for each line that is read."""
+    model = build_model(REACH["arch"], "none", 128).train()
+    optimizer, images = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True), torch.rand(BATCH, 1, 128, 128)
+
+    def step() -> None:
+        model(images).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    with kept_memory():
+        step()
+        for _ in sys.stdin:
+            print(fastest(step, 1), flush=True)
 
 
 # ---- the way to a result ---------------------------------------------------------------------------------------------
@@ -269,7 +330,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", help="only the training step of these architectures")
     parser.add_argument("--start-on", help=argparse.SUPPRESS)  # the process whose start is measured
+    parser.add_argument("--answer", action="store_true", help=argparse.SUPPRESS)  # a process whose steps are measured
     given = parser.parse_args()
+    if given.answer:
+        return answer()
     if given.start_on:
         return start_on(given.start_on)
     steps = given.steps and {f"training step, {arch}": training_step(arch) for arch in given.steps.split(",")}

@@ -68,9 +68,9 @@ def test_contributing_names_every_module():
 def test_init_files_hold_a_docstring_only():
     for path in PACKAGE.rglob("__init__.py"):
         body = ast.parse(path.read_text(encoding="utf-8")).body
-        rest = [node for node in body[1:] if path.parent != PACKAGE or not isinstance(node, ast.Assign)]
         assert isinstance(body[0], ast.Expr), path
-        assert not rest, path
+        # the package itself has its version, and what torch must find in the environment before it is imported
+        assert not body[1:] or path.parent == PACKAGE, path
 
 
 def test_the_wheel_carries_every_folder():

@@ -11,8 +11,7 @@ full level, until one fails; the last that passed is taken. This needs no correc
 import re
 
 import numpy as np
-from scipy.special import rel_entr
-from scipy.stats import binom
+from scipy.special import bdtr, rel_entr  # scipy.stats, which has a name for bdtr, takes a second to import
 
 from cxrlib.evaluation.bootstrap import patient_sums
 from cxrlib.evaluation.sums import at_or_above
@@ -54,9 +53,9 @@ def p_of_risk(losses: np.ndarray, risk: float) -> np.ndarray:
     Hoeffding and Bentkus (Bates et al. 2021, Journal of the ACM 68), which holds for any losses in [0, 1].
     """
     n, mean = losses.shape[1], losses.mean(axis=1)
-    tail = binom.cdf(np.floor(n * mean + 1e-9), n, risk)
+    tail = bdtr(np.floor(n * mean + 1e-9), n, risk)
     if np.isin(losses, (0, 1)).all():
         return tail
     below = np.minimum(mean, risk)
     hoeffding = np.exp(-n * (rel_entr(below, risk) + rel_entr(1 - below, 1 - risk)))
-    return np.minimum(np.minimum(hoeffding, np.e * binom.cdf(np.ceil(n * mean - 1e-9), n, risk)), 1)
+    return np.minimum(np.minimum(hoeffding, np.e * bdtr(np.ceil(n * mean - 1e-9), n, risk)), 1)

@@ -7,7 +7,7 @@
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -29,8 +29,8 @@ from cxrlib.explain.gradcam import default_layers, grad_cam, mean_maps
 from cxrlib.models.architectures import model_from_checkpoint
 from cxrlib.models.ensembles import load_ensemble
 from cxrlib.training.device import pick_device
-from cxrlib.training.familiarity import Familiarity, caught_features
-from cxrlib.training.inference import scores_of
+from cxrlib.training.familiarity import Familiarity
+from cxrlib.training.inference import Engine
 from cxrlib.training.memory import kept_memory
 
 _INVERTED = "air is bright and bone dark, as in an inverted radiograph; it is scored as it is"
@@ -74,8 +74,8 @@ class Prediction:
         """
         numbers = [self.scores.mean(axis=0), self.probability, self.members.min(axis=0), self.members.max(axis=0)]
         names, rows = ("finding", "score", "probability", "low", "high", "threshold", "call", "note"), []
-        for k, finding in enumerate(FINDINGS):
-            threshold, call = float(self.thresholds[k]), "positive" if self.positive[k] else "negative"
+        for k, (finding, positive) in enumerate(zip(FINDINGS, self.positive, strict=True)):
+            threshold, call = float(self.thresholds[k]), "positive" if positive else "negative"
             operating = (None, None) if np.isnan(threshold) else (threshold, call)
             values = [finding, *(float(f"{each[k]:.6g}") for each in numbers), *operating, self.notes[k]]
             rows.append(dict(zip(names, values, strict=True)))
@@ -121,9 +121,10 @@ class Predictor:
         threads: that decode the following batches while the models compute; default: one per core.
         """
         cases = _ahead(self._read, files, 2 * batch_size, threads or cpu_count())
+        engines = [Engine(model, len(files) if isinstance(files, Sized) else 0) for model in self.models]
         with kept_memory():
             while batch := list(islice(cases, batch_size)):
-                yield from self._scored(batch)
+                yield from self._scored(batch, engines)
 
     def maps(self, case: Prediction, method: str = "gradcam") -> dict[str, np.ndarray]:
         """The heat map of each positive finding, as in `all_maps`."""
@@ -153,15 +154,15 @@ class Predictor:
             warnings += ("an image of this name was used for training or validation",)
         return Prediction(path, warnings=warnings, images=images)
 
-    def _scored(self, batch: list[Prediction]) -> list[Prediction]:
+    def _scored(self, batch: list[Prediction], engines: list[Engine]) -> list[Prediction]:
         readable = [n for n, case in enumerate(batch) if not case.error]
         raw, verdicts = [], []
-        for number, model in enumerate(self.models if readable else ()):
+        for number, engine in enumerate(engines if readable else ()):
             images = torch.from_numpy(np.stack([batch[n].images[number] for n in readable]))[:, None]
-            with torch.inference_mode(), caught_features(model) as features:
-                raw.append(scores_of(model, images.to(model.mean.device)).cpu().numpy())
+            scores, features = (each.cpu() for each in engine(images))
+            raw.append(scores.numpy())
             if self._familiarity[number] is not None:
-                verdicts.append(self._familiarity[number].judge(features[0], images))
+                verdicts.append(self._familiarity[number].judge(features, images))
         calibrated = [one.calibrate(scores) for one, scores in zip(self._calibrators, raw, strict=False)]
         for place, n in enumerate(readable):
             scores, members = (np.stack([of_model[place] for of_model in each]) for each in (raw, calibrated))

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torchvision import models as zoo
-from torchvision.models.vision_transformer import interpolate_embeddings
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.dataset import to_unit
@@ -48,9 +46,13 @@ class Architecture:
 
 def _torchvision(name: str, weights: str = "IMAGENET1K_V1", **options) -> Architecture:
     def build(image_size: int) -> nn.Module:
+        from torchvision import models as zoo  # in functions, as it takes as long to import as torch
+
         return zoo.get_model(name, weights=None, **({"image_size": image_size} if name == "vit_b_16" else {}))
 
     def imagenet() -> dict:
+        from torchvision import models as zoo
+
         entry = zoo.get_model_weights(name)[weights]
         try:
             return zoo.get_model(name, weights=entry).state_dict()  # a wrong hash is an error there
@@ -231,6 +233,8 @@ def _load_backbone(model: ChestXrayModel, state: dict, keep_head: bool = False) 
     if not keep_head:
         state = {name: value for name, value in state.items() if not name.startswith(head)}
     if model.arch == "vit_b_16":
+        from torchvision.models.vision_transformer import interpolate_embeddings
+
         state = interpolate_embeddings(model.image_size, PATCH, dict(state))
     result = model.backbone.load_state_dict(state, strict=False)
     lost = [name for name in result.missing_keys if keep_head or not name.startswith(head)]

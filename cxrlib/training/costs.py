@@ -21,7 +21,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import CACHE, one_process, write_json
@@ -29,22 +28,25 @@ from cxrlib.core.progress import bar
 from cxrlib.models.architectures import ChestXrayModel, build_model, in_mode
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.device import pick_device
-from cxrlib.training.memory import kept_memory
+from cxrlib.training.memory import free_memory, kept_memory
 from cxrlib.training.optimization import EMA
 
 COLUMNS = ("parameters", "gflop", "train_images_per_s", "images_per_s", "memory")
 _BATCH = 16  # largest batch timed on a CPU
 _GAIN = 1.1  # the speed-up that justifies the lower precision of bf16
+_COMFORT = 0.8  # share of the free memory that a training may need
 
 
 def choose(config: TrainConfig, model: ChestXrayModel, device: torch.device, show: bool = True) -> dict[str, str]:
     """Select {"precision": "fp32" or "bf16", "layout": "channels_last" or "contiguous"}.
 
-    The configured values are used; those that are "auto" are selected by speed. The model is not changed. show: print
-    the choice and the speeds.
+    The configured values are used; those that are "auto" are selected by speed, on a CPU among the precisions that fit
+    into the free memory. The model is not changed. show: print the choice, the speeds and what does not fit.
     """
     precisions = ("fp32",) if device.type == "mps" else ("fp32", "bf16")  # no bf16 autocast on older systems
     precisions = precisions if config.precision == "auto" else (config.precision,)
+    if device.type == "cpu" and len(precisions) > 1:
+        precisions = _that_fit(config, model, precisions, show)
     layouts = ("channels_last", "contiguous") if config.layout == "auto" else (config.layout,)
     [best, *others] = options = [f"{precision} {layout}" for precision in precisions for layout in layouts]
     if others:
@@ -54,6 +56,34 @@ def choose(config: TrainConfig, model: ChestXrayModel, device: torch.device, sho
             values = ", ".join(f"{option} {speed:.0f}" for option, speed in speeds.items())
             print(f"speed   {best} (images/s: {values}; override with precision and layout)")
     return dict(zip(("precision", "layout"), best.split(), strict=True))
+
+
+def memory_needed(model: ChestXrayModel, batch_size: int, precision: str) -> int:
+    """Bytes that training takes on a CPU beside the weights: what a forward pass keeps for the backward pass, and more.
+
+    More are gradients, two moments and the averaged weights, and a quarter of what is kept, for buffers.
+    """
+    model = copy.deepcopy(model)  # whose batch normalization would follow
+    few, more = (_kept(model, images, precision) for images in (2, 4))
+    per_image = (more - few) / 2
+    return round(1.25 * batch_size * per_image + 16 * sum(weight.numel() for weight in model.parameters()))
+
+
+def _kept(model: ChestXrayModel, images: int, precision: str) -> int:
+    """Bytes that a forward pass of so many images keeps for the backward pass, weights among them."""
+    kept = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with (
+        in_mode(model, training=True),
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
+    ):
+        _held = model(torch.zeros(images, 1, model.image_size, model.image_size))  # so that no place is used twice
+    return sum(kept.values())
 
 
 def images_per_second(model: ChestXrayModel, batch_size: int, precision: str, layout: str, device) -> float:
@@ -103,6 +133,8 @@ def measure_costs(configs: dict[str, TrainConfig], progress: bool = True) -> pd.
 
 def gflop(model: ChestXrayModel) -> float:
     """10^9 floating-point operations of a forward pass of one image; a multiply-add counts two."""
+    from torch.utils.flop_counter import FlopCounterMode  # here, as it takes half a second
+
     image = torch.zeros(1, 1, model.image_size, model.image_size, device=next(model.parameters()).device)
     with FlopCounterMode(display=False) as counter, in_mode(model), torch.inference_mode():
         model(image)
@@ -113,6 +145,17 @@ def gflop(model: ChestXrayModel) -> float:
 def _fastest(step: Callable) -> float:
     """Seconds of the fastest of three calls, after one to warm up."""
     return min(timeit.repeat(step, number=1, repeat=4)[1:])
+
+
+def _that_fit(config: TrainConfig, model: ChestXrayModel, precisions: tuple[str, ...], show: bool) -> list[str]:
+    """The precisions whose training fits into the free memory; where none does, the one that needs the least."""
+    free = free_memory()
+    needs = {precision: memory_needed(model, config.batch_size, precision) for precision in precisions}
+    fit = [name for name in precisions if needs[name] <= _COMFORT * free] or [min(needs, key=needs.get)]
+    if show and len(fit) < len(precisions):
+        of_each = ", ".join(f"{name} {need / 2**30:.1f}" for name, need in needs.items())
+        print(f"memory  {' '.join(fit)}, since {free / 2**30:.1f} GiB are free (GiB needed: {of_each})")
+    return fit
 
 
 def _speeds(config: TrainConfig, model: ChestXrayModel, options: list[str], device: torch.device) -> dict[str, float]:

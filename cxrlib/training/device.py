@@ -1,12 +1,14 @@
 """The device of a run, and the Accelerator that manages its processes."""
 
 import os
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
 from cxrlib.core.errors import InputError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def pick_device(device: str = "auto") -> str:
@@ -19,8 +21,11 @@ def pick_device(device: str = "auto") -> str:
     return device
 
 
-def make_accelerator(device: str) -> Accelerator:
+def make_accelerator(device: str) -> "Accelerator":
     """The Accelerator for a device of `pick_device`; precision is chosen by `costs.choose`, not by accelerate."""
+    from accelerate import Accelerator  # here, since a prediction needs none and should start at once
+    from accelerate.state import AcceleratorState
+
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:  # a notebook may train on another device than before
         AcceleratorState._reset_state(reset_partial_state=True)
     torch.backends.cudnn.deterministic = True  # its fastest algorithms are not

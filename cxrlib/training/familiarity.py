@@ -12,8 +12,7 @@ as many (100, 99 and 73 %) by the distance to the fifth nearest training image o
 these would have to be kept. The discriminant finds 100, 99 and 100 %, but 15 % of noise, where the distance finds all.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +21,9 @@ from torch.nn import functional as F
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.dataset import augment, to_unit
-from cxrlib.models.architectures import ChestXrayModel, in_mode, model_from_checkpoint
+from cxrlib.models.architectures import ChestXrayModel, model_from_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
+from cxrlib.training.inference import Engine
 
 KINDS = ("a radiograph turned to the left", "a radiograph upside down", "a radiograph turned to the right",
          "an inverted radiograph (air bright, bone dark)", "a part of a radiograph")  # fmt: skip
@@ -119,17 +119,6 @@ def remember_training(paths: Sequence[Path], train, val, device: torch.device) -
         write_checkpoint(path, checkpoint | {"familiarity": fitted[epoch]})
 
 
-@contextmanager
-def caught_features(model: ChestXrayModel) -> Iterator[list[torch.Tensor]]:
-    """A list that gets the input of the model's head, (b, width) on the CPU, of each forward pass within."""
-    caught: list[torch.Tensor] = []
-    hook = model.head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].flatten(1).float().cpu()))
-    try:
-        yield caught
-    finally:
-        hook.remove()
-
-
 def _made(images: torch.Tensor, rng: np.random.Generator) -> list[torch.Tensor]:
     """Of uint8 radiographs (b, 1, h, w) one of each of `KINDS`, in their order."""
     parts = []
@@ -143,10 +132,8 @@ def _made(images: torch.Tensor, rng: np.random.Generator) -> list[torch.Tensor]:
 
 
 def _features(model: ChestXrayModel, images: torch.Tensor) -> torch.Tensor:
-    with in_mode(model), torch.inference_mode(), caught_features(model) as caught:
-        for batch in images.split(64):
-            model(batch.to(model.mean.device))
-    return torch.cat(caught).double()
+    engine = Engine(model, len(images))
+    return torch.cat([engine(batch)[1].cpu() for batch in images.split(64)]).double()
 
 
 def _description(fitted: dict, features: torch.Tensor, images: torch.Tensor) -> torch.Tensor:

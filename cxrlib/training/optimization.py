@@ -5,7 +5,6 @@ import math
 
 import torch
 from torch import nn
-from torchvision.ops import StochasticDepth
 
 from cxrlib.core.errors import InputError
 from cxrlib.models.architectures import ChestXrayModel
@@ -55,6 +54,8 @@ def strengthen_dropout(model: ChestXrayModel, strength: float) -> None:
     0 disables both, 1 leaves them unchanged, and 2 changes a drop probability of 0.2 to 0.36.
     Raises InputError if the architecture has neither and strength is not 1.
     """
+    from torchvision.ops import StochasticDepth  # here, as it takes as long to import as torch
+
     places = [(module, "p") for module in model.modules() if isinstance(module, (nn.Dropout, StochasticDepth))]
     places += [(module, name) for module in model.modules() for name in ("drop_prob", "drop_rate")]  # of timm
     places = [(module, name) for module, name in places if getattr(module, name, 0)]

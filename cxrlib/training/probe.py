@@ -21,12 +21,11 @@ from cxrlib.data.cache import ImageCache
 from cxrlib.data.dataset import make_loader
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.models.architectures import ARCHITECTURES, ChestXrayModel, build_model, in_mode, save_checkpoint
+from cxrlib.models.architectures import ARCHITECTURES, ChestXrayModel, build_model, save_checkpoint
 from cxrlib.models.checkpoints import digest
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.device import pick_device
-from cxrlib.training.familiarity import caught_features
-from cxrlib.training.inference import predict
+from cxrlib.training.inference import Engine, predict
 from cxrlib.training.inputs import datasets, parts_to_remember
 from cxrlib.training.losses import make_loss
 from cxrlib.training.optimization import start_at_prevalence
@@ -167,10 +166,7 @@ def _minimize(head: nn.Linear, x: torch.Tensor, labels: torch.Tensor, criterion:
 
 
 def _batches(model: ChestXrayModel, dataset, rows, batch_size: int, progress: bool):
-    """Yield the features of rows of a dataset by batch, on the CPU, with the model in evaluation mode."""
-    device = next(model.parameters()).device
-    loader = make_loader(torch.utils.data.Subset(dataset, list(rows)), batch_size)
-    with caught_features(model) as caught, in_mode(model), torch.inference_mode():
-        for images, _ in bar(loader, show=progress and len(rows) > 0, desc="features", unit=" batches", leave=False):
-            model(images.to(device))
-            yield caught.pop()
+    """Yield the features of rows of a dataset by batch, on the CPU."""
+    loader, engine = make_loader(torch.utils.data.Subset(dataset, list(rows)), batch_size), Engine(model, len(rows))
+    for images, _ in bar(loader, show=progress and len(rows) > 0, desc="features", unit=" batches", leave=False):
+        yield engine(images)[1].cpu()

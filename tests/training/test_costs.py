@@ -146,6 +146,33 @@ def test_what_was_asked_for_is_not_timed(timed):
     assert choose(config(precision="fp32"), model, CPU)["layout"] == "contiguous"
 
 
+def test_a_precision_that_needs_more_memory_than_is_free_is_left_out(timed, monkeypatch, capsys):
+    speeds, asked = timed
+    speeds |= {"fp32 channels_last": 9.0, "fp32 contiguous": 8.0, "bf16 channels_last": 2.0, "bf16 contiguous": 1.0}
+    model = build_model("mobilenet_v2", "none", 32)
+    needs = {precision: costs.memory_needed(model, 4, precision) for precision in ("fp32", "bf16")}
+    assert needs["bf16"] < needs["fp32"]
+    for free, expected in ((needs["fp32"] * 1.3, "fp32"), (needs["fp32"] * 1.2, "bf16"), (1000, "bf16")):
+        asked.clear()
+        monkeypatch.setattr(costs, "free_memory", lambda free=free: free)
+        assert choose(config(), model, CPU)["precision"] == expected
+        assert ("GiB are free" in capsys.readouterr().out) == (expected == "bf16")
+    monkeypatch.setattr(costs, "free_memory", lambda: 0)
+    assert choose(config(precision="fp32"), model, CPU)["precision"] == "fp32", "what was asked for is taken"
+
+
+def test_the_memory_that_training_needs_grows_with_the_batch_and_holds_the_optimizer():
+    model = build_model("mobilenet_v2", "none", 64)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    one, two, three = (costs.memory_needed(model, batch, "fp32") for batch in (10, 20, 30))
+    assert one < two
+    assert three - two == pytest.approx(two - one, abs=2)
+    assert 2 * one - two == pytest.approx(16 * sum(weight.numel() for weight in model.parameters()), abs=2)
+    # each image keeps at least the input and the output of its first convolution, in 4 bytes
+    assert (two - one) / 10 > 4 * (3 * 64 * 64 + 32 * 32 * 32)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
 @pytest.mark.parametrize("content", ["", '{"a": {"fp32 conti', "\x00" * 9])
 def test_a_file_in_pieces_is_timed_anew(timed, tmp_path, content):
     speeds, asked = timed

@@ -13,11 +13,10 @@ from cxrlib.course.opening import open_data
 from cxrlib.data.cache import build_cache
 from cxrlib.data.splits import split
 from cxrlib.explain.prediction import Predictor
-from cxrlib.models.architectures import model_from_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
 from cxrlib.phantom.generate import make_phantoms
 from cxrlib.training.config import TrainConfig
-from cxrlib.training.familiarity import Familiarity, caught_features
+from cxrlib.training.familiarity import Familiarity
 from cxrlib.training.loop import fit
 
 SIDE = 64
@@ -143,15 +142,3 @@ def test_a_record_that_is_no_numbers_is_no_checkpoint(trained, tmp_path):
         path = write_checkpoint(tmp_path / "bad.pth", content | {"familiarity": bad})
         with pytest.raises(InputError, match="expected a checkpoint"):
             load_checkpoint(path)
-
-
-def test_caught_features_are_the_heads_input(trained):
-    model = model_from_checkpoint(load_checkpoint(trained[0] / "model_best.pth"))
-    images = torch.randint(0, 256, (3, 1, SIDE, SIDE), dtype=torch.uint8)
-    with torch.inference_mode(), caught_features(model) as caught:
-        logits = model(images)
-        torch.testing.assert_close(model.head(caught[0]), logits)
-        before = len(caught)
-    with torch.inference_mode():
-        model(images)
-    assert len(caught) == before

@@ -3,11 +3,13 @@
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
-from cxrlib.training.memory import kept_memory
+from cxrlib.training.memory import free_memory, kept_memory
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told what to keep")
 
@@ -15,7 +17,7 @@ glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc
 # Measured in a process of its own: in a long-lived one, earlier tests may have left free pages that are still resident.
 MEASURED = """
 import torch
-from cxrlib.training.memory import kept_memory
+from cxrlib.training.memory import free_memory, kept_memory
 
 MIB = 2**20
 
@@ -72,3 +74,37 @@ def test_elsewhere_nothing_happens(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     with kept_memory():
         assert torch.ones(3).sum() == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "table", "files"),
+    [
+        ("", "0::/box/inner", ("memory.max", "memory.current", "inactive_file")),
+        (
+            "memory",
+            "5:cpu:/x\n4:memory:/box/inner\n0::/",
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ),
+    ],
+    ids=["cgroup v2", "cgroup v1"],
+)
+def test_free_memory_is_what_the_narrowest_control_group_leaves(kind, table, files, tmp_path, monkeypatch):
+    def group(name: str, limit: str, used: int) -> None:
+        folder = tmp_path / "sys/fs/cgroup" / kind / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, text in zip(files, (limit, used, f"anon 5\n{files[2]} 100\n"), strict=True):
+            target = folder / ("memory.stat" if file == files[2] else file)
+            target.write_text(str(text))
+
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(table)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=9000))
+    assert free_memory(tmp_path / "nowhere") == 9000
+    group("box/inner", "max", 700)
+    assert free_memory(tmp_path) == 9000
+    group("box", "4000", 1000)  # a limit that a parent sets
+    assert free_memory(tmp_path) == 4000 - 1000 + 100
+    group("box/inner", "2000", 700)
+    assert free_memory(tmp_path) == 2000 - 700 + 100
+    group("box/inner", "600", 900)
+    assert free_memory(tmp_path) == 0

@@ -155,7 +155,7 @@ def test_an_image_that_is_refused_shows_no_number(own, film, monkeypatch):
     plain = Predictor._scored
     refused = "film.png is refused: it is no frontal chest radiograph"
     monkeypatch.setattr(
-        Predictor, "_scored", lambda self, batch: [replace(case, error=refused) for case in plain(self, batch)]
+        Predictor, "_scored", lambda self, *given: [replace(case, error=refused) for case in plain(self, *given)]
     )
     upload(own, film.read_bytes(), "film.png")
     assert f"{refused}." in own._notice.value
