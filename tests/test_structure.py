@@ -118,6 +118,14 @@ def test_the_rooms_import_in_one_direction():
     assert found.returncode == 0, found.stdout
 
 
+def test_a_prediction_starts_without_what_only_training_and_figures_need():
+    """Each takes up to as long to import as torch; torchvision comes with the network."""
+    late = ("torchvision", "timm", "accelerate", "scipy.stats", "seaborn", "sklearn", "torch._dynamo")
+    code = f"import sys, cxrlib.explain.prediction; print([m for m in {late} if m in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "[]"
+
+
 @pytest.mark.parametrize("module", ["cxrlib", "cxrlib.evaluation.metrics", "cxrlib.plots.style", "cxrlib.cli.main"])
 def test_what_needs_no_torch_loads_none(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

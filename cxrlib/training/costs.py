@@ -28,6 +28,7 @@ from cxrlib.core.progress import bar
 from cxrlib.models.architectures import ChestXrayModel, build_model, in_mode
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.device import pick_device
+from cxrlib.training.inference import Engine
 from cxrlib.training.memory import free_memory, kept_memory
 from cxrlib.training.optimization import EMA
 
@@ -112,7 +113,7 @@ def measure_costs(configs: dict[str, TrainConfig], progress: bool = True) -> pd.
     parameters          millions
     gflop               10^9 floating-point operations of a forward pass of one image; a multiply-add counts two
     train_images_per_s  forward, backward and optimizer step, in the config's precision and layout, on its device
-    images_per_s        forward pass only, in evaluation mode and full precision, as in predictions
+    images_per_s        forward pass only, in full precision, as in predictions of many images
     memory              peak GiB of training: of the GPU or, on a CPU, of the whole process including libraries
 
     Each is measured in a fresh process, because the peak memory of a process includes its earlier models.
@@ -199,9 +200,9 @@ def _measure(config: TrainConfig) -> list[float]:
     training = images_per_second(model, config.batch_size, config.precision, config.layout, device)
     memory = _peak_gib(device)
     millions = sum(parameter.numel() for parameter in average.model.parameters()) / 1e6
-    model, x = model.lay_out("channels_last"), torch.rand(config.batch_size, 1, *2 * [config.image_size], device=device)
-    with in_mode(model), torch.inference_mode():
-        forward = config.batch_size / _fastest(lambda: model(x).cpu())  # .cpu() waits for a GPU
+    x = torch.rand(config.batch_size, 1, *2 * [config.image_size], device=device)
+    engine = Engine(model.lay_out("channels_last"), 10**6)
+    forward = config.batch_size / _fastest(lambda: engine(x)[0].cpu())  # .cpu() waits for a GPU
     return [millions, gflop(model), training, forward, memory]
 
 

@@ -171,6 +171,9 @@ def test_the_memory_that_training_needs_grows_with_the_batch_and_holds_the_optim
     # each image keeps at least the input and the output of its first convolution, in 4 bytes
     assert (two - one) / 10 > 4 * (3 * 64 * 64 + 32 * 32 * 32)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    large = build_model("resnet18", "none", 32)  # of 45 MB, which are kept once and not for each image
+    for precision in ("fp32", "bf16"):
+        assert (costs.memory_needed(large, 20, precision) - costs.memory_needed(large, 10, precision)) / 10 < 4e6
 
 
 @pytest.mark.parametrize("content", ["", '{"a": {"fp32 conti', "\x00" * 9])

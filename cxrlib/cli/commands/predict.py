@@ -13,7 +13,6 @@ from cxrlib.cli.options import PredictOptions
 from cxrlib.core.errors import InputError, printable, some
 from cxrlib.core.paths import written_whole
 from cxrlib.core.progress import bar
-from cxrlib.course.report.predictions import write_predictions
 from cxrlib.data.images import is_image
 from cxrlib.explain.prediction import Prediction, Predictor
 
@@ -32,6 +31,8 @@ def run(options: PredictOptions) -> int:
             for _ in cases:
                 pass
         else:
+            from cxrlib.course.report.predictions import write_predictions  # here: figures take a second to import
+
             write_predictions(out / "predictions.html", cases, predictor, len(files))
     about = sys.stderr if options.as_json else sys.stdout
     print(f"wrote {out / 'predictions.csv'}{'' if options.no_page else ' and predictions.html'}", file=about)
