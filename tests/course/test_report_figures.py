@@ -7,10 +7,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from cxrlib.core.errors import InputError
-from cxrlib.core.paths import ROOT
+from cxrlib.core.paths import NOTEBOOKS
 from cxrlib.course.report.figures import export_figures
 from cxrlib.course.runs import RunFolder
 
+ROOT = NOTEBOOKS.parent
 WORDS = "AUROC of 14 findings: 0.5 ≤ x"
 
 
@@ -57,7 +58,7 @@ def test_a_link_into_the_project_is_in_the_project(tmp_path):
 
 
 def test_phantoms_may_go_into_the_project(tmp_path, monkeypatch):
-    monkeypatch.setattr("cxrlib.course.report.figures.ROOT", tmp_path)
+    monkeypatch.setattr("cxrlib.course.report.figures.NOTEBOOKS", tmp_path / "notebooks")
     run = run_with(tmp_path, {"data": {"phantoms": True}})
     assert len(export_figures(run, tmp_path / "figures")) == 2
 

@@ -6,7 +6,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from cxrlib.core.errors import InputError
-from cxrlib.core.paths import NOTEBOOKS, ROOT, written_whole
+from cxrlib.core.paths import NOTEBOOKS, written_whole
 from cxrlib.course.runs import RunFolder
 
 _DPI = 110
@@ -22,11 +22,11 @@ def export_figures(run: RunFolder, folder: Path) -> list[Path]:
     files = sorted(run.figures.glob("*.png"))
     if not files:
         raise InputError(f"{run.figures} holds no figures (PNG); run the notebooks of this run first")
-    project = [path for path in (ROOT, NOTEBOOKS.parent) if Path(folder).resolve().is_relative_to(path)]
-    if project and not run.on_phantoms:
+    project = NOTEBOOKS.parent
+    if Path(folder).resolve().is_relative_to(project) and not run.on_phantoms:
         raise InputError(
             f"{run.path} is not recorded as a run on phantoms, and pictures of patients must not be committed; "
-            f"expected a folder outside {project[0]}, found {folder}"
+            f"expected a folder outside {project}, found {folder}"
         )
     for file in files:
         with Image.open(file) as image, written_whole(Path(folder) / file.name) as unfinished:
