@@ -119,7 +119,8 @@ def lines(draw) -> tuple[list[str], dict | None]:
         case "preprocess":
             given = [*data, f"--image_size={pick('32', '32', number)}"]
         case "doctor":
-            given = [*data, f"--json={draw(often('d.json', FILES))}", *pick([], ["--deep"])]
+            report = draw(often("d.json", FILES[2:]))  # what is there may be written over when it is named
+            given = [*data, f"--json={report}", *pick([], ["--deep"])]
         case "gather":
             given = [draw(roots), draw(often("names.txt", FILES)), out, *data[1:]]
         case "phantom":
