@@ -184,7 +184,7 @@ def _resampled(values, counts, finding, patient, times, seed: int) -> tuple[np.n
         np.where(binary, rarer, np.inf).ravel(),
         (binary + 0 * cases).ravel(),
     )
-    flat = point.ravel(), drawn.reshape(len(times), -1)
+    flat = point.ravel(), drawn.reshape(len(times), point.size)  # there may be none
     ends = limits(flat[1], flat[0], support)
     seeds = [(seed, k, zlib.crc32(values.tobytes())) for k in range(flat[0].size)]
     free = leave_ends(flat[1], flat[0], patients, seeds)
