@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.bootstrap import Bootstrap
-from cxrlib.evaluation.calibration import METHODS, Calibrator, operating_point
+from cxrlib.evaluation.calibration import METHODS, Calibrator, mean_calibrated, operating_point, operating_points
 from cxrlib.evaluation.metrics import evaluate, point_estimates
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.reliability import choose_method
@@ -210,6 +210,27 @@ def test_a_checkpoint_holds_both_and_hands_them_out_together(tmp_path):
         operating_point(checkpoint | {"calibration": None})
     by_hand = {"thresholds": Thresholds([0.2] * 14).to_dict()}
     assert operating_point(by_hand)[1].values.tolist() == [0.2] * 14
+
+
+def test_several_models_have_one_operating_point_on_the_mean_of_their_calibrated_scores():
+    one, other = calibrated_predictions(0, 300), calibrated_predictions(1, 300)
+    other = replace(other, labels=one.labels, patient=one.patient, image=one.image)
+    calibrators = Calibrator.fit(one, "platt"), Calibrator()
+    mean = mean_calibrated(calibrators, [one, other])
+    np.testing.assert_allclose(mean.scores, (calibrators[0].calibrate(one.scores) + other.scores) / 2, atol=1e-6)
+    thresholds = tune_thresholds(mean, resampling=Bootstrap(0))
+    assert thresholds.calibration == mean.calibration == "mean of platt, none"
+    saved = [calibrators[0].to_dict(), None]
+    again, cuts = operating_points(saved, thresholds.to_dict())
+    assert [calibrator.method for calibrator in again] == ["platt", "none"]
+    np.testing.assert_array_equal(cuts.values, thresholds.values)
+    with pytest.raises(
+        InputError, match="calibration mean of platt, none, the calibration at hand is mean of none, none"
+    ):
+        operating_points([None, None], thresholds.to_dict())
+    single = mean_calibrated(calibrators[:1], [one])
+    np.testing.assert_array_equal(single.scores, calibrators[0].apply(one).scores)
+    assert single.calibration == "platt"
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -9,7 +9,12 @@ from scipy.special import ndtr, ndtri
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.bootstrap import Bootstrap, interval, p_values
-from cxrlib.evaluation.differences import group_difference, holm, paired_difference
+from cxrlib.evaluation.differences import (
+    group_difference,
+    holm,
+    mean_against_members,
+    paired_difference,
+)
 from cxrlib.evaluation.metrics import bootstrap, evaluate, point_estimates
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
@@ -234,3 +239,25 @@ def test_the_macro_is_one_question_and_keeps_its_p():
     table = paired_difference(a, noisy(a, 0.6), replicates=100)
     np.testing.assert_allclose(table["p_holm"].iloc[:14], holm(table["p"].iloc[:14]))
     assert table.loc["macro", "p_holm"] == table.loc["macro", "p"]
+
+
+def test_an_ensemble_is_compared_with_the_mean_of_its_members_on_the_same_patients():
+    better = random_predictions(5)
+    members = [noisy(better, 2.0, seed) for seed in (1, 2)]
+    mean = Predictions((members[0].scores + members[1].scores) / 2, better.labels, better.image, better.patient)
+    shuffled = members[1].take(np.random.default_rng(0).permutation(len(better)))
+    table = mean_against_members(mean, [members[0], shuffled], Bootstrap(200))
+    assert list(table.index) == ["1", "2", "members", "ensemble", "ensemble - members"]
+    each = [
+        evaluate(one, replicates=200).loc["macro", ["auroc", "auroc_low", "auroc_high"]] for one in [*members, mean]
+    ]
+    np.testing.assert_allclose(table.loc[["1", "2", "ensemble"]], np.array(each, dtype=float))
+    ours = [paired_difference(mean, one, replicates=200).loc["macro"] for one in members]
+    last = table.loc["ensemble - members"]
+    assert last["auroc"] == pytest.approx(np.mean([one["difference"] for one in ours]))
+    assert 0 < last["low"] < last["auroc"] < last["high"], "averaging takes noise off"
+    assert last["high"] - last["low"] < table.loc["ensemble", "high"] - table.loc["ensemble", "low"], "paired"
+    alone = mean_against_members(mean, [mean, mean], Bootstrap(20)).loc["ensemble - members"]
+    assert alone.tolist() == [0, 0, 0]
+    with pytest.raises(InputError, match="compare the same images"):
+        mean_against_members(mean, [members[0].take(np.arange(5))])

@@ -60,7 +60,7 @@ def test_onnxruntime_gives_our_scores_for_batches_of_any_size(arch, tmp_path, ca
         found = dict(zip([one.name for one in session.get_outputs()], found, strict=True))
         with torch.inference_mode():
             expected = scores_of(model, images(count)).numpy()
-        assert np.ptp(expected, axis=0).max() > 0.01 or count == 1, "all images alike show nothing"
+        assert np.ptp(expected, axis=0).max() > 1e-3 or count == 1, "all images alike show nothing"
         np.testing.assert_allclose(found["scores"], expected, atol=1e-4)
         np.testing.assert_allclose(found["scores"], 1 / (1 + np.exp(-found["logits"])), atol=1e-6)
         np.testing.assert_allclose(found["probabilities"], PLATT.calibrate(expected), atol=1e-4)
