@@ -57,3 +57,10 @@ def test_each_term_of_the_glossary_is_explained():
         name, _, explanation = entry.partition("\n")
         assert re.match(r"\(0[1-6]\) \S", explanation), f"{name}: which notebook needs it first?"
         assert 15 <= len(re.sub(r"\n## .*", "", explanation).split()) <= 80, name
+
+
+def test_the_plan_for_teachers_names_sections_that_exist():
+    named = set(re.findall(r"\b[1-6]\.\d+\b", text_of(ROOT / "docs" / "teaching.md"))) - {"0.5"}
+    notebooks = [text_of(path) for path in sorted(ROOT.glob("notebooks/0*.ipynb"))]
+    assert named
+    assert not named - {number for text in notebooks for number in re.findall(r"^## (\d\.\d+) ", text, re.MULTILINE)}
