@@ -15,8 +15,8 @@ _ANATOMY = (  # name, the place it points to and where it is written, as shares 
     ("left lung", (0.73, 0.36), (0.9, 0.3)),
     ("hilum", (0.41, 0.45), (0.16, 0.55)),
     ("heart", (0.58, 0.62), (0.88, 0.55)),
-    ("diaphragm", (0.33, 0.74), (0.42, 0.93)),
-    ("costophrenic\nangle", (0.17, 0.79), (0.14, 0.93)),
+    ("diaphragm", (0.33, 0.68), (0.42, 0.93)),
+    ("costophrenic\nangle", (0.14, 0.81), (0.14, 0.95)),
     ("clavicle", (0.64, 0.18), (0.86, 0.08)),
 )
 
@@ -68,7 +68,7 @@ def plot_visits(entries: pd.DataFrame) -> Figure:
     axes.set_yticks(np.arange(len(share)) + 0.2, share.index)
     axes.invert_yaxis()
     axes.set(ylabel="images per patient", xlabel="share of all patients, and of all images (%)", xmargin=0.12)
-    axes.set_title("Few patients hold many of the images")
+    axes.set_title("A few patients have many of the images")
     axes.legend(loc="lower right")
     values = "; ".join(f"{name} {one:.0%} and {two:.0%}" for name, one, two in share.itertuples())
     return described(figure, f"Shares of the patients and of the images by images per patient: {values}.")
@@ -90,12 +90,9 @@ def plot_views(entries: pd.DataFrame) -> Figure:
     right.plot(ratio, range(len(ratio)), "o", color=ORANGE)
     right.axvline(1, color=GREY, lw=1)
     right.set_yticks(range(len(ratio)), [pretty(name) for name in ratio.index])
-    right.set(xscale="log", xlabel="times as often in AP as in PA (logarithmic)", title="Findings at the bedside")
-    ticks = [
-        tick for tick in (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16) if tick > ratio.min() / 2 and tick < 2 * ratio.max()
-    ]
-    right.set_xticks(ticks, [f"{tick:g}" if tick >= 1 else f"1/{1 / tick:.0f}" for tick in ticks])
-    right.set_xticks([], minor=True)
+    right.set_xscale("log", base=2)
+    right.xaxis.set_major_formatter("{x:g}")
+    right.set(xlabel="times as often in AP as in PA (logarithmic)", title="Findings at the bedside")
     what = "Two panels: ages by view, and the share of images with each finding in PA and AP"
     return described(figure, f"{what}: {_shares_text(share)}.")
 
@@ -104,7 +101,14 @@ def plot_shift(entries: pd.DataFrame, part: pd.Series, first: str = "train_val",
     """Prevalence of each finding in two splits, joined by a line. part: the split of each entry."""
     labels, (figure, axes) = entries[list(FINDINGS)], plt.subplots(figsize=(8, 5))
     share = pd.DataFrame({name: 100 * labels[part == name].mean() for name in (first, second)}).sort_values(second)
-    _dumbbells(axes, "The official test part is not like the training part", share)
+    rows = np.arange(len(share))
+    axes.hlines(rows, *share.to_numpy().T, color="0.75", lw=2, zorder=1)
+    for name, (colour, marker) in zip(share, STYLES, strict=False):
+        axes.scatter(share[name], rows, color=colour, marker=marker, label=name, zorder=2)
+    axes.set_yticks(rows, [pretty(name) for name in share.index])
+    axes.set(xlim=(0, None), xlabel="images with the finding (%)")
+    axes.set_title("The official test part is not like the training part")
+    axes.legend(loc="lower right")
     what = f"Share of images with each finding in {first} and in {second}"
     return described(figure, f"{what}: {_shares_text(share[::-1])}.")
 
@@ -131,8 +135,8 @@ def plot_anatomy(image: np.ndarray) -> Figure:
     for axes in (clean, named):
         axes.imshow(image, cmap="gray", vmin=0, vmax=255)
         axes.set(xticks=[], yticks=[])
-    clean.set_title("A film without a finding")
-    named.set_title("The same film, labelled")
+    clean.set_title("A radiograph without a finding")
+    named.set_title("The same radiograph, labelled")
     for text, (x, y), (to_x, to_y) in _ANATOMY:
         named.annotate(text, (x * size, y * size), (to_x * size, to_y * size), color="white", fontsize=9, ha="center",
                        arrowprops={"arrowstyle": "->", "color": ORANGE, "lw": 1.5},
@@ -152,7 +156,10 @@ def plot_parts(entries: pd.DataFrame) -> Figure:
     least, most = counts.to_numpy().min(), counts.to_numpy().max()
     axes.set(xlim=(-0.2 if least < 2 else 0.8 * least, None))
     axes.set(xlabel="images with the finding (logarithmic)", title="Positives in each part")
-    _count_ticks(axes, 0.8 * least, most)
+    ticks = [0, *np.outer(10 ** np.arange(6), (1, 2, 5)).ravel()]
+    axes.set_xticks([tick for tick in ticks if 0.8 * least <= tick <= most])
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xticks([], minor=True)
     axes.grid(axis="both")
     axes.legend(loc="upper left")
     values = "; ".join(f"{name} {', '.join(map(str, row))}" for name, *row in counts[::-1].itertuples())
@@ -171,24 +178,5 @@ def plot_leakage(table: pd.DataFrame) -> Figure:
     return described(figure, f"Macro AUROC on test with 95 % intervals: {values}.")
 
 
-def _count_ticks(axes, least: float, most: float) -> None:
-    """Ticks from least to most at 0 and at 1, 2 and 5 times the powers of ten."""
-    steps = [0, *np.outer(10 ** np.arange(6), (1, 2, 5)).ravel()]
-    ticks = [tick for tick in steps if least <= tick <= most]
-    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    axes.set_xticks([], minor=True)
-
-
 def _shares_text(share: pd.DataFrame) -> str:
     return ", ".join(f"{pretty(name)} {one:.1f} and {two:.1f} %" for name, one, two in share.itertuples())
-
-
-def _dumbbells(axes, title: str, share: pd.DataFrame) -> None:
-    """Two shares (%) per finding, joined by a line. share: two columns; index the findings from the bottom up."""
-    rows = np.arange(len(share))
-    axes.hlines(rows, *share.to_numpy().T, color="0.75", lw=2, zorder=1)
-    for name, (colour, marker) in zip(share, STYLES, strict=False):
-        axes.scatter(share[name], rows, color=colour, marker=marker, label=name, zorder=2)
-    axes.set_yticks(rows, [pretty(name) for name in share.index])
-    axes.set(xlim=(0, None), xlabel="images with the finding (%)", title=title)
-    axes.legend(loc="lower right")
