@@ -21,20 +21,31 @@ def check(answer, sealed: str, digits: int = 3, hint: str = "") -> None:
 
 
 def check_function(mine: Callable | None, theirs: Callable, cases: Sequence[tuple], hint: str = "") -> None:
-    """Compare a student's function with the library's on each case, a tuple of arguments; it may raise anything."""
+    """Compare a student's function with the library's on each case, a tuple of arguments.
+
+    Where the library's raises a ValueError, the student's must raise one, too.
+    """
     if mine is None:
         return check_that(None)
     for case in cases:
-        expected = np.asarray(theirs(*case))
-        try:
-            found = np.asarray(mine(*case))
+        found, expected = _outcome(mine, case), _outcome(theirs, case)
+        if isinstance(expected, ValueError):
+            same, problem = isinstance(found, ValueError), f"for {case} expected a ValueError"
+        elif isinstance(found, Exception):
+            same, problem = False, f"it raised {type(found).__name__}: {found}"
+        else:
             same = found.shape == expected.shape and np.allclose(found, expected, atol=1e-6, equal_nan=True)
             problem = f"for {case} it returns {found}, expected {expected}"
-        except Exception as error:
-            same, problem = False, f"it raised {type(error).__name__}: {error}"
         if not same:
             return check_that(False, problem, hint)
     print(f"right, on {len(cases)} cases")
+
+
+def _outcome(function: Callable, case: tuple) -> np.ndarray | Exception:
+    try:
+        return np.asarray(function(*case))
+    except Exception as error:
+        return error
 
 
 def check_that(truth: bool | None, *hints: str) -> None:

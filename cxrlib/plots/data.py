@@ -9,6 +9,17 @@ from matplotlib.figure import Figure
 from cxrlib.data.findings import FINDINGS
 from cxrlib.plots.style import BLUE, GREY, ORANGE, STYLES, described, draw_intervals, listed, pretty
 
+_ANATOMY = (  # name, the place it points to and where it is written, as shares of the side
+    ("apex", (0.33, 0.17), (0.12, 0.07)),
+    ("right lung", (0.27, 0.42), (0.1, 0.36)),
+    ("left lung", (0.73, 0.36), (0.9, 0.3)),
+    ("hilum", (0.41, 0.45), (0.16, 0.55)),
+    ("heart", (0.58, 0.62), (0.88, 0.55)),
+    ("diaphragm", (0.33, 0.68), (0.42, 0.93)),
+    ("costophrenic\nangle", (0.14, 0.81), (0.14, 0.95)),
+    ("clavicle", (0.64, 0.18), (0.86, 0.08)),
+)
+
 
 def plot_label_counts(entries: pd.DataFrame) -> Figure:
     """How many images have each finding, most frequent first, with their share."""
@@ -24,20 +35,19 @@ def plot_label_counts(entries: pd.DataFrame) -> Figure:
 
 
 def plot_cooccurrence(entries: pd.DataFrame) -> Figure:
-    """Of the images with the row's finding, the share (%) with the column's; coloured by its ratio to that of all."""
+    """How many times as often as by chance two findings are together: the number, and the colour (logarithmic)."""
     labels = entries[list(FINDINGS)].to_numpy(float)
-    together = labels.T @ labels
+    share = labels.mean(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = together / np.diag(together)[:, None]
-        lift = share / labels.mean(axis=0)
-    np.fill_diagonal(lift, np.nan)
+        lift = labels.T @ labels / len(labels) / np.outer(share, share)
     names = [pretty(name) for name in FINDINGS]
-    figure, axes = plt.subplots(figsize=(9.5, 7.8))
-    sns.heatmap(lift, ax=axes, annot=100 * share, fmt=".0f", cmap="Blues", vmin=1, vmax=5, square=True, linewidths=0.5,
-                annot_kws={"size": 9}, xticklabels=names, yticklabels=names,
-                cbar_kws={"label": "times as often as among all images", "shrink": 0.6, "extend": "both"})  # fmt: skip
+    figure, axes = plt.subplots(figsize=(9.5, 7.4))
+    sns.heatmap(np.log2(lift.clip(1 / 16)), ax=axes, mask=np.triu(np.ones(lift.shape)), annot=lift, fmt=".1f",
+                cmap="RdBu_r", xticklabels=names, yticklabels=names, vmin=-3.5, vmax=3.5, annot_kws={"size": 10},
+                cbar_kws={"label": "times as often as by chance", "ticks": range(-3, 4), "shrink": 0.6})  # fmt: skip
+    axes.collections[0].colorbar.set_ticklabels(["1/8", "1/4", "1/2", "1", "2", "4", "8"])
+    axes.set(xlim=(0, len(lift) - 1), ylim=(len(lift), 1), title="Which findings are labelled together")
     axes.tick_params(left=False, bottom=False)
-    axes.set_title("Of the images with the row's finding, how many (%) also bear the column's")
     upper = zip(*np.triu_indices(len(names), 1), strict=True)
     pairs = [(lift[i, j], names[i], names[j]) for i, j in upper if lift[i, j] > 0]
     most = ", ".join(f"{one} and {other} {times:.1f} times" for times, one, other in sorted(pairs, reverse=True)[:5])
@@ -45,42 +55,44 @@ def plot_cooccurrence(entries: pd.DataFrame) -> Figure:
 
 
 def plot_visits(entries: pd.DataFrame) -> Figure:
-    """Images per patient, and the share of all images from the patients with most."""
-    visits = entries.groupby("patient").size().sort_values(ascending=False)
-    most = max(visits.max(), 2)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
-    left.hist(visits, bins=np.unique(np.geomspace(1, most + 1, 20).round()) - 0.5, color=BLUE)  # between whole numbers
-    left.set(xscale="log", yscale="log", xlabel="images of one patient", ylabel="patients", title="Images a patient")
-    _count_ticks(left, 1, most)
-    patients = 100 * np.arange(1, len(visits) + 1) / len(visits)
-    images = 100 * visits.cumsum() / visits.sum()
-    right.plot(patients, images, color=BLUE, lw=2)
-    right.plot([0, 100], [0, 100], color=GREY, lw=1, ls=":")
-    half = patients[np.searchsorted(images, 50)]
-    right.plot(half, 50, "o", color=ORANGE)
-    right.annotate(f"half of the images\ncome from {half:.0f} % of the patients", (half, 50), xytext=(45, 18),
-                   fontsize=10, arrowprops={"arrowstyle": "-", "color": GREY})  # fmt: skip
-    right.set(xlabel="patients, most images first (%)", ylabel="images (%)")
-    right.set_title("A few patients hold half of the images")
-    return described(figure, f"Two panels. Histogram of images a patient, from {visits.min()} to {visits.max()}: "
-                     f"{(visits == 1).mean():.0%} of {len(visits):,} patients have one. Curve of the share of images "
-                     f"held by the patients with most: half of the images come from {half:.0f} % of the "
-                     "patients.")  # fmt: skip
+    """Patients by their number of images, and how many of all images each group holds (%)."""
+    visits = entries.groupby("patient").size()
+    names = ["1", "2", "3-4", "5-9", "10-19", "20-49", "50 or more"]
+    group = pd.cut(visits, [0, 1, 2, 4, 9, 19, 49, np.inf], labels=names)
+    share = pd.DataFrame({"patients": group.value_counts(normalize=True),
+                          "images": visits.groupby(group, observed=False).sum() / len(entries)}).loc[names]  # fmt: skip
+    figure, axes = plt.subplots(figsize=(8, 4.2))
+    for place, (name, colour) in enumerate(zip(share, (BLUE, ORANGE), strict=True)):
+        bars = axes.barh(np.arange(len(share)) + 0.4 * place, 100 * share[name], 0.38, color=colour, label=name)
+        axes.bar_label(bars, [f"{value:.0%}" for value in share[name]], padding=3, fontsize=9)
+    axes.set_yticks(np.arange(len(share)) + 0.2, share.index)
+    axes.invert_yaxis()
+    axes.set(ylabel="images per patient", xlabel="share of all patients, and of all images (%)", xmargin=0.12)
+    axes.set_title("A few patients have many of the images")
+    axes.legend(loc="lower right")
+    values = "; ".join(f"{name} {one:.0%} and {two:.0%}" for name, one, two in share.itertuples())
+    return described(figure, f"Shares of the patients and of the images by images per patient: {values}.")
 
 
 def plot_views(entries: pd.DataFrame) -> Figure:
-    """Ages by view, and the share of images with each finding in PA and in AP."""
+    """Distribution of the ages by view, and how often each finding is labelled in AP relative to PA (logarithmic)."""
     views = {name: entries[entries["view"] == name] for name in ("PA", "AP")}
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8), width_ratios=(1, 1.15))
     for (name, rows), colour, line in zip(views.items(), (BLUE, ORANGE), ("-", "--"), strict=True):
         left.hist(rows["age"].dropna(), bins=np.arange(0, 101, 5), histtype="step", lw=2, color=colour, ls=line,
+                  weights=np.full(rows["age"].count(), 100 / max(rows["age"].count(), 1)),
                   label=f"{name}: {len(rows):,} images, median age {rows['age'].median():.0f}")  # fmt: skip
-    left.set(xlabel="age (years)", ylabel="images", title="Ages", xlim=(0, 100), ymargin=0.3)
-    left.yaxis.set_major_formatter("{x:,.0f}")
+    left.set(xlabel="age (years)", ylabel="images of the view (%)", title="Ages", xlim=(0, 100), ymargin=0.3)
     left.legend(loc="upper left", fontsize=10)
     share = pd.DataFrame({name: 100 * rows[list(FINDINGS)].mean() for name, rows in views.items()})
-    order = (share["AP"] / share["PA"]).sort_values().index
-    _dumbbells(right, "Who cannot stand is sicker (ordered by AP / PA)", share.loc[order])
+    ratio = (share["AP"] / share["PA"]).replace([0, np.inf], np.nan).sort_values(na_position="first")
+    right.hlines(range(len(ratio)), 1, ratio, color="0.75", lw=2)
+    right.plot(ratio, range(len(ratio)), "o", color=ORANGE)
+    right.axvline(1, color=GREY, lw=1)
+    right.set_yticks(range(len(ratio)), [pretty(name) for name in ratio.index])
+    right.set_xscale("log", base=2)
+    right.xaxis.set_major_formatter("{x:g}")
+    right.set(xlabel="times as often in AP as in PA (logarithmic)", title="Findings at the bedside")
     what = "Two panels: ages by view, and the share of images with each finding in PA and AP"
     return described(figure, f"{what}: {_shares_text(share)}.")
 
@@ -89,7 +101,14 @@ def plot_shift(entries: pd.DataFrame, part: pd.Series, first: str = "train_val",
     """Prevalence of each finding in two splits, joined by a line. part: the split of each entry."""
     labels, (figure, axes) = entries[list(FINDINGS)], plt.subplots(figsize=(8, 5))
     share = pd.DataFrame({name: 100 * labels[part == name].mean() for name in (first, second)}).sort_values(second)
-    _dumbbells(axes, "The official test part is not like the training part", share)
+    rows = np.arange(len(share))
+    axes.hlines(rows, *share.to_numpy().T, color="0.75", lw=2, zorder=1)
+    for name, (colour, marker) in zip(share, STYLES, strict=False):
+        axes.scatter(share[name], rows, color=colour, marker=marker, label=name, zorder=2)
+    axes.set_yticks(rows, [pretty(name) for name in share.index])
+    axes.set(xlim=(0, None), xlabel="images with the finding (%)")
+    axes.set_title("The official test part is not like the training part")
+    axes.legend(loc="lower right")
     what = f"Share of images with each finding in {first} and in {second}"
     return described(figure, f"{what}: {_shares_text(share[::-1])}.")
 
@@ -109,6 +128,23 @@ def plot_agreement(table: pd.DataFrame) -> Figure:
     return described(figure, f"Cohen's kappa of the mined labels on {table['images'].iloc[0]:,} images: {values}.")
 
 
+def plot_anatomy(image: np.ndarray) -> Figure:
+    """A frontal radiograph, clean and beside it with the names of its parts, at their usual places."""
+    figure, (clean, named) = plt.subplots(1, 2, figsize=(9, 4.6))
+    size = len(image)
+    for axes in (clean, named):
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+        axes.set(xticks=[], yticks=[])
+    clean.set_title("A radiograph without a finding")
+    named.set_title("The same radiograph, labelled")
+    for text, (x, y), (to_x, to_y) in _ANATOMY:
+        named.annotate(text, (x * size, y * size), (to_x * size, to_y * size), color="white", fontsize=9, ha="center",
+                       arrowprops={"arrowstyle": "->", "color": ORANGE, "lw": 1.5},
+                       bbox={"fc": "black", "ec": "none", "alpha": 0.6, "pad": 1.5})  # fmt: skip
+    parts = ", ".join(text.replace("\n", " ") for text, *_ in _ANATOMY)
+    return described(figure, f"A frontal radiograph, clean and with its parts named: {parts}.")
+
+
 def plot_parts(entries: pd.DataFrame) -> Figure:
     """How many positives of each finding are in train, val and test (logarithmic)."""
     counts = entries.groupby("part")[list(FINDINGS)].sum().T.rename(index=pretty)
@@ -120,43 +156,27 @@ def plot_parts(entries: pd.DataFrame) -> Figure:
     least, most = counts.to_numpy().min(), counts.to_numpy().max()
     axes.set(xlim=(-0.2 if least < 2 else 0.8 * least, None))
     axes.set(xlabel="images with the finding (logarithmic)", title="Positives in each part")
-    _count_ticks(axes, 0.8 * least, most)
+    ticks = [0, *np.outer(10 ** np.arange(6), (1, 2, 5)).ravel()]
+    axes.set_xticks([tick for tick in ticks if 0.8 * least <= tick <= most])
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xticks([], minor=True)
     axes.grid(axis="both")
     axes.legend(loc="upper left")
     values = "; ".join(f"{name} {', '.join(map(str, row))}" for name, *row in counts[::-1].itertuples())
     return described(figure, f"Positive images in train, val and test: {values}.")
 
 
-def plot_leakage(leaks: pd.DataFrame) -> Figure:
-    """Test images whose patient is also in train (%), by split. leaks: the row "test" of `leakage` for each."""
-    figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.5 * len(leaks)))
-    share = 100 * leaks["share_leaked"]
-    bars = axes.barh(leaks.index, share, color=[ORANGE if value else BLUE for value in share])
-    axes.bar_label(bars, [f"{value:.0f} %" for value in share], padding=4)
-    axes.invert_yaxis()
-    axes.set(xlabel="test images whose patient is in train (%)", xlim=(0, 105), title="What a split by image leaks")
-    values = ", ".join(f"{name} {value:.0f} %" for name, value in share.items())
-    return described(figure, f"Test images whose patient is also in train: {values}.")
-
-
-def _count_ticks(axes, least: float, most: float) -> None:
-    """Ticks from least to most at 0 and at 1, 2 and 5 times the powers of ten."""
-    steps = [0, *np.outer(10 ** np.arange(6), (1, 2, 5)).ravel()]
-    ticks = [tick for tick in steps if least <= tick <= most]
-    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    axes.set_xticks([], minor=True)
+def plot_leakage(table: pd.DataFrame) -> Figure:
+    """Macro AUROC with and without a leak. table: a row each, with auroc, auroc_low and auroc_high."""
+    figure, axes = plt.subplots(figsize=(8, 1 + 0.5 * len(table)))
+    rows = np.arange(len(table))
+    draw_intervals(axes, rows, table, ("auroc", "auroc_low", "auroc_high"), ms=9)
+    axes.set_yticks(rows, table.index)
+    axes.axvline(0.5, color=GREY, lw=1, ls=":")
+    axes.set(xlabel="macro AUROC on test, 95 % interval over patients", ylim=(len(table) - 0.5, -0.5))
+    values = ", ".join(f"{name} {value:.3f}" for name, value in table["auroc"].items())
+    return described(figure, f"Macro AUROC on test with 95 % intervals: {values}.")
 
 
 def _shares_text(share: pd.DataFrame) -> str:
     return ", ".join(f"{pretty(name)} {one:.1f} and {two:.1f} %" for name, one, two in share.itertuples())
-
-
-def _dumbbells(axes, title: str, share: pd.DataFrame) -> None:
-    """Two shares (%) per finding, joined by a line. share: two columns; index the findings from the bottom up."""
-    rows = np.arange(len(share))
-    axes.hlines(rows, *share.to_numpy().T, color="0.75", lw=2, zorder=1)
-    for name, (colour, marker) in zip(share, STYLES, strict=False):
-        axes.scatter(share[name], rows, color=colour, marker=marker, label=name, zorder=2)
-    axes.set_yticks(rows, [pretty(name) for name in share.index])
-    axes.set(xlim=(0, None), xlabel="images with the finding (%)", title=title)
-    axes.legend(loc="lower right")

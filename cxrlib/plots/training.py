@@ -1,4 +1,4 @@
-"""Figures of training: losses, learning rates, the course of one run."""
+"""Figures of training: losses, the steps of a loop, the epochs of a run."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,27 +12,35 @@ _LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, ":"), (RED, "-."))
 
 
 def plot_losses(scores: Sequence[float], curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
-    """The loss by the score (0-1). curves: name -> (losses of a positive, losses of a negative), one per score."""
-    figure, both = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
-    for axes, side, title in zip(both, (0, 1), ("the finding is there", "the finding is not there"), strict=True):
+    """The loss by the score (0-1), logarithmic; the first is a broad band, on which others may run.
+
+    curves: name -> (losses of a positive, losses of a negative), one per score.
+    """
+    figure, both = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True)
+    for axes, side, title in zip(both, (0, 1), ("Positive: the finding is there", "Negative: it is not"), strict=True):
         for (name, losses), (colour, line) in zip(curves.items(), _LINES, strict=False):
-            axes.plot(scores, losses[side], color=colour, ls=line, lw=2, label=name)
-        axes.set(xlabel="score", title=title, xlim=(0, 1), ylim=(0, 4))
-    both[0].set_ylabel("loss")
-    both[1].legend(loc="upper left")
-    what = "Two panels, of a positive and of a negative: the loss against the score"
-    return described(figure, f"{what} for {', '.join(curves)}.")
+            band = {"lw": 8, "alpha": 0.3} if line == "-" else {"lw": 2}
+            axes.plot(scores, losses[side], color=colour, ls=line, label=name, **band)
+        axes.set(xlabel="score", title=title, xlim=(0, 1), yscale="log", ylim=(1e-4, 20))
+    both[0].set_ylabel("loss of one answer (logarithmic)")
+    both[1].legend(loc="lower right")
+    what = "Two panels, of a positive and of a negative: the loss against the score, on a logarithmic scale"
+    return described(figure, f"{what}, for {', '.join(curves)}.")
 
 
-def plot_schedule(rates: pd.DataFrame) -> Figure:
-    """Learning rates over a run. rates: index the epoch (a fraction), one column per kind of layer."""
-    figure, axes = plt.subplots(figsize=(8, 2.8))
-    for name, (colour, line) in zip(rates, _LINES, strict=False):
-        axes.plot(rates.index, rates[name], color=colour, ls=line, lw=2, label=name)
-    axes.set(xlabel="epoch", ylabel="learning rate", title="Up, then slowly down", ylim=(0, None), xlim=(0, None))
-    axes.legend(loc="upper right")
-    highest = ", ".join(f"{name} up to {rates[name].max():.1e}" for name in rates)
-    return described(figure, f"Learning rate against the epoch: {highest}; each rises briefly and falls to nearly 0.")
+def plot_steps(rates: Sequence[float], losses: Sequence[float]) -> Figure:
+    """Learning rate and training loss by step, the loss with its mean over five steps."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2))
+    left.plot(rates, color=BLUE, lw=2)
+    left.set(xlabel="step", ylabel="learning rate", title="The learning rate: up, then slowly down", ylim=(0, None))
+    smooth = pd.Series(losses).rolling(5, min_periods=1).mean()
+    right.plot(losses, color=BLUE, lw=1, alpha=0.5, label="each step")
+    right.plot(smooth, color=ORANGE, lw=2, label="mean of five")
+    right.set(xlabel="step", ylabel="training loss", title="The loss of each batch", ylim=(0, None))
+    right.legend()
+    return described(figure, f"Two panels over {len(losses)} steps: the learning rate rises to {max(rates):.1e} and "
+                     f"falls to {rates[-1]:.1e}; the training loss goes from {losses[0]:.2f} to "
+                     f"{smooth.iloc[-1]:.2f}.")  # fmt: skip
 
 
 def plot_history(history: pd.DataFrame) -> Figure:

@@ -74,6 +74,16 @@ def test_a_function_is_compared_with_the_librarys(mine, said, capsys):
     assert capsys.readouterr().out.startswith(said)
 
 
+@pytest.mark.parametrize(
+    ("mine", "said"),
+    [(int, "right, on 2 cases"), (lambda text: 7, "not quite: for ('x',) expected a ValueError"),
+     (lambda text: 7 if text == "7" else {}[text], "not quite: for ('x',) expected a ValueError")],
+)  # fmt: skip
+def test_where_the_librarys_function_refuses_a_value_the_students_must_too(mine, said, capsys):
+    check_function(mine, int, [("7",), ("x",)])
+    assert capsys.readouterr().out.startswith(said)
+
+
 def test_a_statement(capsys):
     check_that(True)
     check_that(False, "the parts overlap")

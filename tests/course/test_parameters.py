@@ -10,7 +10,7 @@ from cxrlib.course import config, parameters
 from cxrlib.course.config import CourseConfig
 from cxrlib.course.parameters import COURSE, check_parameters, each_run, notebook_parameters, read_profile
 from cxrlib.course.runner import plan_runs, run_course
-from cxrlib.data.splits import KINDS
+from cxrlib.data.splits import FRACTIONS, KINDS
 from cxrlib.evaluation.calibration import METHODS
 from cxrlib.models.architectures import ARCHITECTURES
 from cxrlib.training.config import ARCHS, SPLITS
@@ -244,3 +244,10 @@ def test_the_declared_choices_are_those_of_the_modules():
     assert set(ARCHS) == set(ARCHITECTURES)
     assert SPLITS == KINDS
     assert set(config.CALIBRATE) == {"auto", *METHODS}
+
+
+def test_the_share_of_validation_is_taken_from_train():
+    assert TrainConfig().fractions == FRACTIONS
+    assert TrainConfig(val_share=0.2).fractions == (0.6, 0.2, 0.2)
+    with pytest.raises(InputError, match=r"val_share 0\.8"):
+        TrainConfig(val_share=0.8)

@@ -15,7 +15,7 @@ from PIL import Image
 import cxrlib.plots
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import BOX_FRAME, read_boxes, read_entries
-from cxrlib.data.splits import leakage, split
+from cxrlib.data.splits import split
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.plots import data as plots_data, style as plots, training as plots_training
@@ -126,21 +126,18 @@ def test_label_counts(entries):
     assert "images of 63" in said
 
 
-def test_cooccurrence_writes_the_share_of_the_row_and_colours_the_lift(entries):
+def test_cooccurrence_writes_and_colours_the_lift_of_each_pair_once(entries):
     entries = entries.head(4).copy()
     entries[list(FINDINGS)] = 0
     entries["Mass"], entries["Edema"] = [1, 1, 0, 0], [1, 0, 0, 0]
     figure = plots_data.plot_cooccurrence(entries)
-    mesh = figure.axes[0].collections[0]
-    colours = mesh.get_array().reshape(14, 14)
+    colours = figure.axes[0].collections[0].get_array().reshape(14, 14)
     mass, edema = FINDINGS.index("Mass"), FINDINGS.index("Edema")
-    assert colours[mass, edema] == 2, "half of the images with Mass, a quarter of all"
-    assert colours[edema, mass] == 2, "all of the images with Edema, half of all"
-    assert np.ma.is_masked(colours[mass, mass])
-    assert np.ma.is_masked(colours[0, mass]), "no image with the row's finding: no share"
+    assert colours[mass, edema] == 1, "together in a quarter of the images, an eighth by chance: log2 of 2"
+    assert np.ma.is_masked(colours[edema, mass]), "each pair once"
+    assert np.ma.is_masked(colours[1, 0]), "no image with the finding: no lift"
     written = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
-    assert written[(edema + 0.5, mass + 0.5)] == "50"
-    assert written[(mass + 0.5, edema + 0.5)] == "100"
+    assert written[(edema + 0.5, mass + 0.5)] == "2.0"
     assert "Edema and Mass 2.0 times" in plots.alt_text(figure)
 
 
@@ -148,9 +145,8 @@ def test_views_compare_the_shares_of_pa_and_ap(entries):
     entries = entries.assign(view=["AP", "PA"] * (len(entries) // 2) + ["PA"] * (len(entries) % 2))
     figure = plots_data.plot_views(entries)
     pa, ap = (100 * entries.loc[entries["view"] == view, "Mass"].mean() for view in ("PA", "AP"))
-    labels = [text.get_text() for text in figure.axes[1].get_yticklabels()]
-    dots = [tuple(dots.get_offsets()[labels.index("Mass")]) for dots in figure.axes[1].collections[1:]]
-    assert dots == [(pytest.approx(pa), labels.index("Mass")), (pytest.approx(ap), labels.index("Mass"))]
+    place = [text.get_text() for text in figure.axes[1].get_yticklabels()].index("Mass")
+    assert figure.axes[1].lines[0].get_xdata()[place] == pytest.approx(ap / pa)
     assert f"Mass {pa:.1f} and {ap:.1f} %" in plots.alt_text(figure)
 
 
@@ -165,12 +161,18 @@ def test_agreement_draws_each_kappa_and_its_interval():
     assert ends[-2:] == [[0.1, 0.3], [0.4, 0.7]]
 
 
-def test_visits_marks_where_half_of_the_images_are():
+def test_visits_show_the_share_of_patients_and_of_images_by_number_of_images():
     entries = pd.DataFrame({"patient": [1] * 6 + [2] * 2 + [3, 4]})
-    figure = plots_data.plot_visits(entries)
-    assert "half of the images\ncome from 25 % of the patients" in words(figure)
-    heights = [bar.get_height() for bar in figure.axes[0].patches]
-    assert sum(heights) == 4, "a patient fell between the bins"
+    widths = [bar.get_width() for bar in plots_data.plot_visits(entries).axes[0].patches]
+    assert widths == pytest.approx([50, 25, 0, 25, 0, 0, 0, 20, 20, 0, 60, 0, 0, 0])
+
+
+def test_anatomy_names_what_the_course_speaks_of():
+    figure = plots_data.plot_anatomy(np.zeros((64, 64), np.uint8))
+    assert all(name in plots.alt_text(figure) for name in ("right lung", "heart", "hilum", "costophrenic angle"))
+    clean, named = figure.axes
+    assert not clean.texts
+    assert len(named.texts) == 8
 
 
 def test_shift_and_parts_and_leakage(entries):
@@ -183,20 +185,21 @@ def test_shift_and_parts_and_leakage(entries):
     lines = {line.get_label(): line for line in plots_data.plot_parts(entries).axes[0].lines}
     for name, line in lines.items():
         assert sorted(line.get_xdata()) == sorted(counts.loc[name])
-    leaks = pd.DataFrame({kind: leakage(split(entries, kind)).loc["test"] for kind in ("patient", "image")}).T
-    bars = plots_data.plot_leakage(leaks).axes[0].patches
-    assert [bar.get_width() for bar in bars] == (100 * leaks["share_leaked"]).tolist()
+    table = pd.DataFrame({"auroc": [0.7, 0.6], "auroc_low": [0.6, 0.5], "auroc_high": [0.8, 0.7]}, ["leak", "none"])
+    axes = plots_data.plot_leakage(table).axes[0]
+    assert axes.lines[0].get_xdata().tolist() == [0.7, 0.6]
+    assert [segment[:, 0].tolist() for segment in axes.collections[0].get_segments()] == [[0.6, 0.8], [0.5, 0.7]]
 
 
-def test_losses_and_schedule_draw_what_they_are_given():
+def test_losses_and_steps_draw_what_they_are_given():
     scores = [0.1, 0.5, 0.9]
     figure = plots_training.plot_losses(scores, {"bce": ([3, 2, 1], [1, 2, 3]), "focal": ([2, 1, 0], [0, 1, 2])})
     assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[3, 2, 1], [2, 1, 0]]
     assert [line.get_ydata().tolist() for line in figure.axes[1].lines] == [[1, 2, 3], [0, 1, 2]]
-    rates = pd.DataFrame({"head": [0.0, 1e-3, 0.0], "first layer": [0.0, 1e-4, 0.0]}, index=[0, 0.5, 1])
-    figure = plots_training.plot_schedule(rates)
-    assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[0, 1e-3, 0], [0, 1e-4, 0]]
-    assert "first layer up to 1.0e-04" in plots.alt_text(figure)
+    figure = plots_training.plot_steps([1e-4, 1e-3, 1e-5], [0.75, 0.5, 0.25])
+    assert figure.axes[0].lines[0].get_ydata().tolist() == [1e-4, 1e-3, 1e-5]
+    assert [line.get_ydata().tolist() for line in figure.axes[1].lines] == [[0.75, 0.5, 0.25], [0.75, 0.625, 0.5]]
+    assert "rises to 1.0e-03 and falls to 1.0e-05; the training loss goes from 0.75 to 0.50" in plots.alt_text(figure)
 
 
 def test_history_circles_the_kept_epoch():
