@@ -76,7 +76,7 @@ def test_init_files_hold_a_docstring_only():
 def test_the_wheel_carries_every_folder():
     packages = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     folders = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in PACKAGE.rglob("__init__.py")}
-    assert packages == folders | {"cxrlib.notebooks"}
+    assert packages == folders | {"cxrlib.notebooks", "cxrlib.results"}
 
 
 def test_tests_stand_in_the_same_rooms():

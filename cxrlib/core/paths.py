@@ -22,6 +22,7 @@ ROOT = Path(os.environ.get("CXR_HOME") or _HOME).expanduser().resolve()  # CXR_H
 
 NOTEBOOKS = (_CHECKOUT or _PACKAGE) / "notebooks"
 PROFILES = NOTEBOOKS / "profiles"
+RESULTS = (_CHECKOUT / "data" / "results" if _CHECKOUT else _PACKAGE / "results") / "nih-mini"  # of real radiographs
 FIGURES = ROOT / "figures"
 RUNS = ROOT / "runs"
 CACHE = ROOT / "data" / "cache"

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 import cxrlib
-from cxrlib.core.paths import NOTEBOOKS, write_json
+from cxrlib.core.paths import NOTEBOOKS, RESULTS, write_json
 from cxrlib.course.opening import Data
 from cxrlib.course.parameters import COURSE, code_cells
 from cxrlib.course.runs import RunFolder, versions
@@ -40,7 +40,7 @@ def basis(name: str, parameters: dict, data: Data) -> dict:
     """What the result of a notebook depends on; `parameters` holds all of its own, defaults included."""
     code = _code(name)
     beside = {kind: digest for kind, digest in data.beside.items() if _NAMED_AS[kind] in code}
-    tables = [path for path in sorted((NOTEBOOKS / "tables").iterdir()) if path.name in code]
+    tables = sorted(path for path in [*(NOTEBOOKS / "tables").iterdir(), *RESULTS.rglob("*.*")] if path.name in code)
     return {
         "parameters": {key: value for key, value in parameters.items() if key != "run_dir"},
         "data": {"data": data.fingerprint} | beside | _start_checkpoints(parameters),

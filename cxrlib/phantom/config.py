@@ -20,7 +20,7 @@ class PhantomConfig(Config):
     Anatomy, signs and errors of the labels follow the same rules in both.
     """
 
-    n_patients: int = Field(500, ge=1, description="500 patients have about 1,600 images")
+    n_patients: int = Field(1000, ge=1, description="1,000 patients have about 2,400 images")
     size: int = Field(256, ge=64, description="pixels per side of the images, which are 8-bit grey")
     seed: int = Field(0, ge=0, description="the same seed gives the same bytes")
     prevalence: Literal[PREVALENCES] = Field(

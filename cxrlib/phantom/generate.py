@@ -27,7 +27,7 @@ from cxrlib.phantom.film import MACHINES, render
 from cxrlib.phantom.lesions import Lesion
 from cxrlib.phantom.patients import plan_visits
 
-VERSION = 1  # of the drawing: another version draws other radiographs from the same seed
+VERSION = 2  # of the drawing: another version draws other radiographs from the same seed
 _MANIFEST = "phantom.json"
 _README = Path(__file__).with_name("set_readme.md")
 _BOXED = {"Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax"}
@@ -40,7 +40,7 @@ def make_phantoms(root: str | Path, progress: bool = True, **parameters) -> Path
     ``BBox_List_2017.csv`` (true boxes of the eight findings that NIH boxed, 1024-pixel frame), ``train_val_list.txt``
     and ``test_list.txt`` (20 % of the patients), ``true_labels.csv``, ``true_boxes.csv`` and ``phantom.json``. It
     appears under its name only when complete; a complete set of the same parameters is not drawn again.
-    **parameters: those of `PhantomConfig`, such as `n_patients=500, size=256, seed=0`.
+    **parameters: those of `PhantomConfig`, such as `n_patients=1000, size=256, seed=0`.
 
     Raises InputError if a parameter is out of range, the folder holds anything else, or drawing or writing fails.
     """

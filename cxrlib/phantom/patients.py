@@ -7,7 +7,7 @@ from cxrlib.data.metadata import reference_entries
 
 FIRST_PATIENT = 90001  # NIH's last is 30805: no phantom has the name of a real image
 _CARRIERS = 0.11  # teaching: at least this share of the patients has each finding at some visit
-_VISITS, _MOST_VISITS = 3.2, 20  # teaching: mean and maximum number of visits per patient; NIH has 3.6 and 184
+_VISITS, _MOST_VISITS = 2.4, 10  # teaching: mean and maximum number of visits per patient; NIH has 3.6 and 184
 _TEST_SHARE = 0.2
 LIKELIER = {  # how much likelier a patient with the finding is to be of the second hospital than of the first
     "Emphysema": 2.5, "Fibrosis": 2.5, "Nodule": 2.0, "Mass": 1.5, "Atelectasis": 0.5, "Consolidation": 0.5,

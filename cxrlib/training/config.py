@@ -46,6 +46,7 @@ class TrainConfig(Config):
     split: Literal[SPLITS] = Field(
         "official", description="official (NIH's lists), patient, or image (which leaks, and shows by how much)"
     )
+    val_share: float = Field(0.1, gt=0, lt=0.8, description="share of the images for validation; for test it is 0.2")
     train_subset: int = Field(0, ge=0, description="approximate number of training images, whole patients; 0 for all")
     val_subset: int = Field(0, ge=0, description="approximate number of validation images, whole patients; 0 for all")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="seed of the split, subsets, weights, order and augmentation")
@@ -59,6 +60,11 @@ class TrainConfig(Config):
     )
     resume: bool = Field(False, description="continue an interrupted run in run_dir")
     save_minutes: float = Field(5.0, ge=0, description="minutes between saved states within an epoch")
+
+    @property
+    def fractions(self) -> tuple[float, float, float]:
+        """The shares of train, val and test, as `splits.split` takes them."""
+        return round(0.8 - self.val_share, 6), self.val_share, 0.2
 
     @model_validator(mode="after")
     def _fits_the_architecture(self) -> "TrainConfig":

@@ -10,7 +10,7 @@ from cxrlib.data.splits import digest as digest_of_entries
 from cxrlib.models.checkpoints import SUFFIXES, digest, load_checkpoint, read
 from cxrlib.training.config import TrainConfig
 
-_FREE = ("resume", "save_minutes", "num_workers")  # the weights do not depend on these
+_FREE = ("resume", "save_minutes", "num_workers", "val_share")  # the images, which val_share decides, are compared
 _RESULTS = ("model_best.pth", "model_last.pth", "state.pth", "history.csv", "predictions_val.npz",
             "predictions_test.npz")  # fmt: skip
 _MADE_FROM_THEM = ("tables", "gradcam")  # by cxr eval and cxr gradcam, where --out is the folder of the run

@@ -24,7 +24,7 @@ def run(options: CompareOptions) -> None:
     for config in each.values():
         check_model(config)
     data, out = data_of(options), Path(options.run_dir)
-    entries = split(data.entries, options.split, options.seed, lists_in=data.folders)
+    entries = split(data.entries, options.split, options.seed, options.fractions, data.folders)
     most = max(options.train_subset, *options.sizes, 0)
     used = subsets(entries, most, options.val_subset, options.subset, options.seed)
     test = used[used["part"] == "test"]

@@ -19,7 +19,7 @@ def run(options: TrainOptions) -> None:
     check_writable(options.run_dir)
     pick_device(config.device)
     data = data_of(options)
-    entries = split(data.entries, config.split, config.seed, lists_in=data.folders)
+    entries = split(data.entries, config.split, config.seed, config.fractions, data.folders)
     check_model(config)
     parts_to_remember(config, entries)  # before decoding: a start checkpoint that learned from held-out images
     used = subsets(entries[entries["part"] != "test"], config.train_subset, config.val_subset, seed=config.seed)
