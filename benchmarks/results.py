@@ -25,8 +25,8 @@ from cxrlib.evaluation.protocol import evaluate_at_tuned
 from cxrlib.evaluation.thresholds import GRID, tune_thresholds
 from cxrlib.models.checkpoints import load_checkpoint
 
-ABOUT = ("arch", "weights", "image_size", "epochs", "lr", "loss", "split", "seed", "augment", "mixup", "weight_decay",
-         "drop_strength", "tta")  # fmt: skip
+ABOUT = ("arch", "weights", "mode", "image_size", "epochs", "lr", "loss", "split", "seed", "augment", "mixup",
+         "weight_decay", "drop_strength", "tta")  # fmt: skip
 DIGITS = 4
 NAMES = RESULTS.parents[1] / "subsets" / "nih-mini.txt"  # all images; those of no other part were trained on
 HOW = {  # name in operating_points.csv -> whether scores are calibrated (Platt), and the grid of thresholds
