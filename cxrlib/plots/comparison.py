@@ -72,38 +72,37 @@ def plot_paired(one: np.ndarray, two: np.ndarray, names: tuple[str, str]) -> Fig
 
 def plot_changes(table: pd.DataFrame, title: str) -> Figure:
     """What changes of a recipe bring, largest gain first. table: columns variant, difference, low, high."""
-    rows = table.sort_values("difference").reset_index(drop=True)
-    figure, axes = plt.subplots(figsize=(8.5, 0.9 + 0.24 * len(rows)))
+    rows = table.sort_values("difference", ascending=False)
     clear = (rows["low"] > 0) | (rows["high"] < 0)
-    groups = ((rows[clear], BLUE, "interval clear of zero"), (rows[~clear], "white", "not told apart from zero"))
-    for some, fill, label in groups:
-        draw_intervals(axes, some.index, some, ("difference", "low", "high"), STYLES[0], mfc=fill, label=label)
-    axes.axvline(0, color=GREY, lw=1, ls=":")
-    axes.set_yticks(rows.index, rows["variant"], fontsize=9)
-    axes.set(xlabel="change of test macro AUROC, 95 % interval", title=title, ylim=(-0.7, len(rows) - 0.3))
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    figure = _plot_rows(rows, rows["variant"], clear, ("interval clear of zero", "not told apart from zero"), title)
     values = "; ".join(f"{row.variant} {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
-                       for row in rows[::-1].itertuples())  # fmt: skip
+                       for row in rows.itertuples())  # fmt: skip
     return described(figure, f"{title}: {values}.")
 
 
 def plot_differences(differences: pd.DataFrame) -> Figure:
     """Each pair's difference with its interval, filled where Holm's p is below 0.05; of `all_differences`."""
-    rows = differences.iloc[::-1].reset_index(drop=True)
-    figure, axes = plt.subplots(figsize=(9.5, 1.4 + 0.27 * len(rows)))
-    clear = rows["p_holm"] < 0.05
-    groups = ((rows[clear], BLUE, "Holm's p below 0.05"), (rows[~clear], "white", "cannot be told apart"))
-    for (some, fill, label), style in zip(groups, STYLES, strict=False):
-        draw_intervals(axes, some.index, some, ("difference", "low", "high"), style, mfc=fill, label=label)
-    axes.axvline(0, color=GREY, lw=1, ls=":")
-    axes.set_yticks(rows.index, [f"{a} − {b}" for a, b in zip(rows["a"], rows["b"], strict=True)], fontsize=9)
-    axes.set(xlabel=f"difference of {_AUROC}", title="Who is better than whom", ylim=(-0.7, len(rows) - 0.3))
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    names, labels = differences["a"] + " − " + differences["b"], ("Holm's p below 0.05", "cannot be told apart")
+    clear = differences["p_holm"] < 0.05
+    figure = _plot_rows(differences, names, clear, labels, "Which pairs can be told apart")
     values = "; ".join(
         f"{row.a} minus {row.b} {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f}), Holm's p {row.p_holm:.3f}"
         for row in differences.itertuples()
     )
     return described(figure, f"Differences of test macro AUROC in pairs: {values}.")
+
+
+def _plot_rows(table: pd.DataFrame, names: pd.Series, clear: pd.Series, labels: tuple[str, str], title: str) -> Figure:
+    """One row per difference, the first at the top, with its interval; filled where `clear`."""
+    figure, axes = plt.subplots(figsize=(9, 1.3 + 0.25 * len(table)))
+    rows = table.assign(y=np.arange(len(table))[::-1])
+    for some, fill, label in ((rows[clear], BLUE, labels[0]), (rows[~clear], "white", labels[1])):
+        draw_intervals(axes, some["y"], some, ("difference", "low", "high"), STYLES[0], mfc=fill, label=label)
+    axes.axvline(0, color=GREY, lw=1, ls=":")
+    axes.set_yticks(rows["y"], names, fontsize=9)
+    axes.set(xlabel=f"difference of {_AUROC}", title=title, ylim=(-0.7, len(rows) - 0.3))
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
 
 
 def plot_learning_curves(curves: dict[str, pd.DataFrame]) -> Figure:

@@ -131,7 +131,7 @@ def plot_radiographs(images: Sequence, titles: Sequence[str], boxes: Sequence = 
 def plot_overlays(images, maps, titles: Sequence[str], boxes: Sequence = (), columns: int = 4) -> Figure:
     """Radiographs under their heat maps, each (h, w) in [0, 1] or None; boxes as in `plot_radiographs`.
 
-    Heat below a tenth is transparent. A colour bar is drawn where there is a map.
+    Heat below a quarter is transparent. A colour bar is drawn where there is a map.
     """
     figure, all_axes = panels(len(images), columns, 2.3)
     colours = None
@@ -140,7 +140,7 @@ def plot_overlays(images, maps, titles: Sequence[str], boxes: Sequence = (), col
         axes.set_title(title, fontsize=9, loc="center")
         if heat is not None:
             heat, extent = np.asarray(heat), (*axes.get_xlim(), *axes.get_ylim())
-            alpha = 0.65 * np.clip((heat - 0.1) / 0.4, 0, 1)
+            alpha = 0.65 * np.clip((heat - 0.25) / 0.5, 0, 1)
             colours = axes.imshow(heat, cmap="inferno", alpha=alpha, vmin=0, vmax=1, extent=extent)
         for *box, text in own:
             x, y, w, h = np.multiply(box, len(image) / BOX_FRAME)
