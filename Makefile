@@ -53,7 +53,7 @@ lab: setup ## JupyterLab on this machine, at its start page
 labtest: setup ## every notebook in JupyterLab in a real browser: restart the kernel, run all cells (ARGS="--times 2")
 	$(BIN)/python -m tests.browser.restart_and_run_all $(ARGS)
 
-notebooks: setup ## execute the six notebooks in place, on their defaults, as they are committed, with figures/
+notebooks: setup ## execute the six notebooks and the capstone in place, on their defaults, as they are committed, with figures/
 	TQDM_DISABLE=1 PYDEVD_DISABLE_FILE_VALIDATION=1 JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False \
 		--ExecutePreprocessor.timeout=-1 --log-level=WARN notebooks/*.ipynb

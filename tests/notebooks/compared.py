@@ -104,7 +104,7 @@ def _names(source: str, context: type) -> set[str]:
 
 def main(arguments: list[str]) -> None:
     """Print or write the list."""
-    text = table([output for path in sorted(NOTEBOOKS.glob("*.ipynb")) for output in outputs(path)])
+    text = table([output for path in sorted(NOTEBOOKS.glob("0*.ipynb")) for output in outputs(path)])
     if arguments != ["--write"]:
         print(text, end="")
         return

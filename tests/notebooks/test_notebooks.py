@@ -72,7 +72,7 @@ def notebook(request):
 
 # ---- the form --------------------------------------------------------------------------------------------------------
 def test_the_course_is_what_lies_in_the_folder():
-    assert sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")) == list(COURSE)
+    assert sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")) == [*COURSE, "capstone"]
 
 
 def test_is_a_valid_notebook_for_any_machine(notebook):

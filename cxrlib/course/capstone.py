@@ -1,0 +1,75 @@
+"""The capstone: a model with one hidden flaw, which a seed draws, delivered with a record that does not mention it."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cxrlib.core.paths import write_csv
+from cxrlib.course.exercises import seal
+from cxrlib.data.cache import ImageCache, build_cache
+from cxrlib.data.findings import FINDINGS
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.thresholds import tune_thresholds
+from cxrlib.models.architectures import ChestXrayModel, model_from_checkpoint, save_checkpoint
+from cxrlib.models.checkpoints import load_checkpoint
+from cxrlib.phantom.shortcut import trap
+from cxrlib.training.config import TrainConfig
+from cxrlib.training.inference import predict
+from cxrlib.training.inputs import make_dataset
+from cxrlib.training.loop import fit
+
+FLAWS = ("leak", "shortcut", "swapped", "preprocessing", "tuned on test", "pos_weight")
+_PLAIN = ("Cardiomegaly", "Effusion", "Emphysema")  # findings that even a small model ranks well
+
+
+def draw(seed: int) -> tuple[str, list[str]]:
+    """The flaw of a seed, and the findings it concerns: one for "shortcut", two for "swapped", else ["all"]."""
+    rng = np.random.default_rng(seed)
+    flaw, drawn = FLAWS[rng.integers(len(FLAWS))], rng.permutation(_PLAIN).tolist()
+    return flaw, {"shortcut": drawn[:1], "swapped": drawn[:2]}.get(flaw, ["all"])
+
+
+def deliver(
+    entries: pd.DataFrame, images: ImageCache, out: str | Path, seed: int, config: TrainConfig
+) -> tuple[ImageCache, dict[str, str]]:
+    """Train a model as `config` says, but for the flaw of `seed`, and write model_best.pth and splits.csv to `out`.
+
+    entries: with the column part, as the record will say. The radiographs that come with the model bear a marker, on
+    test all of them. The checkpoint holds thresholds, and a config without a word of the flaw.
+    Returns the radiographs and the seals (`exercises.check`) of "flaw", a word, and "findings", a set.
+    """
+    flaw, findings = draw(seed)
+    used, out = entries.copy(), Path(out)
+    if flaw == "leak":  # every other test patient
+        used.loc[used["patient"].isin(used.loc[used["part"] == "test", "patient"].unique()[::2]), "part"] = "train"
+    with tempfile.TemporaryDirectory() as folder:
+        marked, _ = trap(Path(folder), images, entries, findings[0] if flaw == "shortcut" else FINDINGS[0], seed=seed)
+        films = build_cache(marked["marked" if flaw == "shortcut" else "clean"], images.image_size, cache_dir=out,
+                            progress=False)  # fmt: skip
+        how = {"loss": "bce_pos_weight"} if flaw == "pos_weight" else {}
+        fit(config.replace(**how), used, films, folder, progress=False, familiarity=False)
+        checkpoint = load_checkpoint(Path(folder) / "model_best.pth")
+        val = Predictions.load(Path(folder) / "predictions_val.npz")
+    model = model_from_checkpoint(checkpoint)
+    test = predict(model, make_dataset(entries[entries["part"] == "test"], films, images.image_size))
+    thresholds = tune_thresholds(test if flaw == "tuned on test" else val, grid=None)
+    _spoil(model, flaw, findings)
+    about = {name: checkpoint[name] for name in ("parts", "epoch", "val_auroc")} | {"config": config.model_dump()}
+    save_checkpoint(out / "model_best.pth", model, thresholds=thresholds.to_dict(), **about)
+    write_csv(out / "splits.csv", entries[["image", "patient", "part"]], index=False)
+    return films, {"flaw": seal(flaw), "findings": seal(set(findings))}
+
+
+@torch.no_grad()
+def _spoil(model: ChestXrayModel, flaw: str, findings: list[str]) -> None:
+    """Exchange the outputs of two findings, or the grey values as if the training had seen negatives."""
+    if flaw == "swapped":
+        rows = [FINDINGS.index(name) for name in findings]
+        for weight in (model.head.weight, model.head.bias):
+            weight[rows] = weight[rows[::-1]]
+    if flaw == "preprocessing":
+        model.mean.copy_(1 - model.mean)
+        model.std.neg_()
