@@ -100,7 +100,7 @@ def _plot_rows(table: pd.DataFrame, names: pd.Series, clear: pd.Series, labels: 
         draw_intervals(axes, some["y"], some, ("difference", "low", "high"), STYLES[0], mfc=fill, label=label)
     axes.axvline(0, color=GREY, lw=1, ls=":")
     axes.set_yticks(rows["y"], names, fontsize=9)
-    axes.set(xlabel=f"difference of {_AUROC}", title=title, ylim=(-0.7, len(rows) - 0.3))
+    axes.set(xlabel="difference of macro AUROC, 95 % interval", title=title, ylim=(-0.7, len(rows) - 0.3))
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
