@@ -166,28 +166,6 @@ def with_prevalence(predictions: Predictions, before: np.ndarray, after: np.ndar
     return replace(predictions, scores=corrected, calibration=f"{predictions.calibration}, for another prevalence")
 
 
-def estimate_prevalence(predictions: Predictions, before: np.ndarray, steps: int = 1000) -> np.ndarray:
-    """(14,) prevalence of a new population from the scores of its images alone, without labels: EM.
-
-    Each step corrects the scores for the prevalence found so far and takes their mean, which increases the likelihood.
-    It starts at `before`, (14,), the prevalence for which the scores are calibrated, and stops where nothing changes by
-    more than a millionth, or after `steps`. NaN where `before` is NaN, 0 or 1, or there is no image.
-    Any change of the scores is attributed to prevalence: with AUROCs about 0.7 on real radiographs the estimate was
-    0.06 to 0.5 from the truth, where `before` was 0.002 to 0.09 off. Try it where the prevalence is known first.
-    """
-    before = _prevalence("before", before)
-    usable = (before > 0) & (before < 1) & (len(predictions) > 0)
-    if not usable.any():
-        return np.full(len(FINDINGS), np.nan)
-    start = found = np.where(usable, before, 0.5)
-    scores = predictions.scores.astype(np.float64)
-    for _ in range(steps):
-        last, found = found, _corrected(scores, start, found).mean(axis=0)
-        if np.abs(found - last).max() < 1e-6:
-            break
-    return np.where(usable, found, np.nan)
-
-
 def _corrected(scores: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
     positive, negative = scores * after / before, (1 - scores) * (1 - after) / (1 - before)
     return np.divide(positive, positive + negative, out=np.zeros_like(scores), where=positive + negative > 0)

@@ -1,4 +1,4 @@
-"""Figures of comparisons: accuracy against cost, pairwise differences, how many images a model needs."""
+"""Figures of comparisons: accuracy against cost, differences, how many images a model needs."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -6,19 +6,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from cxrlib.plots.style import BLUE, GREY, STYLES, described, draw_intervals
+from cxrlib.plots.style import BLUE, GREY, ORANGE, STYLES, described, draw_intervals
 
 _AUROC = "test macro AUROC, 95 % interval"
 # column of the table -> its label
 COSTS = {
     "parameters": "parameters (millions, logarithmic)",
-    "gflop": "10⁹ operations an image (logarithmic)",
+    "gflop": "10⁹ operations per image (logarithmic)",
     "minutes": "minutes of training (logarithmic)",
 }
 
 
-def on_front(table: pd.DataFrame, cost: str, gain: str = "auroc") -> pd.Series:
-    """The Pareto front: True where no other row is at least as good and cheaper, or better and as cheap."""
+def pareto_front(table: pd.DataFrame, cost: str, gain: str = "auroc") -> pd.Series:
+    """True where no other row is at least as good and cheaper, or better and as cheap."""
     value, price = table[gain].to_numpy(), table[cost].to_numpy()
     as_good, as_cheap = np.greater_equal.outer(value, value), np.less_equal.outer(price, price)
     beaten = as_good & as_cheap & ~(as_good.T & as_cheap.T)  # [i, j]: i beats j
@@ -28,46 +28,81 @@ def on_front(table: pd.DataFrame, cost: str, gain: str = "auroc") -> pd.Series:
 def plot_costs(table: pd.DataFrame) -> Figure:
     """Macro AUROC with its interval against each cost; a grey line joins the Pareto front.
 
+    A candidate whose interval holds 0.5 has learned nothing that can be shown: it is hollow and not on the front.
     table: one row per candidate, with auroc, auroc_low, auroc_high and the columns of COSTS.
     """
-    figure, panels = plt.subplots(1, len(COSTS), figsize=(3.7 * len(COSTS) + 2, 4.6), sharey=True)
-    table = table.sort_values("auroc", ascending=False)
+    figure, panels = plt.subplots(1, len(COSTS), figsize=(3.4 * len(COSTS) + 2, 4.2), sharey=True)
+    learned = table["auroc_low"] > 0.5
+    fronts = {cost: table[learned][pareto_front(table[learned], cost)].sort_values(cost) for cost in COSTS}
     sparse = FuncFormatter(lambda tick, _: f"{tick:g}" if f"{tick:.0e}"[0] in "125" else "")  # 1, 2, 5, 10, ...
     for axes, (cost, label) in zip(panels, COSTS.items(), strict=True):
-        front = table[on_front(table, cost)].sort_values(cost)
-        axes.plot(front[cost], front["auroc"], color="0.75", lw=4, zorder=0)
+        axes.plot(fronts[cost][cost], fronts[cost]["auroc"], color="0.75", lw=4, zorder=0)
         for name, style in zip(table.index, STYLES, strict=False):
-            _error_bars(axes, table.loc[[name], cost], table.loc[[name]], style, ls="none", ms=9, label=name)
+            fill = style[0] if learned[name] else "white"
+            _error_bars(axes, table.loc[[name], cost], table.loc[[name]], style, ls="none", ms=9, mfc=fill, label=name)
         axes.axhline(0.5, color=GREY, lw=1, ls=":")
         axes.set(xscale="log", xlabel=label)
         axes.margins(x=0.12)
         axes.xaxis.set_major_formatter(sparse)
         axes.xaxis.set_minor_formatter(sparse)
-    panels[0].set(ylabel=_AUROC, title="Accuracy against cost (grey line: best for its cost)")
-    panels[-1].legend(title="best first", loc="center left", bbox_to_anchor=(1, 0.5), alignment="left")
+    panels[0].set(ylabel=_AUROC, title="Accuracy against cost (grey: Pareto front)")
+    panels[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), alignment="left")
     values = "; ".join(f"{name} {row['auroc']:.3f} ({row['auroc_low']:.3f} to {row['auroc_high']:.3f})"
                        for name, row in table.iterrows())  # fmt: skip
-    fronts = "; ".join(f"by {cost}: {', '.join(table.index[on_front(table, cost)])}" for cost in COSTS)
-    return described(figure, f"Test macro AUROC with 95 % intervals: {values}. Best for their cost, {fronts}.")
+    said = "; ".join(f"by {cost}: {', '.join(front.index)}" for cost, front in fronts.items())
+    return described(figure, f"Test macro AUROC with 95 % intervals: {values}. Pareto front {said}.")
+
+
+def plot_paired(one: np.ndarray, two: np.ndarray, names: tuple[str, str]) -> Figure:
+    """Bootstrap replicates (r,) of two models drawn with the same patients, and of their difference."""
+    figure, (both, paired) = plt.subplots(1, 2, figsize=(9, 3.2))
+    middle = [np.quantile(values, [0.025, 0.975]) for values in (one, two, one - two)]
+    for values, name, ends, colour in zip((one, two), names, middle, (BLUE, ORANGE), strict=False):
+        both.hist(values, bins=30, color=colour, alpha=0.5, label=f"{name}: {ends[0]:.3f} to {ends[1]:.3f}")
+    paired.hist(one - two, bins=30, color=GREY, label=f"difference: {middle[2][0]:+.3f} to {middle[2][1]:+.3f}")
+    paired.axvline(0, color="black", lw=1, ls=":")
+    both.set(xlabel="macro AUROC", ylabel="draws of patients", title="each on its own")
+    paired.set(xlabel=f"{names[0]} − {names[1]}", title="on the same patients")
+    for axes in (both, paired):
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.25), fontsize=9)
+    said = [f"{low:.3f} to {high:.3f}" for low, high in middle]
+    return described(figure, f"Histograms of {len(one)} draws of patients, middle 95 %: {names[0]} {said[0]}; "
+                     f"{names[1]} {said[1]}; difference {said[2]}.")  # fmt: skip
+
+
+def plot_changes(table: pd.DataFrame, title: str) -> Figure:
+    """What changes of a recipe bring, largest gain first. table: columns variant, difference, low, high."""
+    rows = table.sort_values("difference", ascending=False)
+    clear = (rows["low"] > 0) | (rows["high"] < 0)
+    figure = _plot_rows(rows, rows["variant"], clear, ("interval clear of zero", "not told apart from zero"), title)
+    values = "; ".join(f"{row.variant} {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
+                       for row in rows.itertuples())  # fmt: skip
+    return described(figure, f"{title}: {values}.")
 
 
 def plot_differences(differences: pd.DataFrame) -> Figure:
     """Each pair's difference with its interval, filled where Holm's p is below 0.05; of `all_differences`."""
-    rows = differences.iloc[::-1].reset_index(drop=True)
-    figure, axes = plt.subplots(figsize=(9.5, 1.4 + 0.27 * len(rows)))
-    clear = rows["p_holm"] < 0.05
-    groups = ((rows[clear], BLUE, "Holm's p below 0.05"), (rows[~clear], "white", "cannot be told apart"))
-    for (some, fill, label), style in zip(groups, STYLES, strict=False):
-        draw_intervals(axes, some.index, some, ("difference", "low", "high"), style, mfc=fill, label=label)
-    axes.axvline(0, color=GREY, lw=1, ls=":")
-    axes.set_yticks(rows.index, [f"{a} − {b}" for a, b in zip(rows["a"], rows["b"], strict=True)], fontsize=9)
-    axes.set(xlabel=f"difference of {_AUROC}", title="Who is better than whom", ylim=(-0.7, len(rows) - 0.3))
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    names, labels = differences["a"] + " − " + differences["b"], ("Holm's p below 0.05", "cannot be told apart")
+    clear = differences["p_holm"] < 0.05
+    figure = _plot_rows(differences, names, clear, labels, "Which pairs can be told apart")
     values = "; ".join(
         f"{row.a} minus {row.b} {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f}), Holm's p {row.p_holm:.3f}"
         for row in differences.itertuples()
     )
     return described(figure, f"Differences of test macro AUROC in pairs: {values}.")
+
+
+def _plot_rows(table: pd.DataFrame, names: pd.Series, clear: pd.Series, labels: tuple[str, str], title: str) -> Figure:
+    """One row per difference, the first at the top, with its interval; filled where `clear`."""
+    figure, axes = plt.subplots(figsize=(9, 1.3 + 0.25 * len(table)))
+    rows = table.assign(y=np.arange(len(table))[::-1])
+    for some, fill, label in ((rows[clear], BLUE, labels[0]), (rows[~clear], "white", labels[1])):
+        draw_intervals(axes, some["y"], some, ("difference", "low", "high"), STYLES[0], mfc=fill, label=label)
+    axes.axvline(0, color=GREY, lw=1, ls=":")
+    axes.set_yticks(rows["y"], names, fontsize=9)
+    axes.set(xlabel="difference of macro AUROC, 95 % interval", title=title, ylim=(-0.7, len(rows) - 0.3))
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
 
 
 def plot_learning_curves(curves: dict[str, pd.DataFrame]) -> Figure:

@@ -6,14 +6,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator
 from sklearn.metrics import precision_recall_curve
 
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.reliability import reliability
 from cxrlib.evaluation.thresholds import Thresholds, number
-from cxrlib.plots.style import BLUE, GREY, ORANGE, STYLES, described, draw_intervals, panels, pretty
+from cxrlib.plots.style import BLUE, GREY, ORANGE, STYLES, described, panels, pretty
 
 _LEAST_IN_MEAN = 3  # findings: a mean of fewer says little about the others
 
@@ -37,15 +36,18 @@ def plot_prevalence(
 
 
 def plot_threshold_curves(grid: np.ndarray, f1: np.ndarray, thresholds: Thresholds) -> Figure:
-    """F1 on validation against the threshold, one panel per finding. grid: (g,); f1: (g, 14)."""
-    labels = "threshold (orange: chosen on validation, with its 95 % interval)", "F1 on validation"
+    """F1 on validation against the threshold, one panel per finding. grid: (g,); f1: (g, 14).
+
+    A bar at the foot of each panel is the interval of the threshold itself.
+    """
+    labels = "threshold (orange: the one chosen; bar at the foot: its 95 % interval)", "F1 on validation"
     figure, all_axes = panels(len(FINDINGS), 5, 2.2, height=1.8, labels=labels, sharex=True, sharey=True)
     titles = [text if tuned else "not tuned" for text, tuned in zip(thresholds.texts, thresholds.tuned, strict=True)]
     for k, (axes, name) in enumerate(zip(all_axes, FINDINGS, strict=False)):
         axes.plot(grid, f1[:, k], "-o", ms=3, color=BLUE if thresholds.tuned[k] else "0.7")
         if thresholds.tuned[k]:
             axes.axvline(thresholds.values[k], color=ORANGE, lw=2)
-            axes.axvspan(thresholds.low[k], thresholds.high[k], color=ORANGE, alpha=0.15, lw=0)
+            axes.hlines(0.02, thresholds.low[k], thresholds.high[k], color=ORANGE, lw=5, alpha=0.5)
         axes.set_title(f"{pretty(name)}: {titles[k]}", fontsize=10)
     all_axes[0].set(xlim=(min(grid) - 0.02, max(grid) + 0.02), ylim=(0, None))
     chosen = "; ".join(f"{pretty(name)} {title}" for name, title in zip(FINDINGS, titles, strict=True))
@@ -77,13 +79,14 @@ def plot_pr_curves(predictions: Predictions, points: dict[str, Thresholds]) -> F
     return described(figure, f"Precision-recall curve of each finding, with the operating points {', '.join(points)}.")
 
 
-def plot_reliability(tables: dict[str, Predictions], findings: Sequence[str], bins: int = 8) -> Figure:
-    """Share of positives against the score, in bins of equal counts; square-root axes; the diagonal is ideal."""
-    labels = "score (mean of a bin)", "share of positives, 95 % interval"
-    figure, all_axes = panels(len(findings), 4, 2.7, height=2.5, labels=labels)
+def plot_reliability(tables: dict[str, Predictions], findings: Sequence[str], bins: int = 5) -> Figure:
+    """Share of positives against the mean score, in bins of equally many images; the dotted diagonal is ideal."""
+    labels = "mean score of a bin", "share of positives in the bin"
+    figure, all_axes = panels(len(findings), 4, 2.7, height=2.5, labels=labels, sharex=True, sharey=True)
     texts = []
     for axes, finding in zip(all_axes, findings, strict=False):
-        highest = 0.02
+        axes.plot([0, 1], [0, 1], color=GREY, ls=":", lw=1)
+        positives = 0
         for (name, predictions), (colour, marker) in zip(tables.items(), STYLES, strict=False):
             table = reliability(predictions, finding, bins)
             if table.empty:  # no label is known
@@ -91,58 +94,43 @@ def plot_reliability(tables: dict[str, Predictions], findings: Sequence[str], bi
             spread = np.array([table["share"] - table["low"], table["high"] - table["share"]])
             axes.errorbar(table["score"], table["share"], yerr=spread, fmt=f"-{marker}", color=colour, ms=5, lw=1,
                           elinewidth=1.5, capsize=2, label=name)  # fmt: skip
-            highest = max(highest, table["score"].max(), table["high"].max())
-            top = table.iloc[-1]
+            positives, top = int(table["positives"].sum()), table.iloc[-1]
             ends = f"the highest scores, {number(top['score'])}, meet {number(top['share'])}"
             texts.append(f"{pretty(finding)}, {name}: {ends}")
-        axes.plot([0, highest], [0, highest], color=GREY, ls=":", lw=1)
-        for scale, axis in ((axes.set_xscale, axes.xaxis), (axes.set_yscale, axes.yaxis)):
-            scale("function", functions=(lambda share: np.sqrt(np.maximum(share, 0)), np.square))  # most scores are low
-            axis.set_major_locator(FixedLocator([0, 0.02, 0.1, 0.25, 0.5, 0.75, 1]))
-            axis.set_major_formatter("{x:g}")
-        axes.set(xlim=(0, 1.05 * highest), ylim=(0, 1.05 * highest))
-        axes.set_title(f"{pretty(finding)} ({int(table['positives'].sum())})", fontsize=10)
-    all_axes[0].legend(fontsize=9, loc="upper left")
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+        axes.set_title(f"{pretty(finding)} ({positives})", fontsize=10)
+    handles = all_axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper right", ncols=len(tables), fontsize=9)
     return described(figure, f"Share of positives against the score. {'; '.join(texts)}.")
 
 
-def plot_choices(tables: dict[str, pd.DataFrame]) -> Figure:
-    """Macro F1 with its interval, one row per choice of thresholds. tables: name -> `evaluate`'s."""
-    figure, axes = plt.subplots(figsize=(8, 0.5 * len(tables) + 1.2))
-    columns, rows = ["f1", "f1_low", "f1_high"], np.arange(len(tables))
-    macro = pd.DataFrame({name: table.loc["macro", columns] for name, table in tables.items()}).T.astype(float)[::-1]
-    draw_intervals(axes, rows, macro, columns, lw=2.5, ms=8)
-    axes.set_yticks(rows, macro.index)
-    axes.set(xlabel="macro F1 on test, 95 % interval over patients", ylim=(-0.6, len(macro) - 0.4), xlim=(0, None))
-    axes.grid(axis="x")
-    values = [f"{name} {value:.3f} ({low:.3f} to {high:.3f})" for name, value, low, high in macro[::-1].itertuples()]
-    return described(figure, f"macro F1 on test: {', '.join(values)}.")
-
-
 def plot_gaps(table: pd.DataFrame) -> Figure:
-    """Gaps between each group and all others: strokes for findings, a dot for the mean of three or more, of `audit`."""
-    figure, sides = plt.subplots(1, 2, figsize=(10, 0.5 * table["group"].nunique() + 1.4), sharey=True)
+    """Gaps between each group and all others, of `audit`: the mean over three findings or more, with its interval.
+
+    Small grey dots are single findings; the worst of each row is named.
+    """
     names, texts = list(table["group"].unique()), []
-    metrics = (("auroc", "gap in AUROC", "left"), ("miss_rate", "gap in miss rate", "right"))
-    for axes, (metric, label, worse) in zip(sides, metrics, strict=True):
+    figure, sides = plt.subplots(1, 2, figsize=(10, 0.75 * len(names) + 1.4), sharey=True)
+    metrics = (("auroc", "gap in AUROC", "left", "idxmin"), ("miss_rate", "gap in miss rate", "right", "idxmax"))
+    for axes, (metric, label, worse, worst) in zip(sides, metrics, strict=True):
         for row, name in enumerate(names):
-            gaps = table[(table["group"] == name) & (table["metric"] == metric)]
-            single, [macro] = gaps[gaps["finding"] != "macro"], gaps[gaps["finding"] == "macro"].to_dict("records")
-            axes.plot(single["gap"], np.full(len(single), row + 0.22), "|", color="0.55", ms=7)
-            count = single["gap"].notna().sum()
-            if count < _LEAST_IN_MEAN:
-                texts.append(f"{name}, {label}: too few findings for a mean ({count})")
+            gaps = table[(table["group"] == name) & (table["metric"] == metric)].set_index("finding")
+            single, macro = gaps["gap"].drop("macro").dropna(), gaps.loc["macro"]
+            axes.plot(single, np.full(len(single), row + 0.25), ".", color="0.6", ms=5)
+            if len(single) < _LEAST_IN_MEAN:
+                texts.append(f"{name}, {label}: too few findings for a mean ({len(single)})")
                 continue
+            place = getattr(single, worst)()
+            axes.annotate(pretty(place), (single[place], row + 0.3), ha="center", va="top", fontsize=8, color=GREY)
             axes.hlines(row, macro["low"], macro["high"], color=BLUE, lw=2.5, alpha=0.6)
             axes.plot(macro["gap"], row, "o", color=BLUE, ms=8)
-            place = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
-            axes.annotate(f"{count}", (macro["high"], row), fontsize=9, **place)
-            texts.append(f"{name}, {label} {macro['gap']:+.2f} ({macro['low']:+.2f} to {macro['high']:+.2f})")
+            texts.append(f"{name}, {label} {macro['gap']:+.2f} ({macro['low']:+.2f} to {macro['high']:+.2f}), "
+                         f"worst {pretty(place)} {single[place]:+.2f}")  # fmt: skip
         axes.axvline(0, color=GREY, lw=1, ls=":")
         axes.set(xlabel=f"{label} (worse: to the {worse})")
         axes.grid(axis="x")
-    sides[0].set_yticks(range(len(names)), [f"{name} - others" for name in names])
-    sides[0].set(ylim=(len(names) - 0.4, -0.6))
-    how = "Strokes: single findings; dot: their mean, 95 % interval, and of how many"
+    sides[0].set_yticks(range(len(names)), [f"{name} − others" for name in names])
+    sides[0].set(ylim=(len(names) - 0.3, -0.5))
+    how = "Blue: mean over findings, 95 % interval; grey: single findings, the worst named"
     figure.suptitle(how, fontsize=11, x=0.01, ha="left")
     return described(figure, f"Each group against all others, mean over findings: {'; '.join(texts)}.")

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cxrlib.plots.style import BLUE, GREEN, GREY, ORANGE, RED, STYLES, described, draw_intervals, pretty
+from cxrlib.evaluation.bootstrap import draw_patients, ratio
+from cxrlib.plots.style import BLUE, GREY, ORANGE, STYLES, described, draw_intervals, pretty
 
 
 def plot_localization(table: pd.DataFrame, metric: str = "pointing", label: str = "pointing game") -> Figure:
@@ -31,58 +32,85 @@ def plot_localization(table: pd.DataFrame, metric: str = "pointing", label: str 
                      f"Macro mean: {macro}.")  # fmt: skip
 
 
-def plot_places(shares: pd.DataFrame) -> Figure:
-    """Where heat lies. shares: mean shares, sum 1; index the group (such as "true positives"), one column per place."""
-    figure, axes = plt.subplots(figsize=(8, 0.7 * len(shares) + 1.2))
-    left, looks = 0, ((BLUE, ""), (GREEN, "//"), (ORANGE, ".."), (RED, "xx"), ("0.85", ""))
-    for place, (colour, hatch) in zip(shares, looks, strict=False):
-        bars = axes.barh(shares.index, shares[place], left=left, color=colour, hatch=hatch, ec="white", label=place)
-        texts = [f"{value:.0%}" if value > 0.04 else "" for value in shares[place]]
-        text = {"color": "black"} if colour == "0.85" else {"bbox": {"fc": colour, "ec": "none", "pad": 2}}
-        axes.bar_label(bars, texts, label_type="center", fontsize=9, **{"color": "white"} | text)
-        left += shares[place]
+def plot_places(density: pd.DataFrame) -> Figure:
+    """How dense heat lies in each place; 1 is what a flat map has there.
+
+    density: one row per map, with columns group (such as "true positives"), patient, and one per place.
+    """
+    groups = density.groupby("group", sort=False)
+    figure, axes = plt.subplots(figsize=(8, 0.6 * (density.shape[1] - 2) + 1.4))
+    texts = []
+    for n, ((name, maps), style) in enumerate(zip(groups, STYLES, strict=False)):
+        table = _mean_interval(maps.drop(columns="group").groupby("patient").mean())
+        y = np.arange(len(table)) + 0.25 * (n - (len(groups) - 1) / 2)
+        label = f"{name} ({len(maps)} maps, {maps['patient'].nunique()} patients)"
+        draw_intervals(axes, y, table, ("value", "low", "high"), style, label=label, ms=7)
+        texts.append(f"{label}: " + ", ".join(f"{row.Index} {row.value:.1f} ({row.low:.1f} to {row.high:.1f})"
+                                              for row in table.itertuples()))  # fmt: skip
+    axes.axvline(1, color=GREY, lw=1, ls=":")
+    axes.set_yticks(range(len(table)), table.index)
     axes.invert_yaxis()
-    axes.set(xlim=(0, 1), xlabel="share of the heat", title="Where the heat lies")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    values = [f"{group}: {', '.join(f'{place} {value:.0%}' for place, value in row.items())}"
-              for group, row in shares.iterrows()]  # fmt: skip
-    return described(figure, f"Mean share of the heat by place. {'; '.join(values)}.")
+    axes.set(xlabel="density of the heat (1: as in a flat map), mean and 95 % interval over patients", xlim=(0, None))
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1))
+    return described(figure, f"Mean density of the heat by place. {'; '.join(texts)}.")
 
 
 def plot_sanity(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Mean rank correlation with the trained model's map, as layers become random. tables: method -> `sanity`'s.
 
-    An image whose map is empty or flat at a step is left out of that mean.
+    An image whose map is empty or flat at a step is left out of that mean. Bars: 95 % interval over the images.
     """
     figure, axes = plt.subplots(figsize=(7.5, 3.6))
     texts = []
-    for (name, table), (colour, marker) in zip(tables.items(), STYLES, strict=False):
-        mean = table.groupby("step")["rank"].mean()
-        axes.plot(mean.index, mean, f"-{marker}", color=colour, label=name)
-        texts.append(f"{name}: {', '.join(f'{value:.2f}' for value in mean)}")
-    layers = next(iter(tables.values())).drop_duplicates("step").set_index("step")["layer"]
+    for n, ((name, table), (colour, marker)) in enumerate(zip(tables.items(), STYLES, strict=False)):
+        mean = _mean_interval(table.pivot_table("rank", "image", "step", dropna=False))
+        _with_bars(axes, mean.index + 0.05 * n, mean, color=colour, marker=marker, label=name)
+        texts.append(f"{name}: {', '.join(f'{value:.2f}' for value in mean['value'])}")
+    first = next(iter(tables.values()))
+    layers = first.drop_duplicates("step").set_index("step")["layer"]
     names = ["nothing", "the head", *(f"down to\n{layer}" for layer in layers[2:])]
     axes.set_xticks(layers.index, names, fontsize=9)
     axes.axhline(0, color=GREY, lw=1, ls=":")
-    axes.set(ylim=(-1, 1.05), xlabel="what is random", ylabel="rank correlation",
-             title="A map of what was learned forgets it with the model")  # fmt: skip
+    images = f"{first['image'].nunique()} radiographs"
+    axes.set(ylim=(-1, 1.1), xlabel="weights made random", ylabel="rank correlation",
+             title=f"Likeness to the map of the trained model ({images})")  # fmt: skip
     axes.legend(loc="lower right")
-    what = "Rank correlation with the trained model's map as layers become random"
+    what = f"Rank correlation with the trained model's map as layers become random, {images}"
     return described(figure, f"{what}. {'; '.join(texts)}.")
 
 
 def plot_faithfulness(curves: pd.DataFrame) -> Figure:
-    """Deletion and insertion: mean score against the share of the image, by the map and in random order."""
-    figure, both = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
+    """Deletion and insertion: mean score against the share of the image, hottest places first and in random order.
+
+    curves: of `perturbation`. Bars: 95 % interval over the images.
+    """
+    figure, both = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
     areas = []
     for axes, kind in zip(both, ("deletion", "insertion"), strict=True):
-        for order, colour, style in (("map", BLUE, "-o"), ("random", ORANGE, "--D")):
-            mean = curves[(curves["kind"] == kind) & (curves["order"] == order)].groupby("share")["score"].mean()
-            area = np.trapezoid(mean, mean.index)
-            axes.plot(100 * mean.index, mean, style, color=colour, label=f"{order}: area {area:.2f}")
+        orders = (("map", "hottest first", BLUE, "o", 0), ("random", "random order", ORANGE, "D", 0.6))
+        for order, name, colour, marker, aside in orders:
+            rows = curves[(curves["kind"] == kind) & (curves["order"] == order)]
+            mean = _mean_interval(rows.pivot_table("score", "image", "share"))
+            area = np.trapezoid(mean["value"], mean.index)
+            label = f"{name}: area {area:.2f}"
+            _with_bars(axes, 100 * mean.index + aside, mean, color=colour, marker=marker, label=label)
             areas.append(f"{kind} by {order} {area:.2f}")
-        what = "blurred" if kind == "deletion" else "sharp"
-        axes.set(xlabel=f"{what}, hottest first (% of the image)", title=kind.capitalize())
+        axes.set(xlabel=f"{'blurred' if kind == 'deletion' else 'shown sharp'} (% of the image)")
+        axes.set_title(f"{kind.capitalize()} ({curves['image'].nunique()} radiographs)")
         axes.legend()
     both[0].set_ylabel("mean score")
-    return described(figure, f"Mean score as the hottest places are taken or given first. Areas: {', '.join(areas)}.")
+    what = f"Mean score of {curves['image'].nunique()} radiographs as the hottest places are taken or given first"
+    return described(figure, f"{what}. Areas: {', '.join(areas)}.")
+
+
+def _mean_interval(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean of each column over the rows (patients or images), with its 95 % bootstrap interval: value, low, high."""
+    times, known = draw_patients(len(table), 1000, 0).astype(float), table.notna().to_numpy(float)
+    means = ratio(times @ table.fillna(0).to_numpy(), times @ known)
+    low, high = np.nanquantile(means, [0.025, 0.975], axis=0)
+    return pd.DataFrame({"value": table.mean(), "low": low, "high": high})
+
+
+def _with_bars(axes, x, mean: pd.DataFrame, **options) -> None:
+    error = np.maximum([mean["value"] - mean["low"], mean["high"] - mean["value"]], 0)
+    axes.errorbar(x, mean["value"], yerr=error, capsize=2, elinewidth=1, **options)

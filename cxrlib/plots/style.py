@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
@@ -117,18 +118,26 @@ def plot_radiographs(images: Sequence, titles: Sequence[str], boxes: Sequence = 
 
 
 def plot_overlays(images, maps, titles: Sequence[str], boxes: Sequence = (), columns: int = 4) -> Figure:
-    """Radiographs under their heat maps, each (h, w) in [0, 1] or None; boxes as in `plot_radiographs`."""
+    """Radiographs under their heat maps, each (h, w) in [0, 1] or None; boxes as in `plot_radiographs`.
+
+    Heat below a quarter is transparent. A colour bar is drawn where there is a map.
+    """
     figure, all_axes = panels(len(images), columns, 2.3)
+    colours = None
     for axes, image, heat, title, own in zip(all_axes, images, maps, titles, boxes or repeat(()), strict=False):
         axes.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255)
         axes.set_title(title, fontsize=9, loc="center")
         if heat is not None:
             heat, extent = np.asarray(heat), (*axes.get_xlim(), *axes.get_ylim())
-            axes.imshow(heat, cmap="inferno", alpha=0.55 * heat**0.5, vmin=0, vmax=1, extent=extent)
+            alpha = 0.65 * np.clip((heat - 0.25) / 0.5, 0, 1)
+            colours = axes.imshow(heat, cmap="inferno", alpha=alpha, vmin=0, vmax=1, extent=extent)
         for *box, text in own:
             x, y, w, h = np.multiply(box, len(image) / BOX_FRAME)
             axes.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, ec="#56b4e9", lw=2))
             axes.text(x, y - 2, text, color="#56b4e9", fontsize=8, va="bottom", path_effects=[_OUTLINE])
+    if colours is not None:
+        bar = figure.colorbar(ScalarMappable(colours.norm, "inferno"), ax=all_axes, aspect=40, shrink=0.6, pad=0.02)
+        bar.set_label("heat, relative to the highest of its map", fontsize=9)
     return figure
 
 

@@ -6,7 +6,7 @@ from scipy.special import expit
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.calibration import Calibrator, estimate_prevalence, with_prevalence
+from cxrlib.evaluation.calibration import Calibrator, with_prevalence
 from cxrlib.evaluation.metrics import point_estimates
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.reliability import ece_floor, out_of_fold, reliability
@@ -113,23 +113,6 @@ def test_scores_are_calibrated_again_after_the_correction():
     assert corrected.calibration == "none, for another prevalence"
 
 
-@pytest.mark.parametrize("prevalence", [0.02, 0.1, 0.4])
-def test_em_finds_the_prevalence_from_scores_alone(prevalence):
-    there = label_shift(1, 6000, prevalence)
-    np.testing.assert_allclose(estimate_prevalence(there, np.full(14, 0.1)), prevalence, atol=0.03)
-    assert abs(there.scores.mean() - prevalence) > 0.03 or prevalence == 0.1  # the mean score does not
-
-
-def test_each_step_of_em_makes_the_scores_likelier():
-    there = label_shift(2, 300, 0.3)
-    scores, last = there.scores.astype(np.float64), -np.inf
-    for steps in (0, 1, 2, 5, 30):
-        found = estimate_prevalence(there, np.full(14, 0.1), steps=steps)
-        likelihood = np.log(scores * found / 0.1 + (1 - scores) * (1 - found) / 0.9).sum()
-        assert likelihood >= last
-        last = likelihood
-
-
 def test_what_cannot_be_corrected_is_kept():
     there = label_shift(3, 200, 0.3)
     before, after = np.full(14, 0.1), np.full(14, 0.3)
@@ -137,9 +120,6 @@ def test_what_cannot_be_corrected_is_kept():
     corrected = with_prevalence(there, before, after)
     np.testing.assert_array_equal(corrected.scores[:, :4], there.scores[:, :4])
     assert (corrected.scores[:, 4:] != there.scores[:, 4:]).mean() > 0.99
-    found = estimate_prevalence(there, before)
-    assert np.isnan(found).tolist() == [True] * 3 + [False] * 11
-    assert np.isnan(estimate_prevalence(there.take([]), np.full(14, 0.1))).all()
     sure = make(np.tile([[0.0], [1.0]], (1, 14)), np.zeros((2, 14)))
     np.testing.assert_array_equal(with_prevalence(sure, np.full(14, 0.1), np.full(14, 0.0)).scores[:, 0], [0, 0])
     for bad in ([0.1] * 13, [1.5] * 14, [-0.1] * 14):

@@ -61,8 +61,8 @@ def test_threshold_curves_mark_the_chosen_and_its_interval():
     figure = plots_evaluation.plot_threshold_curves(grid, np.tile(np.arange(14) / 14, (3, 1)), thresholds)
     tuned = [k for k in range(14) if k != 5]
     assert [figure.axes[k].lines[1].get_xdata()[0] for k in tuned] == values[tuned].tolist()
-    spans = [figure.axes[k].patches[0].get_x() for k in tuned]
-    assert spans == pytest.approx((values - 0.05)[tuned])
+    bars = [figure.axes[k].collections[0].get_segments()[0][0, 0] for k in tuned]
+    assert bars == pytest.approx((values - 0.05)[tuned])
     assert len(figure.axes[5].lines) == 1
     assert f"{plots.pretty(FINDINGS[5])}: not tuned" in words(figure)
     assert f"{plots.pretty(FINDINGS[3])}: never" in words(figure)
@@ -110,14 +110,7 @@ def test_low_scores_of_a_rare_finding_are_said_with_a_digit(predictions):
     assert f"the highest scores, {highest:.2g}, meet" in said
 
 
-def test_choices_and_gaps_draw_the_macro_with_its_interval(predictions):
-    tables = {"0.5": evaluate(predictions, [0.5] * 14, 20), "0.3": evaluate(predictions, [0.3] * 14, 20)}
-    figure = plots_evaluation.plot_choices(tables)
-    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["0.3", "0.5"]
-    f1 = [tables[name].loc["macro", "f1"] for name in ("0.3", "0.5")]
-    assert figure.axes[0].lines[0].get_xdata().tolist() == f1
-    assert f"0.5 {f1[1]:.3f} (" in plots.alt_text(figure)
-
+def test_gaps_draw_the_macro_with_its_interval_and_name_the_worst_finding():
     of, entries = made(n=200)
     gaps = audit(of, entries, [0.5] * 14, by=["sex", "view"], replicates=20)
     figure = plots_evaluation.plot_gaps(gaps)
@@ -126,7 +119,11 @@ def test_choices_and_gaps_draw_the_macro_with_its_interval(predictions):
         assert marked(panel, "o") == [(gap, row) for row, gap in enumerate(macro["gap"])]
         ends = [collection.get_segments()[0][:, 0].tolist() for collection in panel.collections]
         assert ends == macro[["low", "high"]].to_numpy().tolist()
-    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["women - others", "AP - others"]
+        for text, row in zip(panel.texts, ("women", "AP"), strict=True):
+            single = gaps[(gaps["group"] == row) & (gaps["metric"] == metric) & (gaps["finding"] != "macro")]
+            worst = single.set_index("finding")["gap"].agg("idxmin" if metric == "auroc" else "idxmax")
+            assert text.get_text() == plots.pretty(worst)
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["women − others", "AP − others"]
     assert f"AP, gap in miss rate {macro['gap'].iloc[1]:+.2f}" in plots.alt_text(figure)
 
 

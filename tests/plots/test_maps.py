@@ -48,32 +48,43 @@ def test_controls_may_have_any_name_and_number(table):
     assert "mine 8 0.50" in alt_text(figure)
 
 
-def test_shares_of_places_fill_the_bar():
-    shares = pd.DataFrame({"lungs": [0.5, 0.2], "letters": [0.1, 0.3], "elsewhere": [0.4, 0.5]},
-                          index=["true positives", "false positives"])  # fmt: skip
-    figure = plot_places(shares)
-    bars = figure.axes[0].patches
-    np.testing.assert_allclose([bar.get_width() for bar in bars], shares.to_numpy().T.ravel())
-    assert max(bar.get_x() + bar.get_width() for bar in bars) == pytest.approx(1)
-    assert "true positives: lungs 50%, letters 10%" in alt_text(figure)
+def bars(container):
+    """(low, high) of each error bar."""
+    return np.array([segment[:, 1] for segment in container[2][0].get_segments()], float)
 
 
-def test_sanity_is_the_mean_of_what_is_defined():
+def test_density_of_places_is_a_mean_over_patients():
+    rows = [("true positives", 1, 3.0, 0.5), ("true positives", 1, 1.0, 0.5), ("true positives", 2, 4.0, 0.5),
+            ("false positives", 3, 0.2, 1.0)]  # fmt: skip
+    figure = plot_places(pd.DataFrame(rows, columns=["group", "patient", "lungs", "letters"]))
+    lines = {line.get_label(): line.get_xdata() for line in figure.axes[0].lines}
+    np.testing.assert_allclose(lines["true positives (3 maps, 2 patients)"], [3, 0.5])
+    segments = [segment[:, 0] for segment in figure.axes[0].collections[0].get_segments()]
+    np.testing.assert_allclose(segments, [[2, 4], [0.5, 0.5]], err_msg="two patients: their values are the ends")
+    assert "lungs 3.0 (2.0 to 4.0), letters 0.5" in alt_text(figure)
+
+
+def test_sanity_is_the_mean_of_what_is_defined_with_its_interval():
     steps = pd.DataFrame({"step": [0, 0, 1, 1, 2, 2], "layer": ["none"] * 2 + ["fc"] * 2 + ["conv1"] * 2,
-                          "rank": [1, 1, 0.5, np.nan, 0.2, 0.0]})  # fmt: skip
+                          "image": [0, 1] * 3, "rank": [1, 1, 0.5, np.nan, 0.2, 0.0]})  # fmt: skip
     figure = plot_sanity({"gradcam": steps, "layercam": steps.assign(rank=0.9)})
-    lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
-    np.testing.assert_allclose(lines["gradcam"], [1, 0.5, 0.1])
+    [gradcam, layercam] = figure.axes[0].containers
+    np.testing.assert_allclose(np.array(gradcam[0].get_ydata(), float), [1, 0.5, 0.1])
+    np.testing.assert_allclose(bars(gradcam), [[1, 1], [0.5, 0.5], [0, 0.2]], atol=1e-9)
+    np.testing.assert_allclose(np.array(layercam[0].get_ydata(), float), 0.9)
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["nothing", "the head", "down to\nconv1"]
+    assert "(2 radiographs)" in figure.axes[0].get_title(loc="left")
 
 
-def test_curves_are_named_with_their_area():
+def test_curves_are_named_with_their_area_and_what_comes_first():
     shares = [0, 0.5, 1]
-    rows = [(0, kind, order, share, score)
+    rows = [(image, kind, order, share, score)
             for kind, order, scores in (("deletion", "map", (1, 0, 0)), ("deletion", "random", (1, 0.5, 0)),
                                         ("insertion", "map", (0, 1, 1)), ("insertion", "random", (0, 0.5, 1)))
-            for share, score in zip(shares, scores, strict=True)]  # fmt: skip
+            for share, score in zip(shares, scores, strict=True) for image in (0, 1)]  # fmt: skip
     figure = plot_faithfulness(pd.DataFrame(rows, columns=["image", "kind", "order", "share", "score"]))
     named = [text.get_text() for axes in figure.axes for text in axes.get_legend().get_texts()]
-    assert named == ["map: area 0.25", "random: area 0.50", "map: area 0.75", "random: area 0.50"]
+    assert named == ["hottest first: area 0.25", "random order: area 0.50",
+                     "hottest first: area 0.75", "random order: area 0.50"]  # fmt: skip
     assert "insertion by map 0.75" in alt_text(figure)
+    assert figure.axes[0].get_xlabel() == "blurred (% of the image)"

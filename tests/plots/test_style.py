@@ -271,7 +271,7 @@ def test_a_hot_corner_is_drawn_in_that_corner(kind):
     left, right, bottom, top = over.get_extent()
     assert (left, right, bottom, top) == (-0.5, 63.5, 63.5, -0.5)
     assert over.get_array()[0, 3] == 1
-    assert over.get_alpha()[0, 3] == pytest.approx(0.55)
+    assert over.get_alpha()[0, 3] == pytest.approx(0.65)
     assert over.get_alpha()[3, 0] == 0, "where there is no heat the radiograph is seen as it is"
     figure.canvas.draw()
     drawn = np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)

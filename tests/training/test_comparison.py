@@ -15,7 +15,14 @@ from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.sums import Drawn
 from cxrlib.models.architectures import ARCHITECTURES
-from cxrlib.plots.comparison import on_front, plot_costs, plot_differences, plot_learning_curves
+from cxrlib.plots.comparison import (
+    pareto_front,
+    plot_changes,
+    plot_costs,
+    plot_differences,
+    plot_learning_curves,
+    plot_paired,
+)
 from cxrlib.plots.style import alt_text
 from cxrlib.training import comparison
 from cxrlib.training.comparison import (
@@ -254,7 +261,7 @@ def test_what_cannot_be_paired_is_refused():
 
 def test_the_front_is_who_is_beaten_by_nobody():
     table = pd.DataFrame({"auroc": [0.6, 0.7, 0.65, 0.7, 0.6], "cost": [1, 2, 3, 4, 1]}, index=list("abcde"))
-    assert on_front(table, "cost").to_dict() == {"a": True, "b": True, "c": False, "d": False, "e": True}
+    assert pareto_front(table, "cost").to_dict() == {"a": True, "b": True, "c": False, "d": False, "e": True}
 
 
 def test_figures_show_every_candidate_and_say_it_in_words():
@@ -263,7 +270,7 @@ def test_figures_show_every_candidate_and_say_it_in_words():
     figure = plot_costs(table)
     assert [axes.get_xlabel().split(" (")[0] for axes in figure.axes] == [
         "parameters",
-        "10⁹ operations an image",
+        "10⁹ operations per image",
         "minutes of training",
     ]
     assert len(figure.axes[0].containers) == 3
@@ -273,6 +280,33 @@ def test_figures_show_every_candidate_and_say_it_in_words():
     pairs = plot_differences(all_differences(results, 100))
     assert [label.get_text() for label in pairs.axes[0].get_yticklabels()][-1] == "lite0:imagenet − resnet18"
     assert "Holm's p" in alt_text(pairs)
+
+
+def test_who_has_not_left_chance_is_hollow_and_not_on_the_front():
+    table = pd.DataFrame({"auroc": [0.7, 0.52], "auroc_low": [0.6, 0.45], "auroc_high": [0.8, 0.6]}, ["big", "small"])
+    figure = plot_costs(table.assign(parameters=[10, 1], gflop=[10, 1], minutes=[10, 1]))
+    fills = [bar[0].get_markerfacecolor() for bar in figure.axes[0].containers]
+    assert fills[1] == "white" != fills[0]
+    assert figure.axes[0].lines[0].get_xdata().tolist() == [10]
+    assert "Pareto front by parameters: big;" in alt_text(figure)
+
+
+def test_paired_draws_show_both_and_their_difference():
+    two = np.random.default_rng(0).normal(0.7, 0.02, 500)
+    figure = plot_paired(two + 0.01, two, ("one", "two"))
+    assert "difference +0.010 to +0.010" in alt_text(figure).replace("difference 0.010", "difference +0.010").replace(
+        "to 0.010", "to +0.010"
+    )
+    assert [patch.get_height() for patch in figure.axes[1].patches if patch.get_height()] == [500.0]
+
+
+def test_changes_are_filled_where_their_interval_is_clear_of_zero():
+    rows = [("better", 0.02, 0.01, 0.03), ("unclear", 0.0, -0.01, 0.01), ("worse", -0.02, -0.03, -0.01)]
+    figure = plot_changes(pd.DataFrame(rows, columns=["variant", "difference", "low", "high"]), "Changes")
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["worse", "unclear", "better"]
+    clear, unclear = (line.get_xdata().tolist() for line in figure.axes[0].lines[:2])
+    assert (clear, unclear) == ([-0.02, 0.02], [0.0])
+    assert alt_text(figure).startswith("Changes: better +0.020 (+0.010 to +0.030); unclear")
 
 
 # ---- cxr compare -----------------------------------------------------------------------------------------------------
