@@ -47,7 +47,8 @@ def opened(name):
 
 
 def code(nb):
-    return [cell for cell in nb.cells if cell.cell_type == "code"]
+    """The code cells of the lesson: all but the first one, which is for Kaggle and Colab."""
+    return [cell for cell in nb.cells if cell.cell_type == "code" and "hosted" not in cell.metadata.get("tags", [])]
 
 
 def markdown(nb):
@@ -94,6 +95,14 @@ def test_opens_with_the_question_and_what_you_will_learn(notebook):
     assert re.search(r"\*\*You will be able to\*\*\n(- .+\n){2,}", first.source)
     assert "**Before:**" in first.source
     assert "**Time:**" in first.source
+
+
+def test_the_first_cell_is_the_one_for_kaggle_and_colab_and_says_nothing_here(notebook):
+    """The same in all six; tests/test_hosted.py has it install the package and find the radiographs."""
+    _, nb = notebook
+    assert [cell for cell in nb.cells if "hosted" in cell.metadata.get("tags", [])] == [nb.cells[1]]
+    assert nb.cells[1].source == Path(check.__file__).with_name("hosted_cell.txt").read_text().strip()
+    assert nb.cells[1].outputs == []
 
 
 def test_imports_stand_at_the_top(notebook):
