@@ -64,7 +64,7 @@ def store(run: Path, to: Path) -> None:
     done = evaluate_at_tuned(val, test)
     write_csv(to / "metrics.csv", done.table.round(DIGITS))
     done.thresholds.save(to / "thresholds.json")
-    done.calibrator.save(to / "calibration.json")
+    done.calibrators[0].save(to / "calibration.json")
     for path in sorted(run.glob("*/gradcam/localization.csv")):
         table = pd.read_csv(path).round(DIGITS)
         write_csv(to / f"localization_{path.parents[1].name}.csv", table, index=False)
