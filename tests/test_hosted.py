@@ -20,7 +20,7 @@ from tests.namespace import may_mount, mounted
 
 ROOT = Path(__file__).resolve().parents[1]
 CELL = (ROOT / "tests" / "notebooks" / "hosted_cell.txt").read_text().strip()
-CARRIED = ("cxrlib", "notebooks", "pyproject.toml", "README.md", "LICENSE")  # what a wheel is built from
+CARRIED = ("cxrlib", "notebooks", "pyproject.toml", "README.md", "LICENSE", "data/results")  # the source of a wheel
 DOCS = ROOT / "docs" / "hosted.md"
 INPUT = "datasets/organizations/nih-chest-xrays/sample"
 STAND_IN = """

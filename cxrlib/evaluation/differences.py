@@ -95,7 +95,7 @@ def mean_against_members(
     average = [sum(values) / len(members) for values in zip(*each, strict=True)]
     rows = [*each, average, whole, [a - b for a, b in zip(whole, average, strict=True)]]
     auroc, replicates = np.array([value for value, _ in rows]), np.column_stack([values for _, values in rows])
-    low, high = interval(replicates, auroc, np.full(len(rows), count_patients(mean)[1][-1]), resampling.confidence)
+    low, high = interval(replicates, auroc, np.full(len(rows), count_patients(mean)[1][-1]))
     names = [*(str(number) for number, _ in enumerate(each, 1)), "members", "ensemble", "ensemble - members"]
     return pd.DataFrame({"auroc": auroc, "low": low, "high": high}, index=pd.Index(names, name="model"))
 

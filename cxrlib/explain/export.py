@@ -27,12 +27,12 @@ from torch import nn
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import written_whole
+from cxrlib.data.dataset import shifted
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.calibration import Calibrator, operating_point
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.explain.gradcam import as_grid
 from cxrlib.models.architectures import ARCHITECTURES, ChestXrayModel, model_from_checkpoint
-from cxrlib.training.inference import scores_of
 
 
 def export(checkpoint: dict, path: str | Path) -> Path:
@@ -86,7 +86,8 @@ class _Graph(nn.Module):
         hook = self.model.cam_layer.register_forward_hook(lambda _, inputs, output: kept.append(output))
         logits = self.model(images)
         hook.remove()
-        scores = scores_of(self.model, images) if self.model.tta else logits.sigmoid()
+        views = shifted(images) if self.model.tta else ()
+        scores = torch.stack([self.model(view).sigmoid() for view in views]).mean(dim=0) if views else logits.sigmoid()
         features = as_grid(kept[0])  # DenseNet-121 has by now written its ReLU into them
         outputs = [logits, scores, self.calibration(scores), features]
         if "maps" in self.outputs:

@@ -94,7 +94,7 @@ def as_grid(values: torch.Tensor) -> torch.Tensor:
     if values.ndim != 3 or side == 0 or values.shape[1] != 1 + side**2:
         raise InputError(f"the layer gives {tuple(values.shape)}, which has no grid; expected (b, c, h, w), or a class "
                          "token and the tokens of a square")  # fmt: skip
-    return values[:, 1:].transpose(1, 2).reshape(len(values), -1, side, side)
+    return values[:, 1:].transpose(1, 2).unflatten(2, (side, side))
 
 
 # ---- the methods: channels (b, c, h, w) and their gradients give a map (b, h, w) -------------------------------------

@@ -20,8 +20,8 @@ class PhantomConfig(Config):
     Anatomy, signs and errors of the labels follow the same rules in both.
     """
 
-    n_patients: int = Field(1000, ge=1, description="1,000 patients have about 2,400 images")
-    size: int = Field(256, ge=64, description="pixels per side of the images, which are 8-bit grey")
+    n_patients: int = Field(1000, ge=1, le=100_000, description="1,000 patients have about 2,400 images")
+    size: int = Field(256, ge=64, le=4096, description="pixels per side of the images, which are 8-bit grey")
     seed: int = Field(0, ge=0, description="the same seed gives the same bytes")
     prevalence: Literal[PREVALENCES] = Field(
         "teaching", description="teaching (each split of a small set has every finding), or nih, as in ChestX-ray14"

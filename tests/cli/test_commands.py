@@ -776,6 +776,6 @@ def test_eval_on_other_data_is_refused(tiny_nih, trained, refused):
     parts = load_checkpoint("model_best.pth")["parts"]
     table = pd.read_csv(tiny_nih.csv_path, dtype=str)
     table[table["Image Index"].isin(parts["train"])].to_csv(tiny_nih.csv_path, index=False)
-    for command in ("eval", "gradcam"):
+    for command, part in (("eval", "validation"), ("gradcam", "test")):
         line = refused(command, *data(tiny_nih.root))
-        assert "holds no image of the validation part of model_best.pth (split patient, seed 0)" in line
+        assert f"holds no image of the {part} part of model_best.pth (split patient, seed 0)" in line

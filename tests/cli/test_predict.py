@@ -215,7 +215,7 @@ def test_no_text_of_a_header_reaches_any_output(films, tmp_path, capfd):
     predict(films, "--weights", weights, "--out", out / "json", "--json")
     text = shown_to_anyone(out, capfd.readouterr())
     assert "another part of the body" in text
-    for value in (SECRET, "4711", "19700101", "Klinik", "Husten", "horse", "private words"):
+    for value in (SECRET, "ID-4711", "19700101", "Klinik", "Husten", "horse", "private words"):
         assert value not in text
 
 

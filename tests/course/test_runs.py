@@ -130,7 +130,7 @@ def test_a_broken_run_json_is_said_in_one_sentence(run, text):
 
 def test_a_run_dir_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="choose another run_dir"):
+    with pytest.raises(InputError, match="choose another folder"):
         RunFolder(tmp_path / "file" / "run").start(data={})
 
 

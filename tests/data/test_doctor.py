@@ -1,6 +1,7 @@
 """The doctor finds each fault that is planted, says so by name, and agrees with the readers about what stops them."""
 
 import builtins
+import gzip
 import json
 import os
 import shutil
@@ -78,7 +79,7 @@ def as_text(path: Path, change) -> None:
 # check -> how to plant it; the number is what must be counted
 PLANTED = {
     "no CSV": lambda d: d.csv_path.unlink(),
-    "not a text file": lambda d: d.csv_path.rename(f"{d.csv_path}.gz"),
+    "not a text file": lambda d: d.csv_path.write_bytes(gzip.compress(d.csv_path.read_bytes())[:-9]),
     "not UTF-8": lambda d: as_text(d.csv_path, lambda text: text.replace(b"No Finding", b"No Finding\xe9", 1)),
     "semicolons": lambda d: as_text(d.csv_path, lambda text: text.replace(b",", b";")),
     "column missing": lambda d: edit(d, 0, "Patient ID", "Person"),

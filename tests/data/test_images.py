@@ -225,7 +225,7 @@ def test_no_text_of_a_header_is_passed_on(tmp_path, capfd, recwarn, caplog):
         except InputError as error:
             shown = str(error)
         text = shown + "".join(capfd.readouterr()) + "".join(str(one.message) for one in recwarn) + caplog.text
-        for value in (SECRET, "4711", "19700101", "Klinik", "Husten", "horse", "private words", "1.2.3.4", "4o96"):
+        for value in (SECRET, "ID-4711", "19700101", "Klinik", "Husten", "horse", "private words", "1.2.3.4", "4o96"):
             assert value not in text
 
 

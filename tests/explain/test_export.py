@@ -18,7 +18,7 @@ from cxrlib.explain.gradcam import grad_cam
 from cxrlib.models.architectures import ARCHITECTURES, build_model, model_from_checkpoint, save_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint
 from cxrlib.models.names import ARCHS
-from cxrlib.training.inference import scores_of
+from cxrlib.training.inference import Engine
 
 SIDE = 32
 PLATT = Calibrator("platt", ({"slope": 1.4, "intercept": -0.3}, {}) * 7)
@@ -58,8 +58,7 @@ def test_onnxruntime_gives_our_scores_for_batches_of_any_size(arch, tmp_path, ca
     for count in (1, 5):
         found = session.run(None, {"images": images(count).numpy()})
         found = dict(zip([one.name for one in session.get_outputs()], found, strict=True))
-        with torch.inference_mode():
-            expected = scores_of(model, images(count)).numpy()
+        expected = Engine(model)(images(count))[0].numpy()
         assert np.ptp(expected, axis=0).max() > 1e-3 or count == 1, "all images alike show nothing"
         np.testing.assert_allclose(found["scores"], expected, atol=1e-4)
         np.testing.assert_allclose(found["scores"], 1 / (1 + np.exp(-found["logits"])), atol=1e-6)
@@ -79,8 +78,7 @@ def test_of_a_model_with_test_time_averaging_the_scores_are_the_averages(tmp_pat
     weights = load_checkpoint(checkpoint(tmp_path / "m.pth", "resnet18", tta=True))
     session = onnxruntime.InferenceSession(export(weights, tmp_path / "m.onnx"))
     logits, scores, probabilities = session.run(["logits", "scores", "probabilities"], {"images": images(3).numpy()})
-    with torch.inference_mode():
-        expected = scores_of(model_from_checkpoint(weights), images(3)).numpy()
+    expected = Engine(model_from_checkpoint(weights))(images(3))[0].numpy()
     np.testing.assert_allclose(scores, expected, atol=1e-4)
     np.testing.assert_allclose(probabilities, expected, atol=1e-4, err_msg="nothing is calibrated")
     assert abs(scores - 1 / (1 + np.exp(-logits))).max() > 1e-3

@@ -91,7 +91,7 @@ def test_rates_are_those_of_the_metrics(val):
     for k in range(14):
         counts = Curve(val.scores[:, k], val.labels[:, k]).counts(threshold)
         for name in ("sensitivity", "specificity", "ppv", "f1"):
-            np.testing.assert_allclose(getattr(counts, name), expected[name][k], atol=1e-12)
+            np.testing.assert_allclose(counts.rates[name], expected[name][k], atol=1e-12)
 
 
 def test_what_is_undefined_is_nan():
