@@ -52,14 +52,14 @@ def strengthen_dropout(model: ChestXrayModel, strength: float) -> None:
     """Raise the keep probability of the architecture's dropout and stochastic depth to the power `strength`.
 
     0 disables both, 1 leaves them unchanged, and 2 changes a drop probability of 0.2 to 0.36.
-    Raises InputError if the architecture has neither and strength is not 1.
+    Raises InputError if the architecture has neither and strength is neither 1 nor 0, which it fulfils.
     """
     from torchvision.ops import StochasticDepth  # here, as it takes as long to import as torch
 
     places = [(module, "p") for module in model.modules() if isinstance(module, (nn.Dropout, StochasticDepth))]
     places += [(module, name) for module in model.modules() for name in ("drop_prob", "drop_rate")]  # of timm
     places = [(module, name) for module, name in places if getattr(module, name, 0)]
-    if not places and strength != 1:
+    if not places and strength not in (0, 1):
         raise InputError(f"drop_strength {strength:g} changes nothing: {model.arch} has no dropout; expected 1")
     for module, name in places:
         setattr(module, name, 1 - (1 - getattr(module, name)) ** strength)

@@ -310,7 +310,8 @@ def test_dropout_is_applied_as_often_as_its_strength_says(arch, strength):
 @pytest.mark.parametrize("arch", ["resnet18", "densenet121", "vit_b_16"])
 def test_an_architecture_without_dropout_has_none_to_strengthen(arch):
     model = build_model(arch, "none", SIDE)
-    strengthen_dropout(model, 1.0)
+    for fulfilled in (0.0, 1.0):
+        strengthen_dropout(model, fulfilled)
     with pytest.raises(InputError, match=f"drop_strength 2 changes nothing: {arch} has no dropout; expected 1"):
         strengthen_dropout(model, 2.0)
 
