@@ -11,9 +11,9 @@ from cxrlib.plots.style import BLUE, GREY, ORANGE, STYLES, described, draw_inter
 _AUROC = "test macro AUROC, 95 % interval"
 # column of the table -> its label
 COSTS = {
-    "parameters": "parameters (millions, logarithmic)",
-    "gflop": "10⁹ operations per image (logarithmic)",
-    "minutes": "minutes of training (logarithmic)",
+    "parameters": "parameters (millions)",
+    "gflop": "10⁹ operations per image",
+    "minutes": "minutes of training",
 }
 
 
@@ -45,7 +45,7 @@ def plot_costs(table: pd.DataFrame) -> Figure:
         axes.margins(x=0.12)
         axes.xaxis.set_major_formatter(sparse)
         axes.xaxis.set_minor_formatter(sparse)
-    panels[0].set(ylabel=_AUROC, title="Accuracy against cost (grey: Pareto front)")
+    panels[0].set(ylabel=_AUROC, title="Accuracy against cost (grey: Pareto front; logarithmic scales)")
     panels[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), alignment="left")
     values = "; ".join(f"{name} {row['auroc']:.3f} ({row['auroc_low']:.3f} to {row['auroc_high']:.3f})"
                        for name, row in table.iterrows())  # fmt: skip
