@@ -270,7 +270,7 @@ def test_the_heat_map_fades_and_steps(chrome, server):
         page.get_by_role("button", name="next false positive").focus()
         page.keyboard.press("Enter")
         page.wait_for_function("before => document.querySelector('.cxr img').src !== before", arg=before[0])
-        assert "false positive" in numbers(page)
+        page.wait_for_function("document.querySelector('.cxr [role=status]').textContent.includes('false positive')")
 
 
 def choose(page, path):
@@ -306,7 +306,8 @@ def test_files_of_ones_own(chrome, server, tmp_path):
         assert finding.is_disabled()
         choose(page, tmp_path / "film.png")
         page.wait_for_selector('.cxr img[alt="radiograph film.png"]')
-        assert page.locator(".cxr tr svg").count() == len(FINDINGS)
+        page.locator(".cxr tr svg").nth(len(FINDINGS) - 1).wait_for()  # each part of the widget is a message of its own
+        page.wait_for_function("[...document.querySelectorAll('.cxr img')].every(one => one.complete)")
         sizes = page.locator(".cxr img").evaluate_all("all => all.map(one => one.naturalWidth)")
         assert len(sizes) == 2
         assert all(sizes), "the radiograph and the map over it are pictures"
@@ -323,7 +324,7 @@ def test_files_of_ones_own(chrome, server, tmp_path):
         choose(page, tmp_path / "notes.txt")
         alert = page.wait_for_selector(".cxr [role=alert]").inner_text()
         assert alert.startswith("Not predicted. notes.txt cannot be decoded")
-        assert page.locator(".cxr img").count() == page.locator(".cxr tr").count() == 0
+        page.wait_for_function("document.querySelector('.cxr img, .cxr tr') === null")
         page.evaluate("jupyterapp.commands.execute('docmanager:save')")
     text = (server[1] / "own.ipynb").read_text()
     assert "OwnRadiograph(mobilenet_v2)" in text
