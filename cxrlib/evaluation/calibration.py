@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import minimize, minimize_scalar
+import scipy  # scipy.optimize takes half a second to import, which a prediction need not wait for
 from scipy.special import expit, logit
 
 from cxrlib.core.errors import InputError, nearest, some
@@ -209,13 +209,14 @@ def _platt(scores: np.ndarray, positive: np.ndarray) -> dict | None:
         error = expit(z) - target
         return _loss(z, target), np.array([(error * x).mean(), error.mean()])
 
-    slope, intercept = minimize(loss_and_gradient, np.array([1.0, 0.0]), jac=True, method="BFGS", tol=1e-8).x
-    return {"slope": float(slope), "intercept": float(intercept)} if slope > 0 else None
+    found = scipy.optimize.minimize(loss_and_gradient, np.array([1.0, 0.0]), jac=True, method="BFGS", tol=1e-8)
+    slope, intercept = map(float, found.x)
+    return {"slope": slope, "intercept": intercept} if slope > 0 else None
 
 
 def _temperature(scores: np.ndarray, positive: np.ndarray) -> dict:
     x, target = _logit(scores), _targets(positive)
-    found = minimize_scalar(lambda log: _loss(np.exp(log) * x, target), bounds=(-5, 5), method="bounded")
+    found = scipy.optimize.minimize_scalar(lambda log: _loss(np.exp(log) * x, target), bounds=(-5, 5), method="bounded")
     return {"slope": float(np.exp(found.x))}
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -24,16 +23,14 @@ from cxrlib.core.paths import written_whole
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import BOX_FRAME
 
-BLUE, ORANGE, GREEN, RED, *_ = _PALETTE = sns.color_palette("colorblind")
+plt.style.use("cxrlib.plots.cxr")
+BLUE, ORANGE, GREEN, RED, *_ = _PALETTE = plt.rcParams["axes.prop_cycle"].by_key()["color"]
 GREY = "0.45"
 STYLES = tuple(islice(zip(cycle(_PALETTE), cycle("oDs^vPX*")), 40))  # no two alike
 DPI = 150  # for pages
 PRINT = 300  # for paper
 SHARPER = 1.5
 _OUTLINE = withStroke(linewidth=2, foreground="black")  # readable over heat, too
-
-sns.set_theme(style="ticks", context="notebook", font="DejaVu Sans", palette="colorblind")
-plt.style.use("cxrlib.plots.cxr")
 
 
 def described(figure: Figure, text: str) -> Figure:

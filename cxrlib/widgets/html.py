@@ -9,7 +9,7 @@ from pathlib import Path
 import ipywidgets as w
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 
 from cxrlib.core.html import data_uri, templates_in
@@ -20,10 +20,10 @@ SIDE = 448  # pixels of a radiograph under its heat map
 _HEAT = colormaps["inferno"]
 WRAP = {"flex_flow": "row wrap", "align_items": "flex-start"}
 COLOURS = {
-    "NEGATIVE": to_hex(BLUE),
-    "POSITIVE": to_hex(ORANGE),
-    "PALE_NEGATIVE": to_hex(1 - 0.38 * (1 - np.array(BLUE))),  # at 38 % on white, as in the histogram
-    "PALE_POSITIVE": to_hex(1 - 0.38 * (1 - np.array(ORANGE))),
+    "NEGATIVE": BLUE,
+    "POSITIVE": ORANGE,
+    "PALE_NEGATIVE": to_hex(1 - 0.38 * (1 - np.array(to_rgb(BLUE)))),  # at 38 % on white, as in the histogram
+    "PALE_POSITIVE": to_hex(1 - 0.38 * (1 - np.array(to_rgb(ORANGE)))),
     "INK": "#222222",
     "SOFT": "#555555",
     "RULE": "#c8c8c8",

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 import cxrlib.plots
@@ -109,7 +110,7 @@ def test_shown_pictures_are_small_and_keep_their_colours(displayed, entries):
     assert len(grid["image/jpeg"]) < 0.6 * len(png.getvalue())
     with Image.open(io.BytesIO(bars["image/png"])) as image:
         seen = {colour for _, colour in image.convert("RGB").getcolors(10_000)}
-    assert any(np.allclose(colour, np.array(plots.BLUE) * 255, atol=3) for colour in seen)
+    assert any(np.allclose(colour, np.array(to_rgb(plots.BLUE)) * 255, atol=3) for colour in seen)
 
 
 def test_names_for_readers():
