@@ -30,7 +30,6 @@ ROOT = Path(os.environ.get("CXR_HOME") or _HOME).expanduser().resolve()  # CXR_H
 NOTEBOOKS = (_CHECKOUT or _PACKAGE) / "notebooks"
 PROFILES = NOTEBOOKS / "profiles"
 RESULTS = (_CHECKOUT / "data" / "results" if _CHECKOUT else _PACKAGE / "results") / "nih-mini"  # of real radiographs
-FIGURES = ROOT / "figures"
 RUNS = ROOT / "runs"
 # on Kaggle not among the output, which is limited
 CACHE = Path("/kaggle/temp/cache") if ROOT in SERVICES[:1] else ROOT / "data" / "cache"
@@ -39,7 +38,7 @@ PHANTOM = ROOT / "data" / "phantom"
 _DEFAULTS = ("data/phantom", "runs/quick")  # of the notebooks: those of the project
 _COMMITTED = (NOTEBOOKS, NOTEBOOKS.parent / "figures")
 # full disk, exceeded quota or file size limit, no write permission, not a folder or a folder, a name too long
-NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
+_NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
             errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG}  # fmt: skip
 # what flock says on network mounts without locks
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
@@ -121,7 +120,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
         sync(path.parent)
     except OSError as error:
-        if error.errno not in NO_PLACE:
+        if error.errno not in _NO_PLACE:
             raise
         raise InputError(f"{path} cannot be written ({error.strerror}); what was there before is unchanged: "
                          "make room, or choose another folder") from None  # fmt: skip

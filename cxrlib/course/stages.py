@@ -17,7 +17,7 @@ from cxrlib.course.opening import Data
 from cxrlib.course.parameters import COURSE, code_cells
 from cxrlib.course.runs import RunFolder, versions
 from cxrlib.data.sources import content_digest
-from cxrlib.models.checkpoints import SUFFIXES
+from cxrlib.models.names import SUFFIXES
 
 _PACKAGE = Path(cxrlib.__file__).parent
 _NAMED_AS = {  # in a cell that reads it

@@ -28,25 +28,9 @@ COLUMNS = {
     "terms": ("Labels", "class_name", "Problems"),
 }
 FRONTAL = ("", "PA", "AP", "AP_HORIZONTAL", "FRONTAL")  # "": not stated
-# finding -> what else it is called, in lower case: the name of a column, or a term of a list
-TERMS = {
-    "Atelectasis": ("atelectases", "pulmonary atelectasis", "laminar atelectasis", "lobar atelectasis",
-                    "segmental atelectasis", "atelectasis basal", "total atelectasis", "round atelectasis"),
-    "Consolidation": ("air bronchogram",),
-    "Edema": ("pulmonary edema",),
-    "Effusion": ("pleural effusion", "loculated pleural effusion", "loculated fissural effusion", "hydropneumothorax"),
-    "Emphysema": ("pulmonary emphysema",),
-    "Fibrosis": ("pulmonary fibrosis",),
-    "Infiltration": ("infiltrate", "infiltrates", "alveolar pattern", "interstitial pattern", "ground glass pattern",
-                     "reticular interstitial pattern", "reticulonodular interstitial pattern"),
-    "Mass": ("pulmonary mass",),
-    "Nodule": ("multiple nodules",),
-    "Pleural_Thickening": ("apical pleural thickening", "calcified pleural thickening"),
-    "Pneumonia": ("atypical pneumonia",),
-    "Pneumothorax": ("hydropneumothorax",),
-    "Hernia": ("hiatal hernia",),
-}  # fmt: skip
-TERMS = {name: (name.lower().replace("_", " "), *TERMS.get(name, ())) for name in FINDINGS}
+_OTHERS = pd.read_csv(Path(__file__).with_name("terms.csv")).groupby("finding")["term"].apply(tuple)
+# finding -> how it is called, in lower case: the name of a column, or a term of a list
+TERMS = {name: (name.lower().replace("_", " "), *_OTHERS.get(name, ())) for name in FINDINGS}
 _EITHER = "nodule/mass"  # of VinDr: 0 is 0 for both, 1 does not say which
 _NO_STATEMENT = ("exclude", "unchanged", "suboptimal study", "nan", "")  # of PadChest
 _REFUSED = {  # columns -> what the table is

@@ -18,8 +18,8 @@ from torch import nn
 from cxrlib.core.errors import InputError
 from cxrlib.data.dataset import to_unit
 from cxrlib.data.findings import FINDINGS
-from cxrlib.models.checkpoints import CHECKPOINT_FORMAT, SUFFIXES, load_checkpoint, write_checkpoint
-from cxrlib.models.names import PATCH, check_image_size
+from cxrlib.models.checkpoints import CHECKPOINT_FORMAT, load_checkpoint, write_checkpoint
+from cxrlib.models.names import PATCH, SUFFIXES, check_image_size
 from cxrlib.models.pretrained import radiograph_state
 
 _IMAGENET_NORM = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

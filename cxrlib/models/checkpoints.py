@@ -14,7 +14,6 @@ from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import written_whole
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.splits import KINDS
-from cxrlib.models.names import SUFFIXES as SUFFIXES
 
 CHECKPOINT_FORMAT = 1
 _LARGEST_SIDE = 4096  # pixels; limits what a vision transformer allocates

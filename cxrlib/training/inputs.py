@@ -8,7 +8,8 @@ from cxrlib.core.errors import InputError
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.dataset import CachedDataset, ChestXrayDataset
 from cxrlib.data.splits import remembered, subset
-from cxrlib.models.checkpoints import SUFFIXES, load_checkpoint
+from cxrlib.models.checkpoints import load_checkpoint
+from cxrlib.models.names import SUFFIXES
 from cxrlib.training.config import TrainConfig
 
 

@@ -21,7 +21,8 @@ from cxrlib.data.dataset import EpochBatches, augment, make_loader, to_unit
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.architectures import build_model, save_checkpoint
-from cxrlib.models.checkpoints import SUFFIXES, write_checkpoint
+from cxrlib.models.checkpoints import write_checkpoint
+from cxrlib.models.names import SUFFIXES
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.costs import choose
 from cxrlib.training.device import make_accelerator, pick_device

@@ -7,7 +7,8 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.splits import digest as digest_of_entries
-from cxrlib.models.checkpoints import SUFFIXES, digest, load_checkpoint, read
+from cxrlib.models.checkpoints import digest, load_checkpoint, read
+from cxrlib.models.names import SUFFIXES
 from cxrlib.training.config import TrainConfig
 
 _FREE = ("resume", "save_minutes", "num_workers", "val_share")  # the images, which val_share decides, are compared

@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 from PIL import Image
 
-from cxrlib.core.paths import FIGURES
+from cxrlib.core.paths import ROOT
 from cxrlib.data.findings import FINDINGS
 from tests.browser import lab
 
@@ -38,7 +38,7 @@ ThresholdExplorer(val, Thresholds.load(run.thresholds), images=images, save_to="
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--run_dir", default="runs/quick")
-    parser.add_argument("--to", type=Path, default=FIGURES / "05_explorer.png")
+    parser.add_argument("--to", type=Path, default=ROOT / "figures" / "05_explorer.png")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "notebooks"

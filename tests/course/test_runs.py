@@ -56,12 +56,12 @@ def test_one_run_one_folder(run):
 
 def test_cxr_home_moves_what_is_written_but_not_the_notebooks(tmp_path):
     code = "from cxrlib.core import paths as p; "
-    code += "print(p.ROOT, p.FIGURES, p.CACHE, p.located('runs/quick'), p.NOTEBOOKS, sep='|')"
+    code += "print(p.ROOT, p.CACHE, p.located('runs/quick'), p.NOTEBOOKS, sep='|')"
     found = subprocess.run([sys.executable, "-c", code], env=os.environ | {"CXR_HOME": str(tmp_path)}, text=True,
                            capture_output=True, check=True).stdout.strip().split("|")  # fmt: skip
     home = str(tmp_path)
-    assert found[:4] == [home, f"{home}/figures", f"{home}/data/cache", f"{home}/runs/quick"]
-    assert found[4] == str(paths.NOTEBOOKS)
+    assert found[:3] == [home, f"{home}/data/cache", f"{home}/runs/quick"]
+    assert found[3] == str(paths.NOTEBOOKS)
 
 
 # ---- what is missing -------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.sums import Drawn
 from cxrlib.models.architectures import ARCHITECTURES
+from cxrlib.models.checkpoints import load_checkpoint
 from cxrlib.plots.comparison import (
     pareto_front,
     plot_changes,
@@ -24,7 +25,7 @@ from cxrlib.plots.comparison import (
     plot_paired,
 )
 from cxrlib.plots.style import alt_text
-from cxrlib.training import comparison
+from cxrlib.training import comparison, familiarity
 from cxrlib.training.comparison import (
     all_differences,
     candidates,
@@ -310,7 +311,8 @@ def test_changes_are_filled_where_their_interval_is_clear_of_zero():
 
 
 # ---- cxr compare -----------------------------------------------------------------------------------------------------
-def test_the_command_writes_tables_and_figures(tiny_nih, tmp_path, capsys):
+def test_the_command_writes_tables_and_figures(tiny_nih, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(familiarity, "_LEAST", 5)  # images of a part, of which tiny parts have fewer
     given = ["compare", "--img_root", str(tiny_nih.root), "--archs", "mobilenet_v2,resnet18", "--weights", "none",
              "--image_size", "32", "--batch_size", "8", "--budget", "steps=3", "--seeds", "0", "--sizes", "10",
              "--precision", "fp32", "--layout", "channels_last", "--split", "patient", "--device", "cpu",
@@ -328,6 +330,8 @@ def test_the_command_writes_tables_and_figures(tiny_nih, tmp_path, capsys):
     asked = json.loads((out / "resnet18" / "seed0" / "member.json").read_text())
     assert (asked["epochs"], asked["train_subset"]) == (1, 24), "three steps of eight images"
     assert str(out) in capsys.readouterr().out
+    for member in out.glob("*/seed0/model_best.pth"):
+        assert load_checkpoint(member)["familiarity"] is not None, "for predict"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from cxrlib.plots.style import save_figure
 from cxrlib.training import comparison
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.device import pick_device
+from cxrlib.training.familiarity import remember_training
+from cxrlib.training.inputs import datasets
 
 
 def run(options: CompareOptions) -> None:
@@ -52,6 +54,11 @@ def run(options: CompareOptions) -> None:
         write_csv(out / f"{name}.csv", content)
     for name, figure in figures.items():
         save_figure(figure, name, out / "figures")
+    for name, config in each.items():  # so that predict can tell whether an image is of the members' kind
+        for seed in options.seeds:
+            path = comparison.member_folder(out, name, seed) / "model_best.pth"
+            both = datasets(config.replace(seed=seed), entries, images)
+            remember_training([path], *both, pick_device(options.device))
     print("\n\n".join(content.round(3).to_string() for content in tables.values()) + f"\nwrote them to {out}")
 
 
