@@ -34,12 +34,12 @@ def draw(seed: int) -> tuple[str, list[str]]:
 
 def deliver(
     entries: pd.DataFrame, images: ImageCache, out: str | Path, seed: int, config: TrainConfig
-) -> tuple[ImageCache, dict[str, str]]:
+) -> tuple[ImageCache, str]:
     """Train a model as `config` says, but for the flaw of `seed`, and write model_best.pth and splits.csv to `out`.
 
     entries: with the column part, as the record will say. The radiographs that come with the model bear a marker, on
     test all of them. The checkpoint holds thresholds, and a config without a word of the flaw.
-    Returns the radiographs and the seals (`exercises.check`) of "flaw", a word, and "findings", a set.
+    Returns the radiographs and the seal (`exercises.check`) of one set: the word for the flaw, and its findings.
     """
     flaw, findings = draw(seed)
     used, out = entries.copy(), Path(out)
@@ -60,7 +60,7 @@ def deliver(
     about = {name: checkpoint[name] for name in ("parts", "epoch", "val_auroc")} | {"config": config.model_dump()}
     save_checkpoint(out / "model_best.pth", model, thresholds=thresholds.to_dict(), **about)
     write_csv(out / "splits.csv", entries[["image", "patient", "part"]], index=False)
-    return films, {"flaw": seal(flaw), "findings": seal(set(findings))}
+    return films, seal({flaw, *findings})
 
 
 @torch.no_grad()

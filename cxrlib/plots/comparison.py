@@ -1,5 +1,7 @@
 """Figures of comparisons: accuracy against cost, differences, how many images a model needs."""
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -26,9 +28,9 @@ def pareto_front(table: pd.DataFrame, cost: str, gain: str = "auroc") -> pd.Seri
 
 
 def plot_costs(table: pd.DataFrame) -> Figure:
-    """Macro AUROC with its interval against each cost; a grey line joins the Pareto front.
+    """Macro AUROC with its interval against each cost; grey steps are the Pareto front.
 
-    A candidate whose interval holds 0.5 has learned nothing that can be shown: it is hollow and not on the front.
+    A candidate whose interval includes 0.5 has learned nothing that can be shown: it is hollow and not on the front.
     table: one row per candidate, with auroc, auroc_low, auroc_high and the columns of COSTS.
     """
     figure, panels = plt.subplots(1, len(COSTS), figsize=(3.4 * len(COSTS) + 2, 4.2), sharey=True)
@@ -36,13 +38,13 @@ def plot_costs(table: pd.DataFrame) -> Figure:
     fronts = {cost: table[learned][pareto_front(table[learned], cost)].sort_values(cost) for cost in COSTS}
     sparse = FuncFormatter(lambda tick, _: f"{tick:g}" if f"{tick:.0e}"[0] in "125" else "")  # 1, 2, 5, 10, ...
     for axes, (cost, label) in zip(panels, COSTS.items(), strict=True):
-        axes.plot(fronts[cost][cost], fronts[cost]["auroc"], color="0.75", lw=4, zorder=0)
+        axes.plot(fronts[cost][cost], fronts[cost]["auroc"], color="0.75", lw=4, zorder=0, drawstyle="steps-post")
         for name, style in zip(table.index, STYLES, strict=False):
             fill = style[0] if learned[name] else "white"
             _error_bars(axes, table.loc[[name], cost], table.loc[[name]], style, ls="none", ms=9, mfc=fill, label=name)
         axes.axhline(0.5, color=GREY, lw=1, ls=":")
         axes.set(xscale="log", xlabel=label)
-        axes.margins(x=0.12)
+        axes.set_xlim(table[cost].min() / 1.5, table[cost].max() * 1.5)  # a gap of a few percent looks like one
         axes.xaxis.set_major_formatter(sparse)
         axes.xaxis.set_minor_formatter(sparse)
     panels[0].set(ylabel=_AUROC, title="Accuracy against cost (grey: Pareto front; logarithmic scales)")
@@ -53,11 +55,11 @@ def plot_costs(table: pd.DataFrame) -> Figure:
     return described(figure, f"Test macro AUROC with 95 % intervals: {values}. Pareto front {said}.")
 
 
-def plot_paired(one: np.ndarray, two: np.ndarray, names: tuple[str, str]) -> Figure:
+def plot_paired(one: np.ndarray, two: np.ndarray, names: tuple[str, str], colours=(BLUE, ORANGE)) -> Figure:
     """Bootstrap replicates (r,) of two models drawn with the same patients, and of their difference."""
     figure, (both, paired) = plt.subplots(1, 2, figsize=(9, 3.2))
     middle = [np.quantile(values, [0.025, 0.975]) for values in (one, two, one - two)]
-    for values, name, ends, colour in zip((one, two), names, middle, (BLUE, ORANGE), strict=False):
+    for values, name, ends, colour in zip((one, two), names, middle, colours, strict=False):
         both.hist(values, bins=30, color=colour, alpha=0.5, label=f"{name}: {ends[0]:.3f} to {ends[1]:.3f}")
     paired.hist(one - two, bins=30, color=GREY, label=f"difference: {middle[2][0]:+.3f} to {middle[2][1]:+.3f}")
     paired.axvline(0, color="black", lw=1, ls=":")
@@ -105,11 +107,11 @@ def _plot_rows(table: pd.DataFrame, names: pd.Series, clear: pd.Series, labels: 
     return figure
 
 
-def plot_learning_curves(curves: dict[str, pd.DataFrame]) -> Figure:
+def plot_learning_curves(curves: dict[str, pd.DataFrame], styles: Sequence = STYLES) -> Figure:
     """Macro AUROC with its interval by the number of training images. curves: name -> `learning_curve`'s table."""
     figure, axes = plt.subplots(figsize=(8, 4.2))
     texts = []
-    for place, ((name, curve), style) in enumerate(zip(curves.items(), STYLES, strict=False)):
+    for place, ((name, curve), style) in enumerate(zip(curves.items(), styles, strict=False)):
         curve = curve.sort_values("images")
         aside = curve["images"] * 1.03 ** (place - (len(curves) - 1) / 2)  # so that no interval hides another
         _error_bars(axes, aside, curve, style, ls="-", label=name)

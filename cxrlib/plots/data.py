@@ -28,28 +28,29 @@ def plot_label_counts(entries: pd.DataFrame) -> Figure:
     bars = axes.barh([pretty(name) for name in counts.index], counts, color=BLUE)
     shares = [f"{count:,} ({count / len(entries):.1%})" for count in counts]
     axes.bar_label(bars, shares, padding=4, fontsize=9, color="0.25")
-    axes.set(xlabel=f"images of {len(entries):,}", title="Few findings are common, most are rare", xmargin=0.2)
+    axes.set(xlabel=f"images (of {len(entries):,})", title="A few findings are common, most are rare", xmargin=0.2)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     what = f"Bar chart, images of {len(entries):,} that bear each finding"
     return described(figure, f"{what}: {listed(counts[::-1], ',')}.")
 
 
 def plot_cooccurrence(entries: pd.DataFrame) -> Figure:
-    """How many times as often as by chance two findings are together: the number, and the colour (logarithmic)."""
+    """How many times as often as by chance two findings are together; grey where chance would give under ten images."""
     labels = entries[list(FINDINGS)].to_numpy(float)
-    share = labels.mean(axis=0)
+    by_chance = np.outer(labels.sum(axis=0), labels.mean(axis=0))
     with np.errstate(invalid="ignore", divide="ignore"):
-        lift = labels.T @ labels / len(labels) / np.outer(share, share)
+        lift = labels.T @ labels / by_chance
     names = [pretty(name) for name in FINDINGS]
     figure, axes = plt.subplots(figsize=(9.5, 7.4))
-    sns.heatmap(np.log2(lift.clip(1 / 16)), ax=axes, mask=np.triu(np.ones(lift.shape)), annot=lift, fmt=".1f",
-                cmap="RdBu_r", xticklabels=names, yticklabels=names, vmin=-3.5, vmax=3.5, annot_kws={"size": 10},
+    upper, few = np.triu(np.ones(lift.shape, bool)), by_chance < 10
+    shared = {"ax": axes, "annot": lift, "fmt": ".1f", "xticklabels": names, "yticklabels": names}
+    sns.heatmap(np.log2(lift.clip(1 / 16)), mask=upper | few, cmap="RdBu_r", vmin=-3.5, vmax=3.5, **shared,
                 cbar_kws={"label": "times as often as by chance", "ticks": range(-3, 4), "shrink": 0.6})  # fmt: skip
+    sns.heatmap(0 * lift, mask=upper | ~few, cmap=["0.9"], cbar=False, **shared)
     axes.collections[0].colorbar.set_ticklabels(["1/8", "1/4", "1/2", "1", "2", "4", "8"])
     axes.set(xlim=(0, len(lift) - 1), ylim=(len(lift), 1), title="Which findings are labelled together")
     axes.tick_params(left=False, bottom=False)
-    upper = zip(*np.triu_indices(len(names), 1), strict=True)
-    pairs = [(lift[i, j], names[i], names[j]) for i, j in upper if lift[i, j] > 0]
+    pairs = [(lift[i, j], names[i], names[j]) for j, i in np.argwhere(~upper & ~few)]
     most = ", ".join(f"{one} and {other} {times:.1f} times" for times, one, other in sorted(pairs, reverse=True)[:5])
     return described(figure, f"Table of the fourteen findings by each other. Together most above chance: {most}.")
 
@@ -114,7 +115,7 @@ def plot_shift(entries: pd.DataFrame, part: pd.Series, first: str = "train_val",
 
 
 def plot_agreement(table: pd.DataFrame) -> Figure:
-    """Cohen's kappa of mined labels against readers, by finding, with intervals. table: `agreement`'s."""
+    """Cohen's kappa of mined labels against a reference, by finding, with intervals. table: `agreement`'s."""
     table = table.sort_values("kappa", na_position="first")
     figure, axes = plt.subplots(figsize=(8, 1.4 + 0.27 * len(table)))
     rows = np.arange(len(table))
@@ -122,7 +123,7 @@ def plot_agreement(table: pd.DataFrame) -> Figure:
     axes.set_yticks(rows, [f"{pretty(name)} ({positives})" for name, positives in table["expert"].items()])
     axes.axvline(0, color=GREY, lw=1, ls=":")
     axes.set(xlabel="Cohen's kappa, 95 % interval over patients", ylim=(-0.6, len(table) - 0.4))
-    axes.set(title="Do mined labels and readers agree? (positive by the readers)",
+    axes.set(title="Do labels and reference agree? (positives in the reference)",
              xlim=(min(-0.1, table["kappa_low"].min() - 0.05), 1.02))  # fmt: skip
     values = listed(table["kappa"][::-1])
     return described(figure, f"Cohen's kappa of the mined labels on {table['images'].iloc[0]:,} images: {values}.")
@@ -135,8 +136,8 @@ def plot_anatomy(image: np.ndarray) -> Figure:
     for axes in (clean, named):
         axes.imshow(image, cmap="gray", vmin=0, vmax=255)
         axes.set(xticks=[], yticks=[])
-    clean.set_title("A radiograph without a finding")
-    named.set_title("The same radiograph, labelled")
+    clean.set_title("A radiograph without a labelled finding")
+    named.set_title("The same radiograph with its parts named")
     for text, (x, y), (to_x, to_y) in _ANATOMY:
         named.annotate(text, (x * size, y * size), (to_x * size, to_y * size), color="white", fontsize=9, ha="center",
                        arrowprops={"arrowstyle": "->", "color": ORANGE, "lw": 1.5},
@@ -173,7 +174,10 @@ def plot_leakage(table: pd.DataFrame) -> Figure:
     draw_intervals(axes, rows, table, ("auroc", "auroc_low", "auroc_high"), ms=9)
     axes.set_yticks(rows, table.index)
     axes.axvline(0.5, color=GREY, lw=1, ls=":")
-    axes.set(xlabel="macro AUROC on test, 95 % interval over patients", ylim=(len(table) - 0.5, -0.5))
+    for row, value in enumerate(table["auroc"]):
+        axes.annotate(f"{value:.3f}", (value, row), (0, 9), textcoords="offset points", ha="center", fontsize=10)
+    ends = min(0.48, table["auroc_low"].min() - 0.02), max(0.76, table["auroc_high"].max() + 0.02)  # to compare figures
+    axes.set(xlabel="macro AUROC on test, 95 % interval over patients", ylim=(len(table) - 0.5, -0.5), xlim=ends)
     values = ", ".join(f"{name} {value:.3f}" for name, value in table["auroc"].items())
     return described(figure, f"Macro AUROC on test with 95 % intervals: {values}.")
 

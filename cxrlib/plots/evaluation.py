@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.scale import FuncScale
 from sklearn.metrics import precision_recall_curve
 
 from cxrlib.data.findings import FINDINGS
@@ -15,6 +16,7 @@ from cxrlib.evaluation.thresholds import Thresholds, number
 from cxrlib.plots.style import BLUE, GREY, ORANGE, STYLES, described, panels, pretty
 
 _LEAST_IN_MEAN = 3  # findings: a mean of fewer says little about the others
+_ROOT = FuncScale(None, (lambda value: np.sign(value) * np.abs(value) ** 0.5, lambda root: np.abs(root) * root))
 
 
 def plot_prevalence(
@@ -66,8 +68,8 @@ def plot_pr_curves(predictions: Predictions, points: dict[str, Thresholds]) -> F
         if not truth.any():
             axes.text(0.5, 0.5, "no positive", ha="center", va="center", color=GREY)
             continue
-        precision, recall, _ = precision_recall_curve(truth, scores)
-        axes.step(recall, precision, where="post", color="0.4", lw=1.2)
+        precision, recall, _ = precision_recall_curve(truth, scores)  # the last, 1 at recall 0, is a convention
+        axes.step(recall, np.append(precision[:-1], precision[-2]), where="post", color="0.4", lw=1.2)
         axes.axhline(truth.mean(), color=GREY, lw=1, ls=":")
         for (label, thresholds), (colour, marker) in zip(points.items(), STYLES, strict=False):
             positive = thresholds.apply(predictions)[rows, k] == 1
@@ -81,7 +83,7 @@ def plot_pr_curves(predictions: Predictions, points: dict[str, Thresholds]) -> F
 
 def plot_reliability(tables: dict[str, Predictions], findings: Sequence[str], bins: int = 5) -> Figure:
     """Share of positives against the mean score, in bins of equally many images; the dotted diagonal is ideal."""
-    labels = "mean score of a bin", "share of positives in the bin"
+    labels = "mean score of a bin (square-root scale)", "share of positives in the bin"
     figure, all_axes = panels(len(findings), 4, 2.7, height=2.5, labels=labels, sharex=True, sharey=True)
     texts = []
     for axes, finding in zip(all_axes, findings, strict=False):
@@ -97,10 +99,9 @@ def plot_reliability(tables: dict[str, Predictions], findings: Sequence[str], bi
             positives, top = int(table["positives"].sum()), table.iloc[-1]
             ends = f"the highest scores, {number(top['score'])}, meet {number(top['share'])}"
             texts.append(f"{pretty(finding)}, {name}: {ends}")
-        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+        axes.set(xscale=_ROOT, yscale=_ROOT, xlim=(-0.002, 1.06), ylim=(-0.002, 1.06), aspect="equal")
         axes.set_title(f"{pretty(finding)} ({positives})", fontsize=10)
-    handles = all_axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper right", ncols=len(tables), fontsize=9)
+    figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(tables), fontsize=9)
     return described(figure, f"Share of positives against the score. {'; '.join(texts)}.")
 
 
@@ -113,6 +114,7 @@ def plot_gaps(table: pd.DataFrame) -> Figure:
     figure, sides = plt.subplots(1, 2, figsize=(10, 0.75 * len(names) + 1.4), sharey=True)
     metrics = (("auroc", "gap in AUROC", "left", "idxmin"), ("miss_rate", "gap in miss rate", "right", "idxmax"))
     for axes, (metric, label, worse, worst) in zip(sides, metrics, strict=True):
+        ends = np.interp([0.15, 0.85], [0, 1], table.loc[table["metric"] == metric, "gap"].quantile([0, 1]))
         for row, name in enumerate(names):
             gaps = table[(table["group"] == name) & (table["metric"] == metric)].set_index("finding")
             single, macro = gaps["gap"].drop("macro").dropna(), gaps.loc["macro"]
@@ -121,7 +123,8 @@ def plot_gaps(table: pd.DataFrame) -> Figure:
                 texts.append(f"{name}, {label}: too few findings for a mean ({len(single)})")
                 continue
             place = getattr(single, worst)()
-            axes.annotate(pretty(place), (single[place], row + 0.3), ha="center", va="top", fontsize=8, color=GREY)
+            side = ("left", "center", "right")[np.digitize(single[place], ends)]  # so that the name stays in the panel
+            axes.annotate(pretty(place), (single[place], row + 0.3), ha=side, va="top", fontsize=8, color=GREY)
             axes.hlines(row, macro["low"], macro["high"], color=BLUE, lw=2.5, alpha=0.6)
             axes.plot(macro["gap"], row, "o", color=BLUE, ms=8)
             texts.append(f"{name}, {label} {macro['gap']:+.2f} ({macro['low']:+.2f} to {macro['high']:+.2f}), "

@@ -42,7 +42,7 @@ def plot_places(density: pd.DataFrame) -> Figure:
     texts = []
     for n, ((name, maps), style) in enumerate(zip(groups, STYLES, strict=False)):
         table = _mean_interval(maps.drop(columns="group").groupby("patient").mean())
-        y = np.arange(len(table)) + 0.25 * (n - (len(groups) - 1) / 2)
+        y = np.arange(len(table)) + 0.2 * (n - (len(groups) - 1) / 2)
         label = f"{name} ({len(maps)} maps, {maps['patient'].nunique()} patients)"
         draw_intervals(axes, y, table, ("value", "low", "high"), style, label=label, ms=7)
         texts.append(f"{label}: " + ", ".join(f"{row.Index} {row.value:.1f} ({row.low:.1f} to {row.high:.1f})"
@@ -67,12 +67,12 @@ def plot_sanity(tables: Mapping[str, pd.DataFrame]) -> Figure:
         _with_bars(axes, mean.index + 0.05 * n, mean, color=colour, marker=marker, label=name)
         texts.append(f"{name}: {', '.join(f'{value:.2f}' for value in mean['value'])}")
     first = next(iter(tables.values()))
-    layers = first.drop_duplicates("step").set_index("step")["layer"]
-    names = ["nothing", "the head", *(f"down to\n{layer}" for layer in layers[2:])]
-    axes.set_xticks(layers.index, names, fontsize=9)
+    steps = first["step"].unique()
+    rest = len(steps) - 2  # the layers in equal groups, after the head
+    axes.set_xticks(steps, ["nothing", "the head", *(f"{100 * n / rest:.0f} %" for n in range(1, rest + 1))])
     axes.axhline(0, color=GREY, lw=1, ls=":")
     images = f"{first['image'].nunique()} radiographs"
-    axes.set(ylim=(-1, 1.1), xlabel="weights made random", ylabel="rank correlation",
+    axes.set(ylim=(-1, 1.1), xlabel="layers made random, from the head on", ylabel="rank correlation",
              title=f"Likeness to the map of the trained model ({images})")  # fmt: skip
     axes.legend(loc="lower right")
     what = f"Rank correlation with the trained model's map as layers become random, {images}"
@@ -96,9 +96,9 @@ def plot_faithfulness(curves: pd.DataFrame) -> Figure:
             _with_bars(axes, 100 * mean.index + aside, mean, color=colour, marker=marker, label=label)
             areas.append(f"{kind} by {order} {area:.2f}")
         axes.set(xlabel=f"{'blurred' if kind == 'deletion' else 'shown sharp'} (% of the image)")
-        axes.set_title(f"{kind.capitalize()} ({curves['image'].nunique()} radiographs)")
-        axes.legend()
-    both[0].set_ylabel("mean score")
+        title = f"{kind.capitalize()} ({curves['image'].nunique()} radiographs)"
+        axes.legend(title=title, alignment="left", loc="lower left", bbox_to_anchor=(0, 1))  # no bar is covered
+    both[0].set(ylabel="mean score", ylim=(0, None))
     what = f"Mean score of {curves['image'].nunique()} radiographs as the hottest places are taken or given first"
     return described(figure, f"{what}. Areas: {', '.join(areas)}.")
 

@@ -30,7 +30,8 @@ def overlay_figure(
         picture, own = images[row.image], []
         if boxes is not None:
             of_pair = (boxes["image"] == row.image) & (boxes["finding"] == row.finding)
-            own = [(*box, "box") for box in boxes.loc[of_pair, ["x", "y", "w", "h"]].to_numpy()]
+            drawn = boxes.loc[of_pair, ["x", "y", "w", "h"]].to_numpy()
+            own = [(*box, "" if n else "box") for n, box in enumerate(drawn)]  # labels of two may overlap
         labelled = "label unknown" if pd.isna(row.label) else "labelled" if row.label else "not labelled"
         title = f"{pretty(row.finding)}: {number(row.score)}, {labelled}\n"
         title += "no threshold tuned" if np.isnan(row.threshold) else f"threshold {number(row.threshold)}"

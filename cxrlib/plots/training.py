@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cxrlib.plots.style import BLUE, GREEN, ORANGE, RED, described
+from cxrlib.plots.style import BLUE, GREEN, GREY, ORANGE, RED, described
 
 _LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, ":"), (RED, "-."))
 
@@ -28,14 +28,16 @@ def plot_losses(scores: Sequence[float], curves: Mapping[str, tuple[Sequence[flo
     return described(figure, f"{what}, for {', '.join(curves)}.")
 
 
-def plot_steps(rates: Sequence[float], losses: Sequence[float]) -> Figure:
-    """Learning rate and training loss by step, the loss with its mean over five steps."""
+def plot_steps(rates: Sequence[float], losses: Sequence[float], prevalence: float | None = None) -> Figure:
+    """Learning rate and training loss by step, with its mean over five; prevalence: a loss to draw as a dotted line."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2))
     left.plot(rates, color=BLUE, lw=2)
     left.set(xlabel="step", ylabel="learning rate", title="The learning rate: up, then slowly down", ylim=(0, None))
     smooth = pd.Series(losses).rolling(5, min_periods=1).mean()
     right.plot(losses, color=BLUE, lw=1, alpha=0.5, label="each step")
     right.plot(smooth, color=ORANGE, lw=2, label="mean of five")
+    if prevalence:
+        right.axhline(prevalence, color=GREY, ls=":", lw=2, label=f"prevalence alone: {prevalence:.3f}")
     right.set(xlabel="step", ylabel="training loss", title="The loss of each batch", ylim=(0, None))
     right.legend()
     return described(figure, f"Two panels over {len(losses)} steps: the learning rate rises to {max(rates):.1e} and "
@@ -43,13 +45,15 @@ def plot_steps(rates: Sequence[float], losses: Sequence[float]) -> Figure:
                      f"{smooth.iloc[-1]:.2f}.")  # fmt: skip
 
 
-def plot_history(history: pd.DataFrame) -> Figure:
-    """Loss on train and validation, and the validation macro AUROC, by epoch; the kept epoch is marked."""
+def plot_history(history: pd.DataFrame, prevalence: float | None = None) -> Figure:
+    """Losses (prevalence: one to draw as a dotted line) and validation macro AUROC by epoch; the kept one is marked."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
     left.plot(history["epoch"], history["train_loss"], "-o", color=BLUE, label="train (augmented)")
     left.plot(history["epoch"], history["val_loss"], "-D", color=ORANGE, label="validation")
+    if prevalence:
+        left.axhline(prevalence, color=GREY, ls=":", lw=2, label=f"prevalence alone: {prevalence:.3f}")
     left.set(xlabel="epoch", ylabel="loss", title="Loss")
-    left.legend()
+    left.legend(loc="lower left")
     right.plot(history["epoch"], history["val_auroc"], "-D", color=ORANGE)
     kept = history.loc[history["best"]].iloc[-1]
     right.plot(kept["epoch"], kept["val_auroc"], "o", ms=14, mfc="none", mec="black")

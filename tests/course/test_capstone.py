@@ -86,14 +86,14 @@ def seeds():
 
 @pytest.fixture(scope="module")
 def audits(seeds, _tiny_original, tmp_path_factory):
-    """{flaw: (what an audit finds in the model that has it, the seals)}, of models trained on the tiny data set."""
+    """{flaw: (what an audit finds in the model that has it, the seal)}, of models trained on the tiny data set."""
     folder, data = tmp_path_factory.mktemp("capstone"), open_data("", _tiny_original)
     images = build_cache(data.images, CONFIG.image_size, cache_dir=folder / "cache", progress=False)
     entries = split(data.entries, "patient", fractions=(0.5, 0.25, 0.25))
     found = {}
     for flaw, seed in seeds.items():
-        films, seals = capstone.deliver(entries, images, folder / flaw, seed, CONFIG)
-        found[flaw] = audit(folder / flaw, entries, films), seals
+        films, sealed = capstone.deliver(entries, images, folder / flaw, seed, CONFIG)
+        found[flaw] = audit(folder / flaw, entries, films), sealed
     return found
 
 
@@ -108,9 +108,9 @@ def test_every_flaw_is_drawn_by_some_seed_and_always_the_same(seeds):
 
 @pytest.mark.parametrize("flaw", capstone.FLAWS)
 def test_each_flaw_is_found_by_its_audit_and_by_no_other(flaw, audits, seeds):
-    found, seals = audits[flaw]
+    found, sealed = audits[flaw]
     _, findings = capstone.draw(seeds[flaw])
-    assert seals == {"flaw": seal(flaw), "findings": seal(set(findings))}
+    assert sealed == seal({flaw, *findings})
     assert found["reproduced"] == (flaw in REPRODUCED)
     assert found["negatives reproduce"] == (flaw == "preprocessing")
     assert (found["leaked"] > 0) == (flaw == "leak")

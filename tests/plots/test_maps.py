@@ -72,7 +72,7 @@ def test_sanity_is_the_mean_of_what_is_defined_with_its_interval():
     np.testing.assert_allclose(np.array(gradcam[0].get_ydata(), float), [1, 0.5, 0.1])
     np.testing.assert_allclose(bars(gradcam), [[1, 1], [0.5, 0.5], [0, 0.2]], atol=1e-9)
     np.testing.assert_allclose(np.array(layercam[0].get_ydata(), float), 0.9)
-    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["nothing", "the head", "down to\nconv1"]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["nothing", "the head", "100 %"]
     assert "(2 radiographs)" in figure.axes[0].get_title(loc="left")
 
 

@@ -124,21 +124,23 @@ def test_label_counts(entries):
     assert [bar.get_width() for bar in figure.axes[0].patches] == counts.tolist()
     said = words(figure)
     assert f"{counts.max()} ({counts.max() / 63:.1%})" in said
-    assert "images of 63" in said
+    assert "images (of 63)" in said
 
 
 def test_cooccurrence_writes_and_colours_the_lift_of_each_pair_once(entries):
-    entries = entries.head(4).copy()
+    entries = pd.concat([entries.head(4)] * 20)
     entries[list(FINDINGS)] = 0
-    entries["Mass"], entries["Edema"] = [1, 1, 0, 0], [1, 0, 0, 0]
+    entries["Mass"], entries["Edema"], entries["Hernia"] = [1, 1, 0, 0] * 20, [1, 0, 0, 0] * 20, [1, *[0] * 79]
     figure = plots_data.plot_cooccurrence(entries)
     colours = figure.axes[0].collections[0].get_array().reshape(14, 14)
-    mass, edema = FINDINGS.index("Mass"), FINDINGS.index("Edema")
+    mass, edema, hernia = (FINDINGS.index(name) for name in ("Mass", "Edema", "Hernia"))
     assert colours[mass, edema] == 1, "together in a quarter of the images, an eighth by chance: log2 of 2"
     assert np.ma.is_masked(colours[edema, mass]), "each pair once"
     assert np.ma.is_masked(colours[1, 0]), "no image with the finding: no lift"
+    assert np.ma.is_masked(colours[hernia, mass]), "half an image by chance: no colour, but the number on grey"
+    assert not np.ma.is_masked(figure.axes[0].collections[1].get_array().reshape(14, 14)[hernia, mass])
     written = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
-    assert written[(edema + 0.5, mass + 0.5)] == "2.0"
+    assert written[(edema + 0.5, mass + 0.5)] == written[(mass + 0.5, hernia + 0.5)] == "2.0"
     assert "Edema and Mass 2.0 times" in plots.alt_text(figure)
 
 
@@ -189,6 +191,7 @@ def test_shift_and_parts_and_leakage(entries):
     table = pd.DataFrame({"auroc": [0.7, 0.6], "auroc_low": [0.6, 0.5], "auroc_high": [0.8, 0.7]}, ["leak", "none"])
     axes = plots_data.plot_leakage(table).axes[0]
     assert axes.lines[0].get_xdata().tolist() == [0.7, 0.6]
+    assert [text.get_text() for text in axes.texts] == ["0.700", "0.600"]
     assert [segment[:, 0].tolist() for segment in axes.collections[0].get_segments()] == [[0.6, 0.8], [0.5, 0.7]]
 
 
@@ -201,6 +204,8 @@ def test_losses_and_steps_draw_what_they_are_given():
     assert figure.axes[0].lines[0].get_ydata().tolist() == [1e-4, 1e-3, 1e-5]
     assert [line.get_ydata().tolist() for line in figure.axes[1].lines] == [[0.75, 0.5, 0.25], [0.75, 0.625, 0.5]]
     assert "rises to 1.0e-03 and falls to 1.0e-05; the training loss goes from 0.75 to 0.50" in plots.alt_text(figure)
+    figure = plots_training.plot_steps([1e-4, 1e-3], [0.75, 0.5], prevalence=0.25)
+    assert "prevalence alone: 0.250" in figure.axes[1].get_legend_handles_labels()[1]
 
 
 def test_history_circles_the_kept_epoch():
@@ -211,6 +216,8 @@ def test_history_circles_the_kept_epoch():
     assert (list(circle.get_xdata()), list(circle.get_ydata())) == ([2], [0.7])
     assert "kept: 0.700" in words(figure)
     assert "val auroc from 0.500 to 0.600; kept is epoch 2" in plots.alt_text(figure)
+    figure = plots_training.plot_history(history, prevalence=0.25)
+    assert "prevalence alone: 0.250" in figure.axes[0].get_legend_handles_labels()[1]
 
 
 def test_intervals_show_every_finding_its_interval_and_its_positives(predictions):
