@@ -3,9 +3,9 @@
     python -m benchmarks.results patient=runs/nih/patient official=runs/nih/official
 
 stores the runs named, each a folder with model_best.pth as `cxr train` and `cxr eval`, or `cxr compare`, leave it, and
-makes summary.csv and operating_points.csv anew from everything that is stored. data/results/README.md says which
-commands made the runs. Scores are rounded to half precision, and every figure comes from the rounded scores, so that it
-can be computed again to the last digit from what is stored.
+makes summary.csv, operating_points.csv and ensemble.csv anew from everything that is stored. data/results/README.md
+says which commands made the runs. Scores are rounded to half precision, and every figure comes from the rounded scores,
+so that it can be computed again to the last digit from what is stored.
 """
 
 import argparse
@@ -18,7 +18,8 @@ import pandas as pd
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import RESULTS, write_csv, write_json
 from cxrlib.data.gather import read_names
-from cxrlib.evaluation.calibration import Calibrator
+from cxrlib.evaluation.calibration import Calibrator, mean_calibrated
+from cxrlib.evaluation.differences import mean_against_members
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.protocol import evaluate_at_tuned
@@ -82,12 +83,15 @@ def stored(folder: Path) -> tuple[Predictions, Predictions]:
 
 
 def tables(folder: Path) -> None:
-    """summary.csv, one row per run, and operating_points.csv, one per run and way of choosing thresholds."""
+    """summary.csv, one row per run; operating_points.csv, one per run and way of choosing thresholds; ensemble.csv."""
     runs = {path.parent.name: stored(path.parent) for path in sorted(folder.glob("*/model.json"))}
     summary = pd.DataFrame({name: figures(*run) for name, run in runs.items()}).T.rename_axis("run")
     write_csv(folder / "summary.csv", summary)
     points = {name: operating_points(*run) for name, run in runs.items()}
     write_csv(folder / "operating_points.csv", pd.concat(points, names=["run"]))
+    members = [name for name in runs if name.startswith("recipe_")]
+    if members:
+        write_csv(folder / "ensemble.csv", ensemble(folder, members))
     print(summary.to_string())
 
 
@@ -113,6 +117,13 @@ def operating_points(val: Predictions, test: Predictions) -> pd.DataFrame:
         names = [f"{metric}{end}" for metric in ("f1", "ece", "ece_mass") for end in ("", "_low", "_high")]
         rows[how] = {name: round(macro[name], DIGITS) for name in names}
     return pd.DataFrame(rows).T.rename_axis("how")
+
+
+def ensemble(folder: Path, names: list[str]) -> pd.DataFrame:
+    """Macro AUROC on test of the mean of the calibrated scores of several runs, against each of them."""
+    calibrators = [Calibrator.load(folder / name / "calibration.json") for name in names]
+    tests = [stored(folder / name)[1] for name in names]
+    return mean_against_members(mean_calibrated(calibrators, tests), tests).round(DIGITS)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from tests.test_docs import text_of
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = sorted(path.parent.name for path in RESULTS.glob("*/model.json"))
+MEMBERS = [name for name in RUNS if name.startswith("recipe_")]  # three seeds on one split
 INTERVAL = r"(-?\d\.\d+) \[(-?\d\.\d+), (-?\d\.\d+)\]"
 
 
@@ -28,6 +29,7 @@ def tables():
     return {
         "summary": pd.read_csv(RESULTS / "summary.csv", index_col="run"),
         "points": pd.read_csv(RESULTS / "operating_points.csv", index_col=["run", "how"]),
+        "ensemble": pd.read_csv(RESULTS / "ensemble.csv", index_col="model"),
         "boxes": {
             path.stem.removeprefix("localization_"): pd.read_csv(path, index_col=["metric", "finding", "maps"])
             for path in RESULTS.glob("official/localization_*.csv")
@@ -73,17 +75,27 @@ def test_the_readme_says_how_each_run_was_made():
     assert RUNS
     for name in RUNS:
         assert f"| `{name}` |" in text
-        assert f"{name}=runs/" in text
-        [flags] = re.findall(rf"cxr train \$SAME (.+) --run_dir runs/nih/{name}$", text, re.MULTILINE)
-        [shared] = re.findall(r'^SAME="(.+)"$', text, re.MULTILINE)
-        words = f"{shared} {flags}".split()
-        given = {flag[2:]: value for flag, value in zip(words[::2], words[1::2], strict=True)}
+        assert re.search(rf"{name}=(runs|\$MEMBER)/", text)
+        command, variable, of = ("compare", "RECIPE", "recipe") if name in MEMBERS else ("train", "SAME", name)
+        [flags] = re.findall(rf"cxr {command} \${variable} (.+) --run_dir runs/nih/{of}$", text, re.MULTILINE)
+        [shared] = re.findall(rf'^{variable}="(.+)"$', text, re.MULTILINE)
+        given = {"tta": False, **flags_of(f"{shared} {flags}")}
         model = json.loads((RESULTS / name / "model.json").read_text())
+        if name in MEMBERS:
+            assert name.removeprefix("recipe_") in given["seeds"].split(",")
+            given |= {"arch": given["archs"], "seed": model["seed"], "mode": "full"}
+            given["epochs"] = given["budget"].removeprefix("epochs=")
         compared = {flag: value for flag, value in given.items() if flag in model}
         assert compared.keys() >= {"arch", "mode", "image_size", "seed", "split"}
         assert {flag: type(model[flag])(value) for flag, value in compared.items()} == {
             flag: model[flag] for flag in compared
         }
+
+
+def flags_of(text: str) -> dict:
+    """{name: value} of a command line; True for a switch."""
+    words = [word.split() for word in text.split("--")[1:]]
+    return {name: "".join(value) or True for name, *value in words}
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -114,6 +126,8 @@ def test_the_tables_follow_from_what_is_stored(tables, tmp_path):
     name, (val, test) = next(iter(runs.items()))
     again = results.operating_points(val, test)
     np.testing.assert_allclose(tables["points"].loc[name].to_numpy(), again.to_numpy(float), atol=2e-4)
+    again = results.ensemble(RESULTS, MEMBERS)
+    np.testing.assert_allclose(tables["ensemble"], again, atol=2e-4)
 
 
 # ---- what is quoted --------------------------------------------------------------------------------------------------
@@ -124,6 +138,14 @@ def test_readme_quotes_the_main_result(tables):
     assert same(row[3], summary, "auroc")
     assert same(row[4], points.loc["0.5"], "f1")
     assert same(row[5], points.loc["grid"], "f1")
+
+
+def test_readme_quotes_the_ensemble(tables):
+    names = {"seed 0": "1", "seed 1": "2", "seed 2": "3", "their mean": "members"}
+    names |= {"the mean of their scores": "ensemble", "difference": "ensemble - members"}
+    for start, model in names.items():
+        [row] = readme_rows(f"{start}, stored")
+        assert same(row[1].replace("+", ""), tables["ensemble"].loc[model], "auroc"), start
 
 
 @pytest.mark.parametrize(("start", "run"), [("plain cross-entropy", "patient"), ("pos_weight", "patient_pos_weight")])

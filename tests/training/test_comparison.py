@@ -334,6 +334,16 @@ def test_the_command_writes_tables_and_figures(tiny_nih, tmp_path, monkeypatch, 
         assert load_checkpoint(member)["familiarity"] is not None, "for predict"
 
 
+def test_one_architecture_with_several_seeds_makes_no_pair(tiny_nih, tmp_path):
+    given = ["compare", "--img_root", str(tiny_nih.root), "--archs", "mobilenet_v2", "--weights", "none",
+             "--image_size", "32", "--batch_size", "8", "--budget", "steps=2", "--seeds", "0,1", "--precision", "fp32",
+             "--layout", "channels_last", "--split", "patient", "--device", "cpu",
+             "--cache_dir", str(tmp_path / "cache"), "--run_dir", str(tmp_path / "run")]  # fmt: skip
+    assert main(given) == 0
+    assert pd.read_csv(tmp_path / "run" / "comparison.csv")["seeds"].to_list() == [2]
+    assert [path.name for path in (tmp_path / "run" / "figures").glob("*.png")] == ["04_accuracy_cost.png"]
+
+
 @pytest.mark.parametrize(
     ("flag", "value", "message"),
     [

@@ -22,7 +22,7 @@ def run(options: CompareOptions) -> None:
     comparison.parse_budget(options.budget)
     each = comparison.candidates(options.archs, options.config)
     check_folder(options.run_dir, "figures")
-    pick_device(options.device)
+    device = pick_device(options.device)
     for config in each.values():
         check_model(config)
     data, out = data_of(options), Path(options.run_dir)
@@ -35,13 +35,14 @@ def run(options: CompareOptions) -> None:
     each = comparison.with_budget(each, options.budget, train, val, costs)
     names = _images_used(each, options, entries) | set(test["image"])
     images = images_of(options, data, options.image_size, sorted(names), options.run_dir)
-
     results = comparison.compare(each, options.seeds, entries, images, test, out)
     table = comparison.comparison_table(results)
     table = table.assign(minutes=comparison.minutes(out, each, options.seeds)).join(costs)
     differences = comparison.all_differences(results)
-    tables = {"comparison": table, "comparison_differences": differences.set_index(["a", "b"])}
-    figures = {"04_accuracy_cost": plots.plot_costs(table), "04_differences": plots.plot_differences(differences)}
+    tables, figures = {"comparison": table}, {"04_accuracy_cost": plots.plot_costs(table)}
+    if len(each) > 1:
+        tables["comparison_differences"] = differences.set_index(["a", "b"])
+        figures["04_differences"] = plots.plot_differences(differences)
     if options.sizes:
         folders = {name: comparison.member_folder(out / "sizes", name, 0).parent for name in each}
         curves = {
@@ -56,9 +57,8 @@ def run(options: CompareOptions) -> None:
         save_figure(figure, name, out / "figures")
     for name, config in each.items():  # so that predict can tell whether an image is of the members' kind
         for seed in options.seeds:
-            path = comparison.member_folder(out, name, seed) / "model_best.pth"
-            both = datasets(config.replace(seed=seed), entries, images)
-            remember_training([path], *both, pick_device(options.device))
+            weights = comparison.member_folder(out, name, seed) / "model_best.pth"
+            remember_training([weights], *datasets(config.replace(seed=seed), entries, images), device)
     print("\n\n".join(content.round(3).to_string() for content in tables.values()) + f"\nwrote them to {out}")
 
 
