@@ -34,7 +34,7 @@ check: setup ## the fast lane, two minutes: ruff, who imports from whom, and the
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q $(FAST) $(ARGS)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(FAST) $(ARGS)
 
 test: setup ## ruff, then all tests, the notebooks among them, in two processes (ARGS="-n 0": in one)
 	$(BIN)/ruff check .
