@@ -39,7 +39,7 @@ _DEFAULTS = ("data/phantom", "runs/quick")  # of the notebooks: those of the pro
 _COMMITTED = (NOTEBOOKS, NOTEBOOKS.parent / "figures")
 # full disk, exceeded quota or file size limit, no write permission, not a folder or a folder, a name too long
 _NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
-            errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG}  # fmt: skip
+             errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG}  # fmt: skip
 # what flock says on network mounts without locks
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 

@@ -115,7 +115,9 @@ def remember_training(paths: Sequence[Path], train, val, device: torch.device) -
             continue
         epoch = None if checkpoint["config"].get("mode") == "probe" else checkpoint["epoch"]
         if epoch not in fitted:
-            fitted[epoch] = fit_familiarity(model_from_checkpoint(checkpoint).to(device), train, val)
+            model = model_from_checkpoint(checkpoint).to(device)
+            model.tta = False  # the features are those of the first view, so the others are not needed
+            fitted[epoch] = fit_familiarity(model, train, val)
         write_checkpoint(path, checkpoint | {"familiarity": fitted[epoch]})
 
 

@@ -28,8 +28,7 @@ def run(options: CompareOptions) -> None:
     data, out = data_of(options), Path(options.run_dir)
     entries = split(data.entries, options.split, options.seed, options.fractions, data.folders)
     most = max(options.train_subset, *options.sizes, 0)
-    used = subsets(entries, most, options.val_subset, options.subset, options.seed)
-    test = used[used["part"] == "test"]
+    test = subsets(entries, most, options.val_subset, options.subset, options.seed).query("part == 'test'")
     costs = comparison.kept_costs(each, out / "costs.json")
     train, val = ((entries["part"] == part).sum() for part in ("train", "val"))
     each = comparison.with_budget(each, options.budget, train, val, costs)
@@ -38,9 +37,9 @@ def run(options: CompareOptions) -> None:
     results = comparison.compare(each, options.seeds, entries, images, test, out)
     table = comparison.comparison_table(results)
     table = table.assign(minutes=comparison.minutes(out, each, options.seeds)).join(costs)
-    differences = comparison.all_differences(results)
     tables, figures = {"comparison": table}, {"04_accuracy_cost": plots.plot_costs(table)}
     if len(each) > 1:
+        differences = comparison.all_differences(results)
         tables["comparison_differences"] = differences.set_index(["a", "b"])
         figures["04_differences"] = plots.plot_differences(differences)
     if options.sizes:

@@ -17,8 +17,7 @@ from cxrlib.data.metadata import find_csv
 from cxrlib.data.sources import describe_layout, image_root, scan_images
 
 STOPS, CHANGES, HARMLESS = "stops", "changes", "harmless"  # stops cxrlib; changes a result; is handled and reported
-# one row per check, in the order of the report
-CHECKS = pd.read_csv(Path(__file__).with_name("checks.csv"), index_col="check")
+CHECKS = pd.read_csv(Path(__file__).with_name("checks.csv"), index_col="check")  # in the order of the report
 
 
 @dataclass(frozen=True)
