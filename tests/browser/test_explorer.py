@@ -9,11 +9,17 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from sklearn.datasets import load_sample_image
 
+from cxrlib.course.opening import open_data
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
+from cxrlib.phantom.generate import make_phantoms
+from cxrlib.training.familiarity import remember_training
+from cxrlib.training.inputs import make_dataset
 from tests.browser import lab
 from tests.cli.test_predict import checkpoint
 from tests.data.test_images import chest, dicom
@@ -67,6 +73,16 @@ from cxrlib.widgets import own_radiograph
 own_radiograph.OwnRadiograph(["m.pth"])
 """
 
+FAMILIAR_CELL = OWN_CELL.replace("m.pth", "familiar.pth")  # which knows what it was trained on
+
+
+def know_phantoms(weights, folder):
+    """Let a checkpoint tell radiographs from other pictures, as a training on phantoms would."""
+    data = open_data("", make_phantoms(folder, n_patients=60, size=64, workers=1, progress=False))
+    train, val = data.entries.iloc[::2], data.entries.iloc[1::2]
+    parts = (make_dataset(part, data.images, 32) for part in (train, val))
+    remember_training([weights], *parts, torch.device("cpu"))
+
 
 @pytest.fixture(scope="module")
 def server(chrome, tmp_path_factory):
@@ -78,8 +94,9 @@ def server(chrome, tmp_path_factory):
     images = np.array([f"{90000 + i:08d}_000.png" for i in range(len(labels))])
     Predictions(scores, labels, images, np.arange(len(labels))).save(root / "val.npz")
     checkpoint(root / "m.pth", thresholds=0.45)
+    know_phantoms(checkpoint(root / "familiar.pth", thresholds=0.45), root / "phantoms")
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    for name, cell in (("explore", CELL), ("maps", CAM_CELL), ("own", OWN_CELL)):
+    for name, cell in (("explore", CELL), ("maps", CAM_CELL), ("own", OWN_CELL), ("familiar", FAMILIAR_CELL)):
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)], metadata=kernel)
         nbformat.write(notebook, root / f"{name}.ipynb")
     with lab.jupyter_lab(root, home) as address:
@@ -329,3 +346,16 @@ def test_files_of_ones_own(chrome, server, tmp_path):
     text = (server[1] / "own.ipynb").read_text()
     assert "OwnRadiograph(mobilenet_v2)" in text
     assert "data:image" not in text
+
+
+def test_a_photograph_is_refused_and_a_radiograph_is_not(chrome, server, tmp_path):
+    Image.fromarray(load_sample_image("china.jpg")).save(tmp_path / "photograph.png")
+    radiograph = sorted((server[1] / "phantoms").rglob("*.png"))[0]
+    with shown(chrome, server, "familiar") as page:
+        choose(page, tmp_path / "photograph.png")
+        alert = page.wait_for_selector(".cxr [role=alert]").inner_text()
+        assert alert.startswith("Not predicted. photograph.png is refused: no upright frontal chest radiograph")
+        assert page.locator(".cxr tr").count() == 0
+        choose(page, radiograph)
+        page.locator(".cxr tr svg").nth(len(FINDINGS) - 1).wait_for()
+        page.wait_for_selector(f'.cxr img[alt="radiograph {radiograph.name}"]')

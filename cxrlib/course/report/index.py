@@ -6,7 +6,7 @@ from urllib.parse import quote
 from cxrlib.core.paths import one_process
 from cxrlib.course.parameters import COURSE
 from cxrlib.course.report.evidence import Evidence
-from cxrlib.course.report.page import write_page
+from cxrlib.course.report.templates import write_page
 
 _METRICS = ("n", "auroc", "auroc_low", "auroc_high", "f1", "f1_low", "f1_high")
 

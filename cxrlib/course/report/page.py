@@ -1,7 +1,4 @@
-"""The report of a run as one HTML file that opens offline, and as PDF: results, model card, figures, parameters.
-
-In a page everything is escaped, pictures are embedded, and no host is asked for anything.
-"""
+"""The report of a run as one HTML file that opens offline, and as PDF: results, model card, figures, parameters."""
 
 import os
 import shutil
@@ -12,12 +9,12 @@ from pathlib import Path
 from PIL import Image
 
 from cxrlib.core.errors import InputError
-from cxrlib.core.html import data_uri, templates_in
+from cxrlib.core.html import data_uri
 from cxrlib.core.paths import written_whole
 from cxrlib.course.report.evidence import Evidence
+from cxrlib.course.report.templates import write_page
 from cxrlib.course.runs import RunFolder
 
-_TEMPLATES = templates_in(Path(__file__).parent / "templates")
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge",
              "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")  # fmt: skip
 _WIDEST = 1100  # pixels, 155 per inch on A4; the files in figures/ have 300 dpi and are larger
@@ -65,16 +62,6 @@ def _figures(run: RunFolder) -> list[dict]:
             uri = min(forms, key=len)
         figures.append({"file": file.name, "uri": uri, "alt": alt, "caption": caption})
     return figures
-
-
-def write_page(path: Path, template: str, **values) -> Path:
-    """Fill a template of templates/ and write the page whole. Values are escaped unless they are `Markup`.
-
-    The page is written piece by piece, so that values may be generators of any length.
-    """
-    with written_whole(path) as beside, beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.writelines(_TEMPLATES.get_template(template).generate(**values))
-    return path
 
 
 def print_pdf(page: Path, target: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from matplotlib import colormaps
 
 from cxrlib.core.errors import printable
 from cxrlib.core.html import radiograph_uri
-from cxrlib.course.report.page import write_page
+from cxrlib.course.report.templates import write_page
 from cxrlib.explain.prediction import Prediction, Predictor
 
 MOST = 200  # images on a page, which a browser still opens; the table has all
