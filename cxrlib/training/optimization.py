@@ -55,7 +55,7 @@ def strengthen_dropout(model: ChestXrayModel, strength: float) -> None:
     0 disables both, 1 leaves them unchanged, and 2 changes a drop probability of 0.2 to 0.36.
     Raises InputError if the architecture has neither and strength is neither 1 nor 0, which it fulfils.
     """
-    kinds = (nn.Dropout, zoo.torchvision().ops.StochasticDepth)
+    kinds = (nn.Dropout, zoo.load("torchvision").ops.StochasticDepth)
     places = [(module, "p") for module in model.modules() if isinstance(module, kinds)]
     places += [(module, name) for module in model.modules() for name in ("drop_prob", "drop_rate")]  # of timm
     places = [(module, name) for module, name in places if getattr(module, name, 0)]

@@ -23,7 +23,7 @@ print("torch._dynamo" in sys.modules, "torch._dynamo.utils" in sys.modules)
 def test_the_compiler_is_found_when_it_is_called():
     code = """
 from cxrlib.models import zoo
-ops = zoo.torchvision().ops
+ops = zoo.load("torchvision").ops
 import torch
 box = torch.tensor([[0.0, 0, 0, 4, 4]])
 print(ops.roi_align(torch.ones(1, 3, 8, 8), box, 2).mean().item())

@@ -81,6 +81,7 @@ def timed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(costs, "CACHE", tmp_path)
     monkeypatch.setattr(costs, "images_per_second", images)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     return speeds, asked
 
 
@@ -134,6 +135,17 @@ def test_the_fastest_is_chosen_said_and_remembered(timed, capsys, tmp_path, best
         choose(
             TrainConfig(arch="mobilenet_v2", image_size=32, batch_size=5), build_model("mobilenet_v2", "none", 32), CPU
         )
+
+
+def test_bf16_is_not_timed_where_the_processor_cannot_compute_it(timed, monkeypatch):
+    """One step of VGG16 took minutes there."""
+    speeds, asked = timed
+    speeds |= {"fp32 channels_last": 2.0, "fp32 contiguous": 1.0}
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    model = build_model("mobilenet_v2", "none", 32)
+    assert choose(config(), model, CPU) == {"precision": "fp32", "layout": "channels_last"}
+    assert sorted(asked) == sorted(speeds)
+    assert choose(config(precision="bf16", layout="contiguous"), model, CPU)["precision"] == "bf16", "as asked for"
 
 
 def test_what_was_asked_for_is_not_timed(timed):
