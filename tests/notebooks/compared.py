@@ -2,7 +2,7 @@
 
 python -m tests.notebooks.compared           prints the list of those that are not compared
 python -m tests.notebooks.compared --write   writes it to not_compared.md, as make notebooks does, and keeps the scores
-                                             that notebook 05 was executed with
+                                             that notebooks 04 and 05 were executed with
 """
 
 import ast
@@ -16,7 +16,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 NOTEBOOKS = HERE.parents[1] / "notebooks"
 LIST = HERE / "not_compared.md"
-STORED = HERE / "stored"  # the scores that notebook 05 was executed with: training gives others on another machine
+STORED = HERE / "stored"  # the scores that 04 and 05 were executed with: training gives others on another machine
+_OF_A_MEMBER = ("predictions_test.npz", "member.json", "history.csv")  # of a comparison: what tells that it is finished
 # what a cell calls -> why what it shows differs between machines
 _MOVES = {
     r"\bfit\(|\bfit_\w+\(|\bcompare\(|\bcompare_\w+\(|\blearning_curve\(": "training moves it",
@@ -110,9 +111,12 @@ def main(arguments: list[str]) -> None:
         return
     LIST.write_text(text, encoding="utf-8")
     shutil.rmtree(STORED, ignore_errors=True)
-    for file in sorted((NOTEBOOKS.parent / "runs" / "quick").glob("*/predictions_*.npz")):
-        (STORED / file.parent.name).mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, STORED / file.parent.name / file.name)
+    run = NOTEBOOKS.parent / "runs" / "quick"
+    members = [path for name in _OF_A_MEMBER for path in run.glob(f"comparison/**/seed*/{name}")]
+    for file in [*run.glob("*/predictions_*.npz"), *members]:
+        kept = STORED / file.relative_to(run)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, kept)
 
 
 if __name__ == "__main__":
