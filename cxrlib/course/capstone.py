@@ -1,4 +1,4 @@
-"""The capstone: a model with one hidden flaw, which a seed draws, delivered with a record that does not mention it."""
+"""The capstone: a model with one hidden flaw or none, as a seed draws, delivered with a record that is silent on it."""
 
 import tempfile
 from pathlib import Path
@@ -21,15 +21,15 @@ from cxrlib.training.inference import predict
 from cxrlib.training.inputs import make_dataset
 from cxrlib.training.loop import fit
 
-FLAWS = ("leak", "shortcut", "swapped", "preprocessing", "tuned on test", "pos_weight")
+FLAWS = ("leak", "shortcut", "swapped", "preprocessing", "tuned on test", "pos_weight", "none")
 _PLAIN = ("Cardiomegaly", "Effusion", "Emphysema")  # findings that even a small model ranks well
 
 
 def draw(seed: int) -> tuple[str, list[str]]:
-    """The flaw of a seed, and the findings it concerns: one for "shortcut", two for "swapped", else ["all"]."""
+    """The flaw of a seed, and its findings: one for "shortcut", two for "swapped", [] for "none", else ["all"]."""
     rng = np.random.default_rng(seed)
     flaw, drawn = FLAWS[rng.integers(len(FLAWS))], rng.permutation(_PLAIN).tolist()
-    return flaw, {"shortcut": drawn[:1], "swapped": drawn[:2]}.get(flaw, ["all"])
+    return flaw, {"shortcut": drawn[:1], "swapped": drawn[:2], "none": []}.get(flaw, ["all"])
 
 
 def deliver(

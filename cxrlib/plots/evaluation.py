@@ -33,23 +33,24 @@ def plot_prevalence(
     axes.minorticks_off()
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     values = ", ".join(f"{100 * p:g} %: {b:.2f} and {h:.2f}" for p, b, h in zip(prevalence, best, at_half, strict=True))
-    what = f"AUROC {auroc:.2f} throughout; F1 at the best threshold and at 0.5 by prevalence"
-    return described(figure, f"{what}: {values}.")
+    return described(figure, f"AUROC {auroc:.2f} throughout; the best F1 and that at 0.5 by prevalence: {values}.")
 
 
 def plot_threshold_curves(grid: np.ndarray, f1: np.ndarray, thresholds: Thresholds) -> Figure:
     """F1 on validation against the threshold, one panel per finding. grid: (g,); f1: (g, 14).
 
-    A bar at the foot of each panel is the interval of the threshold itself.
+    A bar at the foot is the interval of the threshold itself, with an arrowhead where the grid cuts it off.
     """
-    labels = "threshold (orange: the one chosen; bar at the foot: its 95 % interval)", "F1 on validation"
+    labels = "threshold (orange: chosen, with its 95 % interval; dotted: half of the best F1)", "F1 on validation"
     figure, all_axes = panels(len(FINDINGS), 5, 2.2, height=1.8, labels=labels, sharex=True, sharey=True)
     titles = [text if tuned else "not tuned" for text, tuned in zip(thresholds.texts, thresholds.tuned, strict=True)]
     for k, (axes, name) in enumerate(zip(all_axes, FINDINGS, strict=False)):
         axes.plot(grid, f1[:, k], "-o", ms=3, color=BLUE if thresholds.tuned[k] else "0.7")
         if thresholds.tuned[k]:
             axes.axvline(thresholds.values[k], color=ORANGE, lw=2)
+            axes.axvline(f1[:, k].max() / 2, color=GREY, lw=1.5, ls=":")
             axes.hlines(0.02, thresholds.low[k], thresholds.high[k], color=ORANGE, lw=5, alpha=0.5)
+            axes.plot(max(grid) + 0.005, 0.02, ">", color=ORANGE, ms=9, visible=thresholds.high[k] >= max(grid))
         axes.set_title(f"{pretty(name)}: {titles[k]}", fontsize=10)
     all_axes[0].set(xlim=(min(grid) - 0.02, max(grid) + 0.02), ylim=(0, None))
     chosen = "; ".join(f"{pretty(name)} {title}" for name, title in zip(FINDINGS, titles, strict=True))
@@ -83,7 +84,7 @@ def plot_pr_curves(predictions: Predictions, points: dict[str, Thresholds]) -> F
 
 def plot_reliability(tables: dict[str, Predictions], findings: Sequence[str], bins: int = 5) -> Figure:
     """Share of positives against the mean score, in bins of equally many images; the dotted diagonal is ideal."""
-    labels = "mean score of a bin (square-root scale)", "share of positives in the bin"
+    labels = "mean score of a bin (both axes: square-root scale)", "share of positives in the bin"
     figure, all_axes = panels(len(findings), 4, 2.7, height=2.5, labels=labels, sharex=True, sharey=True)
     texts = []
     for axes, finding in zip(all_axes, findings, strict=False):
@@ -96,9 +97,8 @@ def plot_reliability(tables: dict[str, Predictions], findings: Sequence[str], bi
             spread = np.array([table["share"] - table["low"], table["high"] - table["share"]])
             axes.errorbar(table["score"], table["share"], yerr=spread, fmt=f"-{marker}", color=colour, ms=5, lw=1,
                           elinewidth=1.5, capsize=2, label=name)  # fmt: skip
-            positives, top = int(table["positives"].sum()), table.iloc[-1]
-            ends = f"the highest scores, {number(top['score'])}, meet {number(top['share'])}"
-            texts.append(f"{pretty(finding)}, {name}: {ends}")
+            positives, (score, share) = table["positives"].sum(), map(number, table.iloc[-1][["score", "share"]])
+            texts.append(f"{pretty(finding)}, {name}: the highest scores, {score}, meet {share}")
         axes.set(xscale=_ROOT, yscale=_ROOT, xlim=(-0.002, 1.06), ylim=(-0.002, 1.06), aspect="equal")
         axes.set_title(f"{pretty(finding)} ({positives})", fontsize=10)
     figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(tables), fontsize=9)
@@ -108,9 +108,9 @@ def plot_reliability(tables: dict[str, Predictions], findings: Sequence[str], bi
 def plot_gaps(table: pd.DataFrame) -> Figure:
     """Gaps between each group and all others, of `audit`: the mean over three findings or more, with its interval.
 
-    Small grey dots are single findings; the worst of each row is named.
+    Small grey dots are single findings; the worst of each row is named. Patients: those with any finding.
     """
-    names, texts = list(table["group"].unique()), []
+    names, texts, sizes = list(table["group"].unique()), [], {}
     figure, sides = plt.subplots(1, 2, figsize=(10, 0.75 * len(names) + 1.4), sharey=True)
     metrics = (("auroc", "gap in AUROC", "left", "idxmin"), ("miss_rate", "gap in miss rate", "right", "idxmax"))
     for axes, (metric, label, worse, worst) in zip(sides, metrics, strict=True):
@@ -119,6 +119,7 @@ def plot_gaps(table: pd.DataFrame) -> Figure:
             gaps = table[(table["group"] == name) & (table["metric"] == metric)].set_index("finding")
             single, macro = gaps["gap"].drop("macro").dropna(), gaps.loc["macro"]
             axes.plot(single, np.full(len(single), row + 0.25), ".", color="0.6", ms=5)
+            sizes[name] = f"{macro['patients']:.0f} and {macro['patients_others']:.0f} patients, {len(single)} findings"
             if len(single) < _LEAST_IN_MEAN:
                 texts.append(f"{name}, {label}: too few findings for a mean ({len(single)})")
                 continue
@@ -130,10 +131,9 @@ def plot_gaps(table: pd.DataFrame) -> Figure:
             texts.append(f"{name}, {label} {macro['gap']:+.2f} ({macro['low']:+.2f} to {macro['high']:+.2f}), "
                          f"worst {pretty(place)} {single[place]:+.2f}")  # fmt: skip
         axes.axvline(0, color=GREY, lw=1, ls=":")
-        axes.set(xlabel=f"{label} (worse: to the {worse})")
+        axes.set(xlabel=f"{label} (worse: to the {worse})", ylim=(len(names) - 0.3, -0.5))
         axes.grid(axis="x")
-    sides[0].set_yticks(range(len(names)), [f"{name} − others" for name in names])
-    sides[0].set(ylim=(len(names) - 0.3, -0.5))
-    how = "Blue: mean over findings, 95 % interval; grey: single findings, the worst named"
+    sides[0].set_yticks(range(len(names)), [f"{name} − others\n{sizes[name]}" for name in names])
+    how = "Blue: mean over findings, 95 % interval; grey: single findings, the worst named; patients: with any finding"
     figure.suptitle(how, fontsize=11, x=0.01, ha="left")
     return described(figure, f"Each group against all others, mean over findings: {'; '.join(texts)}.")

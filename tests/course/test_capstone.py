@@ -1,4 +1,4 @@
-"""The capstone's model: a seed draws its flaw; each flaw is there, and the course's tools tell it from the others."""
+"""The capstone's model: a seed draws its flaw, if any; each is there, and the tools of the course tell which it is."""
 
 from dataclasses import replace
 from itertools import combinations
@@ -23,7 +23,7 @@ from cxrlib.training.inference import predict
 from cxrlib.training.inputs import make_dataset
 
 CONFIG = TrainConfig(arch="efficientnet_lite0", mode="probe", image_size=64, split="patient", device="cpu")
-REPRODUCED = ("leak", "shortcut", "tuned on test", "pos_weight")  # flaws with which the record's AUROC is found again
+REPRODUCED = ("leak", "shortcut", "tuned on test", "pos_weight", "none")  # with which the record's AUROC is found again
 
 
 def macro(predictions) -> float:
@@ -121,7 +121,7 @@ def test_each_flaw_is_found_by_its_audit_and_by_no_other(flaw, audits, seeds):
     if flaw in REPRODUCED:  # the others' scores are of other findings, or of negatives
         assert (found["mean score"] > 1.2) == (flaw == "pos_weight")
         marked = max(found["fall"], key=found["fall"].get)
-        assert (found["fall"][marked] > 3) == (flaw == "shortcut")
+        assert (found["fall"][marked] > 5) == (flaw == "shortcut")
         assert flaw != "shortcut" or [marked] == findings
 
 

@@ -64,6 +64,9 @@ def test_threshold_curves_mark_the_chosen_and_its_interval():
     bars = [figure.axes[k].collections[0].get_segments()[0][0, 0] for k in tuned]
     assert bars == pytest.approx((values - 0.05)[tuned])
     assert len(figure.axes[5].lines) == 1
+    assert [figure.axes[k].lines[2].get_xdata()[0] for k in tuned] == [k / 28 for k in tuned], "half of the best F1"
+    cut_off = [figure.axes[k].lines[3].get_visible() for k in tuned]
+    assert cut_off == [bool(values[k] + 0.05 >= 0.3) for k in tuned]
     assert f"{plots.pretty(FINDINGS[5])}: not tuned" in words(figure)
     assert f"{plots.pretty(FINDINGS[3])}: never" in words(figure)
     assert [panel.lines[0].get_ydata()[0] for panel in figure.axes[:14]] == (np.arange(14) / 14).tolist()
@@ -123,7 +126,11 @@ def test_gaps_draw_the_macro_with_its_interval_and_name_the_worst_finding():
             single = gaps[(gaps["group"] == row) & (gaps["metric"] == metric) & (gaps["finding"] != "macro")]
             worst = single.set_index("finding")["gap"].agg("idxmin" if metric == "auroc" else "idxmax")
             assert text.get_text() == plots.pretty(worst)
-    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["women − others", "AP − others"]
+    sizes = [f"{row.patients} and {row.patients_others} patients" for row in macro.itertuples()]
+    ticks = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert [tick.rpartition(",")[0] for tick in ticks] == [
+        f"{name} − others\n{size}" for name, size in zip(("women", "AP"), sizes, strict=True)
+    ]
     assert f"AP, gap in miss rate {macro['gap'].iloc[1]:+.2f}" in plots.alt_text(figure)
 
 
