@@ -30,12 +30,12 @@ def plot_label_counts(entries: pd.DataFrame) -> Figure:
     axes.bar_label(bars, shares, padding=4, fontsize=9, color="0.25")
     axes.set(xlabel=f"images (of {len(entries):,})", title="A few findings are common, most are rare", xmargin=0.2)
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    what = f"Bar chart, images of {len(entries):,} that bear each finding"
-    return described(figure, f"{what}: {listed(counts[::-1], ',')}.")
+    values = listed(counts[::-1], ",")
+    return described(figure, f"Bar chart, images of {len(entries):,} that bear each finding: {values}.")
 
 
 def plot_cooccurrence(entries: pd.DataFrame) -> Figure:
-    """How many times as often as by chance two findings are together; grey where chance would give under ten images."""
+    """How many times as often as by chance two findings are together; in brackets: by chance, under ten images."""
     labels = entries[list(FINDINGS)].to_numpy(float)
     by_chance = np.outer(labels.sum(axis=0), labels.mean(axis=0))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -43,10 +43,11 @@ def plot_cooccurrence(entries: pd.DataFrame) -> Figure:
     names = [pretty(name) for name in FINDINGS]
     figure, axes = plt.subplots(figsize=(9.5, 7.4))
     upper, few = np.triu(np.ones(lift.shape, bool)), by_chance < 10
-    shared = {"ax": axes, "annot": lift, "fmt": ".1f", "xticklabels": names, "yticklabels": names}
+    written = np.where(few, np.char.mod("(%.1f)", lift), np.char.mod("%.1f", lift))
+    shared = {"ax": axes, "annot": written, "fmt": "", "xticklabels": names, "yticklabels": names}
     sns.heatmap(np.log2(lift.clip(1 / 16)), mask=upper | few, cmap="RdBu_r", vmin=-3.5, vmax=3.5, **shared,
                 cbar_kws={"label": "times as often as by chance", "ticks": range(-3, 4), "shrink": 0.6})  # fmt: skip
-    sns.heatmap(0 * lift, mask=upper | ~few, cmap=["0.9"], cbar=False, **shared)
+    sns.heatmap(0 * lift, mask=upper | ~few, cmap=["white"], cbar=False, **shared)
     axes.collections[0].colorbar.set_ticklabels(["1/8", "1/4", "1/2", "1", "2", "4", "8"])
     axes.set(xlim=(0, len(lift) - 1), ylim=(len(lift), 1), title="Which findings are labelled together")
     axes.tick_params(left=False, bottom=False)
@@ -68,8 +69,8 @@ def plot_visits(entries: pd.DataFrame) -> Figure:
         axes.bar_label(bars, [f"{value:.0%}" for value in share[name]], padding=3, fontsize=9)
     axes.set_yticks(np.arange(len(share)) + 0.2, share.index)
     axes.invert_yaxis()
-    axes.set(ylabel="images per patient", xlabel="share of all patients, and of all images (%)", xmargin=0.12)
-    axes.set_title("A few patients have many of the images")
+    axes.set(ylabel="images per patient", xlabel="share of all patients, and of all images (%)", xmargin=0.12,
+             title="A few patients have many of the images")  # fmt: skip
     axes.legend(loc="lower right")
     values = "; ".join(f"{name} {one:.0%} and {two:.0%}" for name, one, two in share.itertuples())
     return described(figure, f"Shares of the patients and of the images by images per patient: {values}.")
@@ -94,12 +95,11 @@ def plot_views(entries: pd.DataFrame) -> Figure:
     right.set_xscale("log", base=2)
     right.xaxis.set_major_formatter("{x:g}")
     right.set(xlabel="times as often in AP as in PA (logarithmic)", title="Findings at the bedside")
-    what = "Two panels: ages by view, and the share of images with each finding in PA and AP"
-    return described(figure, f"{what}: {_shares_text(share)}.")
+    return described(figure, f"Ages by view; share of images with each finding in PA and in AP: {_shares_text(share)}.")
 
 
 def plot_shift(entries: pd.DataFrame, part: pd.Series, first: str = "train_val", second: str = "test") -> Figure:
-    """Prevalence of each finding in two splits, joined by a line. part: the split of each entry."""
+    """Prevalence of each finding in two splits (logarithmic), joined by a line. part: the split of each entry."""
     labels, (figure, axes) = entries[list(FINDINGS)], plt.subplots(figsize=(8, 5))
     share = pd.DataFrame({name: 100 * labels[part == name].mean() for name in (first, second)}).sort_values(second)
     rows = np.arange(len(share))
@@ -107,25 +107,26 @@ def plot_shift(entries: pd.DataFrame, part: pd.Series, first: str = "train_val",
     for name, (colour, marker) in zip(share, STYLES, strict=False):
         axes.scatter(share[name], rows, color=colour, marker=marker, label=name, zorder=2)
     axes.set_yticks(rows, [pretty(name) for name in share.index])
-    axes.set(xlim=(0, None), xlabel="images with the finding (%)")
-    axes.set_title("The official test part is not like the training part")
+    axes.set(xscale="log", xlabel="images with the finding (%, logarithmic)", title="The official parts differ")
+    axes.set_xticks([0.2, 0.5, 1, 2, 5, 10, 20], ["0.2", "0.5", "1", "2", "5", "10", "20"])
     axes.legend(loc="lower right")
-    what = f"Share of images with each finding in {first} and in {second}"
-    return described(figure, f"{what}: {_shares_text(share[::-1])}.")
+    return described(figure, f"Share of images with each finding in {first} and {second}: {_shares_text(share[::-1])}.")
 
 
-def plot_agreement(table: pd.DataFrame) -> Figure:
-    """Cohen's kappa of mined labels against a reference, by finding, with intervals. table: `agreement`'s."""
+def plot_agreement(table: pd.DataFrame, nih: pd.Series | None = None) -> Figure:
+    """Cohen's kappa of labels against a reference, with intervals. table: `agreement`'s; nih: kappas to compare."""
     table = table.sort_values("kappa", na_position="first")
     figure, axes = plt.subplots(figsize=(8, 1.4 + 0.27 * len(table)))
-    rows = np.arange(len(table))
-    draw_intervals(axes, rows, table, ("kappa", "kappa_low", "kappa_high"))
+    rows, values = np.arange(len(table)), listed(table["kappa"][::-1])
+    draw_intervals(axes, rows, table, ("kappa", "kappa_low", "kappa_high"), label="these labels")
+    if nih is not None:
+        axes.plot(nih[table.index], rows, "o", color=ORANGE, mfc="white", label="NIH's labels against readers")
+        figure.legend(loc="outside lower right", ncols=2)
+        values += f"; of NIH's: {listed(nih[table.index][::-1])}"
     axes.set_yticks(rows, [f"{pretty(name)} ({positives})" for name, positives in table["expert"].items()])
     axes.axvline(0, color=GREY, lw=1, ls=":")
-    axes.set(xlabel="Cohen's kappa, 95 % interval over patients", ylim=(-0.6, len(table) - 0.4))
-    axes.set(title="Do labels and reference agree? (positives in the reference)",
-             xlim=(min(-0.1, table["kappa_low"].min() - 0.05), 1.02))  # fmt: skip
-    values = listed(table["kappa"][::-1])
+    axes.set(xlabel="Cohen's kappa, 95 % interval over patients", ylim=(-0.6, len(table) - 0.4),
+             title="Labels against the reference (in brackets: its positives)", xlim=(None, 1.02))  # fmt: skip
     return described(figure, f"Cohen's kappa of the mined labels on {table['images'].iloc[0]:,} images: {values}.")
 
 
@@ -133,11 +134,9 @@ def plot_anatomy(image: np.ndarray) -> Figure:
     """A frontal radiograph, clean and beside it with the names of its parts, at their usual places."""
     figure, (clean, named) = plt.subplots(1, 2, figsize=(9, 4.6))
     size = len(image)
-    for axes in (clean, named):
+    for axes, title in ((clean, "A radiograph without a labelled finding"), (named, "The same with its parts named")):
         axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-        axes.set(xticks=[], yticks=[])
-    clean.set_title("A radiograph without a labelled finding")
-    named.set_title("The same radiograph with its parts named")
+        axes.set(xticks=[], yticks=[], title=title)
     for text, (x, y), (to_x, to_y) in _ANATOMY:
         named.annotate(text, (x * size, y * size), (to_x * size, to_y * size), color="white", fontsize=9, ha="center",
                        arrowprops={"arrowstyle": "->", "color": ORANGE, "lw": 1.5},
@@ -155,8 +154,8 @@ def plot_parts(entries: pd.DataFrame) -> Figure:
         axes.plot(counts[name], counts.index, marker, color=colour, label=name, ms=7)
     axes.set_xscale("symlog", linthresh=1, linscale=0.3)  # as a logarithm, with room for 0
     least, most = counts.to_numpy().min(), counts.to_numpy().max()
-    axes.set(xlim=(-0.2 if least < 2 else 0.8 * least, None))
-    axes.set(xlabel="images with the finding (logarithmic)", title="Positives in each part")
+    axes.set(xlabel="images with the finding (logarithmic)", title="Positives in each part",
+             xlim=(-0.2 if least < 2 else 0.8 * least, None))  # fmt: skip
     ticks = [0, *np.outer(10 ** np.arange(6), (1, 2, 5)).ravel()]
     axes.set_xticks([tick for tick in ticks if 0.8 * least <= tick <= most])
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -167,19 +166,20 @@ def plot_parts(entries: pd.DataFrame) -> Figure:
     return described(figure, f"Positive images in train, val and test: {values}.")
 
 
-def plot_leakage(table: pd.DataFrame) -> Figure:
-    """Macro AUROC with and without a leak. table: a row each, with auroc, auroc_low and auroc_high."""
-    figure, axes = plt.subplots(figsize=(8, 1 + 0.5 * len(table)))
-    rows = np.arange(len(table))
-    draw_intervals(axes, rows, table, ("auroc", "auroc_low", "auroc_high"), ms=9)
-    axes.set_yticks(rows, table.index)
-    axes.axvline(0.5, color=GREY, lw=1, ls=":")
-    for row, value in enumerate(table["auroc"]):
-        axes.annotate(f"{value:.3f}", (value, row), (0, 9), textcoords="offset points", ha="center", fontsize=10)
-    ends = min(0.48, table["auroc_low"].min() - 0.02), max(0.76, table["auroc_high"].max() + 0.02)  # to compare figures
-    axes.set(xlabel="macro AUROC on test, 95 % interval over patients", ylim=(len(table) - 0.5, -0.5), xlim=ends)
+def plot_leakage(table: pd.DataFrame, gain: pd.Series) -> Figure:
+    """Macro AUROC with and without a leak (rows: auroc, auroc_low, auroc_high), and the difference, low and high."""
+    figure, (top, below) = plt.subplots(2, 1, figsize=(8, 2.1 + 0.5 * len(table)), height_ratios=(len(table), 1))
+    gained, columns = gain[["difference", "low", "high"]].astype(float), ["auroc", "auroc_low", "auroc_high"]
+    for axes, rows, none in (top, table[columns], 0.5), (below, gained.to_frame("difference").T, 0):
+        draw_intervals(axes, range(len(rows)), rows, rows.columns, ms=9)
+        axes.axvline(none, color=GREY, lw=1, ls=":")
+        for row, value in enumerate(rows.iloc[:, 0]):
+            axes.annotate(f"{value:.3f}", (value, row), (0, 9), textcoords="offset points", ha="center", fontsize=10)
+        axes.set(yticks=range(len(rows)), yticklabels=rows.index, ylim=(len(rows) - 0.5, -0.6))
+    top.set(xlabel="macro AUROC on test, 95 % interval over patients")
     values = ", ".join(f"{name} {value:.3f}" for name, value in table["auroc"].items())
-    return described(figure, f"Macro AUROC on test with 95 % intervals: {values}.")
+    ends = "difference {:.3f} [{:.3f}, {:.3f}]".format(*gained)
+    return described(figure, f"Macro AUROC on test with 95 % intervals: {values}; {ends}.")
 
 
 def _shares_text(share: pd.DataFrame) -> str:

@@ -137,10 +137,11 @@ def test_cooccurrence_writes_and_colours_the_lift_of_each_pair_once(entries):
     assert colours[mass, edema] == 1, "together in a quarter of the images, an eighth by chance: log2 of 2"
     assert np.ma.is_masked(colours[edema, mass]), "each pair once"
     assert np.ma.is_masked(colours[1, 0]), "no image with the finding: no lift"
-    assert np.ma.is_masked(colours[hernia, mass]), "half an image by chance: no colour, but the number on grey"
+    assert np.ma.is_masked(colours[hernia, mass]), "half an image by chance: no colour, and the number in brackets"
     assert not np.ma.is_masked(figure.axes[0].collections[1].get_array().reshape(14, 14)[hernia, mass])
     written = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
-    assert written[(edema + 0.5, mass + 0.5)] == written[(mass + 0.5, hernia + 0.5)] == "2.0"
+    assert written[(edema + 0.5, mass + 0.5)] == "2.0"
+    assert written[(mass + 0.5, hernia + 0.5)] == "(2.0)"
     assert "Edema and Mass 2.0 times" in plots.alt_text(figure)
 
 
@@ -162,6 +163,9 @@ def test_agreement_draws_each_kappa_and_its_interval():
     np.testing.assert_array_equal(axes.lines[0].get_xdata(), [np.nan, 0.2, 0.5])
     ends = [segment[:, 0].tolist() for segment in axes.collections[0].get_segments() if len(segment)]
     assert ends[-2:] == [[0.1, 0.3], [0.4, 0.7]]
+    figure = plots_data.plot_agreement(table, pd.Series({"Edema": 0.25, "Mass": 0.35, "Hernia": 0.45}))
+    assert figure.axes[0].lines[1].get_xdata().tolist() == [0.45, 0.35, 0.25], "in the same order"
+    assert "of NIH's: Edema 0.25, Mass 0.35, Hernia 0.45" in plots.alt_text(figure)
 
 
 def test_visits_show_the_share_of_patients_and_of_images_by_number_of_images():
@@ -189,10 +193,13 @@ def test_shift_and_parts_and_leakage(entries):
     for name, line in lines.items():
         assert sorted(line.get_xdata()) == sorted(counts.loc[name])
     table = pd.DataFrame({"auroc": [0.7, 0.6], "auroc_low": [0.6, 0.5], "auroc_high": [0.8, 0.7]}, ["leak", "none"])
-    axes = plots_data.plot_leakage(table).axes[0]
+    figure = plots_data.plot_leakage(table, pd.Series({"difference": 0.1, "low": 0.02, "high": 0.2, "note": ""}))
+    axes, below = figure.axes
     assert axes.lines[0].get_xdata().tolist() == [0.7, 0.6]
     assert [text.get_text() for text in axes.texts] == ["0.700", "0.600"]
     assert [segment[:, 0].tolist() for segment in axes.collections[0].get_segments()] == [[0.6, 0.8], [0.5, 0.7]]
+    assert [segment[:, 0].tolist() for segment in below.collections[0].get_segments()] == [[0.02, 0.2]]
+    assert "difference 0.100 [0.020, 0.200]" in plots.alt_text(figure)
 
 
 def test_losses_and_steps_draw_what_they_are_given():
