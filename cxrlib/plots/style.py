@@ -172,7 +172,7 @@ def plot_intervals(
     tables: dict[str, pd.DataFrame], metric: str = "auroc", label: str = "AUROC", chance: float | None = 0.5
 ) -> Figure:
     """A metric with its interval by finding, the macro last; one colour per table. tables: name -> `evaluate`'s."""
-    figure, axes = plt.subplots(figsize=(8, 5.6))
+    figure, axes = plt.subplots(figsize=(8 if len(tables) == 1 else 10, 5.6))  # wider with a legend beside it
     order = [*next(iter(tables.values())).loc[list(FINDINGS), metric].sort_values(na_position="first").index]
     rows, columns = ["macro", *order], (metric, f"{metric}_low", f"{metric}_high")
     for index, ((name, table), style) in enumerate(zip(tables.items(), STYLES, strict=False)):

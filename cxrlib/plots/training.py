@@ -57,8 +57,8 @@ def plot_history(history: pd.DataFrame, prevalence: float | None = None, by: str
     left.legend(loc="lower left")
     right.plot(at, history["val_auroc"], "-D", color=ORANGE)
     right.plot(kept["epoch"], kept["val_auroc"], "o", ms=14, mfc="none", mec="black")
-    right.annotate(f"kept: {kept['val_auroc']:.3f}", (kept["epoch"], kept["val_auroc"]), xytext=(4, -30),
-                   textcoords="offset points", ha="right")  # fmt: skip
+    right.annotate(f"kept: {kept['val_auroc']:.3f}", (kept["epoch"], kept["val_auroc"]), xytext=(0, -30),
+                   textcoords="offset points", ha="center")  # fmt: skip
     right.set(xlabel=by, ylabel="macro AUROC", title=f"Validation macro AUROC chooses the {by}", ymargin=0.15)
     for axes in (left, right):
         axes.set(xticks=at, xticklabels=history[by].map("{:g}".format), xlim=(0.5, at.max() + 0.5))
