@@ -172,19 +172,19 @@ def plot_intervals(
     tables: dict[str, pd.DataFrame], metric: str = "auroc", label: str = "AUROC", chance: float | None = 0.5
 ) -> Figure:
     """A metric with its interval by finding, the macro last; one colour per table. tables: name -> `evaluate`'s."""
-    figure, axes = plt.subplots(figsize=(8, 5.6))
-    first = next(iter(tables.values()))
-    order = [*first.loc[list(FINDINGS), metric].sort_values(na_position="first").index]
+    figure, axes = plt.subplots(figsize=(8 if len(tables) == 1 else 10, 5.6))  # wider with a legend beside it
+    order = [*next(iter(tables.values())).loc[list(FINDINGS), metric].sort_values(na_position="first").index]
     rows, columns = ["macro", *order], (metric, f"{metric}_low", f"{metric}_high")
     for index, ((name, table), style) in enumerate(zip(tables.items(), STYLES, strict=False)):
         y = np.arange(len(rows)) + (index - (len(tables) - 1) / 2) * 0.25
         draw_intervals(axes, y, table.loc[rows], columns, style, label=name)
-    positives = first["positives"]
-    axes.set_yticks(range(len(rows)), ["MACRO MEAN", *(f"{pretty(name)} ({positives[name]:.0f})" for name in order)])
+    counts = [one[["positives", "patients"]].astype(str).agg(" / ".join, axis=1) for one in tables.values()]
+    named = (f"{pretty(name)} ({'; '.join(dict.fromkeys(each[name] for each in counts))})" for name in order)
+    axes.set_yticks(range(len(rows)), ["MACRO MEAN", *named])
     axes.axhline(0.5, color="0.8", lw=1)
     if chance is not None:
         axes.axvline(chance, color=GREY, lw=1, ls=":")
-    axes.set(xlabel=f"{label}, 95 % interval over patients", title=f"{label} on test, by finding (positive images)")
+    axes.set(xlabel=f"{label}, 95 % interval over patients", title=f"{label} on test (positive images / patients)")
     if len(tables) > 1:
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # no place inside is free of intervals
     values = "; ".join(f"{name}: {listed(table.loc[rows[::-1], metric])}" for name, table in tables.items())

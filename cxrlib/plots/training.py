@@ -45,24 +45,24 @@ def plot_steps(rates: Sequence[float], losses: Sequence[float], prevalence: floa
                      f"{smooth.iloc[-1]:.2f}.")  # fmt: skip
 
 
-def plot_history(history: pd.DataFrame, prevalence: float | None = None) -> Figure:
-    """Losses (prevalence: one to draw as a dotted line) and validation macro AUROC by epoch; the kept one is marked."""
+def plot_history(history: pd.DataFrame, prevalence: float | None = None, by: str = "epoch") -> Figure:
+    """Losses (prevalence: one to draw as a dotted line) and macro AUROC by epoch or penalty; the kept one is marked."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
-    left.plot(history["epoch"], history["train_loss"], "-o", color=BLUE, label="train (augmented)")
-    left.plot(history["epoch"], history["val_loss"], "-D", color=ORANGE, label="validation")
+    at, kept = history["epoch"], history.loc[history["best"]].iloc[-1]
+    left.plot(at, history["train_loss"], "-o", color=BLUE, label="train (augmented)" if by == "epoch" else "train")
+    left.plot(at, history["val_loss"], "-D", color=ORANGE, label="validation")
     if prevalence:
         left.axhline(prevalence, color=GREY, ls=":", lw=2, label=f"prevalence alone: {prevalence:.3f}")
-    left.set(xlabel="epoch", ylabel="loss", title="Loss")
+    left.set(xlabel=by, ylabel="loss", title="Loss")
     left.legend(loc="lower left")
-    right.plot(history["epoch"], history["val_auroc"], "-D", color=ORANGE)
-    kept = history.loc[history["best"]].iloc[-1]
+    right.plot(at, history["val_auroc"], "-D", color=ORANGE)
     right.plot(kept["epoch"], kept["val_auroc"], "o", ms=14, mfc="none", mec="black")
-    right.annotate(f"kept: {kept['val_auroc']:.3f}", (kept["epoch"], kept["val_auroc"]), xytext=(4, -30),
-                   textcoords="offset points", ha="right")  # fmt: skip
-    right.set(xlabel="epoch", ylabel="macro AUROC", title="Validation macro AUROC chooses the epoch", ymargin=0.15)
+    right.annotate(f"kept: {kept['val_auroc']:.3f}", (kept["epoch"], kept["val_auroc"]), xytext=(0, -30),
+                   textcoords="offset points", ha="center")  # fmt: skip
+    right.set(xlabel=by, ylabel="macro AUROC", title=f"Validation macro AUROC chooses the {by}", ymargin=0.15)
     for axes in (left, right):
-        axes.set(xticks=history["epoch"], xlim=(0.5, history["epoch"].max() + 0.5))
+        axes.set(xticks=at, xticklabels=history[by].map("{:g}".format), xlim=(0.5, at.max() + 0.5))
     ends = ", ".join(f"{name.replace('_', ' ')} from {history[name].iloc[0]:.3f} to {history[name].iloc[-1]:.3f}"
                      for name in ("train_loss", "val_loss", "val_auroc"))  # fmt: skip
-    return described(figure, f"Two panels by epoch: {ends}; kept is epoch {kept['epoch']:.0f} with "
+    return described(figure, f"Two panels by {by}: {ends}; kept is {by} {kept[by]:g} with "
                      f"{kept['val_auroc']:.3f}.")  # fmt: skip

@@ -225,6 +225,9 @@ def test_history_circles_the_kept_epoch():
     assert "val auroc from 0.500 to 0.600; kept is epoch 2" in plots.alt_text(figure)
     figure = plots_training.plot_history(history, prevalence=0.25)
     assert "prevalence alone: 0.250" in figure.axes[0].get_legend_handles_labels()[1]
+    figure = plots_training.plot_history(history.assign(penalty=[3.0, 1.0, 0.3]), by="penalty")
+    assert [text.get_text() for text in figure.axes[1].get_xticklabels()] == ["3", "1", "0.3"]
+    assert "kept is penalty 1 with" in plots.alt_text(figure)
 
 
 def test_intervals_show_every_finding_its_interval_and_its_positives(predictions):
@@ -233,9 +236,10 @@ def test_intervals_show_every_finding_its_interval_and_its_positives(predictions
     axes = figure.axes[0]
     labels = [text.get_text() for text in axes.get_yticklabels()]
     assert labels[0] == "MACRO MEAN"
-    assert labels[1] == "Fibrosis (0)", "undefined stands at the end, and is there"
+    assert labels[1] == "Fibrosis (0 / 0)", "undefined stands at the end, and is there"
     order = [next(name for name in FINDINGS if label.startswith(plots.pretty(name))) for label in labels[1:]]
-    assert labels[1:] == [f"{plots.pretty(name)} ({table.loc[name, 'positives']:.0f})" for name in order]
+    counts = table[["positives", "patients"]]
+    assert labels[1:] == [f"{plots.pretty(name)} ({a} / {b})" for name, a, b in counts.loc[order].itertuples()]
     assert len(set(order)) == 14
     np.testing.assert_array_equal(axes.lines[0].get_xdata(), table.loc[["macro", *order], "auroc"])
     ends = [segment[:, 0] for segment in axes.collections[0].get_segments() if len(segment)]
@@ -243,6 +247,9 @@ def test_intervals_show_every_finding_its_interval_and_its_positives(predictions
     assert len(defined) == 14
     np.testing.assert_array_equal(ends, defined[["auroc_low", "auroc_high"]])
     assert {text.get_text() for text in axes.get_legend().get_texts()} == {"one", "two"}
+    other = table.assign(positives=table["positives"] + 1)
+    labels = plots.plot_intervals({"one": table, "two": other}).axes[0].get_yticklabels()
+    assert labels[1].get_text() == "Fibrosis (0 / 0; 1 / 0)", "of other images: the counts of each"
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------
