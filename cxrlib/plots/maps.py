@@ -95,10 +95,10 @@ def plot_faithfulness(curves: pd.DataFrame) -> Figure:
             area = f"{np.trapezoid(mean['value'], mean.index):.2f}"
             _with_bars(axes, 100 * mean.index + 0.6 * n, mean, *STYLES[n], label=f"{name}: area {area}")
             areas.append(f"{kind} by {order} {area}")
-        axes.set(xlabel=f"{'blurred' if kind == 'deletion' else 'shown sharp'} (% of the image)", ylim=(0, None))
+        axes.set(xlabel=f"{'blurred' if kind == 'deletion' else 'shown sharp'} (% of the image)")
         title = f"{kind.capitalize()} ({curves['image'].nunique()} radiographs)"
         axes.legend(title=title, alignment="left", loc="lower left", bbox_to_anchor=(0, 1))  # no bar is covered
-    both[0].set_ylabel("mean score")
+    both[0].set(ylabel="mean score", ylim=(0, None))
     what = f"Mean score of {curves['image'].nunique()} radiographs as the hottest places are taken or given first"
     return described(figure, f"{what}. Areas: {', '.join(areas)}.")
 

@@ -105,8 +105,10 @@ def test_curves_are_named_with_their_area_and_what_comes_first():
 
 
 def test_a_third_order_has_its_own_curve():
-    rows = [(image, kind, order, share, 1 - share) for image in (0, 1) for kind in ("deletion", "insertion")
+    rows = [(image, kind, order, share, (1 - share) / height) for image in (0, 1)
+            for kind, height in (("deletion", 2), ("insertion", 1))
             for order in ("map", "random", "activation") for share in (0, 1)]  # fmt: skip
     figure = plot_faithfulness(pd.DataFrame(rows, columns=["image", "kind", "order", "share", "score"]))
     assert len(figure.axes[0].containers) == 3
-    assert "hottest of activation first: area 0.50" in figure.axes[0].get_legend().get_texts()[2].get_text()
+    assert figure.axes[1].get_ylim()[1] > 1, "no curve of either panel is cut"
+    assert "hottest of activation first: area 0.25" in figure.axes[0].get_legend().get_texts()[2].get_text()
