@@ -1,6 +1,6 @@
 """Figures of tests of heat maps: against boxes and controls, by place, sanity, faithfulness."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,28 +8,32 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cxrlib.evaluation.bootstrap import draw_patients, ratio
-from cxrlib.plots.style import BLUE, GREY, ORANGE, STYLES, described, draw_intervals, pretty
+from cxrlib.plots.style import GREY, STYLES, described, draw_intervals, pretty
 
 
-def plot_localization(table: pd.DataFrame, metric: str = "pointing", label: str = "pointing game") -> Figure:
-    """One metric of `score_boxes`' table: the model and its controls by finding, with intervals, and the macro mean."""
-    rows = table[table["metric"] == metric].set_index("finding")
-    kinds = dict(list(rows.groupby("maps", sort=False)))
-    order = ["macro", *kinds["model"].drop("macro").sort_values("value").index]
-    y = np.arange(len(order))
-    figure, axes = plt.subplots(figsize=(8, 0.6 * len(order) + 1.4))
-    for n, (kind, style) in enumerate(zip(kinds, [STYLES[0], (GREY, "|"), *STYLES[1:]], strict=False)):
-        height = y + 0.32 * (1 - 2 * n / max(1, len(kinds) - 1))
-        draw_intervals(axes, height, kinds[kind].loc[order], ("value", "low", "high"), style, label=kind, ms=7)
-    cases = kinds["model"]["cases"]
-    axes.set_yticks(y, [f"{'MACRO MEAN' if name == 'macro' else pretty(name)} ({cases[name]})" for name in order])
-    axes.axhline(0.5, color="0.8", lw=1)
-    axes.set(xlim=(-0.02, 1.02), xlabel=f"{label}, 95 % interval over patients")
-    axes.set_title("Does the map find the box? (cases)")
+def plot_localization(tables: Mapping[str, pd.DataFrame], order: Sequence[str] = ()) -> Figure:
+    """The pointing game of `score_boxes`' tables, a panel for each title: the model and its controls by finding.
+
+    order: findings from the top; those that it lacks follow by the model's value in the first table.
+    """
+    games = {title: table[table["metric"] == "pointing"].set_index("finding") for title, table in tables.items()}
+    model = next(iter(games.values())).query("maps == 'model'").drop("macro").sort_values("value", ascending=False)
+    names = sorted(model.index, key=lambda name: [*order, name].index(name))
+    rows, texts, before = ["macro", *names[::-1]], [], None
+    figure, panels = plt.subplots(1, len(games), figsize=(4.2 * len(games) + 3.8, 0.6 * len(rows) + 1.4), squeeze=False)
+    for axes, (title, game) in zip(panels.flat, games.items(), strict=True):
+        kinds, y = dict(list(game.groupby("maps", sort=False))), np.arange(len(rows))
+        for n, (kind, style) in enumerate(zip(kinds, [STYLES[0], (GREY, "|"), *STYLES[1:]], strict=False)):
+            height = y + 0.32 * (1 - 2 * n / max(1, len(kinds) - 1))
+            draw_intervals(axes, height, kinds[kind].loc[rows], ("value", "low", "high"), style, label=kind, ms=7)
+        on = [f"\n{row.cases} cases, {row.patients} patients" for row in kinds["model"].loc[rows].itertuples()]
+        axes.set_yticks(y, [] if on == before else [pretty(row) + text for row, text in zip(rows, on, strict=True)])
+        axes.axhline(0.5, color="0.8", lw=1)
+        axes.set(xlim=(-0.02, 1.02), xlabel="pointing game, 95 % interval over patients", title=title)
+        macro = ", ".join(f"{kind} {of.loc['macro', 'value']:.2f}" for kind, of in kinds.items())
+        texts, before = [*texts, f"{title}, macro mean: {macro}."], on
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    macro = ", ".join(f"{kind} {of.loc['macro', 'value']:.2f}" for kind, of in kinds.items())
-    return described(figure, f"{label} by finding, with 95 % intervals, for {len(kinds)} kinds of maps. "
-                     f"Macro mean: {macro}.")  # fmt: skip
+    return described(figure, f"Pointing game by finding, with 95 % intervals. {' '.join(texts)}")
 
 
 def plot_places(density: pd.DataFrame) -> Figure:
@@ -38,8 +42,7 @@ def plot_places(density: pd.DataFrame) -> Figure:
     density: one row per map, with columns group (such as "true positives"), patient, and one per place.
     """
     groups = density.groupby("group", sort=False)
-    figure, axes = plt.subplots(figsize=(8, 0.6 * (density.shape[1] - 2) + 1.4))
-    texts = []
+    (figure, axes), texts = plt.subplots(figsize=(8, 0.6 * (density.shape[1] - 2) + 1.4)), []
     for n, ((name, maps), style) in enumerate(zip(groups, STYLES, strict=False)):
         table = _mean_interval(maps.drop(columns="group").groupby("patient").mean())
         y = np.arange(len(table)) + 0.2 * (n - (len(groups) - 1) / 2)
@@ -60,11 +63,10 @@ def plot_sanity(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
     An image whose map is empty or flat at a step is left out of that mean. Bars: 95 % interval over the images.
     """
-    figure, axes = plt.subplots(figsize=(7.5, 3.6))
-    texts = []
-    for n, ((name, table), (colour, marker)) in enumerate(zip(tables.items(), STYLES, strict=False)):
+    (figure, axes), texts = plt.subplots(figsize=(7.5, 3.6)), []
+    for n, ((name, table), style) in enumerate(zip(tables.items(), STYLES, strict=False)):
         mean = _mean_interval(table.pivot_table("rank", "image", "step", dropna=False))
-        _with_bars(axes, mean.index + 0.05 * n, mean, color=colour, marker=marker, label=name)
+        _with_bars(axes, mean.index + 0.05 * n, mean, *style, label=name)
         texts.append(f"{name}: {', '.join(f'{value:.2f}' for value in mean['value'])}")
     first = next(iter(tables.values()))
     steps = first["step"].unique()
@@ -82,19 +84,17 @@ def plot_sanity(tables: Mapping[str, pd.DataFrame]) -> Figure:
 def plot_faithfulness(curves: pd.DataFrame) -> Figure:
     """Deletion and insertion: mean score against the share of the image, hottest places first and in random order.
 
-    curves: of `perturbation`. Bars: 95 % interval over the images.
+    curves: of `perturbation`; another order is named as it is. Bars: 95 % interval over the images.
     """
-    figure, both = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
-    areas = []
+    (figure, both), areas = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True), []
     for axes, kind in zip(both, ("deletion", "insertion"), strict=True):
-        orders = (("map", "hottest first", BLUE, "o", 0), ("random", "random order", ORANGE, "D", 0.6))
-        for order, name, colour, marker, aside in orders:
+        for n, order in enumerate(curves["order"].unique()):
+            name = {"map": "hottest first", "random": "random order"}.get(order, f"hottest of {order} first")
             rows = curves[(curves["kind"] == kind) & (curves["order"] == order)]
             mean = _mean_interval(rows.pivot_table("score", "image", "share"))
-            area = np.trapezoid(mean["value"], mean.index)
-            label = f"{name}: area {area:.2f}"
-            _with_bars(axes, 100 * mean.index + aside, mean, color=colour, marker=marker, label=label)
-            areas.append(f"{kind} by {order} {area:.2f}")
+            area = f"{np.trapezoid(mean['value'], mean.index):.2f}"
+            _with_bars(axes, 100 * mean.index + 0.6 * n, mean, *STYLES[n], label=f"{name}: area {area}")
+            areas.append(f"{kind} by {order} {area}")
         axes.set(xlabel=f"{'blurred' if kind == 'deletion' else 'shown sharp'} (% of the image)")
         title = f"{kind.capitalize()} ({curves['image'].nunique()} radiographs)"
         axes.legend(title=title, alignment="left", loc="lower left", bbox_to_anchor=(0, 1))  # no bar is covered
@@ -111,6 +111,6 @@ def _mean_interval(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"value": table.mean(), "low": low, "high": high})
 
 
-def _with_bars(axes, x, mean: pd.DataFrame, **options) -> None:
+def _with_bars(axes, x, mean: pd.DataFrame, colour: str, marker: str, label: str) -> None:
     error = np.maximum([mean["value"] - mean["low"], mean["high"] - mean["value"]], 0)
-    axes.errorbar(x, mean["value"], yerr=error, capsize=2, elinewidth=1, **options)
+    axes.errorbar(x, mean["value"], yerr=error, capsize=2, elinewidth=1, color=colour, marker=marker, label=label)

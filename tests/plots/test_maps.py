@@ -21,26 +21,40 @@ def table():
     rows = []
     for n, kind in enumerate(("model", "chance", "random", "average", "untrained")):
         for finding, value in (("Mass", 0.9), ("Nodule", 0.3), ("macro", 0.6)):
-            rows += [(kind, finding, metric, 20, value - n / 10, value - n / 10 - 0.05, value - n / 10 + 0.05)
+            rows += [(kind, finding, metric, 20, 9, value - n / 10, value - n / 10 - 0.05, value - n / 10 + 0.05)
                      for metric in METRICS]  # fmt: skip
-    return pd.DataFrame(rows, columns=["maps", "finding", "metric", "cases", "value", "low", "high"])
+    return pd.DataFrame(rows, columns=["maps", "finding", "metric", "cases", "patients", "value", "low", "high"])
 
 
 def test_every_kind_of_map_stands_beside_the_model(table):
-    figure = plot_localization(table)
+    figure = plot_localization({"phantoms": table})
     [axes] = figure.axes
     lines = {line.get_label(): line.get_xdata() for line in axes.lines if not line.get_label().startswith("_")}
     assert list(lines) == ["model", "chance", "random", "average", "untrained"]
     np.testing.assert_allclose(lines["model"], [0.6, 0.3, 0.9])
     np.testing.assert_allclose(lines["untrained"], [0.2, -0.1, 0.5])
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["MACRO MEAN (20)", "Nodule (20)", "Mass (20)"]
-    assert "model 0.60, chance 0.50" in alt_text(figure)
+    labels = [f"{name}\n20 cases, 9 patients" for name in ("Macro", "Nodule", "Mass")]
+    assert [label.get_text() for label in axes.get_yticklabels()] == labels
+    assert "phantoms, macro mean: model 0.60, chance 0.50" in alt_text(figure)
+
+
+def test_several_tables_share_the_order_that_is_given(table):
+    other = table.assign(value=1 - table["value"])
+    figure = plot_localization({"one": table, "two": other}, order=["Pneumonia", "Nodule"])
+    first, second = ({line.get_label(): line.get_xdata() for line in axes.lines} for axes in figure.axes)
+    np.testing.assert_allclose(first["model"], [0.6, 0.9, 0.3], err_msg="from below: macro, what has no order, Nodule")
+    np.testing.assert_allclose(second["model"], [0.4, 0.1, 0.7])
+    named = [[label.get_text() for label in axes.get_yticklabels() if label.get_text()] for axes in figure.axes]
+    assert [len(labels) for labels in named] == [3, 0], "the same cases are named once"
+    other["cases"] = 21
+    figure = plot_localization({"one": table, "two": other})
+    assert "Mass\n21 cases, 9 patients" in [label.get_text() for label in figure.axes[1].get_yticklabels()]
 
 
 def test_controls_may_have_any_name_and_number(table):
     mine = [f"mine {n}" for n in range(9)]
     added = [table[table["maps"] == "chance"].assign(maps=name) for name in mine]
-    figure = plot_localization(pd.concat([table, *added]))
+    figure = plot_localization({"phantoms": pd.concat([table, *added])})
     lines = [line for line in figure.axes[0].lines if not line.get_label().startswith("_")]
     assert [line.get_label() for line in lines] == ["model", "chance", "random", "average", "untrained", *mine]
     looks = [(line.get_color(), line.get_marker()) for line in lines]
@@ -88,3 +102,13 @@ def test_curves_are_named_with_their_area_and_what_comes_first():
                      "hottest first: area 0.75", "random order: area 0.50"]  # fmt: skip
     assert "insertion by map 0.75" in alt_text(figure)
     assert figure.axes[0].get_xlabel() == "blurred (% of the image)"
+
+
+def test_a_third_order_has_its_own_curve():
+    rows = [(image, kind, order, share, (1 - share) / height) for image in (0, 1)
+            for kind, height in (("deletion", 2), ("insertion", 1))
+            for order in ("map", "random", "activation") for share in (0, 1)]  # fmt: skip
+    figure = plot_faithfulness(pd.DataFrame(rows, columns=["image", "kind", "order", "share", "score"]))
+    assert len(figure.axes[0].containers) == 3
+    assert figure.axes[1].get_ylim()[1] > 1, "no curve of either panel is cut"
+    assert "hottest of activation first: area 0.25" in figure.axes[0].get_legend().get_texts()[2].get_text()
