@@ -31,13 +31,12 @@ def case_maps(
 ) -> np.ndarray:
     """The map of each case, a row with image and finding. Options as in `grad_cam`; layer None: `default_layers`."""
     layer = default_layers(model, method) if layer is None else layer
-    names, of = np.unique(cases["image"].to_numpy(), return_inverse=True)
-    finding = cases["finding"].map(FINDINGS.index).to_numpy()
+    findings = torch.tensor([FINDINGS.index(name) for name in cases["finding"]], dtype=torch.int64)
     maps = np.empty((len(cases), images.image_size, images.image_size), dtype=np.float32)
-    for start in bar(range(0, len(names), batch_size), show=progress, desc="heat maps", unit=" batches", leave=False):
-        heat = grad_cam(model, radiographs(images, names[start : start + batch_size]), layer, method).numpy()
-        rows = np.flatnonzero((of >= start) & (of < start + batch_size))
-        maps[rows] = heat[of[rows] - start, finding[rows]]
+    for start in bar(range(0, len(cases), batch_size), show=progress, desc="heat maps", unit=" batches", leave=False):
+        rows = slice(start, start + batch_size)
+        shown = radiographs(images, cases["image"].iloc[rows])
+        maps[rows] = grad_cam(model, shown, layer, method, findings=findings[rows])[:, 0].numpy()
     return maps
 
 

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 from cxrlib.core.errors import InputError, nearest
 from cxrlib.data.dataset import to_unit
-from cxrlib.data.findings import FINDINGS
 from cxrlib.models.architectures import ARCHITECTURES, ChestXrayModel, in_mode
 
 Layer = nn.Module | str | None
@@ -37,7 +36,12 @@ def default_layers(model: ChestXrayModel, method: str) -> list[str] | None:
 
 
 def grad_cam(
-    model: ChestXrayModel, images: torch.Tensor, layer: Layers = None, method: str = "gradcam", with_range: bool = False
+    model: ChestXrayModel,
+    images: torch.Tensor,
+    layer: Layers = None,
+    method: str = "gradcam",
+    with_range: bool = False,
+    findings: torch.Tensor | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Where the model looks for each finding: (b, 14, h, w) float32 in [0, 1], in the coordinates of `images`.
 
@@ -47,9 +51,11 @@ def grad_cam(
     A map is the raw one, its negative values set to 0, enlarged bilinearly (cell (i, j) of a g x g grid is centred at
     ((i + 0.5) * h / g - 0.5, (j + 0.5) * w / g - 0.5)), and divided by its highest value unless that is zero.
     with_range: also return the lowest and the highest raw value, (b, 14, layers, 2), which tell a strong map from a
-    weak one. Raises InputError for an unknown method, and for a layer that is not run or has no grid.
+    weak one. findings: (b,), the place in FINDINGS of the one that is asked for in each image, which takes a single
+    backward pass and gives (b, 1, h, w). Raises InputError for an unknown method, and for a layer that is not run or
+    has no grid.
     """
-    raw = raw_maps(model, images, layer, method)
+    raw = raw_maps(model, images, layer, method, findings)
     maps = [_to_one(F.interpolate(grid.relu(), size=images.shape[-2:], mode="bilinear")) for grid in raw]
     maps = (maps[0] if len(maps) == 1 else _to_one(torch.stack(maps).mean(dim=0))).cpu()
     ranges = torch.stack([torch.stack([grid.amin((2, 3)), grid.amax((2, 3))], dim=-1) for grid in raw], dim=2).cpu()
@@ -65,23 +71,28 @@ def mean_maps(each: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def raw_maps(
-    model: ChestXrayModel, images: torch.Tensor, layer: Layers = None, method: str = "gradcam"
+    model: ChestXrayModel,
+    images: torch.Tensor,
+    layer: Layers = None,
+    method: str = "gradcam",
+    findings: torch.Tensor | None = None,
 ) -> list[torch.Tensor]:
     """The maps on the grid of each layer, (b, 14, h', w') float32, negative values kept. Arguments as in `grad_cam`.
 
-    One forward pass, recorded only from the first layer on, and one backward pass per finding. Works under no_grad and
-    inference_mode, and leaves the model unchanged.
+    One forward pass, recorded only from the first layer on, and one backward pass per map of an image. Works under
+    no_grad and inference_mode, and leaves the model unchanged.
     """
     check_method(method)
     layers = [_resolved(model, one) for one in (layer if isinstance(layer, list | tuple) else [layer])]
     with torch.inference_mode(False):
         kept, logits = _forward(model, images, layers)
         grids = [as_grid(one.detach()) for one in kept]
+        asked = logits if findings is None else logits.gather(1, findings[:, None].to(logits.device))
         if method == "activation":
-            return [_activation(grid)[:, None].repeat(1, len(FINDINGS), 1, 1) for grid in grids]
+            return [_activation(grid)[:, None].repeat(1, asked.shape[1], 1, 1) for grid in grids]
         maps = []
-        for k in range(len(FINDINGS)):
-            gradients = map(as_grid, torch.autograd.grad(logits[:, k].sum(), kept, retain_graph=True))
+        for each in asked.unbind(dim=1):
+            gradients = map(as_grid, torch.autograd.grad(each.sum(), kept, retain_graph=True))
             maps.append(list(map(METHODS[method], grids, gradients)))
         return [torch.stack(of_layer, dim=1) for of_layer in zip(*maps, strict=True)]
 

@@ -355,3 +355,14 @@ def test_unknown_names_are_refused_with_the_nearest(resnet):
         grad_cam(resnet, images(1), method="grad_cam++")
     with pytest.raises(InputError, match="resnet18 has no layer 'layer5'; expected one such as layer2"):
         grad_cam(resnet, images(1), "layer5")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_map_of_one_finding_per_image_is_that_of_all_fourteen(resnet, method):
+    images = torch.rand(3, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    asked = torch.tensor([5, 0, 13])
+    every, ranges = grad_cam(resnet, images, ["layer3", "layer4"], method, with_range=True)
+    one, its_range = grad_cam(resnet, images, ["layer3", "layer4"], method, with_range=True, findings=asked)
+    assert torch.allclose(one[:, 0], every[range(3), asked], atol=1e-6)
+    assert torch.allclose(its_range[:, 0], ranges[range(3), asked], atol=1e-6)
+    assert not torch.allclose(one[:, 0], every[:, 1], atol=1e-3) or method == "activation"
