@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from cxrlib.plots.style import BLUE, GREY, ORANGE, STYLES, described, draw_intervals
 
@@ -27,26 +27,25 @@ def pareto_front(table: pd.DataFrame, cost: str, gain: str = "auroc") -> pd.Seri
     return pd.Series(~beaten.any(axis=0), index=table.index, name="front")
 
 
-def plot_costs(table: pd.DataFrame) -> Figure:
+def plot_costs(table: pd.DataFrame, styles: dict | None = None) -> Figure:
     """Macro AUROC with its interval against each cost; grey steps are the Pareto front.
 
     A candidate whose interval includes 0.5 has learned nothing that can be shown: it is hollow and not on the front.
-    table: one row per candidate, with auroc, auroc_low, auroc_high and the columns of COSTS.
+    table: one row per candidate, with auroc, auroc_low, auroc_high and the columns of COSTS. styles: of each name.
     """
     figure, panels = plt.subplots(1, len(COSTS), figsize=(3.4 * len(COSTS) + 2, 4.2), sharey=True)
-    learned = table["auroc_low"] > 0.5
+    learned, styles = table["auroc_low"] > 0.5, styles or dict(zip(table.index, STYLES, strict=False))
     fronts = {cost: table[learned][pareto_front(table[learned], cost)].sort_values(cost) for cost in COSTS}
-    sparse = FuncFormatter(lambda tick, _: f"{tick:g}" if f"{tick:.0e}"[0] in "125" else "")  # 1, 2, 5, 10, ...
     for axes, (cost, label) in zip(panels, COSTS.items(), strict=True):
         axes.plot(fronts[cost][cost], fronts[cost]["auroc"], color="0.75", lw=4, zorder=0, drawstyle="steps-post")
-        for name, style in zip(table.index, STYLES, strict=False):
+        for name, style in ((name, styles[name]) for name in table.index):
             fill = style[0] if learned[name] else "white"
             _error_bars(axes, table.loc[[name], cost], table.loc[[name]], style, ls="none", ms=9, mfc=fill, label=name)
         axes.axhline(0.5, color=GREY, lw=1, ls=":")
-        axes.set(xscale="log", xlabel=label)
-        axes.set_xlim(table[cost].min() / 1.5, table[cost].max() * 1.5)  # a gap of a few percent looks like one
-        axes.xaxis.set_major_formatter(sparse)
-        axes.xaxis.set_minor_formatter(sparse)
+        ends = table[cost].min() / 1.5, table[cost].max() * 1.5  # a gap of a few percent looks like one
+        axes.set(xscale="log", xlabel=label, xlim=ends)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if ends[1] > 10 * ends[0] else (1, 1.5, 2, 3, 5, 7)))
+        axes.xaxis.set(major_formatter="{x:g}", minor_formatter=NullFormatter())
     panels[0].set(ylabel=_AUROC, title="Accuracy against cost (grey: Pareto front; logarithmic scales)")
     panels[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), alignment="left")
     values = "; ".join(f"{name} {row['auroc']:.3f} ({row['auroc_low']:.3f} to {row['auroc_high']:.3f})"
@@ -56,20 +55,22 @@ def plot_costs(table: pd.DataFrame) -> Figure:
 
 
 def plot_paired(one: np.ndarray, two: np.ndarray, names: tuple[str, str], colours=(BLUE, ORANGE)) -> Figure:
-    """Bootstrap replicates (r,) of two models drawn with the same patients, and of their difference."""
-    figure, (both, paired) = plt.subplots(1, 2, figsize=(9, 3.2))
-    middle = [np.quantile(values, [0.025, 0.975]) for values in (one, two, one - two)]
-    for values, name, ends, colour in zip((one, two), names, middle, colours, strict=False):
-        both.hist(values, bins=30, color=colour, alpha=0.5, label=f"{name}: {ends[0]:.3f} to {ends[1]:.3f}")
-    paired.hist(one - two, bins=30, color=GREY, label=f"difference: {middle[2][0]:+.3f} to {middle[2][1]:+.3f}")
-    paired.axvline(0, color="black", lw=1, ls=":")
-    both.set(xlabel="macro AUROC", ylabel="draws of patients", title="each on its own")
-    paired.set(xlabel=f"{names[0]} − {names[1]}", title="on the same patients")
-    for axes in (both, paired):
+    """Bootstrap replicates (r,) of two models, the same patients in both; their difference, and with pairing broken."""
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
+    broken, said = one - np.random.default_rng(0).permutation(two), []
+    alone = (one, f"{names[0]}: %.3f to %.3f", colours[0]), (two, f"{names[1]}: %.3f to %.3f", colours[1])
+    apart = (broken, "different patients: %+.3f to %+.3f", "0.6"), (one - two, "same patients: %+.3f to %+.3f", "0.2")
+    for axes, rows in zip(panels, (alone, apart), strict=True):
+        middle = np.mean([np.mean(values) for values, *_ in rows])
+        bins = middle + np.linspace(-0.6, 0.6, 49) * max(np.ptp([one, two]), np.ptp(broken))  # as wide in both panels
+        for values, words, colour in rows:
+            said.append(words % tuple(np.quantile(values, [0.025, 0.975])))
+            axes.hist(values, bins, color=colour, alpha=0.6, label=said[-1])
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.25), fontsize=9)
-    said = [f"{low:.3f} to {high:.3f}" for low, high in middle]
-    return described(figure, f"Histograms of {len(one)} draws of patients, middle 95 %: {names[0]} {said[0]}; "
-                     f"{names[1]} {said[1]}; difference {said[2]}.")  # fmt: skip
+    panels[1].axvline(0, color="black", lw=1, ls=":")
+    panels[0].set(xlabel="macro AUROC", ylabel="draws of patients", title="each on its own")
+    panels[1].set(xlabel=f"{names[0]} − {names[1]}", title="the difference")
+    return described(figure, f"Histograms of {len(one)} draws of patients, middle 95 %: {'; '.join(said)}.")
 
 
 def plot_changes(table: pd.DataFrame, title: str) -> Figure:
@@ -117,8 +118,7 @@ def plot_learning_curves(curves: dict[str, pd.DataFrame], styles: Sequence = STY
         _error_bars(axes, aside, curve, style, ls="-", label=name)
         points = [f"{auroc:.3f} with {images:.0f}" for auroc, images in curve[["auroc", "images"]].to_numpy()]
         texts.append(f"{name}: {', '.join(points)}")
-    axes.set(xlabel="training images (logarithmic)", xscale="log", ylabel=_AUROC)
-    axes.set_title("How many images does a model need?")
+    axes.set(xlabel="training images (logarithmic)", xscale="log", ylabel=_AUROC, title="What more training images add")
     ticks = np.unique(np.concatenate([curve["images"].round() for curve in curves.values()]))
     axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
     axes.minorticks_off()

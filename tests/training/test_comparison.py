@@ -278,6 +278,10 @@ def test_figures_show_every_candidate_and_say_it_in_words():
     front = figure.axes[0].lines[0].get_xdata()
     assert front.tolist() == [3.4], "nobody is better or smaller"
     assert "vgg16 0." in alt_text(figure)
+    given = plot_costs(table, dict.fromkeys(table.index, ("red", "o"))).axes
+    assert {bar[0].get_color() for axes in given for bar in axes.containers} == {"red"}
+    short = [label.get_text() for label in given[2].get_xticklabels()]
+    assert {"1", "2", "5"} <= set(short)
     pairs = plot_differences(all_differences(results, 100))
     assert next(label.get_text() for label in pairs.axes[0].get_yticklabels()) == "lite0:imagenet − resnet18"
     assert "Holm's p" in alt_text(pairs)
@@ -295,8 +299,12 @@ def test_who_has_not_left_chance_is_hollow_and_not_on_the_front():
 def test_paired_draws_show_both_and_their_difference():
     two = np.random.default_rng(0).normal(0.7, 0.02, 500)
     figure = plot_paired(two + 0.01, two, ("one", "two"))
-    assert "difference 0.010 to 0.010" in alt_text(figure)
-    assert [patch.get_height() for patch in figure.axes[1].patches if patch.get_height()] == [500.0]
+    assert "same patients: +0.010 to +0.010" in alt_text(figure)
+    broken, paired = ([bar.get_height() for bar in bars if bar.get_height()] for bars in figure.axes[1].containers)
+    assert paired == [500.0]
+    assert len(broken) > 10, "with the pairing broken the difference is as wide as two estimates on their own"
+    spans = [np.ptp(axes.get_xlim()) for axes in figure.axes]
+    assert spans[0] == pytest.approx(spans[1]), "widths can be compared by eye"
 
 
 def test_changes_are_filled_where_their_interval_is_clear_of_zero():
