@@ -67,6 +67,8 @@ class Config(BaseModel):
                 plain[name] = os.fspath(value)
             if isinstance(value, bool) and name in cls.model_fields and cls.model_fields[name].annotation is not bool:
                 raise InputError(f"{name} {value!r} cannot be used; expected {expected(cls, name)}")
+            if name in cls.model_fields and cls.model_fields[name].annotation is int and len(str(value)) > 18:
+                raise InputError(f"{name} {value} cannot be used; expected {expected(cls, name)}, of at most 18 digits")
         return plain
 
     def replace(self, **changes) -> Self:

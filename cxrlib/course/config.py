@@ -31,7 +31,7 @@ class CourseConfig(TrainConfig, DataConfig):
     test_subset: int = Field(0, ge=0, description="approximate number of test images; 0 for all")
     archs: Archs = Field([], description="architectures to compare, such as resnet18,vgg16:imagenet; empty for all")
     compare_weights: Place = Field("none", description="where the compared networks start")
-    compare_image_size: int = Field(64, ge=32, description="pixels per side in the comparison")
+    compare_image_size: int = Field(64, ge=32, le=4096, description="pixels per side in the comparison")
     compare_budget: str = Field("epochs=4", description="epochs=2, steps=200 or minutes=3, the same for all")
     compare_seeds: int = Field(2, ge=1, description="trainings per architecture, with seeds from `seed` on")
     compare_train_subset: int = Field(1200, ge=0, description="approximate number of training images; 0 for all")

@@ -27,7 +27,7 @@ class TrainConfig(Config):
         "this project, or for densenet121 xrv-chex, xrv-pc or xrv-mimic (trained on other hospitals' radiographs)",
     )
     mode: Literal["full", "probe"] = Field("full", description="full, or probe: only the head, on stored features")
-    image_size: int = Field(224, ge=32, description="pixels per side")
+    image_size: int = Field(224, ge=32, le=4096, description="pixels per side")
     epochs: int = Field(8, ge=1, description="passes over the training images")
     batch_size: int = Field(32, ge=2, description="images per step; batch normalization needs two")
     lr: float = Field(3e-4, gt=0, description="peak learning rate, after a warm-up and before a cosine decay")

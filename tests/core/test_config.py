@@ -41,6 +41,7 @@ def test_scalars_of_numpy_and_paths_become_plain_values():
         ({"heat": float("inf")}, "heat inf cannot be used"),
         ({"minutes": 2.5}, "minutes 2.5 cannot be used; expected a whole number at least 1"),
         ({"minutes": True}, "minutes True cannot be used"),
+        ({"minutes": "9" * 40}, "minutes 9{40} cannot be used; expected a whole number .*of at most 18 digits"),
         ({"minutes": "soon"}, "minutes 'soon' cannot be used"),
         ({"mode": "botom"}, "mode 'botom' is unknown; expected one of top, bottom; did you mean 'bottom'?"),
         ({"fan": "perhaps"}, "fan 'perhaps' cannot be used; expected true or false"),
