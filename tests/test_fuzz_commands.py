@@ -218,6 +218,20 @@ def test_two_hundred_command_lines(nih, tiny_model):
     assert codes[2] >= 20
 
 
+def test_a_training_without_validation_is_refused_before_anything_is_decoded(nih, tiny_model):
+    one_row = {"rows": 1, "drop": [], "rename": [], "values": [], "how": "csv"}
+    line = [
+        "train",
+        "--img_root=nih",
+        "--csv_path=mine",
+        *QUICK,
+        "--run_dir=new",
+        "--weights=none",
+        "--cache_dir=pixels",
+    ]
+    assert tried(line, one_row, nih, tiny_model) == 2
+
+
 @pytest.mark.slow
 def test_five_thousand_command_lines(nih, tiny_model):
     fuzz(5000, nih, tiny_model)

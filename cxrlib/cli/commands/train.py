@@ -9,7 +9,7 @@ from cxrlib.cli.options import TrainOptions
 from cxrlib.core.paths import check_folder, one_process
 from cxrlib.data.splits import split, subsets
 from cxrlib.training.device import pick_device
-from cxrlib.training.inputs import parts_to_remember
+from cxrlib.training.inputs import datasets, parts_to_remember
 from cxrlib.training.loop import fit
 
 
@@ -21,7 +21,8 @@ def run(options: TrainOptions) -> None:
     data = data_of(options)
     entries = split(data.entries, config.split, config.seed, config.fractions, data.folders)
     check_model(config)
-    parts_to_remember(config, entries)  # before decoding: a start checkpoint that learned from held-out images
+    parts_to_remember(config, entries)  # before decoding: a start checkpoint that learned from held-out images,
+    datasets(config, entries, data.images)  # and parts that hold too little to learn from or to choose by
     used = subsets(entries[entries["part"] != "test"], config.train_subset, config.val_subset, seed=config.seed)
     images = images_of(options, data, config.image_size, used["image"], options.run_dir)
     out = Path(options.run_dir)
