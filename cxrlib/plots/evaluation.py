@@ -85,8 +85,8 @@ def plot_pr_curves(predictions: Predictions, points: dict[str, Thresholds]) -> F
 def plot_reliability(tables: dict[str, Predictions], findings: Sequence[str], bins: int = 5) -> Figure:
     """Share of positives against the mean score, in bins of equally many images; the dotted diagonal is ideal."""
     labels = "mean score of a bin (both axes: square-root scale)", "share of positives in the bin"
-    figure, all_axes = panels(len(findings), 4, 2.7, height=2.5, labels=labels, sharex=True, sharey=True)
-    texts = []
+    figure, all_axes = panels(len(findings), 2, 4.3, height=3.6, labels=labels, sharex=True, sharey=True)
+    texts, ticks, ends = [], (0, 0.05, 0.2, 0.5, 1), (-0.002, 1.06)
     for axes, finding in zip(all_axes, findings, strict=False):
         axes.plot([0, 1], [0, 1], color=GREY, ls=":", lw=1)
         positives = 0
@@ -99,7 +99,7 @@ def plot_reliability(tables: dict[str, Predictions], findings: Sequence[str], bi
                           elinewidth=1.5, capsize=2, label=name)  # fmt: skip
             positives, (score, share) = table["positives"].sum(), map(number, table.iloc[-1][["score", "share"]])
             texts.append(f"{pretty(finding)}, {name}: the highest scores, {score}, meet {share}")
-        axes.set(xscale=_ROOT, yscale=_ROOT, xlim=(-0.002, 1.06), ylim=(-0.002, 1.06), aspect="equal")
+        axes.set(xscale=_ROOT, yscale=_ROOT, xlim=ends, ylim=ends, xticks=ticks, yticks=ticks, aspect="equal")
         axes.set_title(f"{pretty(finding)} ({positives})", fontsize=10)
     figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(tables), fontsize=9)
     return described(figure, f"Share of positives against the score. {'; '.join(texts)}.")
