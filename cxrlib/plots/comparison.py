@@ -54,32 +54,32 @@ def plot_costs(table: pd.DataFrame, styles: dict | None = None) -> Figure:
     return described(figure, f"Test macro AUROC with 95 % intervals: {values}. Pareto front {said}.")
 
 
-def plot_paired(one: np.ndarray, two: np.ndarray, names: tuple[str, str], colours=(BLUE, ORANGE)) -> Figure:
-    """Bootstrap replicates (r,) of two models, the same patients in both; their difference, and with pairing broken."""
-    figure, panels = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
-    broken, said = one - np.random.default_rng(0).permutation(two), []
-    alone = (one, f"{names[0]}: %.3f to %.3f", colours[0]), (two, f"{names[1]}: %.3f to %.3f", colours[1])
-    apart = (broken, "different patients: %+.3f to %+.3f", "0.6"), (one - two, "same patients: %+.3f to %+.3f", "0.2")
-    for axes, rows in zip(panels, (alone, apart), strict=True):
-        middle = np.mean([np.mean(values) for values, *_ in rows])
-        bins = middle + np.linspace(-0.6, 0.6, 49) * max(np.ptp([one, two]), np.ptp(broken))  # as wide in both panels
-        for values, words, colour in rows:
-            said.append(words % tuple(np.quantile(values, [0.025, 0.975])))
-            axes.hist(values, bins, color=colour, alpha=0.6, label=said[-1])
-        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.25), fontsize=9)
-    panels[1].axvline(0, color="black", lw=1, ls=":")
-    panels[0].set(xlabel="macro AUROC", ylabel="draws of patients", title="each on its own")
-    panels[1].set(xlabel=f"{names[0]} − {names[1]}", title="the difference")
-    return described(figure, f"Histograms of {len(one)} draws of patients, middle 95 %: {'; '.join(said)}.")
+def plot_paired(one: np.ndarray, others: dict[str, np.ndarray], name: str, colours=(BLUE, ORANGE)) -> Figure:
+    """Bootstrap replicates (r,), of `one` against others' on the same patients; its difference to the first of them."""
+    figure, panels = plt.subplots(1, len(others) + 1, figsize=(4.1 * len(others) + 4.1, 4.6), layout="tight")
+    reach, said = np.array([-0.6, 0.6]) * max(map(np.ptp, (one, *others.values()))), []
+    for axes, (other, two), colour in zip(panels, others.items(), colours, strict=False):
+        spread = f"sd of difference {(one - two).std():.4f}, independent {np.hypot(one.std(), two.std()):.4f}"
+        said.append(f"{name} and {other}: correlation {np.corrcoef(one, two)[0, 1]:.2f}; {spread}")
+        axes.scatter(one, two, s=6, color=colour, alpha=0.5)
+        axes.set(xlim=one.mean() + reach, ylim=two.mean() + reach, xlabel=name, ylabel=other, box_aspect=1)
+        axes.set(title=said[-1].split(": ")[1].replace("; ", "\n"))
+    first, two = next(iter(others.items()))
+    loose, bins = one - np.random.default_rng(0).permutation(two), (one - two).mean() + np.linspace(*reach, 49)
+    for values, which, colour in ((loose, "other patients (light)", "0.6"), (one - two, "same patients (dark)", "0.2")):
+        said.append("{}: {:+.3f} to {:+.3f}".format(which, *np.quantile(values, [0.025, 0.975])))
+        panels[-1].hist(values, bins, color=colour, alpha=0.6)
+    panels[-1].set(xlabel=f"difference to {first}", ylabel="draws", title="\n".join(said[-2:]), box_aspect=1)
+    panels[-1].locator_params(axis="x", nbins=5)
+    return described(figure, f"{len(one)} draws of patients. {'; '.join(said)}.")
 
 
 def plot_changes(table: pd.DataFrame, title: str) -> Figure:
-    """What changes of a recipe bring, largest gain first. table: columns variant, difference, low, high."""
-    rows = table.sort_values("difference", ascending=False)
-    clear = (rows["low"] > 0) | (rows["high"] < 0)
-    figure = _plot_rows(rows, rows["variant"], clear, ("interval clear of zero", "not told apart from zero"), title)
+    """What changes of a recipe bring. table: columns variant, difference, low, high, p_holm; no values: a heading."""
+    labels = "Holm's p below 0.05", "not told apart from zero"
+    figure = _plot_rows(table, table["variant"], table["p_holm"] < 0.05, labels, title)
     values = "; ".join(f"{row.variant} {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
-                       for row in rows.itertuples())  # fmt: skip
+                       for row in table.dropna(subset="difference").itertuples())  # fmt: skip
     return described(figure, f"{title}: {values}.")
 
 

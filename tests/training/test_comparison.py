@@ -296,25 +296,31 @@ def test_who_has_not_left_chance_is_hollow_and_not_on_the_front():
     assert "Pareto front by parameters: big;" in alt_text(figure)
 
 
-def test_paired_draws_show_both_and_their_difference():
-    two = np.random.default_rng(0).normal(0.7, 0.02, 500)
-    figure = plot_paired(two + 0.01, two, ("one", "two"))
-    assert "same patients: +0.010 to +0.010" in alt_text(figure)
-    broken, paired = ([bar.get_height() for bar in bars if bar.get_height()] for bars in figure.axes[1].containers)
+def test_paired_draws_show_what_two_models_share_and_their_difference():
+    draw = np.random.default_rng(0).normal
+    one, two = draw(0.7, 0.02, 500), draw(0.6, 0.02, 500)
+    figure = plot_paired(one, {"twin": one - 0.01, "other": two}, "one")
+    assert "one and twin: correlation 1.00; sd of difference 0.0000, independent 0.02" in alt_text(figure)
+    assert "same patients (dark): +0.010 to +0.010" in alt_text(figure)
+    *scatter, histogram = figure.axes
+    assert [axes.get_ylabel() for axes in scatter] == ["twin", "other"]
+    assert scatter[1].collections[0].get_offsets().tolist() == np.column_stack([one, two]).tolist()
+    loose, paired = ([bar.get_height() for bar in bars if bar.get_height()] for bars in histogram.containers)
     assert paired == [500.0]
-    assert len(broken) > 10, "with the pairing broken the difference is as wide as two estimates on their own"
-    spans = [np.ptp(axes.get_xlim()) for axes in figure.axes]
-    assert spans[0] == pytest.approx(spans[1]), "widths can be compared by eye"
+    assert len(loose) > 10, "on other patients the difference is as wide as two estimates on their own"
+    spans = [np.ptp(axes.get_xlim()) for axes in scatter] + [np.ptp(axes.get_ylim()) for axes in scatter]
+    assert spans == pytest.approx([spans[0]] * 4), "widths can be compared by eye"
 
 
-def test_changes_are_filled_where_their_interval_is_clear_of_zero():
-    rows = [("better", 0.02, 0.01, 0.03), ("unclear", 0.0, -0.01, 0.01), ("worse", -0.02, -0.03, -0.01)]
-    figure = plot_changes(pd.DataFrame(rows, columns=["variant", "difference", "low", "high"]), "Changes")
+def test_changes_are_filled_by_holms_p_under_the_heading_of_their_recipe():
+    rows = [("better", 0.02, 0.01, 0.03, 0.01), ("unclear", -0.01, -0.02, 0, 0.2), ("worse", -0.02, -0.03, -0.01, 0)]
+    table = pd.DataFrame([("A", *[np.nan] * 4), *rows], columns=["variant", "difference", "low", "high", "p_holm"])
+    figure = plot_changes(table, "Changes")
     [axes] = figure.axes
     names = {label.get_text(): y for label, y in zip(axes.get_yticklabels(), axes.get_yticks(), strict=True)}
-    assert names == {"better": 2, "unclear": 1, "worse": 0}
-    clear, unclear = (line.get_xdata().tolist() for line in axes.lines[:2])
-    assert (clear, unclear) == ([0.02, -0.02], [0.0])
+    assert names == {"A": 3, "better": 2, "unclear": 1, "worse": 0}
+    clear, unclear = ([x for x in line.get_xdata() if not np.isnan(x)] for line in axes.lines[:2])
+    assert (clear, unclear) == ([0.02, -0.02], [-0.01])
     assert alt_text(figure).startswith("Changes: better +0.020 (+0.010 to +0.030); unclear")
 
 
