@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cxrlib.cli.commands.opening import check_model, data_of, images_of
+from cxrlib.cli.commands.opening import check_training, data_of, images_of
 from cxrlib.cli.options import CompareOptions
 from cxrlib.core.paths import check_folder, write_csv
 from cxrlib.data.splits import split, subset, subsets
@@ -23,10 +23,10 @@ def run(options: CompareOptions) -> None:
     each = comparison.candidates(options.archs, options.config)
     check_folder(options.run_dir, "figures")
     device = pick_device(options.device)
-    for config in each.values():
-        check_model(config)
     data, out = data_of(options), Path(options.run_dir)
     entries = split(data.entries, options.split, options.seed, options.fractions, data.folders)
+    for config in each.values():
+        check_training(config, entries, data)
     most = max(options.train_subset, *options.sizes, 0)
     test = subsets(entries, most, options.val_subset, options.subset, options.seed).query("part == 'test'")
     costs = comparison.kept_costs(each, out / "costs.json")

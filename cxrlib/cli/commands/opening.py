@@ -22,7 +22,7 @@ from cxrlib.models.ensembles import Ensemble
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.device import pick_device
 from cxrlib.training.inference import predict
-from cxrlib.training.inputs import make_dataset
+from cxrlib.training.inputs import datasets, make_dataset, parts_to_remember
 from cxrlib.training.optimization import strengthen_dropout
 
 
@@ -122,8 +122,10 @@ def predictions_of(
             for model, images in zip(models, caches, strict=True)]  # fmt: skip
 
 
-def check_model(config: TrainConfig) -> None:
-    """Raise InputError, before anything is decoded, for weights or a dropout that cannot be had, or a wrong size."""
+def check_training(config: TrainConfig, entries: pd.DataFrame, data: Data) -> None:
+    """Raise InputError, before anything is decoded, for a model, a start or parts that `fit` would refuse."""
     if config.weights != "none" or config.drop_strength != 1:
         model = build_model(config.arch, config.weights, config.image_size)
         strengthen_dropout(model, config.drop_strength)
+    parts_to_remember(config, entries)
+    datasets(config, entries, data.images)

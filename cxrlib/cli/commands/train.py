@@ -4,12 +4,11 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from cxrlib.cli import processes
-from cxrlib.cli.commands.opening import check_model, data_of, images_of
+from cxrlib.cli.commands.opening import check_training, data_of, images_of
 from cxrlib.cli.options import TrainOptions
 from cxrlib.core.paths import check_folder, one_process
 from cxrlib.data.splits import split, subsets
 from cxrlib.training.device import pick_device
-from cxrlib.training.inputs import datasets, parts_to_remember
 from cxrlib.training.loop import fit
 
 
@@ -20,9 +19,7 @@ def run(options: TrainOptions) -> None:
     pick_device(config.device)
     data = data_of(options)
     entries = split(data.entries, config.split, config.seed, config.fractions, data.folders)
-    check_model(config)
-    parts_to_remember(config, entries)  # before decoding: a start checkpoint that learned from held-out images,
-    datasets(config, entries, data.images)  # and parts that hold too little to learn from or to choose by
+    check_training(config, entries, data)
     used = subsets(entries[entries["part"] != "test"], config.train_subset, config.val_subset, seed=config.seed)
     images = images_of(options, data, config.image_size, used["image"], options.run_dir)
     out = Path(options.run_dir)
