@@ -10,12 +10,10 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.bootstrap import DEFAULT, Bootstrap, with_macro
 from cxrlib.evaluation.calibration import Calibrator
 from cxrlib.evaluation.differences import group_difference
-from cxrlib.evaluation.metrics import evaluate
+from cxrlib.evaluation.metrics import THRESHOLD_METRICS, evaluate
 from cxrlib.evaluation.predictions import UNKNOWN, Predictions
 from cxrlib.evaluation.reliability import ece_floor
-from cxrlib.evaluation.saved import too_few
-from cxrlib.evaluation.sums import THRESHOLD_METRICS
-from cxrlib.evaluation.thresholds import Thresholds, tune_thresholds
+from cxrlib.evaluation.thresholds import Thresholds, too_few, tune_thresholds
 
 REFITTED = ("ece_mass", "f1", "sensitivity", "specificity")
 _ENDS = ("", "_low", "_high")

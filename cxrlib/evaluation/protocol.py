@@ -12,9 +12,10 @@ from cxrlib.core.paths import write_csv, write_text
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.calibration import Calibrator, mean_calibrated, methods_text
 from cxrlib.evaluation.metrics import evaluate
+from cxrlib.evaluation.objectives import parse_objective
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.reliability import choose_method
-from cxrlib.evaluation.thresholds import GRID, Thresholds, grid_values, parse_objective, tune_thresholds
+from cxrlib.evaluation.thresholds import GRID, Thresholds, grid_values, tune_thresholds
 
 
 @dataclass(frozen=True)

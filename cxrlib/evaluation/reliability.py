@@ -8,9 +8,8 @@ from scipy.special import ndtri
 
 from cxrlib.data.findings import FINDINGS, canonical
 from cxrlib.evaluation.calibration import Calibrator, raw
-from cxrlib.evaluation.metrics import point_estimates
+from cxrlib.evaluation.metrics import ECE_BINS, mass_bins, point_estimates
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.sums import ECE_BINS, mass_bins
 
 
 def reliability(predictions: Predictions, finding: str, bins: int = 10) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from cxrlib.core.errors import InputError, printable
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.images import looks_inverted, read_radiograph
 from cxrlib.evaluation.calibration import operating_point, operating_points
-from cxrlib.evaluation.sums import at_or_above
+from cxrlib.evaluation.metrics import at_or_above
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.explain.gradcam import default_layers, grad_cam, mean_maps
 from cxrlib.models.architectures import model_from_checkpoint

@@ -13,8 +13,8 @@ import numpy as np
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
+from cxrlib.evaluation.metrics import at_or_above, check_calibration, threshold_metrics
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.sums import at_or_above, check_calibration, threshold_metrics
 from cxrlib.evaluation.thresholds import NEVER, Thresholds
 
 # Stops of a slider: 0 to 1, finest near 0, where the scores of rare findings lie, and last above every score.

@@ -17,11 +17,10 @@ from cxrlib.evaluation.audits import against_experts, audit
 from cxrlib.evaluation.bootstrap import Bootstrap, count_patients
 from cxrlib.evaluation.calibration import METHODS, Calibrator
 from cxrlib.evaluation.differences import group_difference, paired_difference
-from cxrlib.evaluation.metrics import evaluate, point_estimates
+from cxrlib.evaluation.metrics import RANKING_METRICS, THRESHOLD_METRICS, PatientSums, evaluate, point_estimates
 from cxrlib.evaluation.predictions import UNKNOWN, Predictions
 from cxrlib.evaluation.protocol import evaluate_at_tuned
 from cxrlib.evaluation.reliability import choose_method, ece_floor, reliability
-from cxrlib.evaluation.sums import RANKING_METRICS, THRESHOLD_METRICS, PatientSums
 from cxrlib.evaluation.thresholds import Thresholds, tune_thresholds
 
 HALF = Thresholds(np.full(14, 0.5))
