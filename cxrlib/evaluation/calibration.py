@@ -1,8 +1,7 @@
 """Calibrated scores: of the images scored 0.2, one in five has the finding, here and at another prevalence.
 
-One map per finding, fitted on validation and frozen. Every map rises with the score, so the ranking of images and the
-AUROC stay (isotonic maps tie neighbours), and the best threshold selects the same images. What changes is what a score,
-and a threshold on it, means to a reader. A calibrator and the thresholds on its scores form one operating point.
+Every map rises with the score, so the ranking of images and the AUROC stay (isotonic maps tie neighbours), and the best
+threshold selects the same images. A calibrator and the thresholds on its scores form one operating point.
 """
 
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from scipy.special import expit, logit
 
 from cxrlib.core.errors import InputError, nearest, some
 from cxrlib.data.findings import FINDINGS
+from cxrlib.evaluation.metrics import check_calibration
 from cxrlib.evaluation.predictions import Predictions, fourteen
 from cxrlib.evaluation.thresholds import SavedPerFinding, Thresholds, too_few
 
@@ -24,18 +24,15 @@ _KEYS = {"platt": ("slope", "intercept"), "temperature": ("slope",), "isotonic":
 
 @dataclass(frozen=True, eq=False)
 class Calibrator(SavedPerFinding):
-    """One map from scores to calibrated scores per finding, in the order of FINDINGS, and how it was obtained.
+    """One map from scores to calibrated scores per finding, in the order of FINDINGS; "none" leaves all unchanged.
 
-    method: "platt", "temperature", "isotonic", or "none", which leaves all scores unchanged.
     maps: 14 dicts. Of numbers "slope" (above 0) and "intercept": sigmoid(slope * logit(score) + intercept), where
     temperature is 1 / slope and has no intercept; of lists "scores" (rising) and "values" (not falling), in [0, 1]:
     linear interpolation; empty: the score unchanged.
-    notes: 14 texts; empty where the map was fitted, else why it was not.
-    Raises InputError for invalid values.
+    notes: 14 texts; empty where the map was fitted, else why it was not. Raises InputError for invalid values.
     """
 
     FORMAT = "cxrlib calibration 1"
-    EXPECTED = "a calibration (JSON): fit it on validation first"
 
     method: str = "none"
     maps: tuple[dict, ...] = ({},) * len(FINDINGS)
@@ -49,15 +46,14 @@ class Calibrator(SavedPerFinding):
         vars(self).update(maps=maps, notes=tuple(map(str, self.notes)))
 
     @classmethod
-    def fit(cls, val: Predictions, method: str = "platt", min_positives: int = 5) -> "Calibrator":
+    def fit(cls, val: Predictions, method: str = "platt") -> "Calibrator":
         """The maps that make `val` most likely.
 
-        method: "platt" (slope and intercept on the logit; Platt 1999, whose targets slightly inside 0 and 1 keep the
-        map finite), "temperature" (slope alone; Guo et al. 2017: it sharpens or flattens, but cannot shift scores that
-        are too high overall, such as those trained with pos_weight), "isotonic" (any rising map; Zadrozny & Elkan 2002:
-        it needs hundreds of positives, and ties scores) or "none".
-        min_positives: a finding with fewer positive images (or negative ones) keeps its scores, with the reason in its
-        note; so does one whose scores are all equal, or whose higher scores do not go with more positives.
+        method: "platt" (slope and intercept on the logit; Platt 1999), "temperature" (slope alone; Guo et al. 2017: it
+        cannot shift scores that are too high overall, such as those trained with pos_weight), "isotonic" (any rising
+        map; Zadrozny & Elkan 2002: it needs hundreds of positives, and ties scores) or "none".
+        A finding with fewer than five positive or negative images keeps its scores, with the reason in its note; so
+        does one whose scores are all equal, or whose higher scores do not go with more positives.
         """
         unfitted, _ = cls(method), raw(val)  # both may raise
         if method == "none":
@@ -66,7 +62,7 @@ class Calibrator(SavedPerFinding):
         for k in range(len(FINDINGS)):
             rows = val.rows_of(k)
             scores, positive = val.scores[rows, k], val.labels[rows, k] == 1
-            note = too_few(positive, min_positives)
+            note = too_few(positive)
             if not note and np.ptp(scores) == 0:
                 note = "all images have the same score"
             one = {} if note else _FIT[method](scores, positive)
@@ -78,7 +74,13 @@ class Calibrator(SavedPerFinding):
     def calibrate(self, scores: np.ndarray) -> np.ndarray:
         """Scores (n, 14) in [0, 1] to calibrated scores (n, 14) float32."""
         scores = np.asarray(scores, dtype=np.float32)
-        return np.stack([_mapped(one, scores[:, k]) for k, one in enumerate(self.maps)], axis=1)
+        columns = list(scores.T)
+        for k, one in enumerate(self.maps):
+            if "slope" in one:
+                columns[k] = expit(one["slope"] * _logit(columns[k]) + one.get("intercept", 0.0)).astype(np.float32)
+            elif one:
+                columns[k] = np.interp(columns[k], one["scores"], one["values"]).astype(np.float32)
+        return np.stack(columns, axis=1)
 
     def apply(self, predictions: Predictions) -> Predictions:
         """The same images with calibrated scores, marked as such. Raises InputError where they already were."""
@@ -90,33 +92,18 @@ class Calibrator(SavedPerFinding):
         return {"format": self.FORMAT, "method": self.method, "findings": rows}
 
     @classmethod
-    def from_dict(cls, saved: dict) -> "Calibrator":
-        """The inverse of `to_dict`. Raises InputError where something is missing or invalid."""
-        rows = [dict(row) for row in cls.entries(saved, ["method"], ["note"])]
+    def _read(cls, saved: dict, rows: list[dict]) -> "Calibrator":
         notes = tuple(row.pop("note") for row in rows)
         return cls(saved["method"], tuple(rows), notes)
-
-
-def operating_point(checkpoint: dict) -> tuple[Calibrator, Thresholds | None]:
-    """The calibrator of a checkpoint (the identity where there is none) and its thresholds (or None) on its scores."""
-    [calibrator], thresholds = operating_points([checkpoint.get("calibration")], checkpoint.get("thresholds"))
-    return calibrator, thresholds
 
 
 def operating_points(
     calibrations: Sequence[dict | None], tuned: dict | None
 ) -> tuple[tuple[Calibrator, ...], Thresholds | None]:
-    """As `operating_point`, of several models: their calibrators, and thresholds on the scores of `mean_calibrated`.
-
-    Raises InputError where the thresholds were tuned on the scores of another calibration.
-    """
+    """The calibrators of models (None: the identity), and thresholds on their mean; InputError for other scores."""
     calibrators = tuple(Calibrator() if saved is None else Calibrator.from_dict(saved) for saved in calibrations)
     thresholds = None if tuned is None else Thresholds.from_dict(tuned)
-    if thresholds is not None and thresholds.calibration not in (None, methods_text(calibrators)):
-        raise InputError(
-            f"the thresholds are on scores of calibration {thresholds.calibration}, the calibration at hand is "
-            f"{methods_text(calibrators)}; tune both again (cxr eval)"
-        )
+    check_calibration(methods_text(calibrators), thresholds)
     return calibrators, thresholds
 
 
@@ -143,9 +130,8 @@ def raw(predictions: Predictions) -> Predictions:
 def with_prevalence(predictions: Predictions, before: np.ndarray, after: np.ndarray) -> Predictions:
     """Scores for a population where the finding has prevalence `after`, from scores for `before`, both (14,) in [0, 1].
 
-    The odds are multiplied by odds(after) / odds(before) (Saerens et al. 2002). Valid where only the prevalence changes
-    and images with the finding (and those without) look as before ("label shift"), and the scores are calibrated for
-    `before`; neither is checked. Where a prevalence is NaN, or `before` is 0 or 1, the scores are kept.
+    The odds are multiplied by odds(after) / odds(before) (Saerens et al. 2002), which holds for calibrated scores where
+    only the prevalence changes. Where a prevalence is NaN, or `before` is 0 or 1, the scores are kept.
     """
     before, after = fourteen("prevalence before", before), fourteen("prevalence after", after)
     if np.any([before < 0, before > 1, after < 0, after > 1]):
@@ -158,12 +144,6 @@ def with_prevalence(predictions: Predictions, before: np.ndarray, after: np.ndar
 
 def _logit(scores: np.ndarray) -> np.ndarray:
     return logit(np.clip(scores.astype(np.float64), _EDGE, 1 - _EDGE))
-
-
-def _mapped(one: dict, scores: np.ndarray) -> np.ndarray:
-    if "slope" in one:
-        return expit(one["slope"] * _logit(scores) + one.get("intercept", 0.0)).astype(np.float32)
-    return np.interp(scores, one["scores"], one["values"]).astype(np.float32) if one else scores
 
 
 def _targets(positive: np.ndarray) -> np.ndarray:

@@ -23,10 +23,7 @@ def paired_difference(
     replicates: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """`metric` of two models on the same images, with the columns of `group_difference`.
-
-    Raises InputError where a and b do not hold the same images, patients and labels.
-    """
+    """`group_difference` of two models on the same images; InputError for others, or for other patients or labels."""
     return group_difference(a, _in_order_of(a, b), metric, thresholds, Bootstrap(replicates, seed))
 
 
@@ -46,12 +43,10 @@ def group_difference(
     include: (14,) bool, False leaves a finding out as if it were undefined.
     """
     if metric in metrics.BINNED and not np.array_equal(a.image, b.image):
-        raise InputError(
-            f"{metric} of different images cannot be compared: noise raises it, the more the fewer images there are; "
-            "compare each group with its own noise floor (reliability.ece_floor), or two models on the same images"
-        )
+        said = f"{metric} of different images cannot be compared: noise raises it, the more the fewer images there are"
+        raise InputError(f"{said}; compare each group with its own noise floor (reliability.ece_floor)")
     pair = thresholds if isinstance(thresholds, tuple) and len(thresholds) == 2 else (thresholds, thresholds)
-    drawn = metrics.bootstrap(a, b, thresholds=pair, metrics=[metric], **vars(resampling))
+    drawn = metrics.bootstrap(a, b, thresholds=pair, metrics=[metric], **resampling._asdict())
     first, second = (one.point[metric] for one in drawn)
     defined = ~np.isnan(first - second) & (True if include is None else include)
     first, second = (with_macro(np.where(defined, value, np.nan)) for value in (first, second))
@@ -73,10 +68,10 @@ def mean_against_members(
     """Macro AUROC of an ensemble, of its members and of these on average, on the same images and draws of patients.
 
     Rows "1", "2", ... (the members), "members" (their mean), "ensemble" and "ensemble - members"; columns auroc, low,
-    high. Macros are over the findings that have positive and negative images. Raises InputError for different images.
+    high. Raises InputError for different images.
     """
     members = [_in_order_of(mean, one) for one in members]
-    drawn = metrics.bootstrap(*members, mean, metrics=["auroc"], **vars(resampling))
+    drawn = metrics.bootstrap(*members, mean, metrics=["auroc"], **resampling._asdict())
     macros = []  # of each model: of the data, then of the replicates
     for one in drawn:
         replicates = replicates_with_macro(one.replicates["auroc"], one.point["auroc"])[:, -1]
@@ -107,11 +102,7 @@ def _replicates(a: metrics.Drawn, b: metrics.Drawn, metric: str, seed: int) -> n
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """p-values (k,) corrected for testing k hypotheses (Holm 1979, Scandinavian Journal of Statistics 6).
-
-    The probability that any true null hypothesis falls below 0.05 is at most 5 %, however the tests depend on each
-    other. NaN stays NaN and does not count as a test.
-    """
+    """p-values (k,) corrected for testing k hypotheses (Holm 1979); NaN stays NaN and does not count as a test."""
     p = np.asarray(p, dtype=np.float64)
     order = np.argsort(p)[: (~np.isnan(p)).sum()]  # NaN are last
     corrected = np.full(p.shape, np.nan)

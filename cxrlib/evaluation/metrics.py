@@ -6,7 +6,7 @@ product. Comparisons of models and groups: `differences`.
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,26 +37,18 @@ def evaluate(
     """One row per finding and a last row "macro"; each metric with its 95 % patient-bootstrap interval.
 
     thresholds: 14 values in the order of FINDINGS, or Thresholds; an image is positive where score >= threshold.
-    replicates: 0 leaves the intervals NaN.
 
     Columns: positives and patients (images and patients with the finding), n (images whose label is known), prevalence
-    among these; for each metric `name`, `name_low`, `name_high`:
-      auroc   area under the ROC curve, ties count half (scikit-learn's roc_auc_score)
-      ap      average precision, the step-wise area under the precision-recall curve (average_precision_score)
-      ap_lift ap / prevalence: 1 is chance
-      brier   mean squared difference of score and label
-      ece     expected calibration error over 15 bins of equal width (Guo et al. 2017). Noise raises it, and replicates
-              by as much again, so its interval is reflected about the estimate (coverage: docs/intervals.md)
+    among these; for each metric `name`, `name_low`, `name_high` (NaN without replicates):
+      auroc, ap (scikit-learn's roc_auc_score, average_precision_score); ap_lift, ap / prevalence: 1 is chance
+      brier     mean squared difference of score and label
+      ece       expected calibration error over 15 bins of equal width (Guo et al. 2017). Noise raises it, so its
+                interval is reflected about the estimate (docs/intervals.md)
       ece_mass  the same over 15 bins of equally many images (Nixon et al. 2019), as a rare finding needs: nearly all
-              its scores lie in the first bin of equal width. Replicates keep the bins of the data. How much of
-              it is noise: `reliability.ece_floor`
+                its scores lie in the first bin of equal width. How much of it is noise: `reliability.ece_floor`
     and, with thresholds: threshold, f1, sensitivity, specificity, ppv, npv (intervals for that threshold, frozen).
     `note` states what is undefined (NaN, which enters no mean) and why; of the macro, how many findings it covers.
-
-    Raises InputError for predictions without images or for thresholds that are not 14 numbers.
     """
-    if not len(predictions):
-        raise InputError("there is no image to evaluate; expected predictions with at least one row")
     [drawn] = bootstrap(predictions, thresholds=[thresholds], replicates=replicates, seed=seed)
     positives, known = (predictions.labels == 1).sum(axis=0), predictions.known
     positive, scarcest = resampling.count_patients(predictions)
@@ -68,12 +60,12 @@ def evaluate(
     }
     for name, point in drawn.point.items():
         if name == THRESHOLD_METRICS[0]:
-            columns["threshold"] = np.append(_values(thresholds), np.nan)
+            columns["threshold"] = np.append(fourteen("thresholds", thresholds, nan=False), np.nan)
         replicate, value = resampling.replicates_with_macro(drawn.replicates[name], point), with_macro(point)
         if name in BINNED:
             replicate = np.where(value > 0, np.maximum(2 * value - replicate, 0), replicate)
         low, high = resampling.interval(replicate, value, scarcest)
-        if name in drawn.support:
+        if name not in (*BINNED, *UNBOUNDED):
             low[:-1], high[:-1] = drawn.limits(name)
         if name == "ap_lift":  # at least what the interval of ap says, for this prevalence
             ends = drawn.limits("ap") / columns["prevalence"][:-1]
@@ -91,13 +83,12 @@ def point_estimates(
     return drawn.point
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """Metrics of one set of predictions: point {metric: (14,)}, replicates {metric: (r, 14)}, and their support."""
 
     point: dict[str, np.ndarray]
     replicates: dict[str, np.ndarray]
-    support: dict[str, Support]  # of the metrics in [0, 1] but BINNED
+    support: dict[str, Support]  # of the metrics in [0, 1]
     content: tuple[int, ...] = ()  # of each finding, equal for equal scores and thresholds
 
     def limits(self, name: str) -> np.ndarray:
@@ -113,11 +104,9 @@ def bootstrap(
     replicates: int = 1000,
     seed: int = 0,
 ) -> list[Drawn]:
-    """The metrics in `replicates` draws of patients, for each of `predictions`, which share the draws.
+    """The metrics in `replicates` draws of whole patients, for each of `predictions`, which share the draws.
 
-    Each draw takes as many whole patients as the data hold, with replacement, so that the images of a patient stay
-    together. Where none of the patients with a finding is drawn, its metrics are NaN in this replicate.
-
+    Where none of the patients with a finding is drawn, its metrics are NaN in this replicate.
     thresholds: 14 values, or Thresholds, for each of `predictions`. metrics: only these (default: all).
     """
     patients, times = resampling.shared_draws(predictions, replicates, seed)
@@ -126,19 +115,16 @@ def bootstrap(
 
 
 class PatientSums:
-    """All metrics of one set of predictions, as a function of how often each patient counts.
-
-    patients: the sorted patients of the draws; thresholds: 14 values, Thresholds or None; metrics: only these.
-    """
+    """The metrics of one set of predictions, as a function of how often each of the sorted `patients` counts."""
 
     def __init__(self, predictions, patients, thresholds=None, metrics=None):
-        check_calibration(predictions, thresholds)
+        check_calibration(predictions.calibration, thresholds)
         possible = RANKING_METRICS if thresholds is None else RANKING_METRICS + THRESHOLD_METRICS
         self.metrics = possible if metrics is None else metrics
         for name in set(self.metrics) - set(possible):
             wrong = "needs thresholds" if name in THRESHOLD_METRICS else f"is not a metric{nearest(name, possible)}"
             raise InputError(f"{name!r} {wrong}; expected one of {some(possible, 11)}")
-        values = [None] * len(FINDINGS) if thresholds is None else _values(thresholds)
+        values = [None] * len(FINDINGS) if thresholds is None else fourteen("thresholds", thresholds, nan=False)
         patient, self.findings = np.searchsorted(patients, predictions.patient), []
         for k, threshold in enumerate(values):
             rows = predictions.rows_of(k)
@@ -151,7 +137,7 @@ class PatientSums:
         return {name: np.stack([one[name] for one in each], axis=1) for name in self.metrics}
 
     def drawn(self, times: np.ndarray, seed: int) -> Drawn:
-        """The metrics in the draws `times`; replicates that cannot leave 0 or 1 are drawn from what is possible."""
+        """The metrics in the draws `times` (r, patients); see `leave_ends`."""
         point = {name: value[0] for name, value in self(np.ones((times.shape[1], 1))).items()}
         rows = max(finding.negatives.shape[0] for finding in self.findings)
         parts, replicates, support = [self(weights) for weights in resampling.chunks(times, rows)], {}, {}
@@ -165,8 +151,7 @@ class PatientSums:
             seeds = [(seed, zlib.crc32(name.encode()), finding.content) for finding in self.findings]
             shares, patients = (change(replicates[name]), change(point[name])), support[name].patients
             replicates[name] = back(resampling.leave_ends(*shares, patients, seeds))
-        bounded = {name: one for name, one in support.items() if name not in BINNED}
-        return Drawn(point, replicates, bounded, tuple(finding.content for finding in self.findings))
+        return Drawn(point, replicates, support, tuple(finding.content for finding in self.findings))
 
 
 class _Finding:
@@ -217,8 +202,7 @@ class _Finding:
         """What the metric `name`, which is `value`, rests on."""
         negative, positive = effective_number(self.counts)
         if name == "auroc":
-            # at least half the variance of as many independent images (Hanley & McNeil 1982): near 1, where few images
-            # decide, replicates vary too little
+            # at least half the variance of as many independent images (Hanley & McNeil 1982)
             without, having = self.counts.sum(axis=1)
             spread = ratio(value, (1 + value) * having) + ratio(1 - value, (2 - value) * without)
             return Support(min(positive, negative), ratio(2.0, spread, empty=0.0), step=0.5)
@@ -258,18 +242,14 @@ def threshold_metrics(tn, fp, fn, tp) -> dict[str, np.ndarray]:
     }
 
 
-def check_calibration(predictions: Predictions, thresholds) -> None:
-    """Raise InputError where thresholds were tuned on scores of another calibration."""
+def check_calibration(calibration: str, thresholds) -> None:
+    """Raise InputError where thresholds were tuned on scores of another calibration than that of the scores."""
     tuned_on = getattr(thresholds, "calibration", None)
-    if tuned_on not in (None, predictions.calibration):
+    if tuned_on not in (None, calibration):
         raise InputError(
-            f"the thresholds were tuned on scores of calibration {tuned_on}, these scores have calibration "
-            f"{predictions.calibration}; expected the same: apply the calibrator first, or tune again"
+            f"the thresholds are on scores of calibration {tuned_on}, these scores have calibration "
+            f"{calibration}; expected the same: apply the calibrator first, or tune again (cxr eval)"
         )
-
-
-def _values(thresholds: Sequence[float]) -> np.ndarray:
-    return fourteen("thresholds", getattr(thresholds, "values", thresholds), nan=False)
 
 
 def _notes(positives: np.ndarray, known: np.ndarray, patients: np.ndarray, drawn: Drawn) -> list[str]:
@@ -290,9 +270,8 @@ def _notes(positives: np.ndarray, known: np.ndarray, patients: np.ndarray, drawn
         if skipped:
             reasons.append(f"undefined in {skipped} replicates, which the intervals leave out")
         notes.append("; ".join(reasons))
-    over = {}  # number of findings -> the metrics whose mean covers that many
-    for name, value in drawn.point.items():
-        over.setdefault((~np.isnan(value)).sum(), []).append(name)
-    which = [f" ({', '.join(names)})" if len(over) > 1 else "" for names in over.values()]
-    means = [f"{count} of {len(FINDINGS)} findings{names}" for count, names in zip(over, which, strict=True)]
+    covered = pd.Series({name: (~np.isnan(value)).sum() for name, value in drawn.point.items()})
+    over = covered.index.to_series().groupby(covered, sort=False).agg(", ".join)  # number of findings -> metrics
+    which = {count: f" ({names})" if len(over) > 1 else "" for count, names in over.items()}
+    means = [f"{count} of {len(FINDINGS)} findings{names}" for count, names in which.items()]
     return [*notes, "macro over " + ", ".join(means)]

@@ -1,7 +1,6 @@
 """What a threshold is chosen for: an objective to maximize on validation, or a promise for new patients.
 
-"sensitivity>=0.9" is met on validation, and for new patients about as often missed as kept. "sensitivity>=0.9@0.95" is
-chosen so that, in 95 of 100 validation sets, it is kept for new patients of the same kind, whatever the distribution
+"sensitivity>=0.9@0.95" is chosen so that, in 95 of 100 validation sets, it is kept for new patients of the same kind
 (Learn then Test, Angelopoulos et al. 2021, arXiv 2110.01052). Of each patient with the finding, the loss at a threshold
 is the share of the positive images below it; the promise is that its mean over patients is at most 1 - sensitivity. The
 thresholds are tested from the lowest upwards, each at the full level, until one fails; the last that passed is taken.
@@ -20,27 +19,27 @@ from cxrlib.evaluation.metrics import at_or_above
 _EXAMPLES = ("f1", "f2", "f0.5", "youden", "sensitivity>=0.9", "sensitivity>=0.9@0.95", "specificity>=0.9", "cost=10")
 
 
-def parse_objective(text: str) -> Callable:
-    """The objective that `text` names, such as "f1" or "cost=10". Raises InputError for an unknown one.
+def parse_objective(text: str) -> tuple[Callable, tuple[float, float] | None]:
+    """The objective that `text` names, such as "f1" or "cost=10", and the promise (sensitivity, confidence) after @.
 
     It is a function (tp, fp, positives, negatives) -> (value to maximize, condition met), where tp and fp are
-    (candidates, replicates), all positives and negatives (replicates,). Of "sensitivity>=0.9@0.95" it is that of
-    "sensitivity>=0.9"; the promise is read by `parse_guarantee`. For integer and half-integer betas and costs
-    the value is an integer, or a single quotient of integers, so that ties are exact.
+    (candidates, replicates), all positives and negatives (replicates,). For integer and half-integer betas and costs
+    the value is a single quotient of integers, so that ties are exact.
+    Raises InputError for an unknown objective.
     """
-    text = str(text).partition("@")[0] if parse_guarantee(text) else text
-    pattern = r"(youden)|(f|sensitivity>=|specificity>=|cost=)([\d.]+)"
+    pattern = r"(youden)|(f|sensitivity>=|specificity>=|cost=)([\d.]+)(@0?\.\d+)?"
     try:
-        named, kind, number = re.fullmatch(pattern, re.sub(r"\s", "", str(text))).groups()
+        named, kind, number, at = re.fullmatch(pattern, re.sub(r"\s", "", str(text))).groups()
         kind, number = named or kind.rstrip(">="), float(number or 1)
+        promise = (number, float(at[1:])) if at else None
+        if promise and not (kind == "sensitivity" and number < 1 and promise[1] > 0):
+            raise ValueError
     except (AttributeError, ValueError):
         expected = f"{', '.join(_EXAMPLES)} (@: for new patients, with this confidence), or another number"
         raise InputError(f"the objective {text!r} is unknown{nearest(text, _EXAMPLES)}; expected {expected}") from None
-    if kind in ("sensitivity", "specificity") and not 0 < number <= 1:
-        raise InputError(f"the objective {text!r} requires a {kind} of {number}; expected more than 0 and at most 1")
-    if number <= 0:
-        raise InputError(f"the objective {text!r} has the number {number}; expected one above 0")
-    return lambda *counts: _OBJECTIVES[kind](number, *counts)
+    if number <= 0 or (number > 1 and kind in ("sensitivity", "specificity")):
+        raise InputError(f"the objective {text!r} has the number {number}; expected one above 0, and shares at most 1")
+    return lambda *counts: _OBJECTIVES[kind](number, *counts), promise
 
 
 def _sensitivity(minimum, tp, fp, positives, negatives):
@@ -64,20 +63,10 @@ _OBJECTIVES = {
 }
 
 
-def parse_guarantee(objective: str) -> tuple[float, float] | None:
-    """(sensitivity, confidence) of "sensitivity>=0.9@0.95"; None for any other text."""
-    found = re.fullmatch(r"\s*sensitivity\s*>=\s*(0?\.\d+)\s*@\s*(0?\.\d+)\s*", str(objective))
-    sensitivity, confidence = map(float, found.groups()) if found else (0, 0)
-    return (sensitivity, confidence) if sensitivity > 0 < confidence else None
-
-
 def guaranteed(
     scores: np.ndarray, positive: np.ndarray, patient: np.ndarray, candidates: np.ndarray, promise: tuple[float, float]
 ) -> tuple[float | None, str]:
-    """The highest of the rising `candidates` that keeps the promise; or None, and the reason.
-
-    scores: (n,), positive: (n,) bool, patient: (n,); promise: (sensitivity, confidence).
-    """
+    """The highest of the rising `candidates` that keeps the promise (sensitivity, confidence); or None, and why."""
     (sensitivity, confidence), (_, codes) = promise, np.unique(patient[positive], return_inverse=True)
     patients, level = codes.max(initial=-1) + 1, 1 - confidence
     missed = ~at_or_above(scores[positive], candidates[:, None])  # (candidates, positive images)

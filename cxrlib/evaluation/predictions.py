@@ -32,19 +32,25 @@ class Predictions:
     calibration: str = "none"
 
     def __post_init__(self) -> None:
-        scores, labels = _numbers("scores", self.scores), _numbers("labels", self.labels)
-        image, patient = np.asarray(self.image).astype(str), _whole_or_text(np.asarray(self.patient))
+        scores, labels = np.asarray(self.scores, dtype=np.float32), coded(np.asarray(self.labels, dtype=np.float64))
+        image, patient = np.asarray(self.image).astype(str), np.asarray(self.patient)
+        patient = np.array(patient.tolist()) if patient.dtype == object else patient
+        patient = patient.astype(np.int64 if patient.dtype.kind in "iu" else str)
         n = len(image) if image.ndim == 1 else -1
         if not scores.shape == labels.shape == (n, len(FINDINGS)) or patient.shape != (n,):
             raise InputError(
                 f"predictions have scores {scores.shape}, labels {labels.shape}, image {image.shape} and patient "
                 f"{patient.shape}; expected (n, {len(FINDINGS)}) twice and (n,) twice, with the same n"
             )
-        scores, labels = scores.astype(np.float32), coded(labels)
-        outside, others = (scores < 0) | (scores > 1), (labels != 0) & (labels != 1) & (labels != UNKNOWN)
-        _refuse(np.isnan(scores), scores, "scores that are NaN", "numbers in [0, 1]; check whether training diverged")
-        _refuse(outside, scores, "scores outside [0, 1]", "probabilities; apply a sigmoid to logits")
-        _refuse(others, labels, "labels other than 0 and 1", "1 for labelled, 0 for not, NaN for unknown")
+        for bad, values, what in (
+            (np.isnan(scores), scores, "scores that are NaN; check whether training diverged"),
+            ((scores < 0) | (scores > 1), scores, "scores outside [0, 1]; apply a sigmoid to logits"),
+            (~np.isin(labels, (0, 1, UNKNOWN)), labels, "labels other than 0 and 1; expected NaN for unknown"),
+        ):
+            if bad.any():
+                row, column = np.argwhere(bad)[0]
+                where = f"first {values[row, column]:g} for {FINDINGS[column]} in row {row}, counted from 0"
+                raise InputError(f"predictions contain {bad.sum()} {what} ({where})")
         names, times = np.unique(image, return_counts=True)
         if len(names) < len(image):
             raise InputError(
@@ -81,8 +87,7 @@ class Predictions:
     @classmethod
     def load(cls, path: str | Path) -> "Predictions":
         """Read what `save` wrote. Raises InputError for a missing, broken or foreign file."""
-        path = Path(path)
-        if not path.is_file():
+        if not Path(path).is_file():
             raise InputError(f"{path} is not a file; expected predictions (.npz): run the evaluation that writes them")
         try:
             with np.load(path, allow_pickle=False) as file:  # pickles can run code
@@ -97,48 +102,19 @@ class Predictions:
             raise InputError(f"{path} was saved for the findings {some(findings, 14)}; expected {some(FINDINGS, 14)}")
         try:
             return cls(**arrays, calibration=calibration)
-        except InputError as error:
+        except (TypeError, ValueError) as error:
             raise InputError(f"{path}: {error}") from None
 
 
 def coded(labels: np.ndarray) -> np.ndarray:
-    """Labels of 1, 0 and NaN with UNKNOWN in place of NaN; others unchanged."""
-    return np.where(np.isnan(labels), UNKNOWN, labels) if labels.dtype.kind == "f" else labels
-
-
-def any_positive(labels: np.ndarray) -> np.ndarray:
-    """Labels (n, m) of m findings to those of "at least one of them" (n,): 1, 0 or, where none is 1, UNKNOWN."""
-    labels = coded(np.asarray(labels))
-    return np.where((labels == 1).any(axis=1), 1, np.where((labels == UNKNOWN).any(axis=1), UNKNOWN, 0))
-
-
-def _numbers(name: str, values: np.ndarray) -> np.ndarray:
-    try:
-        values = np.asarray(values)
-        return values if values.dtype.kind in "fiub" else values.astype(np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"{name} of predictions are not all numbers; expected (n, {len(FINDINGS)}) numbers") from None
-
-
-def _whole_or_text(patient: np.ndarray) -> np.ndarray:
-    """Int64 where all are whole numbers, else str."""
-    if patient.dtype.kind == "O" and all(isinstance(value, (int, np.integer)) for value in patient.flat):
-        return patient.astype(np.int64)
-    return patient.astype(np.int64 if patient.dtype.kind in "iu" else str)
-
-
-def _refuse(bad: np.ndarray, values: np.ndarray, what: str, expected: str) -> None:
-    """InputError with the first of the `bad` positions."""
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        where = f"first {values[row, column]:g} for {FINDINGS[column]} in row {row}, counted from 0"
-        raise InputError(f"predictions contain {bad.sum()} {what} ({where}); expected {expected}")
+    """Labels of 1, 0 and NaN with UNKNOWN in place of NaN."""
+    return np.where(np.isnan(labels), UNKNOWN, labels)
 
 
 def fourteen(name: str, values: Sequence[float], nan: bool = True) -> np.ndarray:
-    """`values` as float64 (14,), None as NaN; InputError for anything else, and for NaN unless allowed by `nan`."""
+    """`values`, or those of Thresholds, as float64 (14,); None is NaN. InputError for others, and NaN without `nan`."""
     try:
-        numbers = np.array(values, dtype=np.float64)
+        numbers = np.array(getattr(values, "values", values), dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         numbers = np.empty(0)
     if numbers.shape != (len(FINDINGS),) or (np.isnan(numbers).any() and not nan):

@@ -86,7 +86,7 @@ class Session:
         if not len(val):
             raise InputError("there is no image to explore; expected predictions with at least one row")
         for choice in (tuned, exact):
-            check_calibration(val, choice)
+            check_calibration(val.calibration, choice)
         self.val, self.tuned, self.exact = val, tuned, exact
         self.curves = [Curve(val.scores[:, k], val.labels[:, k]) for k in range(len(FINDINGS))]
         self.values = tuned.values.copy()

@@ -435,10 +435,11 @@ def test_thresholds_that_are_not_fourteen_numbers_are_refused(thresholds):
         evaluate(random_predictions(0), thresholds)
 
 
-def test_other_bad_input_is_refused():
+def test_without_an_image_nothing_is_defined():
     predictions = random_predictions(0)
-    with pytest.raises(InputError, match="no image to evaluate"):
-        evaluate(predictions.take(np.zeros(len(predictions), dtype=bool)))
+    table = evaluate(predictions.take(np.zeros(len(predictions), dtype=bool)))
+    assert (table["n"] == 0).all()
+    assert table[["auroc", "brier", "auroc_low"]].isna().all(axis=None)
 
 
 def test_interval_widens_as_patients_become_few():

@@ -87,7 +87,7 @@ def test_pr_curves_put_each_mark_where_its_threshold_is(predictions):
             else:
                 assert marked(panel, marker) == [pytest.approx(tuple(table.loc[name, ["sensitivity", "ppv"]]))]
     assert "no positive" in words(figure)
-    with pytest.raises(InputError, match="tuned on scores of calibration platt"):
+    with pytest.raises(InputError, match="on scores of calibration platt"):
         plots_evaluation.plot_pr_curves(predictions, {"tuned": Thresholds(values, calibration="platt")})
 
 
