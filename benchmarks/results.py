@@ -62,7 +62,7 @@ def store(run: Path, to: Path) -> None:
                              "cxr compare leave it")  # fmt: skip
         rounded(Predictions.load(found[0])).save(to / f"predictions_{part}.npz")
     val, test = stored(to)
-    done = evaluate_at_tuned(val, test)
+    done = evaluate_at_tuned([val], [test])
     write_csv(to / "metrics.csv", done.table.round(DIGITS))
     done.thresholds.save(to / "thresholds.json")
     done.calibrators[0].save(to / "calibration.json")

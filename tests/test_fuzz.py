@@ -25,7 +25,7 @@ from cxrlib.data.doctor.images import read_header
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.images import read_radiograph
 from cxrlib.data.metadata import read_boxes, read_entries, read_expert_labels, read_lists
-from cxrlib.evaluation.calibration import Calibrator, operating_point
+from cxrlib.evaluation.calibration import Calibrator, operating_points
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.models.architectures import model_from_checkpoint
@@ -77,7 +77,7 @@ def _splits(path: Path) -> None:
 
 def _model(path: Path) -> None:
     checkpoint = load_checkpoint(path)
-    operating_point(checkpoint)
+    operating_points([checkpoint.get("calibration")], checkpoint.get("thresholds"))
     model_from_checkpoint(checkpoint)
 
 

@@ -14,7 +14,8 @@ import yaml
 from cxrlib.core.errors import InputError, nearest, some
 from cxrlib.core.paths import NOTEBOOKS, PROFILES, expanded
 from cxrlib.course.config import CourseConfig
-from cxrlib.evaluation.thresholds import grid_values, parse_objective
+from cxrlib.evaluation.objectives import parse_objective
+from cxrlib.evaluation.thresholds import grid_values
 from cxrlib.models.architectures import ARCHITECTURES
 from cxrlib.training.comparison import parse_budget
 from cxrlib.training.config import TrainConfig

@@ -1,7 +1,4 @@
-"""Audits: gaps in performance between groups of patients, and performance against the labels of radiologists.
-
-How reliable the labels themselves are, and how far radiologists agree with each other: `agreement`.
-"""
+"""Audits: gaps in performance between groups of patients, and performance against the labels of radiologists."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,62 +8,48 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.agreement import EXPERT_TASKS, by_image
+from cxrlib.evaluation.agreement import EACH, EXPERT_TASKS, both_known, by_image
 from cxrlib.evaluation.bootstrap import Bootstrap, count_patients
 from cxrlib.evaluation.differences import group_difference, holm
-from cxrlib.evaluation.predictions import UNKNOWN, Predictions, any_positive, coded
+from cxrlib.evaluation.predictions import Predictions
 
-_NAMES = {"sex": ("women", "men"), "age": ("under 40", "40 to 59", "60 and over"), "view": ("AP", "PA")}
-GROUPS = tuple(_NAMES)
+GROUPS = {"sex": ("women", "men"), "age": ("under 40", "40 to 59", "60 and over"), "view": ("AP", "PA")}
+_LEAST_PATIENTS, _LEAST_POSITIVES = 5, 10  # on either side of a gap; of either kind of label
 _GAP = ("patients", "patients_others", "value", "others", "gap", "low", "high", "p", "p_holm", "note")
 
 
 def groups(entries: pd.DataFrame, by: str) -> pd.Series:
-    """The group of each entry: sex "women", "men"; age "under 40", "40 to 59", "60 and over"; view "AP", "PA".
-
-    Missing where the entry has no such value. Raises InputError for another attribute, or one absent from `entries`.
-    """
+    """The group of each entry, of GROUPS, by "sex", "age" or "view"; missing where the entry has no such value."""
     if by not in GROUPS or by not in entries:
         raise InputError(f"the entries cannot be grouped by {by!r}; expected one of {some(GROUPS)}, in their columns")
-    if by == "sex":
-        return entries[by].map({"F": "women", "M": "men"})
-    if by == "view":
-        return entries[by].where(entries[by].isin(_NAMES[by]), None)
-    named = pd.cut(entries[by], [0, 40, 60, np.inf], right=False, labels=_NAMES[by]).astype(object)
-    return named.where(named.notna(), None)
+    if by == "age":
+        return pd.cut(entries[by], [0, 40, 60, np.inf], right=False, labels=GROUPS[by]).astype(object)
+    return entries[by].map({"F": "women", "M": "men"} if by == "sex" else {"AP": "AP", "PA": "PA"})
 
 
 def audit(
-    predictions: Predictions,
-    entries: pd.DataFrame,
-    thresholds: Sequence[float],
-    by: Sequence[str] = GROUPS,
-    min_patients: int = 5,
-    replicates: int = 1000,
-    seed: int = 0,
+    predictions: Predictions, entries: pd.DataFrame, thresholds: Sequence[float], replicates: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
     """Gaps in AUROC and in miss rate (1 - sensitivity at the frozen thresholds) between each group and all others.
 
-    entries: image and the columns in `by`; a grouping that they do not give is left out, which is said. Of two groups
-    only the first has rows, since the gap of the other is the same with the opposite sign.
-    Rows: by, group, metric, finding (or "macro", over the findings that are defined); columns: patients and
-    patients_others (with the finding), value, others, gap (value - others), low, high, p, p_holm, note.
-    p_holm is Holm's over all findings, groups and both metrics, since an audit performs many tests; the macros keep
-    their p. A finding present (or absent) in fewer than `min_patients` patients on either side is undefined, with a
-    note.
+    entries: image, and of sex, age and view what there is; a grouping that they do not give is left out, which is said.
+    Of two groups only the first has rows, since the gap of the other is the same with the opposite sign.
+    Columns: by, group, metric, finding (or "macro"), patients and patients_others (with the finding), value, others,
+    gap (value - others), low, high, p, p_holm (over all findings, groups and metrics; the macros keep their p), note.
+    A finding present (or absent) in fewer than 5 patients on either side is undefined, with a note.
     """
     entries = entries.set_index("image").reindex(predictions.image)
     resampling, tables = Bootstrap(replicates, seed), []
-    for name in by:
+    for name in GROUPS:
         group = groups(entries, name).to_numpy() if name in entries else np.full(len(entries), None)
-        present = [one for one in _NAMES[name] if (group == one).any()]
+        present = [one for one in GROUPS[name] if (group == one).any()]
         if len(present) < 2:
             holds = f"has only {some(entries[name].unique(), 3)}" if name in entries else "is not in the table"
             print(f"no audit by {name}: the column {holds}")
         for one in present if len(present) > 2 else present[:1]:
             sides = predictions.take(group == one), predictions.take((group != one) & pd.notna(group))
             for metric in ("auroc", "miss_rate"):
-                table = _gap(*sides, metric, thresholds, min_patients, resampling)
+                table = _gap(*sides, metric, thresholds, resampling)
                 tables.append(table.assign(by=name, group=one, metric=metric).reset_index())
     columns = ["by", "group", "metric", "finding", *_GAP]
     if not tables:
@@ -77,10 +60,10 @@ def audit(
     return table[columns]
 
 
-def _gap(within, others, metric, thresholds, min_patients, resampling) -> pd.DataFrame:
+def _gap(within, others, metric, thresholds, resampling) -> pd.DataFrame:
     """One group against all others: a table of differences with the columns of an audit."""
     (having, scarcest), (having_others, scarcest_others) = count_patients(within), count_patients(others)
-    enough = np.minimum(scarcest, scarcest_others)[:-1] >= min_patients
+    enough = np.minimum(scarcest, scarcest_others)[:-1] >= _LEAST_PATIENTS
     miss_rate = metric == "miss_rate"
     name = "sensitivity" if miss_rate else metric
     table = group_difference(within, others, name, thresholds, resampling, include=enough)
@@ -91,48 +74,40 @@ def _gap(within, others, metric, thresholds, min_patients, resampling) -> pd.Dat
         where, fewest, of = min(("in the group", scarcest[k], having[k]),
                                 ("among the others", scarcest_others[k], having_others[k]),
                                 key=lambda side: side[1])  # fmt: skip
-        note = f"{fewest} patients {'with' if fewest == of else 'without'} it {where}, fewer than {min_patients}"
+        note = f"{fewest} patients {'with' if fewest == of else 'without'} it {where}, fewer than {_LEAST_PATIENTS}"
         table.loc[FINDINGS[k], "note"] = note
     table = table.assign(patients=having, patients_others=having_others)
     return table.rename(columns={"a": "value", "b": "others", "difference": "gap"})
 
 
 def against_experts(
-    predictions: Predictions,
-    experts: pd.DataFrame,
-    min_positives: int = 10,
-    replicates: int = 1000,
-    seed: int = 0,
+    predictions: Predictions, experts: pd.DataFrame, replicates: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
     """AUROC of the same scores on the same images by mined and by expert labels: one row per finding of the experts.
 
-    experts: image and 0 / 1 columns (NaN: unknown), as `read_expert_labels` gives them; those of EXPERT_TASKS are
-    compared with any of the corresponding findings: their labels, and the probability of at least one if they were
-    independent. Other columns are ignored, and so are images whose label is unknown on one side.
+    experts: image and 0 / 1 columns (NaN: unknown); those of EXPERT_TASKS are compared with any of the corresponding
+    findings: their labels, and the probability of at least one if they were independent.
     Columns: images, mined and expert (positives), auroc_mined, auroc_expert, difference (expert - mined), low, high, p,
-    note. Undefined with fewer than `min_positives` positives by either, with the reason in the note.
+    note. Undefined, with a note, with fewer than 10 images with it, or without it, by either.
     """
     experts = by_image(experts)
     both = predictions.take(np.isin(predictions.image, experts.index))
     experts = experts.loc[both.image]
-    known = {name: (name,) for name in FINDINGS} | EXPERT_TASKS
+    tasks = EACH | EXPERT_TASKS
     rows = {}
-    for name in experts.columns.intersection(list(known), sort=False):
-        k = [FINDINGS.index(member) for member in known[name]]
-        mined, expert = any_positive(both.labels[:, k]), coded(experts[name].to_numpy())
-        rows_known = (mined != UNKNOWN) & (expert != UNKNOWN)
-        mined, expert, shared = mined[rows_known], expert[rows_known], both.take(rows_known)
-        row = {"images": len(shared), "mined": mined.sum(), "expert": expert.sum()}
+    for name in experts.columns.intersection(list(tasks), sort=False):
+        k = [FINDINGS.index(member) for member in tasks[name]]
+        known, mined, expert = both_known(both.labels[:, k], experts[name].to_numpy())
+        shared = both.take(known)
+        rows[name] = {"images": len(shared), "mined": mined.sum(), "expert": expert.sum()}
         least = min(count for one in (mined, expert) for count in (one.sum(), (one == 0).sum()))
-        if least < min_positives:
-            row["note"] = f"{least} images with or without it by one of the two, fewer than {min_positives}"
-        else:
-            score = 1 - (1 - shared.scores[:, k]).prod(axis=1)
-            a, b = (_one_column(shared, score, labels) for labels in (expert, mined))
-            found = group_difference(a, b, "auroc", resampling=Bootstrap(replicates, seed)).iloc[0]
-            row |= {"auroc_mined": found["b"], "auroc_expert": found["a"]}
-            row |= {key: found[key] for key in ("difference", "low", "high", "p", "note")}
-        rows[name] = row
+        if least < _LEAST_POSITIVES:
+            rows[name]["note"] = f"{least} images with or without it by one of the two, fewer than {_LEAST_POSITIVES}"
+            continue
+        score = 1 - (1 - shared.scores[:, k]).prod(axis=1)
+        a, b = (_one_column(shared, score, labels) for labels in (expert, mined))
+        found = group_difference(a, b, "auroc", resampling=Bootstrap(replicates, seed)).iloc[0]
+        rows[name] |= found.rename({"a": "auroc_expert", "b": "auroc_mined"}).to_dict()
     columns = ["images", "mined", "expert", "auroc_mined", "auroc_expert", "difference", "low", "high", "p", "note"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("finding")
 

@@ -1,16 +1,13 @@
 """The bootstrap over patients, and the intervals and p-values obtained from it.
 
-An image belongs to a patient, and a replicate draws whole patients (Field & Welsh 2007): a sum over images is then a
-sum over patients, and a replicate only changes how often each patient counts. The sums of all replicates are one
-matrix product: (sums per patient) @ (how often each patient counts, one column per replicate).
+A replicate draws whole patients (Field & Welsh 2007), and so only changes how often each patient counts. The sums of
+all replicates are one matrix product: (sums per patient) @ (how often each patient counts, a column per replicate).
 
-Where all images agree, so do all replicates: a sensitivity of 0 of 16 has no other replicate, and yet is no proof of 0.
-Two functions share what such a metric rests on (`Support`): `limits` gives the interval of a single metric in [0, 1],
-`leave_ends` the replicates from which macro means and differences are computed. Their coverage: docs/intervals.md.
+Where all images agree, so do all replicates (docs/intervals.md). `limits` then gives the interval of a single metric in
+[0, 1], `leave_ends` the replicates of macro means and differences; both take what the metric rests on (`Support`).
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -19,14 +16,12 @@ from scipy.sparse import csr_array
 from scipy.special import betaincinv, ndtr, ndtri, stdtr, stdtrit
 
 from cxrlib.core.errors import InputError
-from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.predictions import Predictions
 
 _CHUNK = 4_000_000  # numbers in the largest table of one chunk of replicates: 32 MB
 
 
-@dataclass(frozen=True)
-class Bootstrap:
+class Bootstrap(NamedTuple):
     """How intervals are computed: the number of replicates (0 for none), and the seed of the draws."""
 
     replicates: int = 1000
@@ -39,9 +34,8 @@ DEFAULT = Bootstrap()
 class Support(NamedTuple):
     """What k metrics in [0, 1] rest on, each (k,) or a number.
 
-    patients: effective number of patients (`effective_number`) behind the metric.
-    most: the number of independent observations that the metric cannot exceed; infinity where there is no such limit.
-    carriers: effective number of patients with the rarer outcome, such as the missed ones for a high sensitivity.
+    patients, carriers: effective number (`effective_number`) of all patients, and of those with the rarer outcome, such
+    as the missed ones for a high sensitivity. most: independent observations at most.
     step: 1 for a share of whole images (exact limits), less for a mean, which has no steps.
     """
 
@@ -53,10 +47,8 @@ class Support(NamedTuple):
 
 def draw_patients(patients: int, replicates: int, seed: int) -> np.ndarray:
     """How often each of p patients is drawn, with replacement: (replicates, p) uint16; each row sums to p."""
-    if replicates != int(replicates) or replicates < 0:
-        raise InputError(f"replicates is {replicates}; expected a whole number, 0 for no interval")
     rng = np.random.default_rng(seed)
-    times = np.empty((int(replicates), patients), dtype=np.uint16)
+    times = np.empty((replicates, patients), dtype=np.uint16)
     for row in times:
         row[:] = np.bincount(rng.integers(patients, size=patients), minlength=patients)
     return times
@@ -76,10 +68,7 @@ def patient_sums(row: np.ndarray, patient: np.ndarray, shape: tuple[int, int], v
 
 
 def effective_number(counts: csr_array | np.ndarray) -> np.ndarray:
-    """(rows,) patients that would give the same precision with equally many images each, from counts (rows, p).
-
-    (sum of n)^2 / sum of n^2 (Kish 1965), as if all images of a patient agreed; 0 for a row without images.
-    """
+    """Kish's number of patients (rows,), (sum of n)^2 / sum of n^2, of counts (rows, p); 0 for a row without images."""
     total = np.asarray(counts.sum(axis=1), dtype=np.float64)
     return ratio(total**2, np.asarray((counts * counts).sum(axis=1)), empty=0.0)
 
@@ -93,10 +82,8 @@ def limits(replicates: np.ndarray, point: np.ndarray, support: Support) -> np.nd
     """Ends (2, k) of the 95 % intervals of k metrics in [0, 1]; they never have zero width.
 
     The exact limits of a proportion (Clopper & Pearson 1934) for the effective number of observations, which is
-    point (1 - point) / variance of the replicates (r, k) (Korn & Graubard 1998, Survey Methodology 24), reduced where
-    few patients carry the rarer outcome, and kept between support.patients and support.most. At 0 and 1 it is
-    support.patients, as if all images of a patient agreed. Tails as in `interval`.
-    NaN where the point is undefined, no replicate is defined, or a single patient supports the metric.
+    point (1 - point) / variance of the replicates (r, k) (Korn & Graubard 1998), reduced where few patients carry the
+    rarer outcome; at 0 and 1 it is support.patients. Tails, and where it is NaN, as in `interval`.
     """
     patients, most, carriers, step = (np.broadcast_to(value, point.shape) for value in support)
     table = pd.DataFrame(replicates)  # its variance leaves out NaN
@@ -118,8 +105,7 @@ def leave_ends(replicates: np.ndarray, point: np.ndarray, patients: np.ndarray, 
     """Replicates (r, k) of metrics in [0, 1]; those that all equal a point of 0 or 1 are drawn from what is possible.
 
     Half of them stay; the others have the distribution of the exact limit for as many independent `patients` (k,), the
-    lower half of Beta(patients, 1) at 1 and its mirror image at 0. Macro means and differences thereby vary as much as
-    they must. seeds: one for each metric; equal seeds give equal draws, so that a model does not differ from itself.
+    lower half of Beta(patients, 1) at 1. seeds: of each metric; equal ones, as of a model and itself, give equal draws.
     """
     stuck = np.isin(point, (0, 1)) & (patients > 0) & ((replicates == point) | np.isnan(replicates)).all(axis=0)
     free = replicates.copy()
@@ -133,7 +119,6 @@ def leave_ends(replicates: np.ndarray, point: np.ndarray, patients: np.ndarray, 
 def interval(replicates: np.ndarray, point: np.ndarray, patients: np.ndarray, confidence: float = 0.95) -> np.ndarray:
     """Ends (2, k) of the expanded percentile intervals of k metrics (Hesterberg 2015, The American Statistician 69).
 
-    For macro means, differences and metrics outside [0, 1]; `limits` for the others.
     replicates: (r, k), NaN is ignored. point: (k,), always inside. patients: (k,), the number with the rarer class: the
     fewer, the wider the percentiles (Student's t with patients - 1 degrees of freedom replaces the normal).
     NaN where the point is undefined, no replicate is defined, or fewer than two patients have the rarer class.
@@ -153,11 +138,7 @@ def _tail(patients: np.ndarray, confidence: float = 0.95) -> np.ndarray:
 
 
 def p_values(replicates: np.ndarray, patients: np.ndarray) -> np.ndarray:
-    """Two-sided p (k,) that differences are 0, the counterpart of `interval`: 0.05 where the 95 % interval ends at 0.
-
-    replicates: (r, k) of the differences, NaN is ignored; patients: (k,) as in `interval`. The observed data count as
-    one replicate, so that p is never 0. NaN where no replicate is defined or fewer than two patients have the class.
-    """
+    """Two-sided p (k,) that differences are 0, of replicates (r, k) and the data; 0.05 where `interval` ends at 0."""
     defined = (~np.isnan(replicates)).sum(axis=0)
     beyond = np.minimum((replicates <= 0).sum(axis=0), (replicates >= 0).sum(axis=0))
     normal = ndtri(np.minimum((beyond + 1) / (defined + 1), 0.5))
@@ -173,11 +154,7 @@ def with_macro(values: np.ndarray, defined: np.ndarray | None = None) -> np.ndar
 
 
 def replicates_with_macro(replicates: np.ndarray, point: np.ndarray) -> np.ndarray:
-    """(r, 14) replicates and, as the 15th, their macro mean over the findings where `point` (14,) is defined.
-
-    A finding that a replicate leaves undefined (none of its patients was drawn) enters that mean with its `point`: to
-    drop or redraw the replicate would favour the few patients who have the finding.
-    """
+    """(r, 14) replicates and, as the 15th, their mean over the findings with a `point` (14,), which stands for NaN."""
     filled = np.where(np.isnan(replicates), point, replicates)
     return np.column_stack([replicates, with_macro(filled, ~np.isnan(point))[:, -1]])
 
@@ -192,11 +169,7 @@ def shared_draws(predictions: Sequence[Predictions], replicates: int, seed: int)
 
 def count_patients(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
     """Patients with each finding, and with any (15,); and the smaller of those with and those without it (15,)."""
-    patients, patient = np.unique(predictions.patient, return_inverse=True)
-    has = np.zeros((2, len(FINDINGS), len(patients)), dtype=bool)
-    for label in (0, 1):
-        image, finding = np.nonzero(predictions.labels == label)
-        has[label, finding, patient[image]] = True
-    negative, positive = has.sum(axis=-1)
-    any_positive = has[1].any(axis=0).sum()
-    return np.append(positive, any_positive), np.append(np.minimum(positive, negative), any_positive)
+    labels, patient = predictions.labels, predictions.patient
+    positive, negative = (pd.DataFrame(labels == label).groupby(patient).any() for label in (1, 0))
+    having = np.append(positive.sum(), positive.any(axis=1).sum())
+    return having, np.append(np.minimum(positive.sum(), negative.sum()), having[-1])

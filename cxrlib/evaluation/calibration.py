@@ -1,8 +1,7 @@
 """Calibrated scores: of the images scored 0.2, one in five has the finding, here and at another prevalence.
 
-One map per finding, fitted on validation and frozen. Every map rises with the score, so the ranking of images and the
-AUROC stay (isotonic maps tie neighbours), and the best threshold selects the same images. What changes is what a score,
-and a threshold on it, means to a reader. A calibrator and the thresholds on its scores form one operating point.
+Every map rises with the score, so the ranking of images and the AUROC stay (isotonic maps tie neighbours), and the best
+threshold selects the same images. A calibrator and the thresholds on its scores form one operating point.
 """
 
 from collections.abc import Sequence
@@ -14,29 +13,26 @@ from scipy.special import expit, logit
 
 from cxrlib.core.errors import InputError, nearest, some
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.saved import SavedPerFinding, fourteen, too_few
-from cxrlib.evaluation.thresholds import Thresholds
+from cxrlib.evaluation.metrics import check_calibration
+from cxrlib.evaluation.predictions import Predictions, fourteen
+from cxrlib.evaluation.thresholds import SavedPerFinding, Thresholds, too_few
 
 METHODS = ("none", "platt", "temperature", "isotonic")
 _EDGE = 1e-7  # scores nearer to 0 or 1 than this, the resolution of float32 at 1, have no finite logit
-_KEYS = {"platt": {"slope", "intercept"}, "temperature": {"slope"}, "isotonic": {"scores", "values"}, "none": set()}
+_KEYS = {"platt": ("slope", "intercept"), "temperature": ("slope",), "isotonic": ("scores", "values"), "none": ()}
 
 
 @dataclass(frozen=True, eq=False)
 class Calibrator(SavedPerFinding):
-    """One map from scores to calibrated scores per finding, in the order of FINDINGS, and how it was obtained.
+    """One map from scores to calibrated scores per finding, in the order of FINDINGS; "none" leaves all unchanged.
 
-    method: "platt", "temperature", "isotonic", or "none", which leaves all scores unchanged.
     maps: 14 dicts. Of numbers "slope" (above 0) and "intercept": sigmoid(slope * logit(score) + intercept), where
     temperature is 1 / slope and has no intercept; of lists "scores" (rising) and "values" (not falling), in [0, 1]:
     linear interpolation; empty: the score unchanged.
-    notes: 14 texts; empty where the map was fitted, else why it was not.
-    Raises InputError for invalid values.
+    notes: 14 texts; empty where the map was fitted, else why it was not. Raises InputError for invalid values.
     """
 
     FORMAT = "cxrlib calibration 1"
-    EXPECTED = "a calibration (JSON): fit it on validation first"
 
     method: str = "none"
     maps: tuple[dict, ...] = ({},) * len(FINDINGS)
@@ -46,48 +42,45 @@ class Calibrator(SavedPerFinding):
         if self.method not in METHODS:
             hint = nearest(self.method, METHODS)
             raise InputError(f"the calibration {self.method!r} is unknown; expected one of {', '.join(METHODS)}{hint}")
-        if len(self.maps) != len(FINDINGS) or len(self.notes) != len(FINDINGS):
-            raise InputError(
-                f"a calibration has {len(self.maps)} maps and {len(self.notes)} notes; expected one per finding"
-            )
-        if not all(isinstance(note, str) for note in self.notes):
-            raise InputError(f"the notes of a calibration are {self.notes!r}; expected 14 texts")
         maps = tuple(_checked(self.method, name, one) for name, one in zip(FINDINGS, self.maps, strict=True))
-        object.__setattr__(self, "maps", maps)
-        object.__setattr__(self, "notes", tuple(self.notes))
+        vars(self).update(maps=maps, notes=tuple(map(str, self.notes)))
 
     @classmethod
-    def fit(cls, val: Predictions, method: str = "platt", min_positives: int = 5) -> "Calibrator":
+    def fit(cls, val: Predictions, method: str = "platt") -> "Calibrator":
         """The maps that make `val` most likely.
 
-        method: "platt" (slope and intercept on the logit; Platt 1999, whose targets slightly inside 0 and 1 keep the
-        map finite), "temperature" (slope alone; Guo et al. 2017: it sharpens or flattens, but cannot shift scores that
-        are too high overall, such as those trained with pos_weight), "isotonic" (any rising map; Zadrozny & Elkan 2002:
-        it needs hundreds of positives, and ties scores) or "none".
-        min_positives: a finding with fewer positive images (or negative ones) keeps its scores, with the reason in its
-        note; so does one whose scores are all equal, or whose higher scores do not go with more positives.
+        method: "platt" (slope and intercept on the logit; Platt 1999), "temperature" (slope alone; Guo et al. 2017: it
+        cannot shift scores that are too high overall, such as those trained with pos_weight), "isotonic" (any rising
+        map; Zadrozny & Elkan 2002: it needs hundreds of positives, and ties scores) or "none".
+        A finding with fewer than five positive or negative images keeps its scores, with the reason in its note; so
+        does one whose scores are all equal, or whose higher scores do not go with more positives.
         """
-        calibrator, _ = cls(method), raw(val)  # both may raise, before any work
+        unfitted, _ = cls(method), raw(val)  # both may raise
+        if method == "none":
+            return unfitted
         maps, notes = [], []
         for k in range(len(FINDINGS)):
             rows = val.rows_of(k)
             scores, positive = val.scores[rows, k], val.labels[rows, k] == 1
-            note = "" if method == "none" else too_few(positive, min_positives)
-            if method != "none" and not note and np.ptp(scores) == 0:
+            note = too_few(positive)
+            if not note and np.ptp(scores) == 0:
                 note = "all images have the same score"
-            one = {} if note or method == "none" else _FIT[method](scores, positive)
-            if one is None:
-                one, note = {}, "higher scores do not go with more positives"
-            maps.append(one)
+            one = {} if note else _FIT[method](scores, positive)
+            note = "higher scores do not go with more positives" if one is None else note
+            maps.append(one or {})
             notes.append(note and f"not calibrated: {note}; the scores are kept")
-        return replace(calibrator, maps=tuple(maps), notes=tuple(notes))
+        return cls(method, tuple(maps), tuple(notes))
 
     def calibrate(self, scores: np.ndarray) -> np.ndarray:
         """Scores (n, 14) in [0, 1] to calibrated scores (n, 14) float32."""
         scores = np.asarray(scores, dtype=np.float32)
-        if scores.ndim != 2 or scores.shape[1] != len(FINDINGS):
-            raise InputError(f"scores of shape {scores.shape} cannot be calibrated; expected (n, {len(FINDINGS)})")
-        return np.stack([_mapped(one, scores[:, k]) for k, one in enumerate(self.maps)], axis=1)
+        columns = list(scores.T)
+        for k, one in enumerate(self.maps):
+            if "slope" in one:
+                columns[k] = expit(one["slope"] * _logit(columns[k]) + one.get("intercept", 0.0)).astype(np.float32)
+            elif one:
+                columns[k] = np.interp(columns[k], one["scores"], one["values"]).astype(np.float32)
+        return np.stack(columns, axis=1)
 
     def apply(self, predictions: Predictions) -> Predictions:
         """The same images with calibrated scores, marked as such. Raises InputError where they already were."""
@@ -99,34 +92,18 @@ class Calibrator(SavedPerFinding):
         return {"format": self.FORMAT, "method": self.method, "findings": rows}
 
     @classmethod
-    def from_dict(cls, saved: dict) -> "Calibrator":
-        """The inverse of `to_dict`. Raises InputError where something is missing or invalid."""
-        rows = [dict(row) for row in cls.entries(saved, ["method"], ["note"])]
+    def _read(cls, saved: dict, rows: list[dict]) -> "Calibrator":
         notes = tuple(row.pop("note") for row in rows)
         return cls(saved["method"], tuple(rows), notes)
-
-
-def operating_point(checkpoint: dict) -> tuple[Calibrator, Thresholds | None]:
-    """The calibrator of a checkpoint (the identity where there is none) and its thresholds (or None).
-
-    The thresholds are on the calibrated scores: `thresholds.apply(calibrator.apply(predictions).scores)`.
-    Raises InputError where the thresholds were tuned on the scores of another calibration.
-    """
-    [calibrator], thresholds = operating_points([checkpoint.get("calibration")], checkpoint.get("thresholds"))
-    return calibrator, thresholds
 
 
 def operating_points(
     calibrations: Sequence[dict | None], tuned: dict | None
 ) -> tuple[tuple[Calibrator, ...], Thresholds | None]:
-    """As `operating_point`, of several models: their calibrators, and thresholds on the scores of `mean_calibrated`."""
+    """The calibrators of models (None: the identity), and thresholds on their mean; InputError for other scores."""
     calibrators = tuple(Calibrator() if saved is None else Calibrator.from_dict(saved) for saved in calibrations)
     thresholds = None if tuned is None else Thresholds.from_dict(tuned)
-    if thresholds is not None and thresholds.calibration not in (None, methods_text(calibrators)):
-        raise InputError(
-            f"the thresholds are on scores of calibration {thresholds.calibration}, the calibration at hand is "
-            f"{methods_text(calibrators)}; tune both again (cxr eval)"
-        )
+    check_calibration(methods_text(calibrators), thresholds)
     return calibrators, thresholds
 
 
@@ -153,41 +130,20 @@ def raw(predictions: Predictions) -> Predictions:
 def with_prevalence(predictions: Predictions, before: np.ndarray, after: np.ndarray) -> Predictions:
     """Scores for a population where the finding has prevalence `after`, from scores for `before`, both (14,) in [0, 1].
 
-    The odds are multiplied by odds(after) / odds(before) (Saerens et al. 2002). Valid where only the prevalence changes
-    and images with the finding (and those without) look as before ("label shift"), and the scores are calibrated for
-    `before`; neither is checked. Where a prevalence is NaN, or `before` is 0 or 1, the scores are kept.
-    The result's `calibration` records the correction, so that thresholds on other scores are refused.
+    The odds are multiplied by odds(after) / odds(before) (Saerens et al. 2002), which holds for calibrated scores where
+    only the prevalence changes. Where a prevalence is NaN, or `before` is 0 or 1, the scores are kept.
     """
-    before, after = _prevalence("before", before), _prevalence("after", after)
-    scores = predictions.scores.astype(np.float64)
+    before, after = fourteen("prevalence before", before), fourteen("prevalence after", after)
+    if np.any([before < 0, before > 1, after < 0, after > 1]):
+        raise InputError(f"prevalences are {before} and {after}; expected numbers in [0, 1], or NaN")
     usable = (before > 0) & (before < 1) & ~np.isnan(after)
-    corrected = _corrected(scores, np.where(usable, before, 0.5), np.where(usable, after, 0.5))
-    corrected = np.where(usable, corrected, scores)
-    return replace(predictions, scores=corrected, calibration=f"{predictions.calibration}, for another prevalence")
-
-
-def _corrected(scores: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    positive, negative = scores * after / before, (1 - scores) * (1 - after) / (1 - before)
-    return np.divide(positive, positive + negative, out=np.zeros_like(scores), where=positive + negative > 0)
-
-
-def _prevalence(name: str, values: np.ndarray) -> np.ndarray:
-    numbers = fourteen(f"prevalence {name}", values)
-    if (numbers < 0).any() or (numbers > 1).any():
-        raise InputError(f"prevalence {name}: {values}; expected {len(FINDINGS)} numbers in [0, 1], or NaN")
-    return numbers
+    shift = logit(after) - logit(np.where(usable, before, 0.5))
+    scores = np.where(usable, expit(_logit(predictions.scores) + shift), predictions.scores)
+    return replace(predictions, scores=scores, calibration=f"{predictions.calibration}, for another prevalence")
 
 
 def _logit(scores: np.ndarray) -> np.ndarray:
     return logit(np.clip(scores.astype(np.float64), _EDGE, 1 - _EDGE))
-
-
-def _mapped(one: dict, scores: np.ndarray) -> np.ndarray:
-    if "slope" in one:
-        return expit(one["slope"] * _logit(scores) + one.get("intercept", 0.0)).astype(np.float32)
-    if "scores" in one:
-        return np.interp(scores, one["scores"], one["values"]).astype(np.float32)
-    return scores
 
 
 def _targets(positive: np.ndarray) -> np.ndarray:
@@ -233,23 +189,22 @@ _FIT = {"platt": _platt, "temperature": _temperature, "isotonic": _isotonic}
 
 def _checked(method: str, finding: str, one: dict) -> dict:
     """The map of one finding as plain floats; InputError where it does not belong to the method."""
-    if not isinstance(one, dict) or set(one) not in (set(), _KEYS[method]):
-        keys, expected = some(one) if isinstance(one, dict) else one, some(sorted(_KEYS[method])) or "nothing"
-        raise InputError(f"the {method} map of {finding} has {keys}; expected {expected}")
+    keys = _KEYS[method]
+    if set(one) not in (set(), set(keys)):
+        raise InputError(f"the {method} map of {finding} has {some(one)}; expected {some(keys) or 'nothing'}")
     try:
-        numbers = {key: np.array(value, dtype=np.float64) for key, value in one.items()}
+        table = np.array([one[key] for key in keys if one], dtype=np.float64)  # (slope, intercept) or (2, knots)
     except (TypeError, ValueError, OverflowError):
-        numbers = {"slope": np.array(np.nan)}
-    if "scores" in numbers:
-        scores, values = numbers["scores"], numbers["values"]
-        good = scores.shape == values.shape == (scores.size,) and scores.size > 1
-        good = good and scores[0] >= 0 and (np.diff(scores) > 0).all() and scores[-1] <= 1
-        good = good and values[0] >= 0 and (np.diff(values) >= 0).all() and values[-1] <= 1
+        table = np.array([np.nan])
+    if "scores" not in one:
+        good = table.ndim == 1 and np.isfinite(table).all() and (table[:1] > 0).all()
     else:
-        good = all(value.ndim == 0 and np.isfinite(value) for value in numbers.values()) and numbers.get("slope", 1) > 0
+        steps = np.diff(table)
+        good = steps.ndim == 2 and steps.size and (steps[0] > 0).all() and (steps[1] >= 0).all()
+        good = good and ((table >= 0) & (table <= 1)).all()
     if not good:
         raise InputError(
             f"the {method} map of {finding} is {one}; expected finite numbers: a slope above 0, or scores that rise "
             "and values that do not fall, both in [0, 1]"
         )
-    return {key: value.tolist() for key, value in numbers.items()}
+    return dict(zip(keys, table.tolist(), strict=False))

@@ -10,19 +10,9 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.bootstrap import (
-    DEFAULT,
-    Bootstrap,
-    count_patients,
-    interval,
-    leave_ends,
-    p_values,
-    replicates_with_macro,
-    with_macro,
-)
-from cxrlib.evaluation.metrics import ROWS, bootstrap
+from cxrlib.evaluation import bootstrap, metrics
+from cxrlib.evaluation.bootstrap import DEFAULT, Bootstrap, count_patients, replicates_with_macro, with_macro
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.sums import BINNED, THRESHOLD_METRICS, Drawn
 
 
 def paired_difference(
@@ -33,10 +23,7 @@ def paired_difference(
     replicates: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """`metric` of two models on the same images, with the columns of `group_difference`.
-
-    Raises InputError where a and b do not hold the same images, patients and labels.
-    """
+    """`group_difference` of two models on the same images; InputError for others, or for other patients or labels."""
     return group_difference(a, _in_order_of(a, b), metric, thresholds, Bootstrap(replicates, seed))
 
 
@@ -51,32 +38,28 @@ def group_difference(
     """`metric` in two groups of images (women and men, AP and PA); a patient with images in both is drawn for both.
 
     Rows are the findings and "macro" (over the findings defined in both); columns a, b, difference (a - b), low, high,
-    p, p_holm, note.
-    p: two-sided, from the replicates on either side of zero, adjusted for few patients (`p_values`).
-    p_holm: p of the findings, corrected for multiple testing (`holm`); the macro is a single test and keeps its p.
+    p (two-sided: `p_values`), p_holm (corrected for all findings: `holm`; the macro keeps its p), note.
     thresholds: for f1, sensitivity, ...: 14 values for both, or a pair, for a and for b.
     include: (14,) bool, False leaves a finding out as if it were undefined.
     """
-    if metric in BINNED and not np.array_equal(a.image, b.image):
-        raise InputError(
-            f"{metric} of different images cannot be compared: noise raises it, the more the fewer images there are; "
-            "compare each group with its own noise floor (reliability.ece_floor), or two models on the same images"
-        )
-    drawn = bootstrap(
-        a, b, thresholds=thresholds, metrics=[metric], replicates=resampling.replicates, seed=resampling.seed
-    )
+    if metric in metrics.BINNED and not np.array_equal(a.image, b.image):
+        said = f"{metric} of different images cannot be compared: noise raises it, the more the fewer images there are"
+        raise InputError(f"{said}; compare each group with its own noise floor (reliability.ece_floor)")
+    pair = thresholds if isinstance(thresholds, tuple) and len(thresholds) == 2 else (thresholds, thresholds)
+    drawn = metrics.bootstrap(a, b, thresholds=pair, metrics=[metric], **resampling._asdict())
     first, second = (one.point[metric] for one in drawn)
     defined = ~np.isnan(first - second) & (True if include is None else include)
     first, second = (with_macro(np.where(defined, value, np.nan)) for value in (first, second))
-    differences = replicates_with_macro(_replicates(*drawn, metric, resampling.seed), (first - second)[:-1])
+    difference = first - second
+    replicates = replicates_with_macro(_replicates(*drawn, metric, resampling.seed), difference[:-1])
     scarcest = np.minimum(count_patients(a)[1], count_patients(b)[1])
-    low, high = interval(differences, first - second, scarcest)
-    columns = {"a": first, "b": second, "difference": first - second, "low": low, "high": high}
-    columns["p"] = np.where(np.isnan(first - second), np.nan, p_values(differences, scarcest))
+    low, high = bootstrap.interval(replicates, difference, scarcest)
+    columns = {"a": first, "b": second, "difference": difference, "low": low, "high": high}
+    columns["p"] = np.where(np.isnan(difference), np.nan, bootstrap.p_values(replicates, scarcest))
     columns["p_holm"] = np.append(holm(columns["p"][:-1]), columns["p"][-1])
     notes = np.where(defined, "", f"{metric} is undefined in a or in b")
     columns["note"] = [*notes, f"macro over {defined.sum()} of {len(FINDINGS)} findings"]
-    return pd.DataFrame(columns, index=ROWS)
+    return pd.DataFrame(columns, index=metrics.ROWS)
 
 
 def mean_against_members(
@@ -85,44 +68,41 @@ def mean_against_members(
     """Macro AUROC of an ensemble, of its members and of these on average, on the same images and draws of patients.
 
     Rows "1", "2", ... (the members), "members" (their mean), "ensemble" and "ensemble - members"; columns auroc, low,
-    high. Macros are over the findings that have positive and negative images. Raises InputError for different images.
+    high. Raises InputError for different images.
     """
     members = [_in_order_of(mean, one) for one in members]
-    drawn = bootstrap(*members, mean, metrics=["auroc"], replicates=resampling.replicates, seed=resampling.seed)
-    point = np.array([with_macro(one.point["auroc"])[-1] for one in drawn])
-    macros = [replicates_with_macro(one.replicates["auroc"], one.point["auroc"])[:, -1] for one in drawn]
-    *each, whole = zip(point, macros, strict=True)
-    average = [sum(values) / len(members) for values in zip(*each, strict=True)]
-    rows = [*each, average, whole, [a - b for a, b in zip(whole, average, strict=True)]]
-    auroc, replicates = np.array([value for value, _ in rows]), np.column_stack([values for _, values in rows])
-    low, high = interval(replicates, auroc, np.full(len(rows), count_patients(mean)[1][-1]))
+    drawn = metrics.bootstrap(*members, mean, metrics=["auroc"], **resampling._asdict())
+    macros = []  # of each model: of the data, then of the replicates
+    for one in drawn:
+        replicates = replicates_with_macro(one.replicates["auroc"], one.point["auroc"])[:, -1]
+        macros.append(np.append(with_macro(one.point["auroc"])[-1], replicates))
+    *each, whole = macros
+    average = sum(each) / len(each)
+    point, *replicates = np.column_stack([*each, average, whole, whole - average])
+    low, high = bootstrap.interval(np.array(replicates), point, np.full(len(point), count_patients(mean)[1][-1]))
     names = [*(str(number) for number, _ in enumerate(each, 1)), "members", "ensemble", "ensemble - members"]
-    return pd.DataFrame({"auroc": auroc, "low": low, "high": high}, index=pd.Index(names, name="model"))
+    return pd.DataFrame({"auroc": point, "low": low, "high": high}, index=pd.Index(names, name="model"))
 
 
-def _replicates(a: Drawn, b: Drawn, metric: str, seed: int) -> np.ndarray:
+def _replicates(a: metrics.Drawn, b: metrics.Drawn, metric: str, seed: int) -> np.ndarray:
     """Differences (r, 14). Two models that predict all images alike are not the same model: new patients may differ.
 
     Where no replicate shows a difference at the thresholds, though scores or thresholds differ, half of the replicates
     have, in either direction, as large a one as so many patients can hide (`leave_ends`).
     """
     differences = a.replicates[metric] - b.replicates[metric]
-    if metric not in THRESHOLD_METRICS:
+    if metric not in metrics.THRESHOLD_METRICS:
         return differences
     alike = ((differences == 0) | np.isnan(differences)).all(axis=0) & (np.array(a.content) != np.array(b.content))
     patients = np.minimum(a.support[metric].patients, b.support[metric].patients)
     seeds = [(seed, *pair) for pair in zip(a.content, b.content, strict=True)]
-    hidden = leave_ends(differences, np.where(alike, 0, np.nan), patients, seeds)
+    hidden = bootstrap.leave_ends(differences, np.where(alike, 0, np.nan), patients, seeds)
     sign = np.random.default_rng(seed).choice([-1, 1], differences.shape)
     return np.where(alike, sign * hidden, differences)
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """p-values (k,) corrected for testing k hypotheses (Holm 1979, Scandinavian Journal of Statistics 6).
-
-    The probability that any true null hypothesis falls below 0.05 is at most 5 %, however the tests depend on each
-    other. NaN stays NaN and does not count as a test.
-    """
+    """p-values (k,) corrected for testing k hypotheses (Holm 1979); NaN stays NaN and does not count as a test."""
     p = np.asarray(p, dtype=np.float64)
     order = np.argsort(p)[: (~np.isnan(p)).sum()]  # NaN are last
     corrected = np.full(p.shape, np.nan)

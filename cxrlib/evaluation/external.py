@@ -10,12 +10,10 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.bootstrap import DEFAULT, Bootstrap, with_macro
 from cxrlib.evaluation.calibration import Calibrator
 from cxrlib.evaluation.differences import group_difference
-from cxrlib.evaluation.metrics import evaluate
+from cxrlib.evaluation.metrics import THRESHOLD_METRICS, evaluate
 from cxrlib.evaluation.predictions import UNKNOWN, Predictions
 from cxrlib.evaluation.reliability import ece_floor
-from cxrlib.evaluation.saved import too_few
-from cxrlib.evaluation.sums import THRESHOLD_METRICS
-from cxrlib.evaluation.thresholds import Thresholds, tune_thresholds
+from cxrlib.evaluation.thresholds import Thresholds, too_few, tune_thresholds
 
 REFITTED = ("ece_mass", "f1", "sensitivity", "specificity")
 _ENDS = ("", "_low", "_high")
@@ -26,30 +24,27 @@ def external(
     there: Predictions,
     calibrator: Calibrator,
     thresholds: Thresholds,
-    min_positives: int = 5,
     resampling: Bootstrap = DEFAULT,
 ) -> pd.DataFrame:
     """One row per finding and "macro": a model on its own test part (`here`) and at another hospital (`there`).
 
-    here, there: the scores of the model, uncalibrated; of different patients, whatever they are called. `here` may be
-    None. calibrator, thresholds: frozen, as chosen on validation.
-    min_positives: a finding with fewer positive or negative images there is not measured; the note says so.
-
+    here, there: uncalibrated scores, of different patients whatever they are called. calibrator, thresholds: frozen. A
+    finding with fewer than five positive or negative images there is not measured; the note says so.
     Columns: positives, patients (with it) and n (images of known label) there; auroc_here, auroc_there, and their
     difference (there - here) with p and p_holm; at the thresholds sensitivity, specificity and f1 there; mean
     calibrated score (score) and prevalence there, ece_mass and what noise alone would give (floor); then what
     `refitting` returns; each metric with `_low` and `_high`, and a note. Macros are means over the findings measured.
     """
-    few = [too_few(there.labels[there.rows_of(k), k] == 1, min_positives) for k in range(len(FINDINGS))]
+    few = [too_few(there.labels[there.rows_of(k), k] == 1) for k in range(len(FINDINGS))]
     enough = np.array([not note for note in few])
     counts = evaluate(there, replicates=0)[["positives", "patients", "n"]]
     there = replace(there, labels=np.where(enough, there.labels, UNKNOWN))
     calibrated = calibrator.apply(there)
-    measured = evaluate(calibrated, thresholds, resampling.replicates, resampling.seed)
+    measured = evaluate(calibrated, thresholds, *resampling)
     parts, missing = [counts, _named(measured, "auroc", "auroc_there")], [""] * len(measured)
     if here is not None:
         here = replace(calibrator.apply(here), labels=np.where(enough, here.labels, UNKNOWN))
-        own = evaluate(here, None, resampling.replicates, resampling.seed)
+        own = evaluate(here, None, *resampling)
         difference = group_difference(_apart(calibrated, "there"), _apart(here, "here"), resampling=resampling)
         difference = difference.rename(columns={"low": "difference_low", "high": "difference_high"})
         parts += [_named(own, "auroc", "auroc_here"), difference.drop(columns=["a", "b", "note"])]
@@ -58,7 +53,7 @@ def external(
     parts += [_named(measured, name) for name in ("sensitivity", "specificity", "f1", "ece_mass")]
     parts += [measured[["threshold", "prevalence"]].assign(score=with_macro(np.array(score)))]
     parts += [pd.DataFrame({"floor": with_macro(ece_floor(calibrated))}, index=measured.index)]
-    again = refitting(there, calibrator, thresholds, min_positives, resampling)
+    again = refitting(there, calibrator, thresholds, resampling)
     parts.append(again.drop(columns="note"))
     frozen = [note and f"frozen threshold: {note}" for note in thresholds.notes]
     columns = zip(few, frozen, measured["note"], missing, again["note"], strict=False)  # the macro has its own
@@ -67,25 +62,20 @@ def external(
 
 
 def refitting(
-    there: Predictions,
-    calibrator: Calibrator,
-    thresholds: Thresholds,
-    min_positives: int = 5,
-    resampling: Bootstrap = DEFAULT,
+    there: Predictions, calibrator: Calibrator, thresholds: Thresholds, resampling: Bootstrap = DEFAULT
 ) -> pd.DataFrame:
     """What a new calibration and new thresholds, fitted on half of the patients, bring back on the other half.
 
     Fitted by the method of the calibrator ("platt" where it is "none") and for the objective and grid of the thresholds
-    (F1 where they were set by hand). there: uncalibrated scores.
-    Columns: for each of REFITTED `name_frozen`, `name_refitted` and their difference `name_change` with `_low` and
-    `_high`, on the other half; NaN, with a note, where half of the patients is too few for the fit.
+    (F1 where they were set by hand). Columns: for each of REFITTED `name_frozen`, `name_refitted` and their difference
+    `name_change` with `_low` and `_high`; NaN, with a note, where half of the patients is too few for the fit.
     """
     patients = np.random.default_rng(resampling.seed).permutation(np.unique(there.patient))
     first = np.isin(there.patient, patients[: len(patients) // 2])
     half, rest = there.take(first), there.take(~first)
-    again = Calibrator.fit(half, "platt" if calibrator.method == "none" else calibrator.method, min_positives)
+    again = Calibrator.fit(half, "platt" if calibrator.method == "none" else calibrator.method)
     objective = "f1" if thresholds.objective.startswith("by hand") else thresholds.objective
-    tuned = tune_thresholds(again.apply(half), thresholds.grid, objective, min_positives, resampling=Bootstrap(0))
+    tuned = tune_thresholds(again.apply(half), thresholds.grid, objective, resampling=Bootstrap(0))
     fitted = tuned.tuned & [not note for note in again.notes]
     new, old = again.apply(rest), calibrator.apply(rest)
     columns = {}

@@ -1,5 +1,6 @@
 """Predictions of a model with the labels, images and patients they belong to, saved as one file."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,11 +19,9 @@ class Predictions:
     """Scores and labels, one row per image, one column per finding in the order of FINDINGS.
 
     scores: (n, 14) float32 in [0, 1], after the sigmoid; no NaN.
-    labels: (n, 14) uint8, 1 where the finding is labelled, 0 where it is not, UNKNOWN (given as NaN or as 255) where
-    the table does not say: such an image enters nothing that is computed for this finding.
+    labels: (n, 14) uint8, 1 or 0, or UNKNOWN (given as NaN or as 255): such an image enters nothing of this finding.
     image: (n,) str, unique. patient: (n,) int64 or str; images of one patient share it.
-    calibration: "none" for the scores of the model, else the method applied to them, such as "platt"; thresholds record
-    the calibration they were tuned on, and are refused on others.
+    calibration: "none" for the scores of the model, else the method applied to them, such as "platt".
     Lists, DataFrames and other dtypes are converted. Raises InputError for invalid values.
     """
 
@@ -33,28 +32,32 @@ class Predictions:
     calibration: str = "none"
 
     def __post_init__(self) -> None:
-        scores, labels = _numbers("scores", self.scores), _numbers("labels", self.labels)
-        image, patient = np.asarray(self.image).astype(str), _whole_or_text(np.asarray(self.patient))
+        scores, labels = np.asarray(self.scores, dtype=np.float32), coded(np.asarray(self.labels, dtype=np.float64))
+        image, patient = np.asarray(self.image).astype(str), np.asarray(self.patient)
+        patient = np.array(patient.tolist()) if patient.dtype == object else patient
+        patient = patient.astype(np.int64 if patient.dtype.kind in "iu" else str)
         n = len(image) if image.ndim == 1 else -1
         if not scores.shape == labels.shape == (n, len(FINDINGS)) or patient.shape != (n,):
             raise InputError(
                 f"predictions have scores {scores.shape}, labels {labels.shape}, image {image.shape} and patient "
                 f"{patient.shape}; expected (n, {len(FINDINGS)}) twice and (n,) twice, with the same n"
             )
-        scores, labels = scores.astype(np.float32), coded(labels)
-        outside, others = (scores < 0) | (scores > 1), (labels != 0) & (labels != 1) & (labels != UNKNOWN)
-        _refuse(np.isnan(scores), scores, "scores that are NaN", "numbers in [0, 1]; check whether training diverged")
-        _refuse(outside, scores, "scores outside [0, 1]", "probabilities; apply a sigmoid to logits")
-        _refuse(others, labels, "labels other than 0 and 1", "1 for labelled, 0 for not, NaN for unknown")
+        for bad, values, what in (
+            (np.isnan(scores), scores, "scores that are NaN; check whether training diverged"),
+            ((scores < 0) | (scores > 1), scores, "scores outside [0, 1]; apply a sigmoid to logits"),
+            (~np.isin(labels, (0, 1, UNKNOWN)), labels, "labels other than 0 and 1; expected NaN for unknown"),
+        ):
+            if bad.any():
+                row, column = np.argwhere(bad)[0]
+                where = f"first {values[row, column]:g} for {FINDINGS[column]} in row {row}, counted from 0"
+                raise InputError(f"predictions contain {bad.sum()} {what} ({where})")
         names, times = np.unique(image, return_counts=True)
         if len(names) < len(image):
             raise InputError(
                 f"predictions contain {some(names[times > 1])} more than once; expected one row per image: "
                 "drop the duplicates, which several processes produce when they pad their last batch"
             )
-        values = {"scores": scores, "labels": labels.astype(np.uint8), "image": image, "patient": patient}
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+        vars(self).update(scores=scores, labels=labels.astype(np.uint8), image=image, patient=patient)
 
     def __len__(self) -> int:
         return len(self.image)
@@ -71,15 +74,10 @@ class Predictions:
 
     def take(self, rows: np.ndarray) -> "Predictions":
         """The rows of a boolean mask (n,) or of an array of positions, in that order."""
-        rows = np.asarray(rows)
-        rows = rows if rows.size or rows.dtype == bool else rows.astype(np.int64)  # np.asarray([]) is float
-        try:
-            return replace(self, **{name: getattr(self, name)[rows] for name in _ARRAYS})
-        except IndexError as error:
-            raise InputError(f"these rows cannot be selected from {len(self)} images: {error}") from None
+        return replace(self, **{name: getattr(self, name)[rows] for name in _ARRAYS})
 
     def save(self, path: str | Path) -> Path:
-        """Write an ``.npz`` without pickles, atomically, and return the path. The findings are stored too."""
+        """Write an ``.npz`` without pickles, atomically, and return the path."""
         path = Path(path)
         with written_whole(path) as beside, beside.open("wb") as file:
             arrays = {name: getattr(self, name) for name in _ARRAYS}
@@ -89,8 +87,7 @@ class Predictions:
     @classmethod
     def load(cls, path: str | Path) -> "Predictions":
         """Read what `save` wrote. Raises InputError for a missing, broken or foreign file."""
-        path = Path(path)
-        if not path.is_file():
+        if not Path(path).is_file():
             raise InputError(f"{path} is not a file; expected predictions (.npz): run the evaluation that writes them")
         try:
             with np.load(path, allow_pickle=False) as file:  # pickles can run code
@@ -98,50 +95,29 @@ class Predictions:
                 calibration = str(file["calibration"]) if "calibration" in file.files else "none"
         except Exception as error:  # a dozen kinds, of zipfile, zlib and numpy
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise InputError(
-                f"{path} cannot be read as predictions ({reason}); save predictions with Predictions.save"
-            ) from None
+            said = f"{path} cannot be read as predictions ({reason}); save predictions with Predictions.save"
+            raise InputError(said) from None
         findings = arrays.pop("findings").tolist()
         if findings != list(FINDINGS):
-            raise InputError(
-                f"{path} was saved for the findings {some(findings, 14)}; expected {some(FINDINGS, 14)}; predict again"
-            )
+            raise InputError(f"{path} was saved for the findings {some(findings, 14)}; expected {some(FINDINGS, 14)}")
         try:
             return cls(**arrays, calibration=calibration)
-        except InputError as error:
+        except (TypeError, ValueError) as error:
             raise InputError(f"{path}: {error}") from None
 
 
 def coded(labels: np.ndarray) -> np.ndarray:
-    """Labels of 1, 0 and NaN with UNKNOWN in place of NaN; others unchanged."""
-    return np.where(np.isnan(labels), UNKNOWN, labels) if labels.dtype.kind == "f" else labels
+    """Labels of 1, 0 and NaN with UNKNOWN in place of NaN."""
+    return np.where(np.isnan(labels), UNKNOWN, labels)
 
 
-def any_positive(labels: np.ndarray) -> np.ndarray:
-    """Labels (n, m) of m findings to those of "at least one of them" (n,): 1, 0 or, where none is 1, UNKNOWN."""
-    labels = coded(np.asarray(labels))
-    return np.where((labels == 1).any(axis=1), 1, np.where((labels == UNKNOWN).any(axis=1), UNKNOWN, 0))
-
-
-def _numbers(name: str, values: np.ndarray) -> np.ndarray:
-    """`values` as an array of numbers or booleans."""
+def fourteen(name: str, values: Sequence[float], nan: bool = True) -> np.ndarray:
+    """`values`, or those of Thresholds, as float64 (14,); None is NaN. InputError for others, and NaN without `nan`."""
     try:
-        values = np.asarray(values)
-        return values if values.dtype.kind in "fiub" else values.astype(np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"{name} of predictions are not all numbers; expected (n, {len(FINDINGS)}) numbers") from None
-
-
-def _whole_or_text(patient: np.ndarray) -> np.ndarray:
-    """Patient ids as int64 where all are whole numbers, else as str."""
-    if patient.dtype.kind == "O" and all(isinstance(value, (int, np.integer)) for value in patient.flat):
-        return patient.astype(np.int64)
-    return patient.astype(np.int64 if patient.dtype.kind in "iu" else str)
-
-
-def _refuse(bad: np.ndarray, values: np.ndarray, what: str, expected: str) -> None:
-    """Raise an InputError that gives the first of the `bad` positions, if any."""
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        where = f"first {values[row, column]:g} for {FINDINGS[column]} in row {row}, counted from 0"
-        raise InputError(f"predictions contain {bad.sum()} {what} ({where}); expected {expected}")
+        numbers = np.array(getattr(values, "values", values), dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        numbers = np.empty(0)
+    if numbers.shape != (len(FINDINGS),) or (np.isnan(numbers).any() and not nan):
+        allowed = "" if nan else ", none NaN"
+        raise InputError(f"{name}: {values!r}; expected {len(FINDINGS)} numbers, one per finding{allowed}")
+    return numbers

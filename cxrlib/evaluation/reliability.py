@@ -7,78 +7,62 @@ import pandas as pd
 from scipy.special import ndtri
 
 from cxrlib.data.findings import FINDINGS, canonical
-from cxrlib.evaluation.calibration import Calibrator, raw
-from cxrlib.evaluation.metrics import point_estimates
+from cxrlib.evaluation.calibration import Calibrator
+from cxrlib.evaluation.metrics import ECE_BINS, mass_bins, point_estimates
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.sums import ECE_BINS, mass_bins
 
 
 def reliability(predictions: Predictions, finding: str, bins: int = 10) -> pd.DataFrame:
     """Scores against the share of positives, in `bins` bins of equally many images (ties share a bin).
 
     Columns: score (mean), share (of positives), low, high (95 %), images, patients, positives. The interval is Wilson's
-    (1927) with the number of patients of a bin instead of images, which are correlated within a patient, so that their
-    number would make the interval too narrow.
+    (1927) with the number of patients of a bin instead of images, which are correlated within a patient.
     """
     k = FINDINGS.index(canonical(finding))
     rows = predictions.rows_of(k)
     scores, labels, patient = predictions.scores[rows, k], predictions.labels[rows, k], predictions.patient[rows]
     table = pd.DataFrame({"score": scores.astype(np.float64), "label": labels.astype(int), "patient": patient})
-    table = (
-        table.groupby(mass_bins(scores, bins))
-        .agg(score=("score", "mean"), share=("label", "mean"), images=("label", "size"),
-             patients=("patient", "nunique"), positives=("label", "sum"))
-        .reset_index(drop=True)
-    )  # fmt: skip
-    table["low"], table["high"] = _wilson(table["share"].to_numpy(), table["patients"].to_numpy())
+    of_bin = table.groupby(mass_bins(scores, bins))
+    table = of_bin.agg(score=("score", "mean"), share=("label", "mean"), images=("label", "size"),
+                       patients=("patient", "nunique"), positives=("label", "sum")).reset_index(drop=True)  # fmt: skip
+    share, n, z = table["share"], table["patients"], ndtri(0.975)
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    # against rounding at shares of 0 and 1
+    table = table.assign(low=np.clip(middle - half, 0, share), high=np.clip(middle + half, share, 1))
     return table[["score", "share", "low", "high", "images", "patients", "positives"]]
 
 
-def _wilson(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    z = ndtri(0.975)
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return np.clip(middle - half, 0, share), np.clip(middle + half, share, 1)  # against rounding at shares of 0 and 1
-
-
-def out_of_fold(val: Predictions, method: str, folds: int = 5, seed: int = 0, **how) -> Predictions:
-    """`val` with each image calibrated by a map fitted on other patients, for an unbiased comparison of methods.
-
-    Evaluated on the scores it was fitted to, a method looks too good, isotonic most of all. **how: `Calibrator.fit`.
-    """
+def out_of_fold(val: Predictions, method: str) -> Predictions:
+    """`val` with each image calibrated by a map fitted on four fifths of the patients, without its own."""
     patients, patient = np.unique(val.patient, return_inverse=True)
-    fold = np.random.default_rng(seed).permutation(len(patients))[patient] % folds
+    fold = np.random.default_rng(0).permutation(len(patients))[patient] % 5
     scores = val.scores.copy()
-    for number in range(folds):
-        calibrator = Calibrator.fit(val.take(fold != number), method, **how)
+    for number in range(5):
+        calibrator = Calibrator.fit(val.take(fold != number), method)
         scores[fold == number] = calibrator.calibrate(val.scores[fold == number])
-    return replace(raw(val), scores=scores, calibration=method)
+    return replace(val, scores=scores, calibration=method)
 
 
 def choose_method(val: Predictions) -> str:
-    """The calibration with the lowest Brier score (macro mean) on held-out patients; the first of equals.
-
-    "none" is included: fitted to few patients, a map can make good scores worse. "isotonic" is not, because it ties
-    scores and so costs AUROC.
-    """
+    """The calibration with the lowest Brier score (macro mean) on held-out patients, of those that keep the AUROC."""
     if not val.known.any():
         return "none"
     held_out = {method: out_of_fold(val, method) for method in ("none", "platt", "temperature")}
     return min(held_out, key=lambda method: np.nanmean(point_estimates(held_out[method])["brier"]))
 
 
-def ece_floor(predictions: Predictions, draws: int = 200, seed: int = 0) -> np.ndarray:
+def ece_floor(predictions: Predictions) -> np.ndarray:
     """(14,) the `ece_mass` that perfectly calibrated scores would show on this number of images, by noise alone.
 
-    Labels are drawn with the scores as probabilities; the mean error of `draws` such data sets. NaN where no label is
-    known. An error near its floor is no evidence of miscalibration (Roelofs et al. 2022 on this bias).
-    The images of a patient are drawn independently, so that the floor is, if anything, too low.
+    The mean error of 200 data sets whose labels are drawn with the scores as probabilities, independently even within a
+    patient, so that the floor is, if anything, too low. NaN where no label is known (Roelofs et al. 2022).
     """
-    rng, floor = np.random.default_rng(seed), np.empty(len(FINDINGS))
+    rng, floor = np.random.default_rng(0), np.empty(len(FINDINGS))
     for k in range(len(FINDINGS)):
         scores = predictions.scores[predictions.rows_of(k), k]
         bins, scores = mass_bins(scores), scores.astype(np.float64)
-        drawn = ((rng.random(len(scores)) < scores) - scores for _ in range(draws))
+        drawn = ((rng.random(len(scores)) < scores) - scores for _ in range(200))
         gaps = [np.abs(np.bincount(bins, errors, ECE_BINS)).sum() for errors in drawn]
         floor[k] = np.mean(gaps) / len(scores) if len(scores) else np.nan
     return floor

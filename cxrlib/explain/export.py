@@ -29,7 +29,7 @@ from cxrlib.core.errors import InputError
 from cxrlib.core.paths import written_whole
 from cxrlib.data.dataset import shifted
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.calibration import Calibrator, operating_point
+from cxrlib.evaluation.calibration import Calibrator, operating_points
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.explain.gradcam import as_grid
 from cxrlib.models.architectures import ARCHITECTURES, ChestXrayModel, model_from_checkpoint
@@ -43,7 +43,7 @@ def export(checkpoint: dict, path: str | Path) -> Path:
     Raises InputError without the packages of the extra `onnx`.
     """
     model = model_from_checkpoint(checkpoint).lay_out("contiguous")
-    calibrator, thresholds = operating_point(checkpoint)
+    [calibrator], thresholds = operating_points([checkpoint.get("calibration")], checkpoint.get("thresholds"))
     graph = _Graph(model, calibrator).eval()
     example = torch.zeros(2, 1, model.image_size, model.image_size, dtype=torch.uint8)
     batch = {"images": {0: torch.export.Dim("batch")}}

@@ -22,8 +22,8 @@ from joblib import cpu_count
 from cxrlib.core.errors import InputError, printable
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.images import looks_inverted, read_radiograph
-from cxrlib.evaluation.calibration import operating_point, operating_points
-from cxrlib.evaluation.sums import at_or_above
+from cxrlib.evaluation.calibration import operating_points
+from cxrlib.evaluation.metrics import at_or_above
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.explain.gradcam import default_layers, grad_cam, mean_maps
 from cxrlib.models.architectures import model_from_checkpoint
@@ -100,8 +100,8 @@ class Predictor:
         self.names = [str(path) for path in weights]
         ensemble = load_ensemble(weights)
         checkpoints = list(ensemble.members.values())
-        points = [operating_point(checkpoint) for checkpoint in checkpoints]
-        self._calibrators = tuple(calibrator for calibrator, _ in points)
+        points = [operating_points([each.get("calibration")], each.get("thresholds")) for each in checkpoints]
+        self._calibrators = tuple(calibrator for [calibrator], _ in points)
         tuned = [thresholds for _, thresholds in points]
         if ensemble.thresholds is not None:  # for the mean
             tuned = [operating_points(ensemble.calibrations, ensemble.thresholds)[1]]

@@ -13,8 +13,8 @@ import numpy as np
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
+from cxrlib.evaluation.metrics import at_or_above, check_calibration, threshold_metrics
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.sums import at_or_above, check_calibration, threshold_metrics
 from cxrlib.evaluation.thresholds import NEVER, Thresholds
 
 # Stops of a slider: 0 to 1, finest near 0, where the scores of rare findings lie, and last above every score.
@@ -86,7 +86,7 @@ class Session:
         if not len(val):
             raise InputError("there is no image to explore; expected predictions with at least one row")
         for choice in (tuned, exact):
-            check_calibration(val, choice)
+            check_calibration(val.calibration, choice)
         self.val, self.tuned, self.exact = val, tuned, exact
         self.curves = [Curve(val.scores[:, k], val.labels[:, k]) for k in range(len(FINDINGS))]
         self.values = tuned.values.copy()

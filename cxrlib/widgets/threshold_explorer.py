@@ -13,9 +13,8 @@ from cxrlib.core.errors import InputError
 from cxrlib.core.html import radiograph_uri
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.bootstrap import Bootstrap
-from cxrlib.evaluation.metrics import point_estimates
+from cxrlib.evaluation.metrics import at_or_above, point_estimates
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.sums import at_or_above
 from cxrlib.evaluation.thresholds import Thresholds, tune_thresholds
 from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
 from cxrlib.plots.style import pretty

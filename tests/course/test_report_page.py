@@ -84,7 +84,7 @@ def _whole(tmp_path_factory):
     thresholds = tune_thresholds(val, resampling=Bootstrap(20))
     thresholds.save(run.thresholds)
     evaluate(test, thresholds, replicates=40).to_csv(run.metrics)
-    audit(test, entries, thresholds.values, replicates=20, min_patients=2).to_csv(run.path / "audit.csv", index=False)
+    audit(test, entries, thresholds.values, replicates=20).to_csv(run.path / "audit.csv", index=False)
     rows = [("model", "Mass", "pointing", 12, 0.5, 0.25, 0.75), ("model", "macro", "pointing", 20, 0.625, 0.5, 0.75)]
     columns = ["maps", "finding", "metric", "cases", "value", "low", "high"]
     pd.DataFrame(rows, columns=columns).to_csv(run.path / "localization.csv", index=False)

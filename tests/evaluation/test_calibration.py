@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.bootstrap import Bootstrap
-from cxrlib.evaluation.calibration import METHODS, Calibrator, mean_calibrated, operating_point, operating_points
+from cxrlib.evaluation.calibration import METHODS, Calibrator, mean_calibrated, operating_points
 from cxrlib.evaluation.metrics import evaluate, point_estimates
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.reliability import choose_method
@@ -184,12 +184,12 @@ def test_thresholds_are_refused_on_scores_they_were_not_tuned_on():
     assert (on_raw.calibration, on_calibrated.calibration) == ("none", "platt")
     evaluate(calibrated, on_calibrated, replicates=0)
     evaluate(calibrated, Thresholds([0.5] * 14), replicates=0)  # by hand: of any scores
-    with pytest.raises(InputError, match="tuned on scores of calibration none, these scores have calibration platt"):
+    with pytest.raises(InputError, match="on scores of calibration none, these scores have calibration platt"):
         evaluate(calibrated, on_raw, replicates=0)
-    with pytest.raises(InputError, match="tuned on scores of calibration none, these scores have calibration platt"):
+    with pytest.raises(InputError, match="on scores of calibration none, these scores have calibration platt"):
         on_raw.apply(calibrated)
     np.testing.assert_array_equal(on_calibrated.apply(calibrated), on_calibrated.apply(calibrated.scores))
-    with pytest.raises(InputError, match="tuned on scores of calibration platt, these scores have calibration none"):
+    with pytest.raises(InputError, match="on scores of calibration platt, these scores have calibration none"):
         point_estimates(val, on_calibrated)
 
 
@@ -200,16 +200,15 @@ def test_a_checkpoint_holds_both_and_hands_them_out_together(tmp_path):
     path = tmp_path / "model.pth"
     torch.save({"calibration": calibrator.to_dict(), "thresholds": thresholds.to_dict()}, path)
     checkpoint = torch.load(path, weights_only=True)
-    again, cuts = operating_point(checkpoint)
+    [again], cuts = operating_points([checkpoint["calibration"]], checkpoint["thresholds"])
     np.testing.assert_array_equal(again.calibrate(val.scores), calibrator.calibrate(val.scores))
     assert cuts.to_dict() == thresholds.to_dict()
-    plain, nothing = operating_point({"calibration": None, "thresholds": None})
+    [plain], nothing = operating_points([None], None)
     assert nothing is None
     assert plain.method == "none"
-    with pytest.raises(InputError, match="of calibration isotonic, the calibration at hand is none"):
-        operating_point(checkpoint | {"calibration": None})
-    by_hand = {"thresholds": Thresholds([0.2] * 14).to_dict()}
-    assert operating_point(by_hand)[1].values.tolist() == [0.2] * 14
+    with pytest.raises(InputError, match="of calibration isotonic, these scores have calibration none"):
+        operating_points([None], checkpoint["thresholds"])
+    assert operating_points([None], Thresholds([0.2] * 14).to_dict())[1].values.tolist() == [0.2] * 14
 
 
 def test_several_models_have_one_operating_point_on_the_mean_of_their_calibrated_scores():
@@ -225,7 +224,7 @@ def test_several_models_have_one_operating_point_on_the_mean_of_their_calibrated
     assert [calibrator.method for calibrator in again] == ["platt", "none"]
     np.testing.assert_array_equal(cuts.values, thresholds.values)
     with pytest.raises(
-        InputError, match="calibration mean of platt, none, the calibration at hand is mean of none, none"
+        InputError, match="calibration mean of platt, none, these scores have calibration mean of none, none"
     ):
         operating_points([None, None], thresholds.to_dict())
     single = mean_calibrated(calibrators[:1], [one])
@@ -255,12 +254,11 @@ def edited(method="platt", one=None, **changes):
         ("", "Expecting value"),
         ("[1]", "expected what Calibrator.save writes"),
         (edited(format="cxrlib calibration 9"), "expected what Calibrator.save writes"),
-        (edited(findings={"Mass": {}}), "the findings are Mass; expected Atelectasis"),
-        (edited(findings=3), "the findings are 3"),
+        (edited(findings={"Mass": {}}), "'Atelectasis' is missing or invalid"),
+        (edited(findings=3), "write it again with Calibrator.save"),
         (edited("plat"), "the calibration 'plat' is unknown; .*did you mean 'platt'"),
-        (edited(one={}), "'note' of Mass missing"),
-        (edited(one=[1]), "'note' of Mass missing"),
-        (edited(one={"note": 3}), "expected 14 texts"),
+        (edited(one={}), "'note' is missing"),
+        (edited(one=[1]), "is missing or invalid"),
         (edited(one={"slope": 1, "note": ""}), "platt map of Mass has slope; expected"),
         (
             edited("temperature", {"slope": 1, "intercept": 0, "note": ""}),
@@ -275,7 +273,7 @@ def edited(method="platt", one=None, **changes):
         (edited("isotonic", {"scores": [0.1], "values": [0.1], "note": ""}), "scores that rise"),
         (edited("isotonic", {"scores": [0.1, 0.2], "values": [0.1], "note": ""}), "scores that rise"),
         (edited("isotonic", {"scores": 1, "values": 1, "note": ""}), "expected finite numbers"),
-        (json.dumps({k: v for k, v in Calibrator().to_dict().items() if k != "method"}), "'method' missing"),
+        (json.dumps({k: v for k, v in Calibrator().to_dict().items() if k != "method"}), "'method' is missing"),
     ],
 )
 def test_broken_and_foreign_files_are_refused(tmp_path, content, message):
@@ -287,12 +285,10 @@ def test_broken_and_foreign_files_are_refused(tmp_path, content, message):
 
 
 def test_other_bad_input_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"calibration.json is not a file; .*fit it on validation"):
+    with pytest.raises(
+        InputError, match=r"calibration.json is not a file; expected what Calibrator.save, or cxr eval, writes"
+    ):
         Calibrator.load(tmp_path / "calibration.json")
-    with pytest.raises(InputError, match=r"scores of shape \(3, 13\) cannot be calibrated"):
-        Calibrator().calibrate(np.zeros((3, 13)))
     with pytest.raises(InputError, match="did you mean 'isotonic'"):
         Calibrator.fit(calibrated_predictions(0, 50), "isotone")
-    with pytest.raises(InputError, match="has 2 maps"):
-        Calibrator("platt", ({}, {}))
     assert len(FINDINGS) == len(Calibrator().maps)

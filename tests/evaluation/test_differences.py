@@ -192,7 +192,7 @@ def test_comparisons_refuse_what_cannot_be_compared():
         paired_difference(a, Predictions(a.scores, 1 - a.labels, a.image, a.patient))
     with pytest.raises(InputError, match="different labels or patients"):
         paired_difference(a, Predictions(a.scores, a.labels, a.image, a.patient + 1))
-    with pytest.raises(InputError, match="f1 needs thresholds"):
+    with pytest.raises(InputError, match="'f1' needs thresholds"):
         paired_difference(a, a, "f1")
     with pytest.raises(InputError, match=r"'auc' is not a metric; did you mean 'auroc'"):
         paired_difference(a, a, "auc")

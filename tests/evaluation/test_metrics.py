@@ -13,7 +13,7 @@ from sklearn.calibration import calibration_curve
 from benchmarks.coverage import coverage as coverage_of
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation import bootstrap as resampling, sums
+from cxrlib.evaluation import bootstrap as resampling, metrics
 from cxrlib.evaluation.bootstrap import interval, replicates_with_macro, with_macro
 from cxrlib.evaluation.differences import paired_difference
 from cxrlib.evaluation.metrics import bootstrap, evaluate, point_estimates
@@ -81,7 +81,7 @@ def small_predictions(draw):
 @given(small_predictions(), st.sampled_from([0.0, 0.25, 0.35, 0.5, 1.0]))
 def test_every_figure_is_scikit_learns(predictions, threshold):
     found = point_estimates(predictions, np.full(14, threshold))
-    for name in found.keys() - set(sums.UNBOUNDED):
+    for name in found.keys() - set(metrics.UNBOUNDED):
         assert not ((found[name] < 0) | (found[name] > 1)).any(), f"{name} belongs to UNBOUNDED"
     for j in range(0, 14, 3):
         expected = with_sklearn(predictions.labels[:, j], predictions.scores[:, j], threshold)
@@ -93,7 +93,7 @@ def test_every_figure_is_scikit_learns(predictions, threshold):
 @given(small_predictions(), st.integers(0, 1000))
 def test_every_replicate_is_scikit_learns_with_patients_as_weights(predictions, seed):
     thresholds = np.full(14, 0.5)
-    [drawn] = bootstrap(predictions, thresholds=thresholds, replicates=3, seed=seed)
+    [drawn] = bootstrap(predictions, thresholds=[thresholds], replicates=3, seed=seed)
     patients, patient = np.unique(predictions.patient, return_inverse=True)
     times = resampling.draw_patients(len(patients), 3, seed)
     for r in range(3):
@@ -176,7 +176,7 @@ def test_table_has_a_row_a_finding_and_the_macro():
     predictions = random_predictions(2)
     table = evaluate(predictions, np.full(14, 0.4), replicates=200)
     assert table.index.tolist() == [*FINDINGS, "macro"]
-    named, ranking = sums.RANKING_METRICS + sums.THRESHOLD_METRICS, 3 * len(sums.RANKING_METRICS)
+    named, ranking = metrics.RANKING_METRICS + metrics.THRESHOLD_METRICS, 3 * len(metrics.RANKING_METRICS)
     for name in named:
         assert (table[f"{name}_low"] <= table[name]).all()
         assert (table[name] <= table[f"{name}_high"]).all()
@@ -206,22 +206,24 @@ def test_a_new_metric_follows_the_recipe_and_leaves_the_others_as_they_were(monk
     other, thresholds = make(one.scores**2, one.labels, one.patient), np.full(14, 0.4)
     before = evaluate(one, thresholds, replicates=50)
     sensitivity = paired_difference(one, other, "sensitivity", thresholds, 50)
-    monkeypatch.setattr(sums, "RANKING_METRICS", (*sums.RANKING_METRICS, "odds_against"))
-    monkeypatch.setattr(sums, "THRESHOLD_METRICS", (*sums.THRESHOLD_METRICS, "balanced_accuracy", "false_per_hit"))
-    monkeypatch.setattr(sums, "UNBOUNDED", (*sums.UNBOUNDED, "odds_against", "false_per_hit"))
-    figures = sums._Finding.__call__
+    monkeypatch.setattr(metrics, "RANKING_METRICS", (*metrics.RANKING_METRICS, "odds_against"))
+    monkeypatch.setattr(
+        metrics, "THRESHOLD_METRICS", (*metrics.THRESHOLD_METRICS, "balanced_accuracy", "false_per_hit")
+    )
+    monkeypatch.setattr(metrics, "UNBOUNDED", (*metrics.UNBOUNDED, "odds_against", "false_per_hit"))
+    figures = metrics._Finding.__call__
 
-    def with_the_new(self, weights, metrics):
-        values = figures(self, weights, metrics)
+    def with_the_new(self, weights, names):
+        values = figures(self, weights, names)
         negatives, positives = self.counts @ weights
-        values["odds_against"] = sums.ratio(negatives, positives)
+        values["odds_against"] = metrics.ratio(negatives, positives)
         if self.cells is not None:
             values["balanced_accuracy"] = (values["sensitivity"] + values["specificity"]) / 2
             _, false, _, hits = self.cells @ weights
-            values["false_per_hit"] = sums.ratio(false, hits)
+            values["false_per_hit"] = metrics.ratio(false, hits)
         return values
 
-    monkeypatch.setattr(sums._Finding, "__call__", with_the_new)
+    monkeypatch.setattr(metrics._Finding, "__call__", with_the_new)
     after = evaluate(one, thresholds, replicates=50)
     pd.testing.assert_frame_equal(after[before.columns[:-1]], before[before.columns[:-1]])
     pd.testing.assert_frame_equal(paired_difference(one, other, "sensitivity", thresholds, 50), sensitivity)
@@ -277,7 +279,7 @@ def test_undefined_is_shown_with_its_reason_and_enters_no_mean():
     assert macro["auroc"] == pytest.approx(table.loc[defined, "auroc"].mean())
     assert macro["auroc_low"] < macro["auroc"] < macro["auroc_high"]
     over = {12: [], 13: [], 14: []}
-    for name in sums.RANKING_METRICS + sums.THRESHOLD_METRICS:
+    for name in metrics.RANKING_METRICS + metrics.THRESHOLD_METRICS:
         over[table.loc[list(FINDINGS), name].notna().sum()].append(name)
     assert ({"auroc", "ppv"} <= set(over[12])) & ({"ap", "f1", "npv"} <= set(over[13])) & ({"ece"} <= set(over[14]))
     means = [f"{count} of 14 findings ({', '.join(names)})" for count, names in over.items()]
@@ -433,14 +435,11 @@ def test_thresholds_that_are_not_fourteen_numbers_are_refused(thresholds):
         evaluate(random_predictions(0), thresholds)
 
 
-def test_other_bad_input_is_refused():
+def test_without_an_image_nothing_is_defined():
     predictions = random_predictions(0)
-    with pytest.raises(InputError, match="no image to evaluate"):
-        evaluate(predictions.take([]))
-    with pytest.raises(InputError, match="replicates is -1"):
-        evaluate(predictions, replicates=-1)
-    with pytest.raises(InputError, match=r"replicates is 1\.5"):
-        evaluate(predictions, replicates=1.5)
+    table = evaluate(predictions.take(np.zeros(len(predictions), dtype=bool)))
+    assert (table["n"] == 0).all()
+    assert table[["auroc", "brier", "auroc_low"]].isna().all(axis=None)
 
 
 def test_interval_widens_as_patients_become_few():

@@ -11,7 +11,7 @@ from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.calibration import Calibrator
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.protocol import metrics_text
+from cxrlib.evaluation.protocol import Evaluation
 from cxrlib.evaluation.thresholds import tune_thresholds
 
 CHECKPOINT = {"arch": "resnet18", "image_size": 224, "epoch": 3, "config": {"split": "patient", "seed": 7}}
@@ -37,7 +37,7 @@ def measured():
 def text_of(measured, **changes):
     table, thresholds, val, test = measured
     checkpoint = CHECKPOINT | {"config": CHECKPOINT["config"] | changes}
-    return metrics_text(table, thresholds, {"model_best.pth": checkpoint}, val, test)
+    return Evaluation((), thresholds, table, test, len(val)).text({"model_best.pth": checkpoint})
 
 
 def test_one_line_a_finding_in_order_then_the_macros(measured):
@@ -91,24 +91,21 @@ def test_says_what_was_measured_on_what(measured):
 def test_says_what_the_scores_went_through(measured):
     table, thresholds, val, test = measured
     notes = ("not calibrated: 1 positive of 120 images",) + ("",) * 13
-    text = metrics_text(table, thresholds, {"w": CHECKPOINT}, val, test, [Calibrator("platt", notes=notes)])
+    done = Evaluation((Calibrator("platt", notes=notes),), thresholds, table, test, len(val))
+    text = done.text({"w": CHECKPOINT})
     assert "\n# thresholds are on scores calibrated on validation (platt)\n" in text
     assert "\n# Atelectasis: not calibrated: 1 positive of 120 images\n" in text
     assert "calibrated" not in text_of(measured)
-    assert "are on scores calibrated" not in metrics_text(
-        table, thresholds, {"w": CHECKPOINT}, val, test, [Calibrator("none")]
-    )
+    done = Evaluation((Calibrator("none"),), thresholds, table, test, len(val))
+    assert "are on scores calibrated" not in done.text({"w": CHECKPOINT})
 
 
 def test_a_note_is_said_once_with_all_its_findings(measured):
     table, thresholds, val, test = measured
     table = table.assign(note="")
     table.loc[["Mass", "Edema"], "note"] = "scarce here"
-    notes = [
-        line
-        for line in metrics_text(table, thresholds, {"w": CHECKPOINT}, val, test).split("\n")
-        if "scarce here" in line
-    ]
+    text = Evaluation((), thresholds, table, test, len(val)).text({"w": CHECKPOINT})
+    notes = [line for line in text.split("\n") if "scarce here" in line]
     assert notes == ["# Edema, Mass: scarce here"]
 
 

@@ -65,9 +65,9 @@ def test_the_interval_of_a_bin_covers_though_images_of_a_patient_say_the_same():
 
 def test_out_of_fold_no_patient_helps_to_calibrate_himself():
     val = calibrated_predictions(1, 300, patients=60)
-    found = out_of_fold(val, "platt", folds=5, seed=2)
+    found = out_of_fold(val, "platt")
     assert found.calibration == "platt"
-    fold = np.random.default_rng(2).permutation(60)[val.patient] % 5
+    fold = np.random.default_rng(0).permutation(60)[val.patient] % 5
     for number in range(5):
         fitted = Calibrator.fit(val.take(fold != number), "platt")
         np.testing.assert_array_equal(found.scores[fold == number], fitted.calibrate(val.scores[fold == number]))
@@ -123,5 +123,5 @@ def test_what_cannot_be_corrected_is_kept():
     sure = make(np.tile([[0.0], [1.0]], (1, 14)), np.zeros((2, 14)))
     np.testing.assert_array_equal(with_prevalence(sure, np.full(14, 0.1), np.full(14, 0.0)).scores[:, 0], [0, 0])
     for bad in ([0.1] * 13, [1.5] * 14, [-0.1] * 14):
-        with pytest.raises(InputError, match=r"prevalence before: .*; expected 14 numbers"):
+        with pytest.raises(InputError, match=r"prevalence.*; expected (14 )?numbers"):
             with_prevalence(there, bad, after)

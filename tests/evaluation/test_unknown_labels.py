@@ -17,11 +17,10 @@ from cxrlib.evaluation.audits import against_experts, audit
 from cxrlib.evaluation.bootstrap import Bootstrap, count_patients
 from cxrlib.evaluation.calibration import METHODS, Calibrator
 from cxrlib.evaluation.differences import group_difference, paired_difference
-from cxrlib.evaluation.metrics import evaluate, point_estimates
+from cxrlib.evaluation.metrics import RANKING_METRICS, THRESHOLD_METRICS, PatientSums, evaluate, point_estimates
 from cxrlib.evaluation.predictions import UNKNOWN, Predictions
 from cxrlib.evaluation.protocol import evaluate_at_tuned
 from cxrlib.evaluation.reliability import choose_method, ece_floor, reliability
-from cxrlib.evaluation.sums import RANKING_METRICS, THRESHOLD_METRICS, PatientSums
 from cxrlib.evaluation.thresholds import Thresholds, tune_thresholds
 
 HALF = Thresholds(np.full(14, 0.5))
@@ -143,7 +142,7 @@ def test_a_finding_of_which_nothing_is_known_is_undefined_and_stops_nothing(part
     labels = partly.labels.astype(float)
     labels[:, K] = np.nan
     given = Predictions(partly.scores, labels, partly.image, partly.patient)
-    done = evaluate_at_tuned(given, given, "auto", replicates=50)
+    done = evaluate_at_tuned([given], [given], "auto", replicates=50)
     row = done.table.loc[FINDINGS[K]]
     assert row["n"] == 0
     assert np.isnan(row["auroc"])
@@ -181,7 +180,7 @@ def test_models_are_compared_on_the_same_known_images(partly):
 
 def test_audits_leave_out_what_is_unknown(partly):
     entries = pd.DataFrame({"image": partly.image, "sex": np.where(np.arange(len(partly)) % 2, "F", "M")})
-    table = audit(partly, entries, HALF, ["sex"], replicates=50)
+    table = audit(partly, entries, HALF, replicates=50)
     [gap] = table[(table["finding"] == FINDINGS[K]) & (table["metric"] == "auroc")].to_dict("records")
     women = subset(partly.take(np.arange(len(partly)) % 2 == 1))
     assert gap["value"] == pytest.approx(point_estimates(women)["auroc"][K])
@@ -215,14 +214,14 @@ def test_agreement_counts_images_where_both_labels_are_known(partly):
     expert = pd.DataFrame({"image": partly.image, FINDINGS[K]: read, "Hernia": np.nan})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        table = agreement(entries, expert, [FINDINGS[K], "Hernia"], replicates=50)
+        table = agreement(entries, expert, {name: [name] for name in (FINDINGS[K], "Hernia")}, replicates=50)
     both = entries[FINDINGS[K]].notna() & ~np.isnan(read)
-    expected = agreement(entries[both], expert[both], [FINDINGS[K]], replicates=0)
+    expected = agreement(entries[both], expert[both], {FINDINGS[K]: [FINDINGS[K]]}, replicates=0)
     columns = ["images", "mined", "expert", "both", "kappa", "ppv", "sensitivity"]
     assert table.loc[FINDINGS[K], columns].tolist() == expected.loc[FINDINGS[K], columns].tolist()
     # all known labels of one patient: no interval, however many patients have unknown ones
     patient = np.where(both, -1, np.arange(len(both)))
-    one = agreement(entries.assign(patient=patient), expert, [FINDINGS[K]], replicates=50).iloc[0]
+    one = agreement(entries.assign(patient=patient), expert, {FINDINGS[K]: [FINDINGS[K]]}, replicates=50).iloc[0]
     assert np.isnan(one[["kappa_low", "kappa_high"]].astype(float)).all()
     assert table.loc["Hernia", "images"] == 0
     assert np.isnan(table.loc["Hernia", ["kappa", "kappa_low", "ppv"]].astype(float)).all()

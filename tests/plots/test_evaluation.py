@@ -87,7 +87,7 @@ def test_pr_curves_put_each_mark_where_its_threshold_is(predictions):
             else:
                 assert marked(panel, marker) == [pytest.approx(tuple(table.loc[name, ["sensitivity", "ppv"]]))]
     assert "no positive" in words(figure)
-    with pytest.raises(InputError, match="tuned on scores of calibration platt"):
+    with pytest.raises(InputError, match="on scores of calibration platt"):
         plots_evaluation.plot_pr_curves(predictions, {"tuned": Thresholds(values, calibration="platt")})
 
 
@@ -115,7 +115,7 @@ def test_low_scores_of_a_rare_finding_are_said_with_a_digit(predictions):
 
 def test_gaps_draw_the_macro_with_its_interval_and_name_the_worst_finding():
     of, entries = made(n=200)
-    gaps = audit(of, entries, [0.5] * 14, by=["sex", "view"], replicates=20)
+    gaps = audit(of, entries[["image", "sex", "view"]], [0.5] * 14, replicates=20)
     figure = plots_evaluation.plot_gaps(gaps)
     for panel, metric in zip(figure.axes, ("auroc", "miss_rate"), strict=True):
         macro = gaps[(gaps["finding"] == "macro") & (gaps["metric"] == metric)]

@@ -11,9 +11,8 @@ import pytest
 from cxrlib.cli.main import main
 from cxrlib.core.errors import InputError
 from cxrlib.evaluation.differences import holm, paired_difference
-from cxrlib.evaluation.metrics import evaluate
+from cxrlib.evaluation.metrics import Drawn, evaluate
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.sums import Drawn
 from cxrlib.models.architectures import ARCHITECTURES
 from cxrlib.models.checkpoints import load_checkpoint
 from cxrlib.plots.comparison import (

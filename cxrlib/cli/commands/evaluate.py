@@ -16,7 +16,7 @@ from cxrlib.evaluation.agreement import find_expert_labels
 from cxrlib.evaluation.audits import against_experts, audit
 from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.differences import mean_against_members
-from cxrlib.evaluation.protocol import Evaluation, check_how, evaluate_at_tuned, metrics_text
+from cxrlib.evaluation.protocol import Evaluation, check_how, evaluate_at_tuned
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.models.ensembles import load_ensemble
 
@@ -45,7 +45,7 @@ def run(options: EvalOptions) -> None:
         return
     done = evaluate_at_tuned(val_scores, test_scores, **how, replicates=options.replicates)
     tables = Path(options.out) / "tables"
-    text = metrics_text(done.table, done.thresholds, ensemble.members, val_scores[0], done.test, done.calibrators)
+    text = done.text(ensemble.members)
     if len(models) > 1:
         members = mean_against_members(done.test, test_scores, Bootstrap(options.replicates))
         write_csv(tables / "members.csv", members)

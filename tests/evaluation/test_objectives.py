@@ -6,9 +6,9 @@ from scipy.special import ndtr
 
 from cxrlib.core.errors import InputError
 from cxrlib.evaluation.bootstrap import Bootstrap
-from cxrlib.evaluation.guarantee import p_of_risk, parse_guarantee
+from cxrlib.evaluation.objectives import p_of_risk, parse_objective
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.thresholds import parse_objective, tune_thresholds
+from cxrlib.evaluation.thresholds import tune_thresholds
 
 NO_INTERVAL = Bootstrap(0)
 
@@ -78,6 +78,5 @@ def test_p_values_are_mapies():
 
 @pytest.mark.parametrize("text", ["sensitivity>=0.9@", "sensitivity>=1.5@0.9", "sensitivity>=0.9@1.5", "f1@0.9"])
 def test_no_promise_that_cannot_be_read(text):
-    assert parse_guarantee(text) is None
     with pytest.raises(InputError, match=r"sensitivity>=0\.9@0\.95"):
         parse_objective(text)
