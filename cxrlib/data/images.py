@@ -185,6 +185,7 @@ def _read(file: BinaryIO, **options):
     except ImportError:
         raise InputError("reading DICOM needs pydicom: pip install -e '.[dicom]'") from None
     config.settings.reading_validation_mode = config.IGNORE  # its warnings quote what is invalid
+    file.seek(0)
     if _DEFLATED in file.read(4096):
         raise BadImage("deflated DICOM files are not read")
     file.seek(0)
