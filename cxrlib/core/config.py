@@ -1,7 +1,7 @@
 """Parameters that are declared once, each with its type, default, range or choices and help; pydantic checks them.
 
-The flags and `--help` of the command line are made from the same declaration (`cli.flags`), and the parameters of
-notebooks, profiles and `-p` are checked against it (`course.parameters`).
+Flags and `--help` are made from the same declaration (`cli.flags`); notebooks, profiles and `-p` are checked against it
+(`course.parameters`).
 """
 
 import os
@@ -44,9 +44,7 @@ class Config(BaseModel):
     """The base of all declared parameters: immutable, every value checked, an unknown name refused.
 
     Text is converted to the declared type where it can be read as one ("3e-4", "true").
-
-    Raises:
-        InputError: One sentence that names the parameter, what was given and what was expected.
+    Raises InputError, one sentence that names the parameter, what was given and what was expected.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
@@ -65,9 +63,10 @@ class Config(BaseModel):
         for name, value in plain.items():
             if isinstance(value, os.PathLike):
                 plain[name] = os.fspath(value)
-            if isinstance(value, bool) and name in cls.model_fields and cls.model_fields[name].annotation is not bool:
+            kind = cls.model_fields[name].annotation if name in cls.model_fields else bool
+            if isinstance(value, bool) and kind is not bool:
                 raise InputError(f"{name} {value!r} cannot be used; expected {expected(cls, name)}")
-            if name in cls.model_fields and cls.model_fields[name].annotation is int and len(str(value)) > 18:
+            if kind is int and len(str(value)) > 18:
                 raise InputError(f"{name} {value} cannot be used; expected {expected(cls, name)}, of at most 18 digits")
         return plain
 

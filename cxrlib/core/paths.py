@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import product
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -35,8 +36,6 @@ RUNS = ROOT / "runs"
 CACHE = Path("/kaggle/temp/cache") if ROOT in SERVICES[:1] else ROOT / "data" / "cache"
 PHANTOM = ROOT / "data" / "phantom"
 
-_DEFAULTS = ("data/phantom", "runs/quick")  # of the notebooks: those of the project
-_COMMITTED = (NOTEBOOKS, NOTEBOOKS.parent / "figures")
 # full disk, exceeded quota or file size limit, no write permission, not a folder or a folder, a name too long
 _NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
              errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG}  # fmt: skip
@@ -47,14 +46,14 @@ _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 def expanded(path: str | os.PathLike) -> str:
     """The text of a path with `~` replaced by the home folder. Raises InputError for what can be no path."""
     text = os.path.expanduser(os.fspath(path))
+    if text.startswith("~"):
+        raise InputError(f"{text[:80]!r} cannot be a path; there is no such user: a name with ~ first is written ./~")
     try:
-        longest = max(len(name) for name in os.fsencode(text).split(os.fsencode(os.sep)))
+        longest = max(map(len, os.fsencode(text).split(b"/")))
     except UnicodeEncodeError:
         longest = 256
-    if longest > 255 or "\0" in text or text.startswith("~"):
-        what = "there is no such user: a name that begins with ~ is written ./~" if text.startswith("~") else (
-            "a name has at most 255 bytes, all of which the file system can hold")  # fmt: skip
-        raise InputError(f"{text[:80]!r} cannot be a path; {what}")
+    if longest > 255 or "\0" in text:
+        raise InputError(f"{text[:80]!r} cannot be a path; a name has at most 255 bytes that the file system can hold")
     return text
 
 
@@ -65,15 +64,13 @@ def located(path: str | Path) -> Path:
     project's root, as the notebooks' own defaults do wherever they run.
     """
     path = Path(expanded(path))
-    of_project = path.as_posix() in _DEFAULTS or (not path.is_absolute() and Path.cwd() == NOTEBOOKS)
+    is_default = path.as_posix() in ("data/phantom", "runs/quick")
+    of_project = is_default or (not path.is_absolute() and Path.cwd() == NOTEBOOKS)
     return (ROOT if of_project else Path.cwd()) / path
 
 
 def check_folder(folder: str | Path, *inside: str) -> None:
-    """Raise InputError where results could not be written in the end; makes nothing.
-
-    inside: what will be made in the folder, such as "figures".
-    """
+    """Raise InputError where results could not be written, nor what will be made `inside`; makes nothing."""
     path, found = Path(folder).absolute(), ""
     check_not_committed(path, *inside)
     there = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
@@ -93,27 +90,26 @@ def check_folder(folder: str | Path, *inside: str) -> None:
 
 def check_not_committed(path: Path, *inside: str) -> None:
     """Raise InputError for a folder in which results would mix with the notebooks or figures that git keeps."""
-    for place in (path, *(path / name for name in inside)):
-        for kept in _COMMITTED:
-            if place.resolve().is_relative_to(kept):
-                raise InputError(f"{path} cannot be used: {kept} belongs to the project and is committed; "
-                                 "choose another folder, such as one in runs/")  # fmt: skip
+    for place, kept in product(("", *inside), (NOTEBOOKS, NOTEBOOKS.parent / "figures")):
+        if (path / place).resolve().is_relative_to(kept):
+            raise InputError(f"{path} cannot be used: {kept} belongs to the project and is committed; "
+                             "choose another folder, such as one in runs/")  # fmt: skip
 
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """Write a file atomically: yield a temporary path in the same folder, which is renamed to `path` at the end.
+    """Write a file atomically: yield a temporary path beside it, which is synced and renamed to `path` at the end.
 
-    The content is synced to disk before the rename. Temporary files of killed processes are removed.
-
-    Raises:
-        InputError: The disk is full, or the folder is read-only or not a folder.
+    Remains of killed processes go. Raises InputError where the disk is full, or the folder read-only or not a folder.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_remains(path)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            with suppress(OSError):
+                if left.stat().st_mtime < time.time() - 3600:  # as no file is that is still being written
+                    left.unlink()
         yield temporary
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
@@ -132,7 +128,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 def write_rows(path: Path, offset: int, rows: Iterable[tuple[int, bytes]]) -> None:
     """Write rows of equal length, each (row number, bytes), into a file whose row 0 starts at `offset`; sync it.
 
-    On a full disk this raises an error, whereas writing to a memory map would kill the process.
+    On a full disk this raises, whereas a memory map would kill the process.
     """
     with path.open("r+b") as file:
         for number, content in rows:
@@ -169,14 +165,6 @@ def one_process(path: str | Path, doing: str = "", wait: bool = True) -> Iterato
         yield
     finally:
         lock.release()
-
-
-def _remove_remains(path: Path) -> None:
-    """Remove temporary files of `path` that are over an hour old, which no file still being written is."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with suppress(OSError):
-            if left.stat().st_mtime < time.time() - 3600:
-                left.unlink()
 
 
 def sync(path: Path) -> None:

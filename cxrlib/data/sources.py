@@ -20,21 +20,18 @@ DATASETS = {"data": "nih-chest-xrays/data", "sample": "nih-chest-xrays/sample"}
 def find_images(img_root: str | Path) -> dict[str, Path]:
     """Every image in one of the `LAYOUTS` below `img_root`: {"00000013_005.png": Path(...)}, sorted by name.
 
-    The same name in two places is one image where the files have the same size. Raises InputError where there is no
-    such folder or no image, and where two files of different size have the same name.
+    Raises InputError where there is no such folder or no image, or two files of one name differ in size.
     """
     root = image_root(img_root)
-    images: dict[str, Path] = {}
+    images = {}
     for entry in scan_images(root):
         first = images.setdefault(entry.name, Path(entry.path))
         if first != Path(entry.path) and first.stat().st_size != entry.stat().st_size:
             raise InputError(f"{first} and {entry.path} have the same name but differ; keep one of them")
     if not images:
         inside = sorted(path.name + ("/" if path.is_dir() else "") for path in root.iterdir())
-        raise InputError(
-            f"no PNG, JPEG or DICOM found under {root}: searched {', '.join(LAYOUTS)}; "
-            f"the folder contains {some(inside, 8) or 'nothing'}; point img_root at the folder that holds them"
-        )
+        raise InputError(f"no PNG, JPEG or DICOM found under {root}: searched {', '.join(LAYOUTS)}; the folder "
+                         f"contains {some(inside, 8) or 'nothing'}; point img_root at what holds them")  # fmt: skip
     return dict(sorted(images.items()))
 
 
@@ -64,16 +61,12 @@ def scan_images(root: Path) -> Iterator[os.DirEntry]:
 
 
 def keep_found(entries: pd.DataFrame, images: dict[str, Path]) -> tuple[pd.DataFrame, str]:
-    """The entries whose image was found, and a sentence on the rows and images that were left out.
-
-    Raises InputError where no entry has an image.
-    """
+    """The entries whose image was found, and what was left out. Raises InputError where no entry has an image."""
     found = entries["image"].isin(images)
     if not found.any():
-        raise InputError(
-            f"none of the {len(entries):,} images of the CSV ({some(entries['image'], 3)}) is among the "
-            f"{len(images):,} found under img_root ({some(images, 3)}); csv_path and img_root should belong together"
-        )
+        raise InputError(f"none of the {len(entries):,} images of the CSV ({some(entries['image'], 3)}) is among the "
+                         f"{len(images):,} found under img_root ({some(images, 3)}); csv_path and img_root should "
+                         "belong together")  # fmt: skip
     kept, lost = entries[found].reset_index(drop=True), entries.loc[~found, "image"]
     extra = sorted(set(images) - set(entries["image"]))
     parts = [f"{len(kept):,} radiographs of {kept['patient'].nunique():,} patients"]
@@ -85,8 +78,8 @@ def keep_found(entries: pd.DataFrame, images: dict[str, Path]) -> tuple[pd.DataF
 def download(dataset: str = "sample") -> Path:
     """Download a data set from Kaggle (kagglehub, which resumes, checks and caches), and return its folder.
 
-    dataset: "data", all 112,120 images, 42 GB (kagglehub needs about twice as much while it unpacks), or "sample",
-    5,606 images, 4 GB. A complete download in kagglehub's cache is used without the network.
+    dataset: "data", all 112,120 images, 42 GB (about twice as much while it unpacks), or "sample", 5,606 images, 4 GB.
+    A complete download is used without the network.
     Raises InputError for another name, and where Kaggle cannot be reached.
     """
     if dataset not in DATASETS:
@@ -114,10 +107,9 @@ def describe_layout(images: dict[str, Path], img_root: str | Path) -> dict[str, 
 
 
 def content_digest(files: Iterable[Path], listed: Iterable[Path] = ()) -> str:
-    """What a data set's files are, in 16 hex digits that do not depend on the folders that the files lie in.
+    """What files are, wherever they lie, in 16 hex digits. Raises InputError for one that is not there.
 
-    files: read and known by their content, in the order given: tables, lists, checkpoints. listed: known by name, size
-    and modification time (ns), in any order: the images. Raises InputError for a file that does not exist.
+    files: known by their content, in the order given. listed: by name, size and modification time (ns), in any order.
     """
     digest = hashlib.blake2b(digest_size=8)
     try:
