@@ -5,6 +5,7 @@ Flags and `--help` are made from the same declaration (`cli.flags`); notebooks, 
 """
 
 import os
+import re
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
@@ -96,13 +97,5 @@ def _sentence(kind: type[Config], error: dict) -> str:
     if error["type"] == "literal_error":
         close = nearest(str(value), get_args(kind.model_fields[name].annotation))
         return f"{name} {value!r} is unknown; expected {expected(kind, name)}{close}"
-    return f"{name} {_shown(value)} cannot be used; expected {expected(kind, name)}"
-
-
-def _shown(value: Any) -> str:
-    """A value as the user gave it: text in quotes, unless it is a number from a command line."""
-    try:
-        float(value)
-        return str(value)
-    except (TypeError, ValueError):
-        return repr(value)
+    is_number = isinstance(value, str) and re.fullmatch(r"(?i)[-+]?(\d*\.?\d+|\d+\.|inf|nan)(e[-+]?\d+)?", value)
+    return f"{name} {value if is_number else repr(value)} cannot be used; expected {expected(kind, name)}"

@@ -1,7 +1,7 @@
 """What a path means, where results may go, atomic file writes, and locks.
 
-In a path that somebody gives (a flag, `-p`, a profile, a notebook) `~` is the home folder, and a relative path counts
-from the working directory. What nobody names lies in the project: its runs, phantoms and cache.
+In a path that somebody gives `~` is the home folder, and a relative path counts from the working directory. What nobody
+names lies in the project: its runs, phantoms and cache.
 """
 
 import errno
@@ -58,11 +58,7 @@ def expanded(path: str | os.PathLike) -> str:
 
 
 def located(path: str | Path) -> Path:
-    """The absolute path of what a notebook, or a program, names.
-
-    In Jupyter a notebook works in the folder of the notebooks, which nobody chose: a relative path then counts from the
-    project's root, as the notebooks' own defaults do wherever they run.
-    """
+    """The absolute path of what a notebook names: in Jupyter relative to the project's root, as defaults are always."""
     path = Path(expanded(path))
     is_default = path.as_posix() in ("data/phantom", "runs/quick")
     of_project = is_default or (not path.is_absolute() and Path.cwd() == NOTEBOOKS)
@@ -147,15 +143,14 @@ def one_process(path: str | Path, doing: str = "", wait: bool = True) -> Iterato
     """
     lock = FileLock(path)
     try:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if not wait:
-                instead = "wait until it has finished, or choose another folder"
-                raise InputError(f"another process is {doing}; {instead}") from None
-            if doing:
-                print(f"another process is {doing}; waiting for it")
-            lock.acquire()
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            instead = "wait until it has finished, or choose another folder"
+            raise InputError(f"another process is {doing}; {instead}") from None
+        if doing:
+            print(f"another process is {doing}; waiting for it")
+        lock.acquire()
     except (OSError, NotImplementedError) as error:
         if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
             raise

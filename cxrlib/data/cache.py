@@ -19,7 +19,7 @@ from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import CACHE, one_process, write_json, write_rows
 from cxrlib.core.progress import bar
 from cxrlib.data.images import BadImage, read_image
-from cxrlib.data.sources import content_digest, stamps
+from cxrlib.data.sources import content_digest
 
 _FORMAT = 2  # part of the key: increase it when `read_image` returns something else
 _DONE, _BAD = 1, 2  # in done.npy; 0: not decoded yet
@@ -177,7 +177,7 @@ def _mark(cache: ImageCache, rows: list[int], value: int) -> None:
 def _lay_out(folder: Path, images: dict[str, Path], image_size: int) -> None:
     """Create the empty files of a cache; cache.json, the last one, marks the others as complete."""
     names = sorted(images)  # not those of the files, which another hospital may use again in each folder
-    known = [stamps([images[name]])[0][1:] for name in names]
+    known = [(stat.st_size, stat.st_mtime_ns) for stat in (images[name].stat() for name in names)]
     shape = (len(names), image_size, image_size)
     np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape).flush()  # sparse
     np.save(folder / "stamps.npy", np.array(known, dtype=np.int64))

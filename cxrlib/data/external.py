@@ -163,11 +163,10 @@ def _from_columns(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
                              "counted from 0; expected 1, 0, empty, or -1 for uncertain")  # fmt: skip
         return values.where(values >= 0).mask(healthy & (values != 1), 0)
 
-    labels = pd.DataFrame(np.nan, table.index, list(FINDINGS), dtype=np.float32)
+    labels = pd.DataFrame(index=table.index)
     for finding, terms in TERMS.items():
-        if any(term in own for term in terms):
-            each = pd.DataFrame({term: numbers(term) for term in terms if term in own})
-            labels[finding] = each.max(axis=1).astype(np.float32)
+        each = pd.DataFrame({term: numbers(term) for term in terms if term in own}, table.index)
+        labels[finding] = each.max(axis=1).astype(np.float32)
     if _EITHER in own:
         for finding in ("Mass", "Nodule"):
             labels.loc[(numbers(_EITHER) == 0) & labels[finding].isna(), finding] = 0

@@ -101,9 +101,8 @@ def read_boxes(csv_path: str | Path) -> pd.DataFrame:
 
 
 def find_csv(folder: str | Path) -> Path:
-    """The CSV of a data set's entries: ``Data_Entry_2017*.csv``, or Kaggle's ``sample_labels.csv``, or packed as such.
+    """``Data_Entry_2017*.csv`` or Kaggle's ``sample_labels.csv``, or packed as such, in a folder or one level below.
 
-    Searches the folder (in kagglehub's cache: its newest version) and one level below.
     Raises InputError where there is none, or more than one.
     """
     folder = image_root(folder)
@@ -147,18 +146,17 @@ def official_part(entries: pd.DataFrame, *folders: str | Path) -> pd.Series:
     for name, listed in lists.items():
         part[entries["image"].isin(listed)] = name
     if len(unnamed := entries.loc[part == "", "image"]):
-        raise InputError(
-            f"the official lists name neither part for {some(unnamed)}; put train_val_list.txt and test_list.txt of "
-            "this data set into img_root, or split by patient (split=patient)"
-        )
+        raise InputError(f"the official lists name neither part for {some(unnamed)}; put train_val_list.txt and "
+                         "test_list.txt of this data set into img_root, or split by patient "
+                         "(split=patient)")  # fmt: skip
     return part
 
 
 def read_expert_labels(csv_path: str | Path) -> pd.DataFrame:
     """Radiologists' labels (Nabulsi et al. 2021, 14 findings; Majkowska et al. 2019, four): image, patient, findings.
 
-    The findings are 1 for YES and 0 for NO (uint8), named as in FINDINGS where they are among the fourteen, else as in
-    the file ("Airspace opacity"). Raises InputError for a missing file, missing columns or values besides YES and NO.
+    These are 0 or 1 (uint8), and may be others than the fourteen ("Airspace opacity"). Raises InputError for a missing
+    file, missing columns or values besides YES and NO.
     """
     table = read_csv(csv_path).rename(columns={"Image ID": "Image Index"})
     known = table.isin(["YES", "NO"])
@@ -233,10 +231,9 @@ def read_csv(path: str | Path) -> pd.DataFrame:
         with warnings.catch_warnings():  # for a first row that is too long, pandas drops values with only a warning
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, index_col=False)
-    except pd.errors.ParserWarning:
-        raise InputError(f"{path} has a row with more values than its header; expected one value per column") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        reason = " ".join(str(error).split())
+    except (pd.errors.ParserWarning, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        too_long = isinstance(error, pd.errors.ParserWarning)
+        reason = "a row has more values than its header" if too_long else " ".join(str(error).split())
         raise InputError(f"{path} cannot be read ({reason}); expected {_A_CSV}") from None
     return table.loc[:, [not str(name).startswith("Unnamed:") for name in table.columns]]
 

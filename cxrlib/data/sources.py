@@ -36,10 +36,13 @@ def find_images(img_root: str | Path) -> dict[str, Path]:
 
 
 def image_root(img_root: str | Path) -> Path:
-    """The folder itself, or its newest version in kagglehub's cache. Raises InputError where there is no folder."""
-    if not Path(img_root).is_dir():
+    """The folder, or its newest version in kagglehub's cache, preferably a complete one. Raises InputError for none."""
+    folder = Path(img_root)
+    if not folder.is_dir():
         raise InputError(f"{img_root} is not a folder; expected the root of the radiographs (img_root)")
-    return newest_version(img_root)
+    versions = [path for path in (folder / "versions").glob("*") if path.name.isdigit() and path.is_dir()]
+    versions.sort(key=lambda path: ((folder / f"{path.name}.complete").exists(), int(path.name)))  # kagglehub's marks
+    return versions[-1] if versions else folder
 
 
 def find_beside(name: str, *folders: str | Path) -> Path | None:
@@ -89,9 +92,8 @@ def download(dataset: str = "sample") -> Path:
 
     handle = DATASETS[dataset]
     cached = Path(get_cache_folder()) / "datasets" / handle
-    newest = newest_version(cached)
-    if (cached / f"{newest.name}.complete").exists():
-        return newest
+    if cached.is_dir() and (cached / f"{image_root(cached).name}.complete").exists():
+        return image_root(cached)
     try:
         return Path(kagglehub.dataset_download(handle))
     except Exception as error:  # any error of requests, urllib3 or Kaggle's API
@@ -116,23 +118,10 @@ def content_digest(files: Iterable[Path], listed: Iterable[Path] = ()) -> str:
         for path in files:
             with open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
-        for name, size, changed in stamps(listed):
+        found = ((os.path.basename(path), os.stat(path)) for path in listed)
+        for name, size, changed in sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in found):
             digest.update(os.fsencode(name) + f"\0{size}\0{changed}\n".encode())  # a name need not be UTF-8
     except OSError as error:
         what = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise InputError(f"{error.filename} {what}; expected a file of the data set") from None
     return digest.hexdigest()
-
-
-def stamps(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
-    """Name, size and modification time (ns) of each file, sorted by name."""
-    found = ((os.path.basename(path), os.stat(path)) for path in paths)
-    return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
-
-
-def newest_version(folder: str | Path) -> Path:
-    """The newest version in a folder of kagglehub's cache, preferably a complete one; any other folder as it is."""
-    folder = Path(folder)
-    versions = [path for path in (folder / "versions").glob("*") if path.name.isdigit() and path.is_dir()]
-    versions.sort(key=lambda path: ((folder / f"{path.name}.complete").exists(), int(path.name)))  # kagglehub's marks
-    return versions[-1] if versions else folder

@@ -1,7 +1,6 @@
 """Splits into train, val and test by patient, by the official lists, or by image to show leakage; nested subsets.
 
-Everything is chosen on val; test is used once. Only splits by patient, such as the official one, keep all images of a
-patient on the same side.
+Only splits by patient, such as the official one, keep all images of a patient on the same side.
 """
 
 import hashlib
@@ -78,19 +77,16 @@ def subsets(entries: pd.DataFrame, train: int = 0, val: int = 0, test: int = 0, 
 
 def leakage(entries: pd.DataFrame) -> pd.DataFrame:
     """Of val and test: images, patients, patients_in_train, images_leaked (of those patients), share_leaked (0-1)."""
-    in_train = set(entries.loc[entries["part"] == "train", "patient"])
-    rows = {}
-    for part in ("val", "test"):
-        patients = entries.loc[entries["part"] == part, "patient"]
-        leaked = patients[patients.isin(in_train)]
-        rows[part] = {
-            "images": len(patients),
-            "patients": patients.nunique(),
-            "patients_in_train": leaked.nunique(),
-            "images_leaked": len(leaked),
-            "share_leaked": len(leaked) / len(patients) if len(patients) else np.nan,
-        }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    in_train = entries["patient"].isin(entries.loc[entries["part"] == "train", "patient"])
+    all_of_them, leaked = (rows.groupby("part")["patient"] for rows in (entries, entries[in_train]))
+    counts = {
+        "images": all_of_them.size(),
+        "patients": all_of_them.nunique(),
+        "patients_in_train": leaked.nunique(),
+        "images_leaked": leaked.size(),
+    }
+    table = pd.DataFrame(counts, ["val", "test"]).fillna(0).astype(int)
+    return table.assign(share_leaked=table["images_leaked"] / table["images"])
 
 
 def remembered(
@@ -106,10 +102,9 @@ def remembered(
         before = _seen(entries, earlier, kind)
         seen = (before == "train") & (entries["part"] != "train") | (before == "val") & (entries["part"] == "test")
         if seen.any():
-            raise InputError(
-                f"{source} learned from {seen.sum():,} images, or other images of their patients, that are held out "
-                f"here (such as {some(entries.loc[seen, 'image'], 3)}); expected the split and seed of its training"
-            )
+            raise InputError(f"{source} learned from {seen.sum():,} images, or other images of their patients, that "
+                             f"are held out here (such as {some(entries.loc[seen, 'image'], 3)}); expected the split "
+                             "and seed of its training")  # fmt: skip
         parts["train"] |= set(earlier["train"])
         parts["val"] |= set(earlier["val"]) - parts["train"]
     return {part: sorted(names) for part, names in parts.items()}
@@ -153,10 +148,9 @@ def restore(
 ) -> pd.DataFrame:
     """The entries with the `parts` that a checkpoint remembers, so that nothing it was trained on is evaluated.
 
-    Other images of their patients, who are recognized by NIH's file names, too, go to the same part (not for kind
-    "image"). Of all others, test has, for kind "official", those of the official test part; for the other kinds all of
-    the data set of the training: the entries must share images or patients with `parts`, and have NIH's names where
-    all of `parts` do. Images in no part have part "". Raises InputError where an image's official part is not known.
+    Other images of their patients, also by NIH's file names, go to the same part (not for kind "image"). All others
+    are test where they are of the official test part or, for the other kinds, of the data set of the training (which
+    shares images or patients with `parts`, and NIH's names); else "". Raises InputError as `split` does.
     """
     part = _seen(entries, parts, kind)
     new = part == ""
