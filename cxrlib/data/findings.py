@@ -60,13 +60,10 @@ def encode(labels: Iterable[str]) -> np.ndarray:
 
 def parse(text: str) -> list[int] | None:
     """The columns of a label string; None where it has a name that is unknown, or "No Finding" with another."""
-    try:
-        names = [canonical(name) for name in text.split("|")]
-    except InputError:
+    names = [_CANONICAL.get(name.strip().lower().replace("_", " ")) for name in text.split("|")]
+    if None in names or (NO_FINDING in names and len(names) > 1):
         return None
-    if NO_FINDING in names:
-        return [] if len(names) == 1 else None
-    return [FINDINGS.index(name) for name in names]
+    return [FINDINGS.index(name) for name in names if name != NO_FINDING]
 
 
 def decode(row: Sequence[int]) -> str:

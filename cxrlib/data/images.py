@@ -83,8 +83,7 @@ def read_radiograph(path: str | Path | BinaryIO) -> Radiograph:
 
 def is_image(path: str | Path) -> bool:
     """Whether a file is an image by its suffix; one without a suffix by its first bytes."""
-    suffix = Path(path).suffix.lower()
-    if suffix:
+    if suffix := Path(path).suffix.lower():
         return suffix in SUFFIXES
     try:
         with open(path, "rb") as file:
@@ -123,8 +122,6 @@ def _picture(file: BinaryIO) -> Radiograph:
 
 def _colour(image: Image.Image) -> tuple[str, ...]:
     """A warning for a colour picture: channels that differ by more than 8 of 255 on average."""
-    if image.mode in ("L", "1"):
-        return ()
     small = np.asarray(image.resize((32, 32), Image.Resampling.NEAREST).convert("RGB"), dtype=np.float64)
     coloured = np.ptp(small, axis=2).mean() > 8
     return ("it is a colour picture; its grey values are used",) if coloured else ()

@@ -69,8 +69,7 @@ def subsets(entries: pd.DataFrame, train: int = 0, val: int = 0, test: int = 0, 
     """All three parts, each reduced by `subset`; prints which have fewer images than asked for."""
     sizes = {"train": train, "val": val, "test": test}
     counts = entries["part"].value_counts()
-    few = [f"{counts[part]:,} of the {n:,} {part} images" for part, n in sizes.items() if counts.get(part, n) < n]
-    if few:
+    if few := [f"{counts[part]:,} of the {n:,} {part} images" for part, n in sizes.items() if counts.get(part, n) < n]:
         print(f"the data set has only {' and '.join(few)} asked for; all of them are used")
     return pd.concat([subset(entries, part, size, seed) for part, size in sizes.items()])
 
