@@ -9,7 +9,8 @@ registration stretches one by 0.75 relative to the other; squeezing predicts 0.6
 """
 
 import struct
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -140,9 +141,21 @@ def is_dicom(start: bytes) -> bool:
 def read_header(file: BinaryIO) -> dict[str, str | int]:
     """The `_NUMBERS` and `_CODES` of a DICOM file; any other text becomes "other"."""
     data = _read(file, stop_before_pixels=True)
-    found = {name: int(data[name].value) for name in _NUMBERS if data.get(name) is not None}
-    codes = {name: str(data.get(name) or "") for name in _CODES}
-    return found | {name: text if text in (*_CODES[name], "") else "other" for name, text in codes.items()}
+    with _no_quotation("its header is damaged"):
+        found = {name: int(data[name].value) for name in _NUMBERS if data.get(name) is not None}
+        codes = {name: str(data.get(name) or "") for name in _CODES}
+        return found | {name: text if text in (*_CODES[name], "") else "other" for name, text in codes.items()}
+
+
+@contextmanager
+def _no_quotation(reason: str) -> Iterator[None]:
+    """Any error becomes a BadImage with this reason: pydicom's errors can quote the header."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception:
+        raise BadImage(reason) from None
 
 
 def _read(file: BinaryIO, **options):
@@ -155,42 +168,43 @@ def _read(file: BinaryIO, **options):
     if _DEFLATED in file.read(4096):
         raise BadImage("deflated DICOM files are not read")
     file.seek(0)
-    data = dcmread(file, force=True, specific_tags=list(_READ), **options)
-    if "TransferSyntaxUID" not in data.file_meta:
-        implicit, little = data.original_encoding
-        plain = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
-        data.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else plain
+    with _no_quotation("its header is damaged"):
+        data = dcmread(file, force=True, specific_tags=list(_READ), **options)
+        if "TransferSyntaxUID" not in data.file_meta:
+            implicit, little = data.original_encoding
+            plain = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
+            data.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else plain
     return data
 
 
 def _dicom(file: BinaryIO) -> Radiograph:
-    try:
-        header = read_header(file)
-        rows, columns, frames = (header.get(name, 1) for name in _NUMBERS)
-        if frames > 1:
-            raise BadImage(f"it has {frames} frames; expected one radiograph")
-        _check_size(columns, rows)
-        data = _read(file)
-        if "PixelData" not in data:
-            raise BadImage("it holds no pixels")
-        return _displayed(data, _stored_values(data, (rows, columns)), header)
-    except InputError:
-        raise
-    except Exception:  # its text can quote the header
-        raise BadImage("its header or pixels are damaged or of a kind that no decoder reads") from None
+    header = read_header(file)
+    rows, columns, frames = (header.get(name, 1) for name in _NUMBERS)
+    if frames > 1:
+        raise BadImage(f"it has {frames} frames; expected one radiograph")
+    _check_size(columns, rows)
+    data = _read(file)
+    if "PixelData" not in data:
+        raise BadImage("it holds no pixels")
+    values = _stored_values(data, (rows, columns))
+    with _no_quotation("its rescaling, window or lookup table cannot be applied"):
+        return _displayed(data, values, header)
 
 
 def _stored_values(data, size: tuple[int, int]) -> np.ndarray:
     from pydicom import encaps, pixels, uid
 
     syntax = data.file_meta.TransferSyntaxUID
-    if not pixels.get_decoder(syntax).is_available:
+    with _no_quotation("its transfer syntax is not one of a radiograph"):
+        decoder = pixels.get_decoder(syntax)
+    if not decoder.is_available:
         raise InputError(f"its compression, {syntax.name}, needs a decoder: pip install -e '.[dicom]'")
-    if syntax.is_encapsulated and syntax != uid.RLELossless:  # RLE cannot state a size of its own
-        picture = encaps.get_frame(data.PixelData, 0, number_of_frames=1)
-        if _stated_size(picture) != size:  # before it is unpacked, to any size
-            raise ValueError
-    return pixels.pixel_array(data)
+    with _no_quotation(f"its pixels ({syntax.name}) are damaged or of a kind that no decoder reads"):
+        if syntax.is_encapsulated and syntax != uid.RLELossless:  # RLE cannot state a size of its own
+            picture = encaps.get_frame(data.PixelData, 0, number_of_frames=1)
+            if _stated_size(picture) != size:  # before it is unpacked, to any size
+                raise ValueError
+        return pixels.pixel_array(data)
 
 
 def _stated_size(picture: bytes) -> tuple[int, int]:
