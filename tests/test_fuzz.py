@@ -20,8 +20,7 @@ from cxrlib.core.errors import InputError
 from cxrlib.core.paths import PROFILES
 from cxrlib.course.parameters import check_parameters, read_profile
 from cxrlib.course.runs import RunFolder
-from cxrlib.data.doctor.check import check_dataset
-from cxrlib.data.doctor.images import read_header
+from cxrlib.data.doctor.check import check_dataset, read_header
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.images import read_radiograph
 from cxrlib.data.metadata import read_boxes, read_entries, read_expert_labels, read_lists

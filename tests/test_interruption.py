@@ -11,6 +11,7 @@ import textwrap
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -164,7 +165,8 @@ def test_a_disk_that_fills_while_caching_stops_it_and_what_is_done_stays(tiny_ni
     images = find_images(tiny_nih.root)
     monkeypatch.setattr(cache_module, "_BATCH", 8)
     with small_disk(tmp_path / "disk", 256 << 10) as disk:
-        monkeypatch.setattr(cache_module, "_check_space", lambda *_: None)  # another process takes the space
+        free = SimpleNamespace(free=1 << 30)  # another process takes the space
+        monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda _: free)
         with pytest.raises(InputError, match=r"cannot be written .*No space left.*what is done is kept: make room"):
             build_cache(images, 64, cache_dir=disk, workers=1, progress=False)
         cache = ImageCache(next(disk.glob("*-64")))
@@ -228,6 +230,7 @@ def test_an_interrupt_while_caching_keeps_what_is_done(tiny_nih, tmp_path, monke
 # ---- phantoms ----------------------------------------------------------------------------------------------------
 DRAWER = """import sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from cxrlib.phantom import generate
 write, root = generate._write_tables, Path(sys.argv[1])
 def write_when_told(*of_tables):

@@ -122,7 +122,7 @@ class ExportOptions(Config):
 class PreprocessOptions(_Cached):
     """Decode and resize once, into the cache."""
 
-    image_size: int = Field(224, ge=8, le=4096, description="pixels per side")
+    image_size: int = Field(224, ge=16, le=4096, description="pixels per side")
 
 
 class PhantomOptions(PhantomConfig):

@@ -1,10 +1,11 @@
 """Parameters that are declared once, each with its type, default, range or choices and help; pydantic checks them.
 
-The flags and `--help` of the command line are made from the same declaration (`cli.flags`), and the parameters of
-notebooks, profiles and `-p` are checked against it (`course.parameters`).
+Flags and `--help` are made from the same declaration (`cli.flags`); notebooks, profiles and `-p` are checked against it
+(`course.parameters`).
 """
 
 import os
+import re
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
@@ -44,9 +45,7 @@ class Config(BaseModel):
     """The base of all declared parameters: immutable, every value checked, an unknown name refused.
 
     Text is converted to the declared type where it can be read as one ("3e-4", "true").
-
-    Raises:
-        InputError: One sentence that names the parameter, what was given and what was expected.
+    Raises InputError, one sentence that names the parameter, what was given and what was expected.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
@@ -65,9 +64,10 @@ class Config(BaseModel):
         for name, value in plain.items():
             if isinstance(value, os.PathLike):
                 plain[name] = os.fspath(value)
-            if isinstance(value, bool) and name in cls.model_fields and cls.model_fields[name].annotation is not bool:
+            kind = cls.model_fields[name].annotation if name in cls.model_fields else bool
+            if isinstance(value, bool) and kind is not bool:
                 raise InputError(f"{name} {value!r} cannot be used; expected {expected(cls, name)}")
-            if name in cls.model_fields and cls.model_fields[name].annotation is int and len(str(value)) > 18:
+            if kind is int and len(str(value)) > 18:
                 raise InputError(f"{name} {value} cannot be used; expected {expected(cls, name)}, of at most 18 digits")
         return plain
 
@@ -97,13 +97,5 @@ def _sentence(kind: type[Config], error: dict) -> str:
     if error["type"] == "literal_error":
         close = nearest(str(value), get_args(kind.model_fields[name].annotation))
         return f"{name} {value!r} is unknown; expected {expected(kind, name)}{close}"
-    return f"{name} {_shown(value)} cannot be used; expected {expected(kind, name)}"
-
-
-def _shown(value: Any) -> str:
-    """A value as the user gave it: text in quotes, unless it is a number from a command line."""
-    try:
-        float(value)
-        return str(value)
-    except (TypeError, ValueError):
-        return repr(value)
+    is_number = isinstance(value, str) and re.fullmatch(r"(?i)[-+]?(\d*\.?\d+|\d+\.|inf|nan)(e[-+]?\d+)?", value)
+    return f"{name} {value if is_number else repr(value)} cannot be used; expected {expected(kind, name)}"

@@ -1,7 +1,7 @@
 """What a path means, where results may go, atomic file writes, and locks.
 
-In a path that somebody gives (a flag, `-p`, a profile, a notebook) `~` is the home folder, and a relative path counts
-from the working directory. What nobody names lies in the project: its runs, phantoms and cache.
+In a path that somebody gives `~` is the home folder, and a relative path counts from the working directory. What nobody
+names lies in the project: its runs, phantoms and cache.
 """
 
 import errno
@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import product
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -35,8 +36,6 @@ RUNS = ROOT / "runs"
 CACHE = Path("/kaggle/temp/cache") if ROOT in SERVICES[:1] else ROOT / "data" / "cache"
 PHANTOM = ROOT / "data" / "phantom"
 
-_DEFAULTS = ("data/phantom", "runs/quick")  # of the notebooks: those of the project
-_COMMITTED = (NOTEBOOKS, NOTEBOOKS.parent / "figures")
 # full disk, exceeded quota or file size limit, no write permission, not a folder or a folder, a name too long
 _NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
              errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG}  # fmt: skip
@@ -47,33 +46,27 @@ _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 def expanded(path: str | os.PathLike) -> str:
     """The text of a path with `~` replaced by the home folder. Raises InputError for what can be no path."""
     text = os.path.expanduser(os.fspath(path))
+    if text.startswith("~"):
+        raise InputError(f"{text[:80]!r} cannot be a path; there is no such user: a name with ~ first is written ./~")
     try:
-        longest = max(len(name) for name in os.fsencode(text).split(os.fsencode(os.sep)))
+        longest = max(map(len, os.fsencode(text).split(b"/")))
     except UnicodeEncodeError:
         longest = 256
-    if longest > 255 or "\0" in text or text.startswith("~"):
-        what = "there is no such user: a name that begins with ~ is written ./~" if text.startswith("~") else (
-            "a name has at most 255 bytes, all of which the file system can hold")  # fmt: skip
-        raise InputError(f"{text[:80]!r} cannot be a path; {what}")
+    if longest > 255 or "\0" in text:
+        raise InputError(f"{text[:80]!r} cannot be a path; a name has at most 255 bytes that the file system can hold")
     return text
 
 
 def located(path: str | Path) -> Path:
-    """The absolute path of what a notebook, or a program, names.
-
-    In Jupyter a notebook works in the folder of the notebooks, which nobody chose: a relative path then counts from the
-    project's root, as the notebooks' own defaults do wherever they run.
-    """
+    """The absolute path of what a notebook names: in Jupyter relative to the project's root, as defaults are always."""
     path = Path(expanded(path))
-    of_project = path.as_posix() in _DEFAULTS or (not path.is_absolute() and Path.cwd() == NOTEBOOKS)
+    is_default = path.as_posix() in ("data/phantom", "runs/quick")
+    of_project = is_default or (not path.is_absolute() and Path.cwd() == NOTEBOOKS)
     return (ROOT if of_project else Path.cwd()) / path
 
 
 def check_folder(folder: str | Path, *inside: str) -> None:
-    """Raise InputError where results could not be written in the end; makes nothing.
-
-    inside: what will be made in the folder, such as "figures".
-    """
+    """Raise InputError where results could not be written, nor what will be made `inside`; makes nothing."""
     path, found = Path(folder).absolute(), ""
     check_not_committed(path, *inside)
     there = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
@@ -93,27 +86,26 @@ def check_folder(folder: str | Path, *inside: str) -> None:
 
 def check_not_committed(path: Path, *inside: str) -> None:
     """Raise InputError for a folder in which results would mix with the notebooks or figures that git keeps."""
-    for place in (path, *(path / name for name in inside)):
-        for kept in _COMMITTED:
-            if place.resolve().is_relative_to(kept):
-                raise InputError(f"{path} cannot be used: {kept} belongs to the project and is committed; "
-                                 "choose another folder, such as one in runs/")  # fmt: skip
+    for place, kept in product(("", *inside), (NOTEBOOKS, NOTEBOOKS.parent / "figures")):
+        if (path / place).resolve().is_relative_to(kept):
+            raise InputError(f"{path} cannot be used: {kept} belongs to the project and is committed; "
+                             "choose another folder, such as one in runs/")  # fmt: skip
 
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """Write a file atomically: yield a temporary path in the same folder, which is renamed to `path` at the end.
+    """Write a file atomically: yield a temporary path beside it, which is synced and renamed to `path` at the end.
 
-    The content is synced to disk before the rename. Temporary files of killed processes are removed.
-
-    Raises:
-        InputError: The disk is full, or the folder is read-only or not a folder.
+    Remains of killed processes go. Raises InputError where the disk is full, or the folder read-only or not a folder.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_remains(path)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            with suppress(OSError):
+                if left.stat().st_mtime < time.time() - 3600:  # as no file is that is still being written
+                    left.unlink()
         yield temporary
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
@@ -132,7 +124,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 def write_rows(path: Path, offset: int, rows: Iterable[tuple[int, bytes]]) -> None:
     """Write rows of equal length, each (row number, bytes), into a file whose row 0 starts at `offset`; sync it.
 
-    On a full disk this raises an error, whereas writing to a memory map would kill the process.
+    On a full disk this raises, whereas a memory map would kill the process.
     """
     with path.open("r+b") as file:
         for number, content in rows:
@@ -151,15 +143,14 @@ def one_process(path: str | Path, doing: str = "", wait: bool = True) -> Iterato
     """
     lock = FileLock(path)
     try:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if not wait:
-                instead = "wait until it has finished, or choose another folder"
-                raise InputError(f"another process is {doing}; {instead}") from None
-            if doing:
-                print(f"another process is {doing}; waiting for it")
-            lock.acquire()
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            instead = "wait until it has finished, or choose another folder"
+            raise InputError(f"another process is {doing}; {instead}") from None
+        if doing:
+            print(f"another process is {doing}; waiting for it")
+        lock.acquire()
     except (OSError, NotImplementedError) as error:
         if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
             raise
@@ -169,14 +160,6 @@ def one_process(path: str | Path, doing: str = "", wait: bool = True) -> Iterato
         yield
     finally:
         lock.release()
-
-
-def _remove_remains(path: Path) -> None:
-    """Remove temporary files of `path` that are over an hour old, which no file still being written is."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with suppress(OSError):
-            if left.stat().st_mtime < time.time() - 3600:
-                left.unlink()
 
 
 def sync(path: Path) -> None:

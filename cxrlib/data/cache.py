@@ -1,8 +1,8 @@
 """Decode and resize once: every radiograph of a source in one uint8 memory map.
 
-Decoding a 1024-pixel PNG takes 8 to 10 ms in any library, reading a row of the map some microseconds. The cache is
-keyed by its source (names, sizes and times of the files) and the image size, filled on demand, resumable after any
-interruption, and safe for two processes at once: one works, the other waits.
+Decoding a 1024-pixel PNG takes 8 to 10 ms, reading a row of the map some microseconds. The cache is keyed by names,
+sizes and times of the files and by the image size, filled on demand, resumable after any interruption, and safe for two
+processes at once: one works, the other waits.
 """
 
 import json
@@ -19,10 +19,9 @@ from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import CACHE, one_process, write_json, write_rows
 from cxrlib.core.progress import bar
 from cxrlib.data.images import BadImage, read_image
-from cxrlib.data.sources import content_digest, stamps
+from cxrlib.data.sources import content_digest
 
 _FORMAT = 2  # part of the key: increase it when `read_image` returns something else
-ON_BAD_IMAGE = ("error", "skip")
 _DONE, _BAD = 1, 2  # in done.npy; 0: not decoded yet
 _BATCH = 512  # images per update of done.npy
 
@@ -30,8 +29,8 @@ _BATCH = 512  # images per update of done.npy
 class ImageCache:
     """Radiographs ready for a model: `images` (n, image_size, image_size) uint8, memory-mapped and read-only.
 
-    Only rows requested from `build_cache` are filled; `rows` returns their numbers and refuses others. bad: images that
-    cannot be decoded, name -> reason. A pickled cache is its folder, which the process that unpickles it opens.
+    `rows` returns the numbers of those that were requested from `build_cache`. bad: images that cannot be decoded,
+    name -> reason. A pickled cache is its folder. len: of those cached; cache[name]: one, (image_size, image_size).
     """
 
     def __init__(self, folder: str | Path):
@@ -49,19 +48,16 @@ class ImageCache:
         return ImageCache, (self.folder,)
 
     def __len__(self) -> int:
-        """The number of cached radiographs."""
         return int(np.count_nonzero(self._done == _DONE))
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """One radiograph by its file name, (image_size, image_size) uint8."""
         return self.images[self.rows([name])[0]]
 
     def rows(self, names: Iterable[str]) -> np.ndarray:
         """Row numbers of image names, (n,) int64. Raises InputError for a name that is not cached."""
         names = list(names)
         rows = self._index.get_indexer(names)
-        missing = [name for name, row in zip(names, rows, strict=True) if row < 0 or self._done[row] != _DONE]
-        if missing:
+        if missing := [name for name, row in zip(names, rows, strict=True) if row < 0 or self._done[row] != _DONE]:
             raise InputError(f"the cache {self.folder} does not hold {some(missing)}; call build_cache with them")
         return rows
 
@@ -86,20 +82,15 @@ def build_cache(
 ) -> ImageCache:
     """Fill the cache of a source with the radiographs `names` (default: all of `images`), and open it.
 
-    images: the source, file name -> path, from `find_images`. image_size: pixels per side, at least 16. workers:
-    threads that decode (Pillow releases the interpreter lock); default: one per core. on_bad_image: "error", or "skip":
-    images that cannot be decoded are counted, named, kept in `ImageCache.bad`, and left out of every dataset over this
-    cache. Images that are in this cache, or in another one of the same files in `cache_dir`, are not decoded again.
+    images: the source, file name -> path. image_size: pixels per side. workers: threads that decode; default: one per
+    core. on_bad_image: "error", or "skip": images that cannot be decoded are counted, named, kept in `ImageCache.bad`,
+    and left out of every dataset over this cache. What another cache in `cache_dir` has of the same files is copied.
     Raises InputError for a name that is not in `images`, too little space, a folder that cannot be written, and, after
     all others are done, for images that cannot be decoded.
     """
     names = list(images) if names is None else list(names)
-    unknown = [name for name in names if name not in images]
-    if unknown or image_size < 16 or not images:
-        what = f"{some(unknown)} not among the images found" if unknown else f"image_size {image_size} is below 16"
-        raise InputError(f"the cache cannot be built: {what if images else 'there is no image'}")
-    if on_bad_image not in ON_BAD_IMAGE:
-        raise InputError(f"on_bad_image is {on_bad_image!r}; expected {' or '.join(ON_BAD_IMAGE)}")
+    if unknown := [name for name in names if name not in images]:
+        raise InputError(f"the cache cannot be built: {some(unknown)} not among the images found")
     folder = Path(cache_dir) / f"{content_digest((), images.values())}v{_FORMAT}-{image_size}"
     cache = ImageCache(folder) if (folder / "cache.json").is_file() else None
     if cache is None or len(cache._missing(names)):  # a full cache may be read-only
@@ -112,23 +103,23 @@ def build_cache(
         except OSError as error:
             raise InputError(f"the cache cannot be written to {folder} ({error.strerror or error}); what is done is "
                              "kept: make room, or choose another cache_dir") from None  # fmt: skip
-    bad = [name for name in names if name in cache.bad]
-    if bad and on_bad_image == "error":
-        reasons = "; ".join(cache.bad[name] for name in bad[:3])
-        raise InputError(
-            f"{len(bad)} of {len(names):,} images cannot be used: {reasons} (or leave them out: on_bad_image=skip)"
-        )
-    if bad:
-        print(f"{len(bad)} of {len(names):,} images cannot be decoded and are left out: {some(bad)}")
+    if bad := [name for name in names if name in cache.bad]:
+        those = f"{len(bad)} of {len(names):,} images cannot be"
+        if on_bad_image == "error":
+            reasons = "; ".join(cache.bad[name] for name in bad[:3])
+            raise InputError(f"{those} used: {reasons} (or leave them out: on_bad_image=skip)")
+        print(f"{those} decoded and are left out: {some(bad)}")
     return cache
 
 
 def _fill_up(cache: ImageCache, images, names: list[str], workers: int | None, progress: bool) -> ImageCache:
     """Copy or decode what the cache lacks of `names`, and open it anew. One process at a time."""
     missing = cache._missing(names)
-    _check_space(cache.folder, len(missing) * cache.images[0].nbytes)
-    missing = _take_over(cache, missing)
-    bad = {}
+    needed, free = len(missing) * cache.images[0].nbytes, shutil.disk_usage(cache.folder).free
+    if needed > free:
+        raise InputError(f"the cache needs {needed / 1e9:.1f} GB in {cache.folder} and {free / 1e9:.1f} GB are free; "
+                         "make room, choose a smaller image_size, or another cache_dir")  # fmt: skip
+    missing, bad = _take_over(cache, missing), {}
 
     def read(row: int) -> np.ndarray | None:
         try:
@@ -146,20 +137,11 @@ def _fill_up(cache: ImageCache, images, names: list[str], workers: int | None, p
                 shown.update()
                 if pixels is not None:
                     good[row] = pixels
-            _write(cache, good)
+            _write(cache, good, good.values())
     if bad:
         write_json(cache.folder / "bad.json", cache.bad | {cache.names[row]: bad[row] for row in sorted(bad)})
         _mark(cache, list(bad), _BAD)
     return ImageCache(cache.folder)
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise InputError(
-            f"the cache needs {needed / 1e9:.1f} GB in {folder} and {free / 1e9:.1f} GB are free; make room, "
-            "choose a smaller image_size, or another cache_dir"
-        )
 
 
 def _take_over(cache: ImageCache, rows: np.ndarray) -> np.ndarray:
@@ -174,16 +156,14 @@ def _take_over(cache: ImageCache, rows: np.ndarray) -> np.ndarray:
         other, their_stamps = ImageCache(folder), np.load(folder / "stamps.npy")
         theirs = other._index.get_indexer(cache._index[rows])
         same = (theirs >= 0) & (their_stamps[theirs] == our_stamps[rows]).all(axis=1) & (other._done[theirs] == _DONE)
-        for start in range(0, int(same.sum()), _BATCH):
-            part = slice(start, start + _BATCH)
-            _write(cache, dict(zip(rows[same][part], other.images[theirs[same][part]], strict=True)))
+        _write(cache, rows[same], (other.images[row] for row in theirs[same]))
         rows = rows[~same]
     return rows
 
 
-def _write(cache: ImageCache, rows: dict[int, np.ndarray]) -> None:
+def _write(cache: ImageCache, rows: Iterable[int], pixels: Iterable[np.ndarray]) -> None:
     """Write some rows and, once they are on the disk, their marks."""
-    content = ((int(row), pixels.tobytes()) for row, pixels in rows.items())
+    content = ((int(row), each.tobytes()) for row, each in zip(rows, pixels, strict=True))
     write_rows(cache.folder / "images.npy", cache.images.offset, content)
     _mark(cache, list(rows), _DONE)
 
@@ -197,7 +177,7 @@ def _mark(cache: ImageCache, rows: list[int], value: int) -> None:
 def _lay_out(folder: Path, images: dict[str, Path], image_size: int) -> None:
     """Create the empty files of a cache; cache.json, the last one, marks the others as complete."""
     names = sorted(images)  # not those of the files, which another hospital may use again in each folder
-    known = [stamps([images[name]])[0][1:] for name in names]
+    known = [(stat.st_size, stat.st_mtime_ns) for stat in (images[name].stat() for name in names)]
     shape = (len(names), image_size, image_size)
     np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape).flush()  # sparse
     np.save(folder / "stamps.npy", np.array(known, dtype=np.int64))

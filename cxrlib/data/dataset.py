@@ -1,8 +1,7 @@
 """Tensors for the model, from the cache or directly from the PNGs; augmentation in batches; loaders.
 
-Training and evaluation share one geometry: the whole image, resized, never mirrored (the heart is on the left), never
-cropped to the centre (apices and costophrenic angles matter). Images stay uint8 with one channel; the model normalizes
-them.
+Training and evaluation share one geometry: the whole image, resized, never mirrored or cropped. Images stay uint8 with
+one channel; the model normalizes them.
 """
 
 import math
@@ -44,10 +43,7 @@ class _LabelledDataset(Dataset):
 
 
 class CachedDataset(_LabelledDataset):
-    """Radiographs from an `ImageCache`, which is fast; images that cannot be decoded are left out of `entries`.
-
-    Raises InputError where the cache lacks one of the entries.
-    """
+    """Radiographs from an `ImageCache`, without those in its `bad`. Raises InputError where it lacks another."""
 
     def __init__(self, entries: pd.DataFrame, cache: ImageCache):
         super().__init__(cache.keep_good(entries), cache.image_size)
@@ -59,15 +55,11 @@ class CachedDataset(_LabelledDataset):
 
 
 class ChestXrayDataset(_LabelledDataset):
-    """Radiographs directly from their files, decoded at each access; the same tensors as from the cache.
-
-    Raises InputError where `images` lacks one of the entries.
-    """
+    """The same, decoded from their files at each access. Raises InputError where `images` lacks one of the entries."""
 
     def __init__(self, entries: pd.DataFrame, images: dict[str, Path], image_size: int):
         super().__init__(entries, image_size)
-        missing = [name for name in self.entries["image"] if name not in images]
-        if missing:
+        if missing := [name for name in self.entries["image"] if name not in images]:
             raise InputError(f"no radiograph was found for {some(missing)}; leave these entries out (keep_found)")
         self._paths = [images[name] for name in self.entries["image"]]
 
@@ -78,10 +70,9 @@ class ChestXrayDataset(_LabelledDataset):
 class EpochBatches(Sampler[list[int]]):
     """Batches of row numbers, in an order that depends only on the seed and the epoch, shared out among processes.
 
-    A batch has `batch_size` rows for each of the `processes`, of which this is number `process`; no row appears twice
-    in an epoch. The remainder is a smaller batch, or is skipped where a process would get fewer than two rows (batch
-    normalization needs two); each epoch skips other rows. Set `epoch`, from 1, and `first`, the batch to begin with,
-    before iterating. Raises InputError where there are too few rows for one batch.
+    A batch has `batch_size` rows for each of the `processes`, of which this is number `process`. The remainder is a
+    smaller batch, or is skipped where a process would get fewer than two rows (batch normalization needs two). Set
+    `epoch`, from 1, and `first`, the batch to begin with, before iterating. Raises InputError for too few rows.
     """
 
     def __init__(self, rows: int, batch_size: int, seed: int = 0, process: int = 0, processes: int = 1):
@@ -106,10 +97,9 @@ class EpochBatches(Sampler[list[int]]):
 def make_loader(
     dataset: Dataset, batch_size: int = 32, batches: EpochBatches | None = None, num_workers: int = 0
 ) -> DataLoader:
-    """Batches of a dataset: (images (b, 1, size, size) uint8, labels (b, 14) float32).
+    """Batches (images (b, 1, size, size) uint8, labels (b, 14) float32) in the order of `batches`, else of the dataset.
 
-    They follow `batches`, or else the order of the dataset, `batch_size` at a time. num_workers: processes that read
-    ahead; 0 is best for the cache, which is faster than another process.
+    num_workers: processes that read ahead; 0 is best for the cache, which is faster than another process.
     """
     order = {"batch_sampler": batches} if batches else {"batch_size": batch_size}
     return DataLoader(
@@ -123,15 +113,12 @@ def make_loader(
 
 
 def _whole(batch: Batch) -> tuple:
-    """A batch as the dataset gives it; a worker sends it through its pipe.
-
-    torch would pass it in shared memory; where /dev/shm is too small (64 MB in Docker), the batch would never arrive.
-    """
+    """A batch, which a worker sends through its pipe: shared memory may be too small (64 MB in Docker)."""
     return tuple(map(_Sent, batch)) if get_worker_info() else tuple(batch)
 
 
 class _Sent:
-    """A tensor that is pickled with its content, and is a tensor again where it is unpickled."""
+    """A tensor that is pickled with its content."""
 
     def __init__(self, tensor: torch.Tensor):
         self.array = tensor.numpy()
@@ -149,11 +136,10 @@ def augment(
     contrast: float = 0.2,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """Gentle changes that preserve the anatomy, one draw per image: (b, 1, h, w) uint8 or [0, 1] to float [0, 1].
+    """Gentle changes, no mirror flip, one draw per image: (b, 1, h, w) uint8 or [0, 1] to float [0, 1].
 
-    rotation: maximum in degrees, either way; shift: share of the image's side; scale, contrast: relative;
-    strength: factor of all four. No mirror flip. Pixels from outside the image are black, like the collimated border
-    of a radiograph. generator: on the CPU for images on any device, so that all devices draw the same.
+    rotation: maximum in degrees, either way; shift: share of the image's side; scale, contrast: relative; strength:
+    factor of all four. Pixels from outside the image are black. generator: on the CPU, so that all devices draw alike.
     """
     x = to_unit(images)
     n = len(x)
@@ -169,10 +155,7 @@ def augment(
 
 
 def shifted(images: torch.Tensor, share: float = 0.03) -> list[torch.Tensor]:
-    """The five views of test-time averaging: the images (b, 1, h, w), and shifted left, right, up and down.
-
-    The shift is a share of the side; shape and type stay, and pixels from outside the image are black.
-    """
+    """The images (b, 1, h, w), and shifted left, right, up and down by a share of the side; black comes in."""
     by = max(1, round(share * images.shape[-1]))
     wide = F.pad(images, (by, by, by, by))
     height, width = images.shape[-2:]

@@ -1,8 +1,7 @@
 """Another hospital's radiographs and table, as far as it speaks of the fourteen findings: 1, 0 or unknown (NaN).
 
-A table has an image column and either a column per finding or, like PadChest's, a list of terms per image. The columns
-of CheXpert, MIMIC-CXR, PadChest, VinDr-CXR and Open-i are known. torchxrayvision's classes read these too, but look for
-parts of words, so that "pseudonodule" is a Nodule and "pericardial effusion" an Effusion; here terms are whole.
+A table has an image column and either a column per finding or, like PadChest's, a list of terms per image. Those of
+CheXpert, MIMIC-CXR, PadChest, VinDr-CXR and Open-i are known. Terms are whole: a "pseudonodule" is no Nodule.
 """
 
 import os
@@ -48,10 +47,9 @@ def open_external(
 ) -> tuple[pd.DataFrame, dict[str, Path], str]:
     """Entries, images (name -> path) and a sentence on what was read and left out, of another hospital's folder.
 
-    csv_path: "" for the table in the folder (`TABLES`). weights: what the model started from, such as "xrv-chex".
-    Entries: those of `read_external` whose file lies below `folder`, at the path or by the name of the table, with any
-    suffix; `image` becomes the file's name, or its path where names repeat.
-    Raises InputError as `read_external` does, and where there is no table or no such image.
+    csv_path: "" for the table in the folder (`TABLES`). Entries: those of `read_external` whose file lies below the
+    folder, at the path or by the name of the table, with any suffix; `image` becomes the file's name, or its path where
+    names repeat. Raises InputError as `read_external` does, and where there is no table or no such image.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -59,25 +57,22 @@ def open_external(
     csv_path = Path(csv_path) if str(csv_path) else _find_table(folder)
     entries, said = read_external(csv_path, weights)
     files = _files(folder)
-    paths = [_find(name, files) for name in entries["image"]]
-    found = np.array([path is not None for path in paths])
+    paths = pd.Series([_find(name, files) for name in entries["image"]], dtype=object)
+    found = paths.notna()
     if not found.any():
         raise InputError(f"none of the {len(entries):,} images of {csv_path} ({some(entries['image'], 3)}) lies below "
                          f"{folder}; expected them by the name, or the path, that the table gives")  # fmt: skip
-    paths = [path for path in paths if path is not None]
-    times = Counter(path.name for path in set(paths))
-    names = [path.relative_to(folder).as_posix() if times[path.name] > 1 else path.name for path in paths]
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
+    times = Counter(path.name for path in set(paths[found]))
+    names = [path.relative_to(folder).as_posix() if times[path.name] > 1 else path.name for path in paths[found]]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise InputError(f"{csv_path} names {some(twice)} more than once; expected one row per image, or per reader")
-    if not found.all():
-        said += "; " * bool(said)
-        said += f"{(~found).sum():,} rows without an image left out ({some(entries.loc[~found, 'image'], 3)})"
+    lost = entries.loc[~found, "image"]
     entries = entries[found].assign(image=names).reset_index(drop=True)
     known = [f"{name} {n:,}" for name, n in entries[list(FINDINGS)].notna().sum().items() if n]
     counts = f"{len(entries):,} radiographs of {entries['patient'].nunique():,} patients"
-    said = "; ".join(filter(None, (counts, f"known labels: {some(known, 14)}", said)))
-    return entries, dict(zip(names, paths, strict=True)), said
+    left_out = f"{len(lost):,} rows without an image left out ({some(lost, 3)})" if len(lost) else ""
+    said = "; ".join(filter(None, (counts, f"known labels: {some(known, 14)}", said, left_out)))
+    return entries, dict(zip(names, paths[found], strict=True)), said
 
 
 def read_external(csv_path: str | Path, weights: str = "") -> tuple[pd.DataFrame, str]:
@@ -86,14 +81,12 @@ def read_external(csv_path: str | Path, weights: str = "") -> tuple[pd.DataFrame
     Returns columns image (as in the table), patient (text), view where there is one, and the fourteen findings as 1, 0
     or NaN (float32). In a column, empty and -1 (uncertain) are unknown, and all that the table asks is 0 where its "No
     finding" is 1; in a list of terms, a finding that is not named is 0 if the table names it anywhere. Of several
-    readers the majority counts. Rows of other than frontal views, and rows that say nothing, are left out; a view that
-    is not stated counts as frontal.
-    Raises InputError for a table of NIH's images, or of those that `weights` were trained on, one without an image
-    column or any finding, and other values.
+    readers the majority counts. Rows of stated other than frontal views, and rows that say nothing, are left out.
+    Raises InputError for a table of NIH's images, or of those that `weights` (such as "xrv-chex") were trained on, one
+    without an image column or any finding, and other values.
     """
     csv_path = Path(csv_path)
-    table = read_csv(csv_path).rename(columns=str.strip)
-    table = _joined(csv_path, table)
+    table = _joined(csv_path, read_csv(csv_path).rename(columns=str.strip))
     known = known_columns(table, COLUMNS)
     _refuse(csv_path, table, known, weights)
     if "Frontal/Lateral" in table:  # CheXpert
@@ -135,15 +128,14 @@ def _joined(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
     for keys, pattern in ((["subject_id", "study_id"], "mimic-cxr-*-metadata.csv*"),
                           (["uid"], "indiana_projections.csv*")):  # fmt: skip
         if set(keys) <= set(table) and not set(COLUMNS["image"]) & set(table):
-            beside = sorted(csv_path.parent.glob(pattern))
-            if not beside:
+            if not (beside := sorted(csv_path.parent.glob(pattern))):
                 raise InputError(f"{csv_path} names no image; expected {pattern} beside it, which does")
             return table.merge(read_csv(beside[0]), on=keys, suffixes=("", " beside"))
     return table
 
 
 def _refuse(csv_path: Path, table: pd.DataFrame, known: pd.DataFrame, weights: str) -> None:
-    """Raise InputError for images that the model may have seen, and where a row names no image."""
+    """Raise InputError for images that the model may have seen, and for a row without one."""
     seen = {_TRAINED_ON.get(weights): f"that of the images on which the weights {weights} were trained"}
     for columns, what in (_REFUSED | (seen if weights in _TRAINED_ON else {})).items():
         if set(columns) <= set(table):
@@ -151,11 +143,9 @@ def _refuse(csv_path: Path, table: pd.DataFrame, known: pd.DataFrame, weights: s
     if "image" not in known or known.empty or (known["image"] == "").any():
         raise InputError(f"{csv_path} has no image, or a row without one; expected one of the columns "
                          f"{some(COLUMNS['image'], 6)} (it has {some(table.columns, 12)})")  # fmt: skip
-    unsafe = known["image"][known["image"].str.contains(r"[\x00-\x1f\x7f]")]
-    if len(unsafe):
+    if len(unsafe := known["image"][known["image"].str.contains(r"[\x00-\x1f\x7f]")]):
         raise InputError(f"{csv_path} names images {some(map(repr, unsafe))}; expected printable names")
-    nih = known["image"][known["image"].str.contains(rf"(?:^|[/\\])(?:{_NIH})")]
-    if len(nih):
+    if len(nih := known["image"][known["image"].str.contains(rf"(?:^|[/\\])(?:{_NIH})")]):
         raise InputError(f"{csv_path} names {some(nih, 3)}, of ChestX-ray14 (or SIIM-ACR, which took them from it); "
                          "expected another hospital, which shares no patient")  # fmt: skip
 
@@ -173,15 +163,13 @@ def _from_columns(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
                              "counted from 0; expected 1, 0, empty, or -1 for uncertain")  # fmt: skip
         return values.where(values >= 0).mask(healthy & (values != 1), 0)
 
-    labels = pd.DataFrame(np.nan, table.index, list(FINDINGS), dtype=np.float32)
+    labels = pd.DataFrame(index=table.index)
     for finding, terms in TERMS.items():
-        if any(term in own for term in terms):
-            each = pd.DataFrame({term: numbers(term) for term in terms if term in own})
-            labels[finding] = each.max(axis=1).astype(np.float32)
+        each = pd.DataFrame({term: numbers(term) for term in terms if term in own}, table.index)
+        labels[finding] = each.max(axis=1).astype(np.float32)
     if _EITHER in own:
-        neither = (numbers(_EITHER) == 0).to_numpy()[:, None]
-        both = labels[["Mass", "Nodule"]]
-        labels[["Mass", "Nodule"]] = both.mask(neither & both.isna(), 0)
+        for finding in ("Mass", "Nodule"):
+            labels.loc[(numbers(_EITHER) == 0) & labels[finding].isna(), finding] = 0
     return labels
 
 
@@ -202,7 +190,7 @@ def _files(folder: Path) -> dict[str, Path | None]:
     """Every file below a folder by its path, its name, and both without suffix; None where it is one of several."""
     files = {}
     for parent, _, names in os.walk(folder):
-        for path in (Path(parent, name) for name in names):
+        for path in map(Path(parent).joinpath, names):
             place = path.relative_to(folder).as_posix()
             for key in {place, path.name, _bare(place), _bare(path.name)}:
                 files[key] = path if key not in files else None

@@ -25,7 +25,6 @@ FINDINGS = (
 )
 NO_FINDING = "No Finding"
 
-# The boxes have "Infiltrate", the expert labels "Pleural Thickening".
 _CANONICAL = {name.lower().replace("_", " "): name for name in (*FINDINGS, NO_FINDING)} | {"infiltrate": "Infiltration"}
 
 
@@ -34,47 +33,37 @@ def canonical(name: str) -> str:
 
     Raises InputError for a name that is neither a finding nor "No Finding".
     """
-    try:
-        return _CANONICAL[name.strip().lower().replace("_", " ")]
-    except KeyError:
+    known = _CANONICAL.get(name.strip().lower().replace("_", " "))
+    if known is None:
         hint = nearest(name, (*FINDINGS, NO_FINDING))
-        raise InputError(f"{name!r} is not one of the fourteen findings nor {NO_FINDING!r}{hint}") from None
+        raise InputError(f"{name!r} is not one of the fourteen findings nor {NO_FINDING!r}{hint}")
+    return known
 
 
 def encode(labels: Iterable[str]) -> np.ndarray:
-    """Multi-hot rows of label strings such as ``"Effusion|Mass"``.
+    """Multi-hot rows (n, 14) uint8, in the order of FINDINGS, of n label strings such as "Effusion|Mass".
 
-    labels: n strings; "No Finding" alone is an all-zero row.
-    Returns (n, 14) uint8, 1 where the finding is named, columns in the order of FINDINGS.
     Raises InputError with the rows (counted from 0) of unknown, empty or contradictory label strings.
     """
     # a million rows have few distinct strings, each of which is parsed once
     codes, texts = pd.factorize(np.array([str(text) for text in labels], dtype=object))
-    distinct, bad = np.zeros((len(texts), len(FINDINGS)), dtype=np.uint8), []
-    for number, text in enumerate(texts):
-        columns = parse(text)
-        if columns is None:
-            bad.append(f"{text!r} in row {some(np.flatnonzero(codes == number))}")
-        else:
-            distinct[number, columns] = 1
+    columns = [parse(text) for text in texts]
+    bad = [number for number, found in enumerate(columns) if found is None]
     if bad:
+        named = "; ".join(f"{texts[number]!r} in row {some(np.flatnonzero(codes == number))}" for number in bad[:5])
         more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise InputError(
-            f"unusable finding labels: {'; '.join(bad[:5])}{more} (rows counted from 0); expected {NO_FINDING!r}, "
-            f"or names from {', '.join(FINDINGS)} joined by '|'"
-        )
-    return distinct[codes]
+        raise InputError(f"unusable finding labels: {named}{more} (rows counted from 0); expected {NO_FINDING!r}, "
+                         f"or names from {', '.join(FINDINGS)} joined by '|'")  # fmt: skip
+    hot = [np.isin(np.arange(len(FINDINGS)), found) for found in columns]
+    return np.array(hot, dtype=np.uint8).reshape(-1, len(FINDINGS))[codes]
 
 
 def parse(text: str) -> list[int] | None:
-    """The columns of one label string; None where it has a name that is unknown, or "No Finding" with another."""
-    try:
-        names = [canonical(name) for name in text.split("|")]
-    except InputError:
+    """The columns of a label string; None where it has a name that is unknown, or "No Finding" with another."""
+    names = [_CANONICAL.get(name.strip().lower().replace("_", " ")) for name in text.split("|")]
+    if None in names or (NO_FINDING in names and len(names) > 1):
         return None
-    if NO_FINDING in names:
-        return [] if len(names) == 1 else None
-    return [FINDINGS.index(name) for name in names]
+    return [FINDINGS.index(name) for name in names if name != NO_FINDING]
 
 
 def decode(row: Sequence[int]) -> str:

@@ -13,27 +13,22 @@ from cxrlib.data.sources import find_beside, find_images
 
 def read_names(path: str | Path) -> list[str]:
     """Image names from a text file, one per line. Raises InputError for a line that is not a name like NIH's."""
-    names = [line.strip() for line in read_text(path, "a text file of image names, one per line").splitlines()]
-    names = [name for name in names if name]
-    if wrong := [name for name in names if not NIH_NAME.fullmatch(name)]:
-        raise InputError(
-            f"{path} contains {some(map(repr, wrong), 3)}; expected names such as 00000013_005.png, one per line"
-        )
+    lines = [line.strip() for line in read_text(path, "a text file of image names, one per line").splitlines()]
+    names = [line for line in lines if line]
+    if wrong := [repr(name) for name in names if not NIH_NAME.fullmatch(name)]:
+        raise InputError(f"{path} contains {some(wrong, 3)}; expected names such as 00000013_005.png, one per line")
     return names
 
 
 def gather(img_root: str | Path, names: list[str], out: str | Path, csv_path: str | Path = "") -> Path:
-    """Make `out` a data set of the named images of `img_root`: images/, its CSV, the official lists and the boxes.
+    """Make `out` a data set of the named images: images/ (hard links or copies), the CSV, official lists and boxes.
 
-    Images are hard links where possible, else copies; values are unchanged, a packed CSV is unpacked. Raises InputError
-    where an image or its row is missing, since a part of a subset would be another subset.
+    Raises InputError where an image or its row is missing, since a part of a subset would be another subset.
     """
     images, csv_path, out = find_images(img_root), Path(csv_path or find_csv(img_root)), Path(out)
     if missing := [name for name in names if name not in images]:
-        raise InputError(
-            f"{len(missing):,} of {len(names):,} images are not in {img_root} ({some(missing)}); "
-            "the subset needs the whole download: cxr download data"
-        )
+        raise InputError(f"{len(missing):,} of {len(names):,} images are not in {img_root} ({some(missing)}); the "
+                         "subset needs the whole download: cxr download data")  # fmt: skip
     named = read_entries(csv_path)["image"]
     if missing := sorted(set(names) - set(named)):
         raise InputError(f"{csv_path} has no row for {len(missing):,} of the images ({some(missing)}); expected all")
@@ -44,18 +39,15 @@ def gather(img_root: str | Path, names: list[str], out: str | Path, csv_path: st
 
     (out / "images").mkdir(parents=True, exist_ok=True)
     for name in bar(names, desc="gather", unit=" images"):
-        if not (out / "images" / name).exists():
-            _link(images[name], out / "images" / name)
+        target = out / "images" / name
+        if not target.exists():
+            try:
+                os.link(images[name].resolve(), target)
+            except OSError:  # another disk, or one without links
+                with written_whole(target) as temporary:
+                    shutil.copyfile(images[name], temporary)
     for name, table in tables.items():
         write_csv(out / name, table, index=False)
     for part, listed in lists.items():
         write_text(out / f"{part}_list.txt", "".join(f"{name}\n" for name in sorted(listed.intersection(names))))
     return out
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # another disk, or one without links
-        with written_whole(target) as temporary:
-            shutil.copyfile(source, temporary)

@@ -1,7 +1,7 @@
 """The tables that come with the radiographs: entries, boxes, official lists, expert labels.
 
-Every reader takes the files as NIH, Kaggle and Google publish them, checks them and returns plain DataFrames. The
-metadata of all 112,120 images, without the images, comes with the package torchxrayvision: `reference_entries`.
+Every reader takes the files as NIH, Kaggle and Google publish them. The metadata of all 112,120 images, without the
+images, comes with the package torchxrayvision: `reference_entries`.
 """
 
 import functools
@@ -55,10 +55,9 @@ _AGE_IN_YEARS = {"Y": 1.0, "M": 1 / 12, "D": 1 / 365.25}  # Kaggle's sample writ
 def read_entries(csv_path: str | Path) -> pd.DataFrame:
     """The entries of a ``Data_Entry_2017*.csv`` or ``sample_labels.csv``: one row per image.
 
-    Returns columns image, patient (int where all are numbers, else str), follow_up, age (years; NaN where it is not
-    given), sex (M, F) and view (PA, AP; other values as they are), width, height (pixels of the original), spacing_x,
-    spacing_y (mm per pixel), labels (as in the file), and the fourteen findings as 0 / 1 (uint8). Optional columns that
-    the file lacks are left out.
+    Returns columns image, patient (int where all are numbers, else str), labels (as in the file), the fourteen findings
+    as 0 / 1 (uint8), and those of follow_up, age (years or NaN), sex (M, F), view (PA, AP; other values as they are),
+    width, height (pixels of the original), spacing_x, spacing_y (mm per pixel) that the file has.
     Raises InputError for a missing file, missing columns, unusable labels, repeated or unsafe image names.
     """
     entries = _select(csv_path, COLUMNS, NEEDED, "Data_Entry_2017*.csv or Kaggle's sample_labels.csv")
@@ -86,10 +85,9 @@ def read_entries(csv_path: str | Path) -> pd.DataFrame:
 
 
 def read_boxes(csv_path: str | Path) -> pd.DataFrame:
-    """The boxes of ``BBox_List_2017.csv``: columns image, finding, x, y, w, h in 1024-pixel image coordinates.
+    """The boxes of ``BBox_List_2017.csv``: columns image, finding, x, y (upper left), w, h of 1024 pixels a side.
 
-    x, y is the upper left corner. "Infiltrate" in the file becomes "Infiltration". Raises InputError for a missing
-    file, missing columns, an unknown finding or a box without size.
+    Raises InputError for a missing file, missing columns, an unknown finding or a box without size.
     """
     boxes = _select(csv_path, BOX_COLUMNS, BOX_COLUMNS, "BBox_List_2017.csv")
     try:
@@ -103,9 +101,8 @@ def read_boxes(csv_path: str | Path) -> pd.DataFrame:
 
 
 def find_csv(folder: str | Path) -> Path:
-    """The CSV of a data set's entries: ``Data_Entry_2017*.csv``, or Kaggle's ``sample_labels.csv``, or packed as such.
+    """``Data_Entry_2017*.csv`` or Kaggle's ``sample_labels.csv``, or packed as such, in a folder or one level below.
 
-    Searches the folder (in kagglehub's cache: its newest version) and one level below.
     Raises InputError where there is none, or more than one.
     """
     folder = image_root(folder)
@@ -118,16 +115,15 @@ def find_csv(folder: str | Path) -> Path:
     raise InputError(f"{folder} has neither Data_Entry_2017*.csv nor sample_labels.csv; name the CSV with csv_path")
 
 
-def read_lists(*folders: str | Path) -> dict[str, frozenset[str]] | None:
-    """The official lists from the first folder that holds both: {"train_val": names, "test": names}; else None.
+def read_lists(*folders: str | Path) -> dict[str, set[str]] | None:
+    """The official lists, {"train_val": names, "test": names}, from the first folder that holds both; else None.
 
-    Raises InputError where the two lists name the same image.
+    Raises InputError where the two name the same image.
     """
     for folder in folders:
         paths = {part: find_beside(f"{part}_list.txt", folder) for part in ("train_val", "test")}
         if all(paths.values()):
-            texts = {part: read_text(path, "one image name per line") for part, path in paths.items()}
-            lists = {part: frozenset(text.split()) for part, text in texts.items()}
+            lists = {part: set(read_text(path, "one image name per line").split()) for part, path in paths.items()}
             if both := sorted(lists["train_val"] & lists["test"]):
                 raise InputError(f"the lists in {folder} both name {some(both)}; expected disjoint lists")
             return lists
@@ -135,34 +131,32 @@ def read_lists(*folders: str | Path) -> dict[str, frozenset[str]] | None:
 
 
 def official_part(entries: pd.DataFrame, *folders: str | Path) -> pd.Series:
-    """The official split of the entries: "train_val" or "test" for each.
+    """The official split, "train_val" or "test" for each entry, by the lists in one of the folders.
 
-    The lists are taken from `folders`. Where none has them, the 2,797 patients of the official test set, which come
-    with the package, determine the split of NIH's images (it is by patient).
-    Raises InputError for an image that is in no list.
+    Where none has them, the 2,797 patients of the official test set, which come with the package, determine the split
+    of NIH's images (it is by patient). Raises InputError for an image that is in no list.
     """
     lists = read_lists(*folders)
     if lists is None:
         patients = resources.files("cxrlib.data").joinpath("official_test_patients.txt").read_text().split()
-        images = reference_entries().set_index("patient")["image"]
-        of_test = images.index.isin(list(map(int, patients)))
-        lists = {"train_val": images[~of_test], "test": images[of_test]}
+        nih = reference_entries()
+        of_test = nih["patient"].isin(list(map(int, patients)))
+        lists = {"train_val": nih["image"][~of_test], "test": nih["image"][of_test]}
     part = pd.Series("", index=entries.index, name="official")
     for name, listed in lists.items():
         part[entries["image"].isin(listed)] = name
     if len(unnamed := entries.loc[part == "", "image"]):
-        raise InputError(
-            f"the official lists name neither part for {some(unnamed)}; put train_val_list.txt and test_list.txt of "
-            "this data set into img_root, or split by patient (split=patient)"
-        )
+        raise InputError(f"the official lists name neither part for {some(unnamed)}; put train_val_list.txt and "
+                         "test_list.txt of this data set into img_root, or split by patient "
+                         "(split=patient)")  # fmt: skip
     return part
 
 
 def read_expert_labels(csv_path: str | Path) -> pd.DataFrame:
     """Radiologists' labels (Nabulsi et al. 2021, 14 findings; Majkowska et al. 2019, four): image, patient, findings.
 
-    The findings are 1 for YES and 0 for NO (uint8), named as in FINDINGS where they are among the fourteen, else as in
-    the file ("Airspace opacity"). Raises InputError for a missing file, missing columns or values besides YES and NO.
+    These are 0 or 1 (uint8), and may be others than the fourteen ("Airspace opacity"). Raises InputError for a missing
+    file, missing columns or values besides YES and NO.
     """
     table = read_csv(csv_path).rename(columns={"Image ID": "Image Index"})
     known = table.isin(["YES", "NO"])
@@ -179,20 +173,15 @@ def read_expert_labels(csv_path: str | Path) -> pd.DataFrame:
 
 def _reference_file(name: str) -> Path:
     # find_spec does not import the package, which would take seconds and load torch
-    spec = importlib.util.find_spec("torchxrayvision")
-    if spec is None:
-        raise InputError("the package torchxrayvision, which contains NIH's metadata, is missing; pip install it")
-    return Path(spec.submodule_search_locations[0]) / "data" / name
+    return Path(importlib.util.find_spec("torchxrayvision").submodule_search_locations[0]) / "data" / name
 
 
-@functools.cache
-def _reference_entries() -> pd.DataFrame:
-    return read_entries(_reference_file("Data_Entry_2017_v2020.csv.gz"))
+_read_once = functools.cache(read_entries)
 
 
 def reference_entries() -> pd.DataFrame:
     """The entries of all 112,120 images (release v2020), from the package torchxrayvision: no image, no network."""
-    return _reference_entries().copy()
+    return _read_once(_reference_file("Data_Entry_2017_v2020.csv.gz")).copy()
 
 
 def reference_boxes() -> pd.DataFrame:
@@ -208,10 +197,8 @@ def reference_expert_labels() -> pd.DataFrame:
 def known_columns(table: pd.DataFrame, columns: dict[str, tuple[str, ...]]) -> pd.DataFrame:
     """The columns of a table of text that `columns` lists, but for case and punctuation, under our names."""
     there = {_plain(name): name for name in reversed(table.columns)}
-    found = {
-        ours: [there[_plain(name)] for name in theirs if _plain(name) in there] for ours, theirs in columns.items()
-    }
-    return pd.DataFrame({ours: table[names[0]].str.strip() for ours, names in found.items() if names})
+    found = ((ours, there.get(_plain(name))) for ours, theirs in columns.items() for name in reversed(theirs))
+    return pd.DataFrame({ours: table[name].str.strip() for ours, name in found if name})
 
 
 def parse_numbers(boxes: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
@@ -233,10 +220,8 @@ def is_unsafe(images: pd.Series) -> pd.Series:
 
 def age_in_years(column: pd.Series) -> pd.Series:
     """Ages as in NIH's CSV (58, or 58.0) and Kaggle's sample (058Y, 007M, 012D), in years; NaN for anything else."""
-    distinct = pd.Series(column.unique(), dtype=str)
-    parts = distinct.str.upper().str.extract(r"^(?P<number>\d{1,9}(?:\.\d{1,9})?)(?P<unit>[YMD]?)$")
-    years = pd.to_numeric(parts["number"]) * parts["unit"].replace("", "Y").map(_AGE_IN_YEARS)
-    return column.map(dict(zip(distinct, years, strict=True))).astype(float)
+    parts = column.str.upper().str.extract(r"^(?P<number>\d{1,9}(?:\.\d{1,9})?)(?P<unit>[YMD]?)$")
+    return (pd.to_numeric(parts["number"]) * parts["unit"].replace("", "Y").map(_AGE_IN_YEARS)).astype(float)
 
 
 def read_csv(path: str | Path) -> pd.DataFrame:
@@ -246,10 +231,9 @@ def read_csv(path: str | Path) -> pd.DataFrame:
         with warnings.catch_warnings():  # for a first row that is too long, pandas drops values with only a warning
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, index_col=False)
-    except pd.errors.ParserWarning:
-        raise InputError(f"{path} has a row with more values than its header; expected one value per column") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        reason = " ".join(str(error).split())
+    except (pd.errors.ParserWarning, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        too_long = isinstance(error, pd.errors.ParserWarning)
+        reason = "a row has more values than its header" if too_long else " ".join(str(error).split())
         raise InputError(f"{path} cannot be read ({reason}); expected {_A_CSV}") from None
     return table.loc[:, [not str(name).startswith("Unnamed:") for name in table.columns]]
 
@@ -275,7 +259,6 @@ def read_text(path: str | Path, expected: str = _A_CSV, encoding: str = "utf-8-s
 
 
 def _select(path: Path, columns: dict[str, tuple[str, ...]], needed: Iterable[str], published: str) -> pd.DataFrame:
-    """The known columns of a CSV. Raises InputError where one of the needed is missing."""
     table = read_csv(path)
     known = known_columns(table, columns)
     if missing := [columns[name][0] for name in needed if name not in known]:
@@ -289,7 +272,6 @@ def _plain(name: object) -> str:
 
 
 def _as_spelled(column: pd.Series, patterns: dict[str, str]) -> pd.Series:
-    """The values that match a pattern as we spell them, others as they are."""
     known = {text: next((ours for pattern, ours in patterns.items() if re.fullmatch(pattern, _plain(text))), text)
              for text in column.unique()}  # fmt: skip
     return column.map(known)

@@ -20,29 +20,29 @@ DATASETS = {"data": "nih-chest-xrays/data", "sample": "nih-chest-xrays/sample"}
 def find_images(img_root: str | Path) -> dict[str, Path]:
     """Every image in one of the `LAYOUTS` below `img_root`: {"00000013_005.png": Path(...)}, sorted by name.
 
-    The same name in two places is one image where the files have the same size. Raises InputError where there is no
-    such folder or no image, and where two files of different size have the same name.
+    Raises InputError where there is no such folder or no image, or two files of one name differ in size.
     """
     root = image_root(img_root)
-    images: dict[str, Path] = {}
+    images = {}
     for entry in scan_images(root):
         first = images.setdefault(entry.name, Path(entry.path))
         if first != Path(entry.path) and first.stat().st_size != entry.stat().st_size:
             raise InputError(f"{first} and {entry.path} have the same name but differ; keep one of them")
     if not images:
         inside = sorted(path.name + ("/" if path.is_dir() else "") for path in root.iterdir())
-        raise InputError(
-            f"no PNG, JPEG or DICOM found under {root}: searched {', '.join(LAYOUTS)}; "
-            f"the folder contains {some(inside, 8) or 'nothing'}; point img_root at the folder that holds them"
-        )
+        raise InputError(f"no PNG, JPEG or DICOM found under {root}: searched {', '.join(LAYOUTS)}; the folder "
+                         f"contains {some(inside, 8) or 'nothing'}; point img_root at what holds them")  # fmt: skip
     return dict(sorted(images.items()))
 
 
 def image_root(img_root: str | Path) -> Path:
-    """The folder itself, or its newest version in kagglehub's cache. Raises InputError where there is no folder."""
-    if not Path(img_root).is_dir():
+    """The folder, or its newest version in kagglehub's cache, preferably a complete one. Raises InputError for none."""
+    folder = Path(img_root)
+    if not folder.is_dir():
         raise InputError(f"{img_root} is not a folder; expected the root of the radiographs (img_root)")
-    return newest_version(img_root)
+    versions = [path for path in (folder / "versions").glob("*") if path.name.isdigit() and path.is_dir()]
+    versions.sort(key=lambda path: ((folder / f"{path.name}.complete").exists(), int(path.name)))  # kagglehub's marks
+    return versions[-1] if versions else folder
 
 
 def find_beside(name: str, *folders: str | Path) -> Path | None:
@@ -64,16 +64,12 @@ def scan_images(root: Path) -> Iterator[os.DirEntry]:
 
 
 def keep_found(entries: pd.DataFrame, images: dict[str, Path]) -> tuple[pd.DataFrame, str]:
-    """The entries whose image was found, and a sentence on the rows and images that were left out.
-
-    Raises InputError where no entry has an image.
-    """
+    """The entries whose image was found, and what was left out. Raises InputError where no entry has an image."""
     found = entries["image"].isin(images)
     if not found.any():
-        raise InputError(
-            f"none of the {len(entries):,} images of the CSV ({some(entries['image'], 3)}) is among the "
-            f"{len(images):,} found under img_root ({some(images, 3)}); csv_path and img_root should belong together"
-        )
+        raise InputError(f"none of the {len(entries):,} images of the CSV ({some(entries['image'], 3)}) is among the "
+                         f"{len(images):,} found under img_root ({some(images, 3)}); csv_path and img_root should "
+                         "belong together")  # fmt: skip
     kept, lost = entries[found].reset_index(drop=True), entries.loc[~found, "image"]
     extra = sorted(set(images) - set(entries["image"]))
     parts = [f"{len(kept):,} radiographs of {kept['patient'].nunique():,} patients"]
@@ -85,8 +81,8 @@ def keep_found(entries: pd.DataFrame, images: dict[str, Path]) -> tuple[pd.DataF
 def download(dataset: str = "sample") -> Path:
     """Download a data set from Kaggle (kagglehub, which resumes, checks and caches), and return its folder.
 
-    dataset: "data", all 112,120 images, 42 GB (kagglehub needs about twice as much while it unpacks), or "sample",
-    5,606 images, 4 GB. A complete download in kagglehub's cache is used without the network.
+    dataset: "data", all 112,120 images, 42 GB (about twice as much while it unpacks), or "sample", 5,606 images, 4 GB.
+    A complete download is used without the network.
     Raises InputError for another name, and where Kaggle cannot be reached.
     """
     if dataset not in DATASETS:
@@ -96,9 +92,8 @@ def download(dataset: str = "sample") -> Path:
 
     handle = DATASETS[dataset]
     cached = Path(get_cache_folder()) / "datasets" / handle
-    newest = newest_version(cached)
-    if (cached / f"{newest.name}.complete").exists():
-        return newest
+    if cached.is_dir() and (cached / f"{image_root(cached).name}.complete").exists():
+        return image_root(cached)
     try:
         return Path(kagglehub.dataset_download(handle))
     except Exception as error:  # any error of requests, urllib3 or Kaggle's API
@@ -114,33 +109,19 @@ def describe_layout(images: dict[str, Path], img_root: str | Path) -> dict[str, 
 
 
 def content_digest(files: Iterable[Path], listed: Iterable[Path] = ()) -> str:
-    """What a data set's files are, in 16 hex digits that do not depend on the folders that the files lie in.
+    """What files are, wherever they lie, in 16 hex digits. Raises InputError for one that is not there.
 
-    files: read and known by their content, in the order given: tables, lists, checkpoints. listed: known by name, size
-    and modification time (ns), in any order: the images. Raises InputError for a file that does not exist.
+    files: known by their content, in the order given. listed: by name, size and modification time (ns), in any order.
     """
     digest = hashlib.blake2b(digest_size=8)
     try:
         for path in files:
             with open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
-        for name, size, changed in stamps(listed):
+        found = ((os.path.basename(path), os.stat(path)) for path in listed)
+        for name, size, changed in sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in found):
             digest.update(os.fsencode(name) + f"\0{size}\0{changed}\n".encode())  # a name need not be UTF-8
     except OSError as error:
         what = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise InputError(f"{error.filename} {what}; expected a file of the data set") from None
     return digest.hexdigest()
-
-
-def stamps(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
-    """Name, size and modification time (ns) of each file, sorted by name."""
-    found = ((os.path.basename(path), os.stat(path)) for path in paths)
-    return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
-
-
-def newest_version(folder: str | Path) -> Path:
-    """The newest version in a folder of kagglehub's cache, preferably a complete one; any other folder as it is."""
-    folder = Path(folder)
-    versions = [path for path in (folder / "versions").glob("*") if path.name.isdigit() and path.is_dir()]
-    versions.sort(key=lambda path: ((folder / f"{path.name}.complete").exists(), int(path.name)))  # kagglehub's marks
-    return versions[-1] if versions else folder

@@ -1,7 +1,6 @@
 """Splits into train, val and test by patient, by the official lists, or by image to show leakage; nested subsets.
 
-Everything is chosen on val; test is used once. Only splits by patient, such as the official one, keep all images of a
-patient on the same side.
+Only splits by patient, such as the official one, keep all images of a patient on the same side.
 """
 
 import hashlib
@@ -28,37 +27,33 @@ def split(
     fractions: tuple[float, float, float] = FRACTIONS,
     lists_in: Iterable[str | Path] = (),
 ) -> pd.DataFrame:
-    """The entries with a column part: "train", "val" or "test".
+    """The entries with a column part: "train", "val" or "test", each with its share of rare findings.
 
     kind: "patient" assigns each patient to one part; "official" takes test from NIH's lists (in one of the folders
     `lists_in`, else those built into the package) and splits the rest by patient; "image" ignores the patients, to show
-    leakage. Every kind is stratified, so that each part has its share of rare findings.
-    fractions: of the images in train, val and test; for "official" only the ratio of the first two matters.
+    leakage. fractions: of the images in train, val and test; for "official" the ratio of the first two matters.
     Raises InputError for an unknown kind, or fractions that are not three shares above 0 that add up to 1.
     """
     if kind not in KINDS:
         raise InputError(f"unknown split {kind!r}; expected one of {', '.join(KINDS)}{nearest(kind, KINDS)}")
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise InputError(f"fractions {fractions} cannot be used; expected three shares above 0 that add up to 1")
+    part = pd.Series("", index=entries.index)
     if kind == "official":
-        part = official_part(entries, *lists_in).replace("train_val", "")
-        rest = part == ""
-        part[rest] = _stratify(entries[rest], entries.loc[rest, "patient"], np.array(fractions[:2]), seed)
-    else:
-        groups = entries["patient" if kind == "patient" else "image"]
-        part = pd.Series(_stratify(entries, groups, np.array(fractions), seed), index=entries.index)
+        part, fractions = official_part(entries, *lists_in).replace("train_val", ""), fractions[:2]
+    rest = part == ""
+    part[rest] = _stratify(entries[rest], "image" if kind == "image" else "patient", np.array(fractions), seed)
     return _with_part(entries, part)
 
 
 def subset(entries: pd.DataFrame, part: str, size: int, seed: int = 0) -> pd.DataFrame:
     """About `size` images of one part, never more, of complete patients; 0 means all.
 
-    The subsets of one seed are nested: a larger one contains every smaller one. Only a first patient with more than
-    `size` images is not complete. Raises InputError for an unknown part or a negative size.
+    A larger subset of one seed contains every smaller one. Only a first patient with more than `size` images is not
+    complete. Raises InputError for an unknown part or a negative size.
     """
     if part not in PARTS or size < 0:
-        raise InputError(f"a subset of {size} images of part {part!r} cannot be taken; expected a size >= 0 (0 is all) "
-                         f"and a part from {', '.join(PARTS)}")  # fmt: skip
+        raise InputError(f"no subset of {size} images of {part!r}; expected a size >= 0 and one of {', '.join(PARTS)}")
     chosen = entries[entries["part"] == part]
     if size == 0 or size >= len(chosen):
         return chosen
@@ -71,66 +66,54 @@ def subset(entries: pd.DataFrame, part: str, size: int, seed: int = 0) -> pd.Dat
 
 
 def subsets(entries: pd.DataFrame, train: int = 0, val: int = 0, test: int = 0, seed: int = 0) -> pd.DataFrame:
-    """The entries of all three parts, each reduced by `subset` to about the given number of images.
-
-    Prints which parts have fewer images than asked for.
-    """
+    """All three parts, each reduced by `subset`; prints which have fewer images than asked for."""
     sizes = {"train": train, "val": val, "test": test}
     counts = entries["part"].value_counts()
-    few = [f"{counts[part]:,} of the {n:,} {part} images" for part, n in sizes.items() if counts.get(part, n) < n]
-    if few:
+    if few := [f"{counts[part]:,} of the {n:,} {part} images" for part, n in sizes.items() if counts.get(part, n) < n]:
         print(f"the data set has only {' and '.join(few)} asked for; all of them are used")
     return pd.concat([subset(entries, part, size, seed) for part, size in sizes.items()])
 
 
 def leakage(entries: pd.DataFrame) -> pd.DataFrame:
-    """Leakage from train: one row each for val and test.
-
-    Columns images, patients, patients_in_train, images_leaked (images of those patients), share_leaked (0-1).
-    """
-    in_train = set(entries.loc[entries["part"] == "train", "patient"])
-    rows = {}
-    for part in ("val", "test"):
-        patients = entries.loc[entries["part"] == part, "patient"]
-        leaked = patients[patients.isin(in_train)]
-        rows[part] = {
-            "images": len(patients),
-            "patients": patients.nunique(),
-            "patients_in_train": leaked.nunique(),
-            "images_leaked": len(leaked),
-            "share_leaked": len(leaked) / len(patients) if len(patients) else np.nan,
-        }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    """Of val and test: images, patients, patients_in_train, images_leaked (of those patients), share_leaked (0-1)."""
+    in_train = entries["patient"].isin(entries.loc[entries["part"] == "train", "patient"])
+    all_of_them, leaked = (rows.groupby("part")["patient"] for rows in (entries, entries[in_train]))
+    counts = {
+        "images": all_of_them.size(),
+        "patients": all_of_them.nunique(),
+        "patients_in_train": leaked.nunique(),
+        "images_leaked": leaked.size(),
+    }
+    table = pd.DataFrame(counts, ["val", "test"]).fillna(0).astype(int)
+    return table.assign(share_leaked=table["images_leaked"] / table["images"])
 
 
 def remembered(
     entries: pd.DataFrame, kind: str, earlier: dict[str, list[str]] | None = None, source: str | Path = "the checkpoint"
 ) -> dict[str, list[str]]:
-    """The parts for a checkpoint to remember: {"train": image names, "val": image names}, each sorted.
+    """What a checkpoint has seen, {"train": image names, "val": image names}, with the parts of an earlier one.
 
-    earlier: the parts of the checkpoint `source` that training starts from; they are included. Raises InputError where
-    that checkpoint has seen what is held out here: patients of val or test in its train part, or patients of test in
-    its val part, on which it was chosen.
+    Raises InputError where the checkpoint `source`, from which the training starts, has seen what is held out here:
+    patients of val or test in its train part, or patients of test in its val part, on which it was chosen.
     """
     parts = {part: set(entries.loc[entries["part"] == part, "image"]) for part in ("train", "val")}
     if earlier is not None:
         before = _seen(entries, earlier, kind)
         seen = (before == "train") & (entries["part"] != "train") | (before == "val") & (entries["part"] == "test")
         if seen.any():
-            raise InputError(
-                f"{source} learned from {seen.sum():,} images, or other images of their patients, that are held out "
-                f"here (such as {some(entries.loc[seen, 'image'], 3)}); expected the split and seed of its training"
-            )
+            raise InputError(f"{source} learned from {seen.sum():,} images, or other images of their patients, that "
+                             f"are held out here (such as {some(entries.loc[seen, 'image'], 3)}); expected the split "
+                             "and seed of its training")  # fmt: skip
         parts["train"] |= set(earlier["train"])
         parts["val"] |= set(earlier["val"]) - parts["train"]
     return {part: sorted(names) for part, names in parts.items()}
 
 
 def united(parts: dict[str, dict[str, list[str]]], kind: str) -> dict[str, list[str]]:
-    """What several models of one split have seen together, from what each remembers: {model: `remembered`}.
+    """What several models of one split have seen together, from {model: `remembered`}.
 
-    Raises InputError where one learned from what is validation for another or, except for kind "official", whose test
-    part is the same for all, from what is test for another. Images of one patient (by NIH's names) count together.
+    Raises InputError where one learned from a patient (by NIH's names) or image that is validation for another or,
+    except for kind "official", whose test part is the same for all, test.
     """
 
     def known(names: list[str]) -> set[str]:
@@ -162,14 +145,11 @@ def digest(*parts: pd.DataFrame) -> str:
 def restore(
     entries: pd.DataFrame, parts: dict[str, list[str]], kind: str, lists_in: Iterable[str | Path] = ()
 ) -> pd.DataFrame:
-    """The entries with the parts that a checkpoint remembers, so that nothing it was trained on is evaluated.
+    """The entries with the `parts` that a checkpoint remembers, so that nothing it was trained on is evaluated.
 
-    parts: {"train": image names, "val": image names} of the training. Other images of their patients, who are
-    recognized by NIH's file names, too, go to the same part (not for kind "image"). Of all others, test has, for kind
-    "official", those of the official test part; for the other kinds all that are of the data set of the training, since
-    patients that the model never saw test it honestly only there: the entries must share images or patients with
-    `parts`, and have NIH's names where all of `parts` do. Images in no part have part "".
-    Raises InputError where the official part of an image is not known.
+    Other images of their patients, also by NIH's file names, go to the same part (not for kind "image"). All others
+    are test where they are of the official test part or, for the other kinds, of the data set of the training (which
+    shares images or patients with `parts`, and NIH's names); else "". Raises InputError as `split` does.
     """
     part = _seen(entries, parts, kind)
     new = part == ""
@@ -200,16 +180,16 @@ def _with_part(entries: pd.DataFrame, part: pd.Series) -> pd.DataFrame:
     return entries
 
 
-def _stratify(entries: pd.DataFrame, groups: pd.Series, fractions: np.ndarray, seed: int) -> np.ndarray:
-    """Assign whole groups (patients) to parts, rarest finding first (after Sechidis et al. 2011).
+def _stratify(entries: pd.DataFrame, by: str, fractions: np.ndarray, seed: int) -> np.ndarray:
+    """Assign whole groups (patients) to parts, rarest finding first (after Sechidis et al. 2011): a part per entry.
 
-    Each part still needs a number of images of each finding. A group is assigned at random, with probabilities
-    proportional to the need for its rarest finding. So the counts are met, and the parts get groups of all sizes
-    (choosing the greatest need would leave val and test only patients with one image). Returns a part name per entry.
+    A group is assigned at random, with probabilities proportional to what the parts still need of its rarest finding.
+    So the counts are met, and the parts get groups of all sizes (the greatest need would leave val and test only
+    patients with one image).
     """
     rng = np.random.default_rng(seed)
     names = np.array(PARTS[: len(fractions)])
-    codes, patients = pd.factorize(groups, sort=True)
+    codes, patients = pd.factorize(entries[by], sort=True)
     counts = np.zeros((len(patients), len(FINDINGS) + 1))  # images of each finding in a group; last column: images
     np.add.at(counts[:, :-1], codes, entries[list(FINDINGS)].to_numpy(float) == 1)
     counts[:, -1] = np.bincount(codes, minlength=len(patients))

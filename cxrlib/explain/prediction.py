@@ -148,7 +148,7 @@ class Predictor:
             return Prediction(path, error=str(error))
         images = tuple(radiograph.square(model.image_size).copy() for model in self.models)
         warnings = radiograph.warnings
-        if not radiograph.header and looks_inverted(images[0]):
+        if not radiograph.is_dicom and looks_inverted(images[0]):
             warnings += (_INVERTED,)
         if path.name in self._learned_from:
             warnings += ("an image of this name was used for training or validation",)

@@ -19,8 +19,7 @@ from PIL import Image
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.cache import build_cache
-from cxrlib.data.doctor.check import CHECKS, HARMLESS, STOPS, check_dataset
-from cxrlib.data.doctor.images import read_header
+from cxrlib.data.doctor.check import CHECKS, HARMLESS, STOPS, check_dataset, read_header
 from cxrlib.data.images import read_radiograph
 from cxrlib.data.metadata import find_csv, read_boxes, read_entries, read_lists, reference_entries
 from cxrlib.data.sources import find_images, keep_found

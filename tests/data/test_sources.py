@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.metadata import find_csv
-from cxrlib.data.sources import content_digest, describe_layout, download, find_images, keep_found, newest_version
+from cxrlib.data.sources import content_digest, describe_layout, download, find_images, image_root, keep_found
 
 LAYOUTS = {
     "nih": [f"images_{number:03d}/images" for number in range(1, 13)],
@@ -149,7 +149,7 @@ def test_the_newest_complete_version_is_taken(kaggle_cache):
     newest = kaggle_cache("nih-chest-xrays/data", 10)
     kaggle_cache("nih-chest-xrays/data", 11, complete=False)
     above = newest.parents[1]
-    assert download("data") == newest_version(above) == newest
+    assert download("data") == image_root(above) == newest
     assert list(find_images(above)) == ["10.png"], "the half download of version 11 is not taken for the data set"
     assert find_csv(above) == newest / "Data_Entry_2017.csv"
 

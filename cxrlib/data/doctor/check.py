@@ -1,67 +1,66 @@
 """What is wrong with a data set, counted and named, in one pass over CSV, lists, boxes and images.
 
-Each check has a level: it "stops" cxrlib, "changes" a result, or is "harmless" (handled and reported). Pixels are
-decoded only where a file looks truncated or, with `deep`, in every image.
+Each check has a level: it "stops" cxrlib, "changes" a result, or is "harmless" (handled and reported). The readers in
+`metadata` stop at the first problem; here every problem is found and named by row or image. Pixels are decoded only
+where a file looks truncated or, with `deep`, in every image.
 """
 
+import csv
+import hashlib
+import io
 import json
-from dataclasses import dataclass
+from collections import Counter, defaultdict, namedtuple
 from pathlib import Path
 
 import pandas as pd
+from joblib import Parallel, delayed
+from PIL import Image
 
 from cxrlib.core.errors import InputError, printable, some
-from cxrlib.data.doctor.images import check_images
-from cxrlib.data.doctor.tables import check_boxes, check_csv, check_lists
-from cxrlib.data.metadata import find_csv
-from cxrlib.data.sources import describe_layout, image_root, scan_images
+from cxrlib.core.progress import bar
+from cxrlib.data import images, metadata
+from cxrlib.data.findings import parse
+from cxrlib.data.sources import describe_layout, find_beside, image_root, scan_images
 
-STOPS, CHANGES, HARMLESS = "stops", "changes", "harmless"  # stops cxrlib; changes a result; is handled and reported
-CHECKS = pd.read_csv(Path(__file__).with_name("checks.csv"), index_col="check")  # in the order of the report
+STOPS, CHANGES, HARMLESS = "stops", "changes", "harmless"
+CHECKS = pd.read_csv(Path(__file__).with_name("checks.csv"), index_col="check")  # most serious first
+_ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
+_KINDS = {"1": "1-bit grey", "L": "grey", "LA": "grey with alpha", "P": "palette", "I": "16-bit grey"}
+
+Found = dict[str, list[str]]  # check -> names or rows
+Header = namedtuple("Header", "size kind ends mark")
 
 
-@dataclass(frozen=True)
 class Report:
     """The result of `check_dataset`.
 
-    facts: plain values about the data set; names: check -> what it applies to, None where it was not done.
+    facts: plain values about the data set. names: check -> what it applies to, None where it was not done. table: one
+    row per check, most serious first: subject, level, count (missing: not done), examples, meaning, what to do; found:
+    those that found something. ok: whether none of them stops cxrlib or changes a result; verdict: that in one line.
     """
 
-    facts: dict
-    names: dict[str, list[str] | None]
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """One row per check, most serious first: subject, level, count (missing: not done), meaning, what to do."""
-        table, found = CHECKS.copy(), [self.names[check] for check in CHECKS.index]
-        table.insert(2, "count", pd.array([None if names is None else len(names) for names in found], "Int64"))
-        table.insert(3, "examples", [some(names or [], 3) for names in found])
-        levels = [STOPS, CHANGES, HARMLESS]
-        return table.sort_values("level", key=lambda column: column.map(levels.index), kind="stable")
-
-    @property
-    def found(self) -> pd.DataFrame:
-        """The rows of `table` that found something."""
-        return self.table[self.table["count"].fillna(0) > 0]
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing was found that stops cxrlib or changes a result."""
-        return bool((self.found["level"] == HARMLESS).all())
+    def __init__(self, facts: dict, names: dict[str, list[str] | None]):
+        self.facts, self.names = facts, names
+        self.table, lists = CHECKS.copy(), [names[check] for check in CHECKS.index]
+        self.table.insert(2, "count", pd.array([None if each is None else len(each) for each in lists], "Int64"))
+        self.table.insert(3, "examples", [some(each or [], 3) for each in lists])
+        self.found = self.table[self.table["count"].fillna(0) > 0]
+        self.ok = bool((self.found["level"] == HARMLESS).all())
+        counts = self.found["level"].value_counts()
+        words = {STOPS: "to fix before cxrlib can go on", CHANGES: "that would change a result"}
+        said = [f"{counts[level]} {what}" for level, what in words.items() if level in counts]
+        self.verdict = "; ".join(said) or "nothing that would change a result"
 
     def to_dict(self) -> dict:
         """Plain types for JSON, with every name."""
         table = self.table.drop(columns="examples")
-        each = [self.names[check] for check in table.index]
-        table["names"] = [names and list(map(printable, names)) for names in each]
+        table["names"] = [names and list(map(printable, names)) for names in map(self.names.get, table.index)]
         return {**self.facts, "ok": self.ok, "checks": json.loads(table.reset_index().to_json(orient="records"))}
 
     def __str__(self) -> str:
         facts, done = self.facts, sum(names is not None for names in self.names.values())
-        kinds, sizes = (
-            some([f"{count:,} {what}" for what, count in facts[name].items()], 3) or "none can be read"
-            for name in ("kinds", "sizes")
-        )
+        seen = [[f"{count:,} {what}" for what, count in facts[name].items()] for name in ("kinds", "sizes")]
+        kinds, sizes = (some(each, 3) or "none can be read" for each in seen)
         looked_at = "every pixel" if facts["deep"] else "the headers of the images (deep decodes every pixel)"
         lines = [
             f"data set  {facts['img_root']}",
@@ -75,50 +74,37 @@ class Report:
             lines += [f"    -> {row['to do']}"] if row["level"] != HARMLESS else []
         return "\n".join([*lines, "", f"verdict   {self.verdict}"])
 
-    @property
-    def verdict(self) -> str:
-        """One line: how many findings stop cxrlib, and how many would change a result."""
-        counts = self.found["level"].value_counts()
-        words = {STOPS: "to fix before cxrlib can go on", CHANGES: "that would change a result"}
-        said = [f"{counts[level]} {what}" for level, what in words.items() if level in counts]
-        return "; ".join(said) or "nothing that would change a result"
-
 
 def check_dataset(img_root: str | Path, csv_path: str | Path = "", deep: bool = False, progress: bool = True) -> Report:
     """Count and name what is wrong with a data set or unusual in it. Writes nothing.
 
     img_root: a folder in any layout of `sources`. csv_path: "" for the CSV in `img_root`; the official lists and the
-    boxes are searched in both places. deep: decode every image on all cores (about 10 ms per image and core at 1024
-    pixels), instead of reading the header. Raises InputError where `img_root` is not a folder that can be read or
-    `csv_path` not a file.
+    boxes are searched in both places. deep: decode every image on all cores, instead of reading the header.
+    Raises InputError where `img_root` is not a folder that can be read or `csv_path` not a file.
     """
-    root = image_root(img_root)
+    root, found = image_root(img_root), {}  # found: subject -> check -> names; None: there is nothing to check
     if str(csv_path) and not Path(csv_path).is_file():
         raise InputError(f"{csv_path} is not a file; expected a CSV of the data set (csv_path)")
-    found = {}  # subject -> check -> names; None: there is nothing to check
-    entries = pd.DataFrame(columns=["image", "labels", "patient"], dtype=str)
+    entries = pd.DataFrame(columns=[*metadata.NEEDED], dtype=str)
     try:
-        path, reason = Path(csv_path) if str(csv_path) else find_csv(root), ""
+        path, reason = Path(csv_path) if str(csv_path) else metadata.find_csv(root), ""
+        found["csv"], entries = _check_csv(path)
+        found["lists"] = _check_lists((root, path.parent), entries)
+        found["boxes"] = _check_boxes((root, path.parent), entries)
     except InputError as error:
         path, reason = None, str(error)
-    if path:
-        found["csv"], entries = check_csv(path)
-        found["lists"] = check_lists((root, path.parent), entries)
-        found["boxes"] = check_boxes((root, path.parent), entries)
-    files = {}
+    files = defaultdict(list)
     for entry in sorted(scan_images(root), key=lambda entry: entry.name):
-        files.setdefault(entry.name, []).append(Path(entry.path))
+        files[entry.name].append(Path(entry.path))
     used = set(entries["image"]) if len(entries) else set(files)
-    found["images"], image_facts = check_images(files, used, deep, progress)
+    found["images"], image_facts = _check_images(files, used, deep, progress)
     found["images"] |= {
         "no image": [] if files else [str(root)],
         "without image": sorted(used - set(files)),
         "without row": sorted(set(files) - used),
     }
-    names = {
-        check: None if found.get(subject) is None else found[subject].get(check, [])
-        for check, subject in CHECKS["subject"].items()
-    }
+    subjects = CHECKS["subject"].items()
+    names = {check: found[subject].get(check, []) if found.get(subject) else None for check, subject in subjects}
     facts = {
         "img_root": str(root),
         "csv_path": str(path or ""),
@@ -129,3 +115,186 @@ def check_dataset(img_root: str | Path, csv_path: str | Path = "", deep: bool = 
         "folders": describe_layout({name: paths[0] for name, paths in files.items()}, root),
     }
     return Report(facts | image_facts, names | ({"no CSV": [reason]} if reason else {}))
+
+
+def _check_csv(path: Path) -> tuple[Found, pd.DataFrame]:
+    """What is wrong, and the readable columns of `metadata.COLUMNS` as text ("" where a value is missing)."""
+    found: Found = defaultdict(list)
+    table = _read(path, found)
+    entries = metadata.known_columns(table, metadata.COLUMNS)
+    found["column missing"] = [metadata.COLUMNS[name][0] for name in metadata.NEEDED if name not in entries]
+    found["no row"] = [path.name] * table.empty
+    entries = entries.reindex(columns=[*dict.fromkeys([*metadata.NEEDED, *entries])], fill_value="")
+    if table.empty or found["column missing"]:
+        return found, entries
+    image, patient = entries["image"], entries["patient"]
+    found["unsafe name"] = [repr(name) for name in image[metadata.is_unsafe(image)]]
+    found["image named twice"] = list(image[image.duplicated()].unique())
+    found["no patient"] = list(image[patient == ""])
+    usable = entries["labels"].map({label: parse(label) is not None for label in entries["labels"].unique()})
+    found["unknown label"] = list((image + " (" + entries["labels"] + ")")[~usable])
+    if "age" in entries:
+        wrong = ~(metadata.age_in_years(entries["age"]) <= 110)  # the 2017 release has typing errors up to 414
+        found["age out of range"] = list((image + " (" + entries["age"].replace("", "none") + ")")[wrong])
+    number = metadata.nih_patient(image)
+    other = number.notna() & patient.str.fullmatch(r"\d+") & (number.str.lstrip("0") != patient.str.lstrip("0"))
+    found["patient unlike the name"] = list((image + " (" + patient + ")")[other])
+    if pd.to_numeric(number).between(1, 30_805).any():  # NIH's patients
+        known = entries[usable].drop_duplicates("image")
+        both = known.merge(metadata.reference_entries(), on="image", suffixes=("", "_v2020"))
+        both = both[both["labels"] != both["labels_v2020"]]  # most are the same text and need no parsing
+        parsed = zip(both["image"], both["labels"].map(parse), both["labels_v2020"].map(parse), strict=True)
+        found["labels of another release"] = [name for name, ours, theirs in parsed if set(ours) != set(theirs)]
+    return found, entries
+
+
+def _read(path: Path, found: Found) -> pd.DataFrame:
+    """All values as text; notes what keeps the file from being read as a CSV, and rows of another length."""
+    try:
+        try:
+            text = metadata.read_text(path)
+        except InputError:
+            text = metadata.read_text(path, encoding="latin-1")
+            found["not UTF-8"] = [path.name]
+        first = text.partition("\n")[0]
+        if first.count(";") > first.count(","):
+            found["semicolons"] = [path.name]
+        lines = io.StringIO(text.replace("\0", ""), newline="")
+        header, *rows = csv.reader(lines, delimiter=";" if found["semicolons"] else ",")
+    except (csv.Error, ValueError):  # ValueError: not readable, or not even a header
+        found["not a text file"] = [path.name]
+        return pd.DataFrame()
+    rows = [row for row in rows if row]
+    named = max((place + 1 for place, name in enumerate(header) if name.strip()), default=0)
+    found["row too long"] = [f"row {number}" for number, row in enumerate(rows) if len(row) > len(header)]
+    found["row too short"] = [f"row {number}" for number, row in enumerate(rows) if len(row) < named]
+    missing = [""] * len(header)
+    table = pd.DataFrame([[*row, *missing][: len(header)] for row in rows], columns=header, dtype=str)
+    return table.loc[:, ~table.columns.duplicated()]
+
+
+def _check_lists(folders: tuple[Path, ...], entries: pd.DataFrame) -> Found | None:
+    """None where neither train_val_list.txt nor test_list.txt is in one of the folders."""
+    names, lists = ("train_val_list.txt", "test_list.txt"), []
+    paths = ({name: find_beside(name, folder) for name in names} for folder in folders)
+    for name, path in next((each for each in paths if any(each.values())), {}).items():
+        if path is None:
+            return {"list missing": [name]}
+        try:
+            lists.append(set(metadata.read_text(path).split()))
+        except InputError:
+            return {"list unreadable": [name]}
+    if not lists:
+        return None
+    image, patient = entries["image"], entries["patient"].str.lstrip("0")
+    in_train_val, in_test = (image.isin(listed) for listed in lists)
+    return {
+        "in both lists": sorted(set.intersection(*lists)),
+        "in neither list": list(image[~in_train_val & ~in_test]),
+        "patient on both sides": sorted((set(patient[in_train_val]) & set(patient[in_test])) - {""}),
+    }
+
+
+def _check_boxes(folders: tuple[Path, ...], entries: pd.DataFrame) -> Found | None:
+    """None where BBox_List_2017.csv is in none of the folders."""
+    path, found = find_beside(metadata.BOXES, *folders), defaultdict(list)
+    if path is None:
+        return None
+    boxes = metadata.known_columns(_read(path, found), metadata.BOX_COLUMNS)
+    missing = len(boxes.columns) < len(metadata.BOX_COLUMNS)
+    if missing or any(found[check] for check in ("row too long", "not a text file", "not UTF-8")):
+        return {"boxes unreadable": [path.name]}
+    what = pd.Series([f"row {number}: {name}" for number, name in enumerate(boxes["image"])], dtype=str)
+    known = boxes["finding"].map(lambda name: "|" not in name and parse(name) is not None)
+    boxes, bad = metadata.parse_numbers(boxes)
+    corner, size = boxes[["x", "y"]].to_numpy(), boxes[["w", "h"]].to_numpy()
+    outside = ((corner < 0) | (corner + size > metadata.BOX_FRAME)).any(axis=1)
+    return {
+        "box of an unknown finding": list((what + " (" + boxes["finding"] + ")")[~known.astype(bool)]),
+        "box without place or size": list(what[bad]),
+        "box outside the image": list(what[outside & ~bad]),
+        "box on an unknown image": list(what[~boxes["image"].isin(entries["image"])]),
+        "box twice": list(what[boxes.duplicated()]),
+    }
+
+
+def read_header(path: str | Path) -> Header | None:
+    """The header of an image, without its pixels; None for another file, a damaged header, or no permission to read.
+
+    size, kind: such as "1024 x 1024", "palette, interlaced", "JPEG L", "DICOM". ends: whether the file ends as its
+    format does; of DICOM never, whose header only its pixels confirm. mark: the same for identical files.
+    """
+    try:
+        with open(path, "rb") as file:
+            if images.is_dicom(file.read(132)):
+                found = images.read_header(file)
+                size, kind, last = f"{found['Columns']} x {found['Rows']}", "DICOM", None
+            else:
+                with Image.open(file, formats=("PNG", "JPEG")) as image:
+                    size, mode = f"{image.width} x {image.height}", image.mode.partition(";")[0]
+                    kind = _KINDS.get(mode, mode) + ", interlaced" * bool(image.info.get("interlace"))
+                    kind, last = f"JPEG {mode}" if image.format == "JPEG" else kind, _ENDS[image.format]
+            length = file.seek(0, io.SEEK_END)
+            file.seek(max(0, length - 16))
+            end = file.read()
+    except Exception:  # Pillow raises many types for a damaged file
+        return None
+    return Header(size, kind, bool(last) and end.endswith(last), (length, size, kind, end))
+
+
+def _check_images(files: dict[str, list[Path]], used: set[str], deep: bool, progress: bool) -> tuple[Found, dict]:
+    """What is wrong, and facts. files: the paths of each name. used: the names in the CSV."""
+    found = defaultdict(list)
+    for name, paths in files.items():
+        if len(paths) > 1:
+            same = len({path.stat().st_size for path in paths}) == 1
+            found["same name twice" if same else "two images of one name"].append(name)
+    headers = _each({name: paths[0] for name, paths in files.items()}, read_header, progress, "headers")
+    headers = {name: header for name, header in headers if header}
+    paths = {name: paths[0] for name, paths in files.items() if name in used}
+    known = {name: headers[name] for name in paths if name in headers}
+    usual = Counter(header.size for header in known.values()).most_common(1)
+    found["not 8-bit grey"] = [f"{name} ({header.kind})" for name, header in known.items() if header.kind != "grey"]
+    found["another size"] = [f"{name} ({header.size})" for name, header in known.items() if header.size != usual[0][0]]
+    # what looks truncated is decoded: without its end, a file may still have every pixel
+    decode = [name for name in paths if deep or name not in known or not known[name].ends]
+    digests = _check_pixels({name: paths[name] for name in decode}, found, progress and deep)
+    marks = digests if deep else {name: header.mark for name, header in known.items()}
+    first = {}
+    for name, mark in marks.items():
+        if first.setdefault(mark, name) != name:
+            found["same picture twice"].append(f"{name} = {first[mark]}")
+    sizes, kinds = (Counter(getattr(header, what) for header in headers.values()) for what in ("size", "kind"))
+    return found, {"sizes": dict(sizes.most_common()), "kinds": dict(kinds.most_common())}
+
+
+def _check_pixels(paths: dict[str, Path], found: Found, progress: bool) -> dict[str, bytes]:
+    """Decode every file, note undecodable, uniform and doubtful images; a digest of the pixels of the rest."""
+
+    def look(path: Path) -> tuple[str, str | bytes, tuple[str, ...]]:
+        try:
+            radiograph = images.read_radiograph(path)
+        except InputError as error:
+            return "cannot be decoded", "" if isinstance(error, images.BadImage) else " (not readable)", ()
+        grey = radiograph.grey
+        low, high = grey.getextrema()
+        if low == high:
+            return "one single grey", "", radiograph.warnings
+        return "", hashlib.sha256(grey.tobytes() + str(grey.size).encode()).digest(), radiograph.warnings
+
+    digests = {}
+    for name, (check, seen, warnings) in _each(paths, look, progress, "decode"):
+        if warnings:
+            found["read with a warning"].append(f"{name} ({'; '.join(warnings)})")
+        if check:
+            found[check].append(name + seen)
+        else:
+            digests[name] = seen
+    return digests
+
+
+def _each(items: dict[str, Path], function, progress: bool, what: str) -> zip:
+    """(name, function(item)) of all items, on all cores, in order."""
+    parallel = Parallel(n_jobs=-1, prefer="threads", batch_size=16, return_as="generator")
+    results = parallel(delayed(function)(item) for item in items.values())
+    return zip(items, bar(results, progress, total=len(items), desc=what, unit=" images"), strict=True)
