@@ -9,7 +9,7 @@ def draw_patient(rng, age, sex):
     """A random anatomy for an age in years and a sex, "M" or "F": what stays over the visits; lengths in cm."""
     male = sex == "M"
     grown = float(np.clip(0.45 + age / 34, 0.55, 1.0))  # children are small
-    normal = lambda mean, sd: float(rng.normal(mean, sd))  # noqa: E731
+    normal = rng.normal
     fat = float(np.clip(rng.gamma(3.0, 0.75), 0.5, 6.0))
     return SimpleNamespace(
         half_width=grown * normal(14.2 if male else 12.8, 0.75),  # of the rib cage, inside
@@ -24,14 +24,13 @@ def draw_patient(rng, age, sex):
         knob=grown * (1.35 + 0.012 * age + normal(0, 0.2)),  # radius of the aortic arch
         unfolding=max(0.0, normal(0.012 * max(age - 35, 0), 0.25)),  # of the aorta with age
         mediastinum=grown * (normal(2.5, 0.3) + 0.1 * fat),  # half width of its upper part
-        scoliosis=(abs(normal(0, 0.7)), float(rng.uniform(0, 6.3))),  # amplitude, phase
+        scoliosis=(abs(normal(0, 0.7)), rng.uniform(0, 6.3)),  # amplitude, phase
         domes=(normal(0.7, 0.5), normal(-0.6, 0.5)),  # height of the right and the left one above their mean
         dome_curve=normal(1.0, 0.2),
         breast=0.0 if male else float(np.clip(rng.gamma(4.0, 0.45), 0.3, 4.0)) * (age > 13),
         breast_place=(normal(8.8, 0.7), normal(19.0, 1.5), normal(6.3, 0.6)),
-        # gastric bubble: x, radius, flatness
-        bubble=(normal(6.0, 1.2), float(np.clip(rng.gamma(3, 0.8), 0.0, 5.0)), float(rng.uniform(0.35, 0.9))),
-        rib_shift=float(rng.uniform(-0.8, 0.8)),
+        bubble=(normal(6.0, 1.2), min(rng.gamma(3, 0.8), 5.0), rng.uniform(0.35, 0.9)),  # gastric: x, radius, flatness
+        rib_shift=rng.uniform(-0.8, 0.8),
         rib_spacing=normal(2.42, 0.13),
         rib_drop=float(np.clip(normal(0.036, 0.009), 0.015, 0.06)),
         rib_widths=rng.normal(1.0, 0.12, (2, 12)),
@@ -40,12 +39,9 @@ def draw_patient(rng, age, sex):
         arms=normal(0.0, 1.0),
         hardware=str(rng.choice(["", "wires", "pacemaker", "port", "clips"], p=[0.84, 0.05, 0.04, 0.04, 0.03])),
         # calcified granulomas: side, place along and across the lung, radius
-        marks=[
-            (int(rng.integers(2)), *rng.uniform((0.15, 0.3, 0.15), (0.9, 0.9, 0.35)).tolist())
-            for _ in range(rng.poisson(0.7))
-        ],
+        marks=[(rng.integers(2), *rng.uniform((0.15, 0.3, 0.15), (0.9, 0.9, 0.35))) for _ in range(rng.poisson(0.7))],
         vessels=[_vessel_tree(rng, side) for side in (0, 1)],
-        texture=int(rng.integers(2**31)),  # seed of the parenchyma's texture
+        texture=rng.integers(2**31),  # seed of the parenchyma's texture
     )
 
 
@@ -70,24 +66,18 @@ def _vessel_tree(rng, side):
 
 
 def draw_exposure(rng, patient, view):
-    """The random conditions of one exposure, some of which the findings change before the scene is built.
-
-    AP is taken at the bedside: magnified heart, shallow breath, rotation. PA is upright.
-    """
+    """The random conditions of one exposure, some of which the findings change; AP is the bedside's, PA upright."""
     portable = view == "AP"
-    width = 2.72 * patient.half_width + rng.normal(1.4, 1.2) + 0.35 * patient.fat
-    spread = 2.0 if portable else 1.0
+    normal, spread = rng.normal, 2.0 if portable else 1.0
+    width = 2.72 * patient.half_width + normal(1.4, 1.2) + 0.35 * patient.fat
     return SimpleNamespace(
         view=view,
-        field=(float(width), float(width * rng.normal(0.99, 0.045))),  # width and height of the film, cm
-        # centre of the film, cm
-        origin=(float(rng.normal(0, 0.6 * spread)), float(patient.height * 0.5 + rng.normal(3.0, 1.0 * spread))),
-        angle=float(np.deg2rad(rng.normal(0, 1.3 * spread))),
-        # height of the lungs relative to full inspiration
-        breath=float(np.clip(rng.normal(0.88 if portable else 0.99, 0.05), 0.66, 1.08)),
-        turn=float(rng.normal(0, 0.55 * spread)),  # shift of the mediastinum by axial rotation, cm
-        # relative width and height
-        heart_scale=(float(rng.normal(1.13 if portable else 1.0, 0.025)), float(rng.normal(1.0, 0.02))),
+        field=(width, width * normal(0.99, 0.045)),  # width and height of the film, cm
+        origin=(normal(0, 0.6 * spread), patient.height * 0.5 + normal(3.0, spread)),  # centre of the film, cm
+        angle=float(np.deg2rad(normal(0, 1.3 * spread))),
+        breath=float(np.clip(normal(0.88 if portable else 0.99, 0.05), 0.66, 1.08)),  # relative to full inspiration
+        turn=normal(0, 0.55 * spread),  # shift of the mediastinum by axial rotation, cm
+        heart_scale=(normal(1.13 if portable else 1.0, 0.025), normal(1.0, 0.02)),  # relative width and height
         shift=0.0,  # of the mediastinum by a finding, cm
         domes=[0.0, 0.0],  # elevation of the right and the left dome, cm
         flatten=1.0,  # curvature of the domes, relative

@@ -11,7 +11,6 @@ from cxrlib.data.metadata import reference_entries
 FIRST_PATIENT = 90001  # NIH's last is 30805: no phantom has the name of a real image
 _CARRIERS = 0.11  # teaching: at least this share of the patients has each finding at some visit
 _VISITS, _MOST_VISITS = 2.4, 10  # teaching: mean and maximum number of visits per patient; NIH has 3.6 and 184
-_TEST_SHARE = 0.2
 _DISAGREEMENT = 0.35  # relative to NIH's, part of which is disagreement between the readers
 # kappa: Cohen's, of NIH's mined labels against three radiologists' majority on 810 test images (Nabulsi et al. 2021);
 # confused_with: findings beside which false positive labels are likelier; second: how much likelier a patient with the
@@ -22,9 +21,8 @@ TRAITS = pd.read_csv(Path(__file__).with_name("findings.csv"), index_col="findin
 def plan_visits(config):
     """A DataFrame with one row per visit of the patients that a `PhantomConfig` describes.
 
-    Columns: image, patient, follow_up, age, sex, view, width, height, spacing_x, spacing_y, test (bool); truth,
-    mined (bool) and strength (0 to 1), arrays of 14 values in the order of FINDINGS; and drain, the side of a chest
-    tube (0 right, 1 left) or -1.
+    Columns: those of Data_Entry_2017.csv; test (bool); truth, mined (bool) and strength (0 to 1), arrays of 14 values
+    in the order of FINDINGS; and drain, the side of a chest tube (0 right, 1 left) or -1.
     """
     second = config.hospital == "second"
     rng = np.random.default_rng([config.seed, 1, 1] if second else [config.seed, 1])
@@ -41,25 +39,22 @@ def plan_visits(config):
 
 def _histories(rng, config):
     """Visits of patients 0 .. n - 1, sampled from NIH's metadata, and the true findings: (n, 14) bool."""
-    n_patients, teaching = config.n_patients, config.prevalence == "teaching"
-    entries = reference_entries().sort_values(["patient", "image"], kind="stable").reset_index(drop=True)
+    teaching = config.prevalence == "teaching"
+    entries = reference_entries().sort_values(["patient", "image"], kind="stable")
     if teaching:
-        entries = entries[entries.groupby("patient").cumcount() < _MOST_VISITS].reset_index(drop=True)
-    labels = entries[list(FINDINGS)].to_numpy(bool)
-    starts = np.flatnonzero(~entries["patient"].duplicated().to_numpy())
-    counts = np.diff(np.append(starts, len(entries)))
-    carries = np.logical_or.reduceat(labels, starts)
-    weights = _lifted(carries, counts) if teaching else np.ones(len(starts))
+        entries = entries[entries.groupby("patient").cumcount() < _MOST_VISITS]
+    labels, patients = entries[list(FINDINGS)].to_numpy(bool), entries.groupby("patient")
+    counts, carries = patients.size().to_numpy(), patients[list(FINDINGS)].any().to_numpy()
+    weights = _lifted(carries, counts) if teaching else np.ones(len(counts))
     if config.hospital == "second":
         weights = weights * np.where(carries, TRAITS["second"], 1).prod(axis=1)
-    chosen = _systematic(rng, weights, counts, n_patients)
-    rows = np.concatenate([np.arange(starts[i], starts[i] + counts[i]) for i in chosen])
+    chosen = _systematic(rng, weights, counts, config.n_patients)
+    each = np.split(np.arange(len(entries)), np.cumsum(counts)[:-1])
     columns = ["age", "sex", "view", "width", "height", "spacing_x", "spacing_y"]
-    visits = entries.loc[rows, columns].reset_index(drop=True)
-    visits["patient"] = np.repeat(np.arange(n_patients), counts[chosen])
+    visits = entries[columns].iloc[np.concatenate([each[i] for i in chosen])].reset_index(drop=True)
+    visits["patient"] = np.repeat(np.arange(len(chosen)), counts[chosen])
     visits["follow_up"] = visits.groupby("patient").cumcount()
-    truth = np.concatenate([_episodes(labels[starts[i] : starts[i] + counts[i]]) for i in chosen])
-    return visits, truth
+    return visits, np.concatenate([_episodes(labels[each[i]]) for i in chosen])
 
 
 def _lifted(carries, counts):
@@ -106,8 +101,8 @@ def _mine(rng, who, truth, strength, bedside, noise):
     fresh = rng.random((2, *truth.shape))
     chance = np.where(rng.random((n_patients, len(FINDINGS)))[who] < 0.95, copied, fresh)
     had_drain = (rng.random(n_patients) < 0.08)[who] & (rng.random(len(who)) < 0.8)
-    pneumothorax = FINDINGS.index("Pneumothorax")
-    drained = had_drain | (truth[:, pneumothorax] & (chance[0, :, pneumothorax] < 0.35))
+    air = FINDINGS.index("Pneumothorax")
+    drained = had_drain | (truth[:, air] & (chance[0, :, air] < 0.35))
     drain = np.where(drained, rng.integers(0, 2, n_patients)[who], -1)
     mined = truth.copy()
     if not noise:
@@ -131,14 +126,12 @@ def _mine(rng, who, truth, strength, bedside, noise):
 
 def _test_patients(rng, who, labels):
     """The patients of the test split, (patients,) bool: a fifth of those with each finding, the rarest first."""
-    n_patients = who.max() + 1
-    carries = np.zeros((n_patients, len(FINDINGS)), dtype=bool)
-    np.logical_or.at(carries, who, labels)
-    test, placed = np.zeros(n_patients, dtype=bool), np.zeros(n_patients, dtype=bool)
+    carries = pd.DataFrame(labels).groupby(who).any().to_numpy()
+    test, placed = np.zeros((2, len(carries)), dtype=bool)
     rarest = np.argsort(carries.sum(axis=0), kind="stable")
-    for group in [*carries.T[rarest], np.ones(n_patients, dtype=bool)]:
+    for group in [*carries.T[rarest], np.ones(len(carries), dtype=bool)]:
         free = rng.permutation(np.flatnonzero(group & ~placed))
-        lacking = round(_TEST_SHARE * group.sum()) - (group & test).sum()
+        lacking = round(0.2 * group.sum()) - (group & test).sum()
         test[free[: max(lacking, 0)]] = True
         placed[free] = True
     return test
