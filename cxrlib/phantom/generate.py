@@ -24,8 +24,8 @@ from cxrlib.data.metadata import BOX_FRAME
 from cxrlib.phantom.anatomy import draw_patient
 from cxrlib.phantom.config import PhantomConfig
 from cxrlib.phantom.film import MACHINES, render
-from cxrlib.phantom.lesions import Lesion
 from cxrlib.phantom.patients import TRAITS, plan_visits
+from cxrlib.phantom.signs import Lesion
 
 VERSION = 2  # of the drawing: another version draws other radiographs from the same seed
 _MANIFEST = "phantom.json"

@@ -18,9 +18,8 @@ from cxrlib.phantom.anatomy import draw_exposure, draw_patient
 from cxrlib.phantom.config import PhantomConfig
 from cxrlib.phantom.film import MACHINES, render
 from cxrlib.phantom.generate import make_phantoms
-from cxrlib.phantom.lesions import Lesion
 from cxrlib.phantom.scene import Scene
-from cxrlib.phantom.signs import reshape
+from cxrlib.phantom.signs import Lesion, reshape
 
 SMALL = {"n_patients": 30, "size": 64, "seed": 5, "progress": False}
 NIH_BOXED = {"Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax"}
