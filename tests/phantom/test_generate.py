@@ -153,7 +153,7 @@ def test_folders_that_are_not_this_set_are_refused(small, tmp_path):
         make_phantoms(partial, **SMALL)
 
 
-@pytest.mark.parametrize("step", ["_save", "_write_tables"])
+@pytest.mark.parametrize("step", ["render", "_write_tables"])
 def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch, step):
     def interrupt(*_):
         raise KeyboardInterrupt
