@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cxrlib.phantom.anatomy import draw_exposure
+from cxrlib.phantom.patients import draw_exposure
 from cxrlib.phantom.scene import OUTWARDS, Pen, Scene, enlarged
 from cxrlib.phantom.signs import PAINTERS, reshape
 
@@ -126,8 +126,7 @@ def _bedside(rng, pen, h, w):
 def _attenuation(scene, rng):
     """The line integral of the patient's attenuation along each ray: (size, size), dimensionless."""
 
-    def noise(rng, cells):
-        """A smooth random map of mean 0 with about `cells` blobs along each side."""
+    def noise(rng, cells):  # about so many blobs along each side
         return enlarged(rng.standard_normal((cells, cells), dtype=np.float32), scene.size)
 
     lung = np.maximum(scene.lungs[0] + scene.lungs[1] - scene.heart, 0)
@@ -145,7 +144,6 @@ def _attenuation(scene, rng):
 
 
 def _trachea(scene, tissue):
-    """Air in the trachea and the two main bronchi."""
     split = 0.36 * scene.lung_height
     centre = scene.midline * 0.8 + 0.02 * (scene.y - split)
     column = np.sqrt(np.maximum(1 - np.square((scene.x - centre) / 0.85), 0)) * np.clip((split - scene.y) * 2 + 1, 0, 1)

@@ -20,10 +20,9 @@ from cxrlib.core.paths import one_process, sync, write_json
 from cxrlib.core.progress import bar
 from cxrlib.data.findings import FINDINGS, decode
 from cxrlib.data.metadata import BOX_FRAME
-from cxrlib.phantom.anatomy import draw_patient
 from cxrlib.phantom.config import PhantomConfig
 from cxrlib.phantom.film import MACHINES, render
-from cxrlib.phantom.patients import TRAITS, plan_visits
+from cxrlib.phantom.patients import TRAITS, draw_patient, plan_visits
 from cxrlib.phantom.signs import Lesion
 
 VERSION = 2  # of the drawing: another version draws other radiographs from the same seed
@@ -89,11 +88,19 @@ def _make(root, config, progress):
     # absolute: a worker that was started earlier may have another working directory
     folder = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent)).absolute()
     try:
-        _write_tables(visits, _draw(visits, config, folder, progress), folder)
+        visits["path"] = [f"images_{1 + row // 10_000:03d}/images/{name}" for row, name in enumerate(visits["image"])]
+        visits["rgba"] = np.arange(len(visits)) % 97 == 5  # NIH has a few such files, too
+        for path in visits["path"][::10_000]:  # not by the workers: an orphan of a killed process would bring it back
+            (folder / path).parent.mkdir(parents=True)
+        patients = [group.to_dict("records") for _, group in visits.groupby("patient")]
+        parallel = joblib.Parallel(n_jobs=config.workers or -1, return_as="generator", pre_dispatch="4*n_jobs")
+        drawn = parallel(joblib.delayed(_draw_visits)(group, config, folder) for group in patients)
+        shown = bar(drawn, progress, total=len(patients), desc="phantoms", unit=" patients")
+        _write_tables(visits, [row for rows in shown for row in rows], folder)
         shutil.copyfile(Path(__file__).with_name("set_readme.md"), folder / "README.md")
         known = {"hospital"} if config.hospital == "first" else set()  # of all sets that do not name it
-        drawn = {"version": VERSION, **config.model_dump(exclude=known), "images": len(visits)}
-        write_json(folder / "phantom.json", {"PHANTOM": "drawn by cxrlib; no patient", **drawn})
+        manifest = {"PHANTOM": "drawn by cxrlib; no patient", "version": VERSION, **config.model_dump(exclude=known)}
+        write_json(folder / "phantom.json", manifest | {"images": len(visits)})
         folder.chmod(0o755)
         for path in folder.rglob("*.*"):
             sync(path)
@@ -103,20 +110,8 @@ def _make(root, config, progress):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _draw(visits, config, folder, progress):
-    """Draws all visits; returns rows (image, finding, x, y, w, h), as text, in the 1024-pixel frame."""
-    visits["path"] = [f"images_{1 + row // 10_000:03d}/images/{name}" for row, name in enumerate(visits["image"])]
-    visits["rgba"] = np.arange(len(visits)) % 97 == 5  # NIH has a few such files, too
-    for path in visits["path"][::10_000]:  # not by the workers: one that outlived a killed process would bring it back
-        (folder / path).parent.mkdir(parents=True)
-    patients = [group.to_dict("records") for _, group in visits.groupby("patient")]
-    parallel = joblib.Parallel(n_jobs=config.workers or -1, return_as="generator", pre_dispatch="4*n_jobs")
-    drawn = parallel(joblib.delayed(_draw_visits)(group, config, folder) for group in patients)
-    shown = bar(drawn, progress, total=len(patients), desc="phantoms", unit=" patients")
-    return [row for rows in shown for row in rows]
-
-
 def _draw_visits(visits, config, folder):
+    """Draws one patient; returns the boxes as rows (image, finding, x, y, w, h) of text, in the 1024-pixel frame."""
     np.empty(30 << 20, np.uint8)  # freed at once; glibc then keeps the memory of freed maps, a fifth of a worker's time
     rows, note = [], PngImagePlugin.PngInfo()
     note.add_text("PHANTOM", "Drawn by cxrlib. Not a radiograph, not a patient.")
@@ -130,19 +125,15 @@ def _draw_visits(visits, config, folder):
 
 
 def render_visits(visits, config):
-    """Draws the visits of one patient, rows of `plan_visits` as dicts; yields each with what `render` returns.
-
-    The random numbers depend on the seed and the patient only.
-    """
+    """Draws the visits of one patient, rows of `plan_visits` as dicts; yields each with what `render` returns."""
     seed, number, n = config.seed, visits[0]["patient"], len(FINDINGS)
     patient = draw_patient(np.random.default_rng([seed, 2, number]), visits[0]["age"], visits[0]["sex"])
     traits = np.random.default_rng([seed, 3, number])
     sides, places, seeds = traits.integers(0, 2, n), traits.random((n, 2)).tolist(), traits.integers(2**31, size=n)
-    for visit in visits:
+    for visit in visits:  # each random number depends on the seed, the patient and the visit only
         found, strength = np.flatnonzero(visit["truth"]), visit["strength"].tolist()
         lesions = [Lesion(FINDINGS[i], strength[i], sides[i], places[i], seeds[i]) for i in found]
-        rng = np.random.default_rng([seed, 4, number, visit["follow_up"]])
-        machine = MACHINES[config.hospital]
+        rng, machine = np.random.default_rng([seed, 4, number, visit["follow_up"]]), MACHINES[config.hospital]
         yield visit, *render(patient, visit["view"], lesions, config.size, rng, visit["drain"], machine)
 
 

@@ -1,8 +1,7 @@
 """The healthy chest of one patient in one exposure, as maps of path lengths, and a pen that draws fine lines on it.
 
-Lengths are centimetres in the patient: x to the image's right (the patient's left) from the midline, y downwards from
-the apices of the lungs. Each map is (size, size) float32 and holds the length of each ray inside a body; `film` turns
-their sum into a radiograph. Side 0 is the patient's right, 1 the left.
+Lengths are centimetres: x to the image's right (the patient's left) from the midline, y downwards from the apices of
+the lungs. A map, (size, size) float32, holds the length of each ray inside a body. Side 0 is the patient's right.
 """
 
 import math
@@ -20,12 +19,11 @@ def enlarged(coarse, size):
 
 
 class Scene:
-    """One exposure of one patient; `x` and `y` are the coordinates of its pixels in cm.
+    """One exposure of one patient: the maps `body`, `lungs` (right, left), `heart`, `bone` and `vessels`.
 
-    The maps `body`, `lungs` (right, left), `heart`, `bone` and `vessels` are drawn at once. The painters of `signs`
-    change these, which begin at zero: `fill`, the share of the lung's air replaced by fluid or tissue; `soft`, further
-    soft tissue in cm (negative: air in its place); and `air`, the share of lung without vessels and tissue.
-    A window is a pair of slices (rows, columns) around a shape; it is empty where the shape lies outside the film.
+    The painters of `signs` change `fill`, the share of the lung's air replaced by fluid or tissue; `soft`, further soft
+    tissue (negative: air in its place); and `air`, the share of lung without vessels and tissue. `x` and `y` are the
+    pixels' coordinates; a window is a pair of slices around a shape, empty where that lies outside the film.
     """
 
     def __init__(self, patient, exposure, size):

@@ -90,10 +90,7 @@ def _mask(scene, window, inside):
 
 
 def _airspace(scene, f, rng, size, down, border):
-    """An airspace opacity: its map from 0 to 1, its centre (side, across, down), and its horizontal half axis, cm.
-
-    `size` and `down` are the ranges of the half axis and of the height; `border` is as in `_cloud`.
-    """
+    """An opacity: its map from 0 to 1, centre (side, across, down), and half axis in cm; `size`, `down`: ranges."""
     a = f.grade(*size) * rng.uniform(0.85, 1.2)
     axes = (a, a * rng.uniform(0.75, 1.15))
     place = (f.side, *_spot(f.place, (0.38, 0.72), down))
@@ -101,7 +98,7 @@ def _airspace(scene, f, rng, size, down, border):
 
 
 def _bronchogram(scene, rng, place, reach):
-    """Air in the bronchi inside filled lung: branching lines away from the hilum, a map from 0 to 1."""
+    """Air in the bronchi of filled lung, a map from 0 to 1: branching lines away from the hilum."""
     hilum, (x, y) = scene.in_lung(place[0], 0.2, 0.47), scene.in_lung(*place)
     toward = np.arctan2(y - hilum[1], x - hilum[0])
     angle = toward + rng.normal(0, 0.5, (4, 1)) * np.linspace(0.2, 1.8, 6)

@@ -14,10 +14,10 @@ import cxrlib.phantom.patients as cohort
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import read_boxes, read_entries, read_expert_labels, read_lists, reference_entries
-from cxrlib.phantom.anatomy import draw_exposure, draw_patient
 from cxrlib.phantom.config import PhantomConfig
 from cxrlib.phantom.film import MACHINES, render
 from cxrlib.phantom.generate import make_phantoms
+from cxrlib.phantom.patients import draw_exposure, draw_patient
 from cxrlib.phantom.scene import Scene
 from cxrlib.phantom.signs import Lesion, reshape
 
