@@ -24,13 +24,7 @@ class CamExplorer(HeatExplorer):
     """A radiograph under the heat map of one finding, with scores, labels and boxes.
 
     The maps of all fourteen findings come from one pass and are kept: another finding or opacity needs no new pass.
-
-    Args:
-        model: the model to explain.
-        images: name -> (h, w) uint8 at the model's image size, such as an `ImageCache`.
-        predictions: scores and labels of the images to step through.
-        thresholds: to tell true from false positives.
-        boxes: as `read_boxes` returns them.
+    images: name -> (h, w) uint8 at the model's image size, such as an `ImageCache`; boxes: as of `read_boxes`.
     """
 
     def __init__(
@@ -45,11 +39,11 @@ class CamExplorer(HeatExplorer):
             raise InputError("there is no image to explore; expected predictions with at least one row")
         self._model, self._images, self.predictions, self._thresholds = model, images, predictions, thresholds
         self._positive = thresholds.apply(predictions)
-        names = np.array([["true negative", "false negative"], ["false positive", "true positive"]])
-        named = names[self._positive, (predictions.labels == 1).astype(int)]
+        names = np.array(["true negative", "false negative", "false positive", "true positive"])
+        named = names[2 * self._positive + (predictions.labels == 1)]
         self._outcomes = np.where(predictions.known, named, "label unknown")
-        boxes = pd.DataFrame(columns=["image", "finding"]) if boxes is None else boxes
-        self._boxes = {key: of.to_dict("records") for key, of in boxes.groupby(["image", "finding"])}
+        grouped = () if boxes is None else boxes.groupby(["image", "finding"])
+        self._boxes = {key: of_image.to_dict("records") for key, of_image in grouped}
         self._maps = lru_cache(KEPT)(self._make_maps)
         most = int((self._outcomes == "true positive").sum(axis=0).argmax())
         super().__init__(finding_choice(value=most, layout=CONTROL))
@@ -58,8 +52,7 @@ class CamExplorer(HeatExplorer):
         self._row = w.BoundedIntText(0, 0, len(predictions) - 1, description="Image", layout=CONTROL)
         self._method = w.Dropdown(options=list(METHODS), description="Method", layout=CONTROL)
         self._layer = w.Dropdown(options=layers, description="Layer", layout=CONTROL)
-        width = {"width": "90px"}
-        self._box = w.Checkbox(description="boxes", indent=False, disabled=not self._boxes, layout=width)
+        self._box = w.Checkbox(description="boxes", indent=False, disabled=not self._boxes, layout={"width": "90px"})
         for control in (self._row, self._method, self._layer, self._box):
             control.observe(lambda _: self._show(), "value")
         self._buttons = {}

@@ -20,22 +20,14 @@ from cxrlib.plots.style import BLUE, ORANGE, pretty
 SIDE = 448  # pixels of a radiograph under its heat map
 CONTROL = {"width": "330px"}
 WRAP = {"flex_flow": "row wrap", "align_items": "flex-start"}
-COLOURS = {
-    "NEGATIVE": BLUE,
-    "POSITIVE": ORANGE,
-    "PALE_NEGATIVE": to_hex(1 - 0.38 * (1 - np.array(to_rgb(BLUE)))),  # at 38 % on white, as in the histogram
-    "PALE_POSITIVE": to_hex(1 - 0.38 * (1 - np.array(to_rgb(ORANGE)))),
-    "INK": "#222222",
-    "SOFT": "#555555",
-    "RULE": "#c8c8c8",
-}
+COLOURS = {"NEGATIVE": BLUE, "POSITIVE": ORANGE, "INK": "#222222", "SOFT": "#555555", "RULE": "#c8c8c8"}
+for _name in ("NEGATIVE", "POSITIVE"):  # at 38 % on white, as in the histogram
+    COLOURS[f"PALE_{_name}"] = to_hex(1 - 0.38 * (1 - np.array(to_rgb(COLOURS[_name]))))
 _HEAT = colormaps["inferno"]
 _TEMPLATES = templates_in(Path(__file__).parent / "templates")
 _TEMPLATES.globals |= COLOURS | {"SIDE": SIDE, "HEAT_SCALE": ",".join(map(to_hex, _HEAT(np.linspace(0, 1, 9))))}
-_TEMPLATES.filters |= {
-    "number": lambda value, digits=2: "–" if np.isnan(value) else f"{value:.{digits}f}",
-    "score": thresholds.number,
-}
+_TEMPLATES.filters["score"] = thresholds.number
+_TEMPLATES.filters["number"] = lambda value, digits=2: "–" if np.isnan(value) else f"{value:.{digits}f}"
 STYLE = f"<style>{_TEMPLATES.get_template('explorer.css').render()}</style>"
 
 

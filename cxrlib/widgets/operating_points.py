@@ -1,7 +1,6 @@
 """Counts, rates, cost and curves of one finding at any threshold, and a session of choosing thresholds; no widgets.
 
 A threshold is looked up among the sorted scores, so that a slider moves over 25,000 images as smoothly as over 200.
-Curves and bars are places in SVG pixels.
 """
 
 import dataclasses
@@ -23,7 +22,6 @@ from cxrlib.evaluation.thresholds import NEVER, Thresholds, tune_thresholds
 SCALE = np.r_[np.arange(10) / 1000, np.arange(2, 20) / 200, np.arange(10, 60) / 100, np.arange(30, 51) / 50, NEVER]
 SHOWN = 12  # pictures of a gallery at most
 _GESTURE = 1.0  # seconds: moves of one slider at shorter intervals are undone together
-_BINS = 48
 _ENDS = np.array([0, 1])
 
 
@@ -79,7 +77,7 @@ class Curve:
 
     @cached_property
     def bars(self) -> tuple[str, str]:
-        """The histogram: bars of the images without the finding, upwards, and of those with it, downwards."""
+        """The histogram as paths: bars of the images without the finding, upwards, and of those with it, downwards."""
         return _bars(self._well, -1), _bars(self._ill, 1)
 
     @cached_property
@@ -100,17 +98,12 @@ class Curve:
         x, y = _roc(points["now"])
         slope = (1 - prevalence) / (miss_cost * prevalence)
         ends = np.clip(x + (_ENDS - y) / slope, 0, 1)
-        there = {}
+        roc = [*roc, ("other", _path(ends, y + slope * (ends - x)))]
+        in_roc, in_pr = ({name: place(point) for name, point in points.items()} for place in (_roc, _pr))
         if prevalence != self.prevalence:
-            there["elsewhere"] = _pr(points["now"].per(1000, prevalence))
             pr = pr + self._pr_lines(prevalence, "other")
-        return [
-            (
-                [*roc, ("other", _path(ends, y + slope * (ends - x)))],
-                _marks({n: _roc(one) for n, one in points.items()}),
-            ),
-            (pr, _marks(there | {name: _pr(point) for name, point in points.items()})),
-        ]
+            in_pr = {"elsewhere": _pr(points["now"].per(1000, prevalence))} | in_pr
+        return [(roc, _marks(in_roc)), (pr, _marks(in_pr))]
 
 
 def _roc(counts: Counts) -> tuple:
@@ -127,7 +120,6 @@ def _pixels(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _marks(places: dict[str, tuple]) -> list[tuple[str, list[float]]]:
-    """Names and pixels of points; those that are undefined are left out."""
     return [(name, _pixels(x, y).tolist()) for name, (x, y) in places.items() if not np.isnan(x + y)]
 
 
@@ -138,23 +130,17 @@ def _path(x: np.ndarray, y: np.ndarray) -> str:
     return "M" + "L".join(f"{a:g} {b:g}" for (a, b), _ in distinct)
 
 
-def _stretched(score: np.ndarray) -> np.ndarray:
-    """The place of a score on an axis from 0 to 1 that is stretched near 0."""
-    return np.clip(score, 0, 1) ** (1 / 3)
-
-
-def across(score: float) -> float:
-    """The pixel of a score in the histogram."""
-    return round(8 + 624 * float(_stretched(score)), 1)
+def across(score: float | np.ndarray) -> float | np.ndarray:
+    """The pixel of a score in the histogram, whose axis is stretched near 0."""
+    return 8 + 624 * np.clip(score, 0, 1) ** (1 / 3)
 
 
 def _bars(scores: np.ndarray, sign: int) -> str:
-    """The bars of a class as a path, to its own height: upwards (-1) or downwards (1)."""
-    counts = np.histogram(_stretched(scores), bins=_BINS, range=(0, 1))[0]
-    heights, step = sign * 62 * counts / max(counts.max(), 1), 624 / _BINS
-    return "".join(
-        f"M{8 + i * step + 0.5:.1f} 88v{height:.1f}h{step - 1:.1f}V88z" for i, height in enumerate(heights) if height
-    )
+    """The bars of a class, 13 pixels wide, to its own height: upwards (-1) or downwards (1)."""
+    counts, lefts = np.histogram(across(scores), bins=48, range=(8, 632))
+    heights = sign * 62 * counts / max(counts.max(), 1)
+    bars = zip(lefts, heights, strict=False)
+    return "".join(f"M{left + 0.5:.1f} 88v{height:.1f}h12.0V88z" for left, height in bars if height)
 
 
 class Session:

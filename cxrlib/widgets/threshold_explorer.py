@@ -23,7 +23,7 @@ from cxrlib.widgets.operating_points import SCALE, Session, across
 
 COSTS = (0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 500, 1000)
 PREVALENCES = (*range(1, 10), *range(10, 50, 5), *range(50, 200, 10), *range(200, 1000, 50))  # in 1,000 patients
-_TICKS = {tick: across(tick) for tick in (0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1)}
+_TICKS = {tick: round(across(tick), 1) for tick in (0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1)}
 _PANELS = macros("threshold.html")
 
 
@@ -213,7 +213,9 @@ class ThresholdExplorer(w.VBox):
             points = {name: choices[name][1] for name in ("0.5", "tuned", "cheapest", "now")}  # the topmost mark last
             charts = curve.charts(points, cost, prevalence)
         ranking = (self._ranking[name][k] for name in ("auroc", "ap"))
-        self._figures.value = _PANELS.figures(curve, _TICKS, threshold, across(threshold), now, charts, *ranking)
+        self._figures.value = _PANELS.figures(
+            curve, _TICKS, threshold, round(across(threshold), 1), now, charts, *ranking
+        )
         self._confusion.value = _PANELS.confusion(now, now.per(1000, prevalence), prevalence, curve.n)
         self._numbers.value = _PANELS.metrics(choices, cost, prevalence)
         changed, rows = session.changed(k)
