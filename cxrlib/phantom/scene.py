@@ -44,7 +44,11 @@ class Scene:
         self._row = ((self.y - _TOP) * np.float32(1 / _STEP)).astype(np.int32)
         bend = patient.scoliosis[0] * np.sin(self.heights / 12 + patient.scoliosis[1])
         self.bend = self.along(bend - bend[int((8 - _TOP) / _STEP)])
-        self._cage()
+        top = 0.9 * self.lung_height
+        rise = np.clip(self.heights / top, 0, 1)
+        width = patient.half_width * (1 + 0.02 * exposure.inflate) * np.sqrt(1 - (1 - rise) ** patient.apex)
+        self.cage_table = width * (1 + 0.004 * np.clip(self.heights - top, 0, 12))  # half width, widest above the domes
+        self.cage = self.along(np.maximum(self.cage_table, 0.01))
         self._trunk()
         self._lungs()
         self._mediastinum()
@@ -101,14 +105,6 @@ class Scene:
         self.fill += (1 - self.fill) * share
 
     # ---- the anatomy -------------------------------------------------------------------------------------------------
-    def _cage(self):
-        """Half width of the rib cage over height: pointed at the apex, widest above the domes."""
-        p, top = self.patient, 0.9 * self.lung_height
-        rise = np.clip(self.heights / top, 0, 1)
-        width = p.half_width * (1 + 0.02 * self.exposure.inflate) * np.sqrt(1 - (1 - rise) ** p.apex)
-        self.cage_table = width * (1 + 0.004 * np.clip(self.heights - top, 0, 12))
-        self.cage = self.along(np.maximum(self.cage_table, 0.01))
-
     def _trunk(self):
         """Neck, trunk, upper arms and breasts."""
         p, y = self.patient, self.heights

@@ -97,19 +97,6 @@ def _airspace(scene, f, rng, size, down, border):
     return _cloud(scene, rng, place, axes, *border), place, a
 
 
-def _bronchogram(scene, rng, place, reach):
-    """Air in the bronchi of filled lung, a map from 0 to 1: branching lines away from the hilum."""
-    hilum, (x, y) = scene.in_lung(place[0], 0.2, 0.47), scene.in_lung(*place)
-    toward = np.arctan2(y - hilum[1], x - hilum[0])
-    angle = toward + rng.normal(0, 0.5, (4, 1)) * np.linspace(0.2, 1.8, 6)
-    way = np.linspace(0, 1.7 * reach, 6)
-    xs = x - 0.9 * reach * np.cos(toward) + way * np.cos(angle)
-    ys = y - 0.9 * reach * np.sin(toward) + way * np.sin(angle)
-    pen = Pen(scene)
-    pen.lines(xs, ys, rng.uniform(0.12, 0.22, 4), 255)
-    return pen.map()
-
-
 # ---- painters --------------------------------------------------------------------------------------------------------
 def _atelectasis(scene, f, rng):
     x, y = scene.in_lung(f.side, *_spot(f.place, (0.42, 0.72), (0.78, 0.93)))
@@ -130,7 +117,15 @@ def _atelectasis(scene, f, rng):
 
 def _consolidation(scene, f, rng):
     opacity, place, reach = _airspace(scene, f, rng, size=(3.6, 6.0), down=(0.3, 0.85), border=(0.3, 0.5))
-    scene.replace_air(opacity * f.grade(0.4, 0.92) * (1 - 0.4 * _bronchogram(scene, rng, place, reach)))
+    hilum, (x, y) = scene.in_lung(f.side, 0.2, 0.47), scene.in_lung(*place)
+    toward = np.arctan2(y - hilum[1], x - hilum[0])
+    angle = toward + rng.normal(0, 0.5, (4, 1)) * np.linspace(0.2, 1.8, 6)
+    way = np.linspace(0, 1.7 * reach, 6)
+    xs = x - 0.9 * reach * np.cos(toward) + way * np.cos(angle)
+    ys = y - 0.9 * reach * np.sin(toward) + way * np.sin(angle)
+    air = Pen(scene)  # in the bronchi, whose branches lead away from the hilum
+    air.lines(xs, ys, rng.uniform(0.12, 0.22, 4), 255)
+    scene.replace_air(opacity * f.grade(0.4, 0.92) * (1 - 0.4 * air.map()))
     return [opacity > 0.4]
 
 

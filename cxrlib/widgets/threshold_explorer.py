@@ -1,7 +1,7 @@
 """`ThresholdExplorer`: move a threshold and see at once what it finds, what it misses and what it costs."""
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import ipywidgets as w
@@ -89,14 +89,14 @@ class ThresholdExplorer(w.VBox):
         self._on_change(self._finding, self._choose)
         tip = "Apply the four buttons before this box to all fourteen findings"
         self._all = w.Checkbox(description="all fourteen", indent=False, layout={"width": "110px"}, tooltip=tip)
-        session, half = self.session, np.full(len(FINDINGS), 0.5)
+        session = self.session
         given = "tuned (grid)" if session.tuned.grid else "as given"
         saves = f"Write {self._save_to}" if self._save_to else "Disabled: the explorer was opened without save_to"
         least = "The threshold of least expected cost at this cost of a miss and this prevalence"
         buttons = [
             (given, "The thresholds this explorer was opened with", lambda: self._take(session.tuned.values)),
             ("tuned (exact)", "The best of all scores of these images", lambda: self._take(session.exact.values)),
-            ("0.5", "The conventional threshold", lambda: self._take(half)),
+            ("0.5", "The conventional threshold", lambda: self._take(0.5)),
             ("cheapest", least, lambda: self._take(self._cheapest())),
             ("undo", "One step back", self._undo),
             ("save", saves, self._save),
@@ -109,36 +109,32 @@ class ThresholdExplorer(w.VBox):
         name = w.Button(description=pretty(FINDINGS[k]), tabbable=False, layout={"width": "142px"}, tooltip="Choose")
         name.on_click(lambda _: self._choose(k))
         tip = f"Threshold of {pretty(FINDINGS[k])}"
-        slider = self._slider(SCALE, lambda value: self._move(k, value), tip, width="112px")
+        slider = self._slider(SCALE, lambda value: self._move(value, k), tip, width="112px")
         row = w.HBox([name, slider, w.HTML()], layout={"height": "27px", "overflow": "hidden"})
         row.add_class("cxr-row")
         return row
 
     def _detail(self) -> w.VBox:
-        move = lambda value: self._move(self.chosen, value)  # noqa: E731
-        self._threshold = self._slider(SCALE, move, "Threshold of the chosen finding", "Threshold")
+        self._threshold = self._slider(SCALE, self._move, "Threshold of the chosen finding", "Threshold")
         self._typed = w.BoundedFloatText(min=0, max=1, step=0.001, layout={"width": "90px"}, tooltip="Threshold, typed")
-        self._on_change(self._typed, move)
-        price = "Cost of a missed finding, in false alarms"
-        self._ratio = self._slider(COSTS, lambda value: self._set(self._miss_costs, value), price, "Cost of a miss")
-        share, to_share = (
-            "Patients with the finding, per 1,000",
-            lambda value: self._set(self._prevalences, value / 1000),
+        self._on_change(self._typed, self._move)
+        price, share = "Cost of a missed finding, in false alarms", "Patients with the finding, per 1,000"
+        self._ratio = self._slider(COSTS, partial(self._set, self._miss_costs), price, "Cost of a miss")
+        self._prevalence = self._slider(
+            PREVALENCES, lambda n: self._set(self._prevalences, n / 1000), share, "Prevalence"
         )
-        self._prevalence = self._slider(PREVALENCES, to_share, share, "Prevalence")
         self._ratio_text, self._prevalence_text = w.HTML(), w.HTML()
-        here = lambda: self._set(self._prevalences, self.session.curves[self.chosen].prevalence)  # noqa: E731
-        self._as_here = plain_button("as here", "The prevalence of these images", here)
-        lines = [
-            [self._threshold, self._typed],
-            [self._ratio, self._ratio_text],
-            [self._prevalence, self._prevalence_text, self._as_here],
-        ]
+        self._as_here = plain_button(
+            "as here", "The prevalence of these images", lambda: self._set(self._prevalences, None)
+        )
+        prevalence = [self._prevalence, self._prevalence_text, self._as_here]
+        lines = [[self._threshold, self._typed], [self._ratio, self._ratio_text], prevalence]
         lines = [w.HBox(line, layout={"align_items": "center"}) for line in lines]
         return w.VBox([*lines, self._figures, self._numbers], layout={"flex": "1 1 640px"})
 
     # ---- actions of the user ---------------------------------------------------------------------------------------
-    def _move(self, k: int, value: float) -> None:
+    def _move(self, value: float, k: int | None = None) -> None:
+        k = self.chosen if k is None else k
         self.session.move(k, value)
         self._choose(k)
 
@@ -147,11 +143,12 @@ class ThresholdExplorer(w.VBox):
         self.chosen = k
         self._update()
 
-    def _set(self, values: np.ndarray, value: float) -> None:
-        values[self.chosen] = value
+    def _set(self, values: np.ndarray, value: float | None) -> None:
+        """Set a cost or prevalence of the chosen finding; None is the prevalence of the images."""
+        values[self.chosen] = self.session.curves[self.chosen].prevalence if value is None else value
         self._update()
 
-    def _take(self, values: np.ndarray) -> None:
+    def _take(self, values: np.ndarray | float) -> None:
         which = self._all.value | (np.arange(len(FINDINGS)) == self.chosen)
         self.session.choose(np.where(which, values, self.session.values))
         self._update()
