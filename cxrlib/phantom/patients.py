@@ -1,6 +1,7 @@
-"""The patients and visits of a phantom data set, sampled from NIH's metadata, with true and mined labels."""
+"""The patients of a phantom data set: visits with true and mined labels, sampled from NIH's metadata, and anatomy."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,6 @@ from cxrlib.data.metadata import reference_entries
 FIRST_PATIENT = 90001  # NIH's last is 30805: no phantom has the name of a real image
 _CARRIERS = 0.11  # teaching: at least this share of the patients has each finding at some visit
 _VISITS, _MOST_VISITS = 2.4, 10  # teaching: mean and maximum number of visits per patient; NIH has 3.6 and 184
-_TEST_SHARE = 0.2
 _DISAGREEMENT = 0.35  # relative to NIH's, part of which is disagreement between the readers
 # kappa: Cohen's, of NIH's mined labels against three radiologists' majority on 810 test images (Nabulsi et al. 2021);
 # confused_with: findings beside which false positive labels are likelier; second: how much likelier a patient with the
@@ -22,9 +22,8 @@ TRAITS = pd.read_csv(Path(__file__).with_name("findings.csv"), index_col="findin
 def plan_visits(config):
     """A DataFrame with one row per visit of the patients that a `PhantomConfig` describes.
 
-    Columns: image, patient, follow_up, age, sex, view, width, height, spacing_x, spacing_y, test (bool); truth,
-    mined (bool) and strength (0 to 1), arrays of 14 values in the order of FINDINGS; and drain, the side of a chest
-    tube (0 right, 1 left) or -1.
+    Columns: those of Data_Entry_2017.csv; test (bool); truth, mined (bool) and strength (0 to 1), arrays of 14 values
+    in the order of FINDINGS; and drain, the side of a chest tube (0 right, 1 left) or -1.
     """
     second = config.hospital == "second"
     rng = np.random.default_rng([config.seed, 1, 1] if second else [config.seed, 1])
@@ -40,26 +39,23 @@ def plan_visits(config):
 
 
 def _histories(rng, config):
-    """Visits of patients 0 .. n - 1, sampled from NIH's metadata, and the true findings: (n, 14) bool."""
-    n_patients, teaching = config.n_patients, config.prevalence == "teaching"
-    entries = reference_entries().sort_values(["patient", "image"], kind="stable").reset_index(drop=True)
+    """Visits of patients 0 .. n - 1, and the true findings: (visits, 14) bool."""
+    teaching = config.prevalence == "teaching"
+    entries = reference_entries().sort_values(["patient", "image"], kind="stable")
     if teaching:
-        entries = entries[entries.groupby("patient").cumcount() < _MOST_VISITS].reset_index(drop=True)
-    labels = entries[list(FINDINGS)].to_numpy(bool)
-    starts = np.flatnonzero(~entries["patient"].duplicated().to_numpy())
-    counts = np.diff(np.append(starts, len(entries)))
-    carries = np.logical_or.reduceat(labels, starts)
-    weights = _lifted(carries, counts) if teaching else np.ones(len(starts))
+        entries = entries[entries.groupby("patient").cumcount() < _MOST_VISITS]
+    labels, patients = entries[list(FINDINGS)].to_numpy(bool), entries.groupby("patient")
+    counts, carries = patients.size().to_numpy(), patients[list(FINDINGS)].any().to_numpy()
+    weights = _lifted(carries, counts) if teaching else np.ones(len(counts))
     if config.hospital == "second":
         weights = weights * np.where(carries, TRAITS["second"], 1).prod(axis=1)
-    chosen = _systematic(rng, weights, counts, n_patients)
-    rows = np.concatenate([np.arange(starts[i], starts[i] + counts[i]) for i in chosen])
+    chosen = _systematic(rng, weights, counts, config.n_patients)
+    each = np.split(np.arange(len(entries)), np.cumsum(counts)[:-1])
     columns = ["age", "sex", "view", "width", "height", "spacing_x", "spacing_y"]
-    visits = entries.loc[rows, columns].reset_index(drop=True)
-    visits["patient"] = np.repeat(np.arange(n_patients), counts[chosen])
+    visits = entries[columns].iloc[np.concatenate([each[i] for i in chosen])].reset_index(drop=True)
+    visits["patient"] = np.repeat(np.arange(len(chosen)), counts[chosen])
     visits["follow_up"] = visits.groupby("patient").cumcount()
-    truth = np.concatenate([_episodes(labels[starts[i] : starts[i] + counts[i]]) for i in chosen])
-    return visits, truth
+    return visits, np.concatenate([_episodes(labels[each[i]]) for i in chosen])
 
 
 def _lifted(carries, counts):
@@ -95,24 +91,17 @@ def _episodes(labels):
 
 
 def _mine(rng, who, truth, strength, bedside, noise):
-    """Mined labels (n, 14) bool, and the side of a chest drain or -1 for each visit.
-
-    Subtle findings are missed more often. False positives are likelier where a similar finding is present and, for
-    pneumothorax, where there is a drain (Oakden-Rayner 2017). Most errors persist over the visits of a patient, as
-    reports repeat earlier ones.
-    """
+    """Mined labels (n, 14) bool, and the side of a chest drain or -1 for each visit; data/README.md has the rules."""
     n_patients = who.max() + 1
     copied = rng.random((2, n_patients, len(FINDINGS)))[:, who]
     fresh = rng.random((2, *truth.shape))
     chance = np.where(rng.random((n_patients, len(FINDINGS)))[who] < 0.95, copied, fresh)
     had_drain = (rng.random(n_patients) < 0.08)[who] & (rng.random(len(who)) < 0.8)
-    pneumothorax = FINDINGS.index("Pneumothorax")
-    drained = had_drain | (truth[:, pneumothorax] & (chance[0, :, pneumothorax] < 0.35))
+    air = FINDINGS.index("Pneumothorax")
+    drained = had_drain | (truth[:, air] & (chance[0, :, air] < 0.35))
     drain = np.where(drained, rng.integers(0, 2, n_patients)[who], -1)
     mined = truth.copy()
-    if not noise:
-        return mined, drain
-    for column, (finding, traits) in enumerate(TRAITS.iterrows()):
+    for column, (finding, traits) in enumerate(TRAITS.iterrows() if noise else ()):
         true = truth[:, column]
         error = _DISAGREEMENT * (1 - traits["kappa"])
         miss = true * np.square(1.15 - strength[:, column])
@@ -131,14 +120,96 @@ def _mine(rng, who, truth, strength, bedside, noise):
 
 def _test_patients(rng, who, labels):
     """The patients of the test split, (patients,) bool: a fifth of those with each finding, the rarest first."""
-    n_patients = who.max() + 1
-    carries = np.zeros((n_patients, len(FINDINGS)), dtype=bool)
-    np.logical_or.at(carries, who, labels)
-    test, placed = np.zeros(n_patients, dtype=bool), np.zeros(n_patients, dtype=bool)
+    carries = pd.DataFrame(labels).groupby(who).any().to_numpy()
+    test, placed = np.zeros((2, len(carries)), dtype=bool)
     rarest = np.argsort(carries.sum(axis=0), kind="stable")
-    for group in [*carries.T[rarest], np.ones(n_patients, dtype=bool)]:
+    for group in [*carries.T[rarest], np.ones(len(carries), dtype=bool)]:
         free = rng.permutation(np.flatnonzero(group & ~placed))
-        lacking = round(_TEST_SHARE * group.sum()) - (group & test).sum()
+        lacking = round(0.2 * group.sum()) - (group & test).sum()
         test[free[: max(lacking, 0)]] = True
         placed[free] = True
     return test
+
+
+# ---- anatomy ---------------------------------------------------------------------------------------------------------
+def draw_patient(rng, age, sex):
+    """A random anatomy, which stays over the visits, for an age in years and a sex, "M" or "F"; lengths in cm."""
+    male = sex == "M"
+    grown = float(np.clip(0.45 + age / 34, 0.55, 1.0))  # children are small
+    normal = rng.normal
+    fat = float(np.clip(rng.gamma(3.0, 0.75), 0.5, 6.0))
+    return SimpleNamespace(
+        half_width=grown * normal(14.2 if male else 12.8, 0.75),  # of the rib cage, inside
+        height=grown * normal(23.5 if male else 21.5, 1.5),  # of the lungs, apex to dome, at full inspiration
+        depth=grown * normal(18.5 if male else 17.0, 1.2) + 1.1 * fat,  # of the trunk, front to back
+        fat=grown * (0.8 + fat),  # between rib cage and skin
+        neck=grown * normal(6.2 if male else 5.2, 0.5),  # half width
+        shoulder=normal(2.2, 1.3),  # height of the shoulders above the apices
+        apex=normal(2.45, 0.25),  # exponent: how pointed the lungs are
+        heart=grown * normal(1.0, 0.07),  # scale
+        tilt=normal(0.65, 0.16),  # of the heart's axis, radians
+        knob=grown * (1.35 + 0.012 * age + normal(0, 0.2)),  # radius of the aortic arch
+        unfolding=max(0.0, normal(0.012 * max(age - 35, 0), 0.25)),  # of the aorta with age
+        mediastinum=grown * (normal(2.5, 0.3) + 0.1 * fat),  # half width of its upper part
+        scoliosis=(abs(normal(0, 0.7)), rng.uniform(0, 6.3)),  # amplitude, phase
+        domes=(normal(0.7, 0.5), normal(-0.6, 0.5)),  # height of the right and the left one above their mean
+        dome_curve=normal(1.0, 0.2),
+        breast=0.0 if male else float(np.clip(rng.gamma(4.0, 0.45), 0.3, 4.0)) * (age > 13),
+        breast_place=(normal(8.8, 0.7), normal(19.0, 1.5), normal(6.3, 0.6)),
+        bubble=(normal(6.0, 1.2), min(rng.gamma(3, 0.8), 5.0), rng.uniform(0.35, 0.9)),  # gastric: x, radius, flatness
+        rib_shift=rng.uniform(-0.8, 0.8),
+        rib_spacing=normal(2.42, 0.13),
+        rib_drop=float(np.clip(normal(0.036, 0.009), 0.015, 0.06)),
+        rib_widths=rng.normal(1.0, 0.12, (2, 12)),
+        bone=float(np.clip(normal(1.08 - 0.004 * age, 0.14), 0.5, 1.4)),  # mineral content
+        clavicle=(normal(3.0, 0.8), normal(0.22, 0.09), normal(0.6, 0.25), normal(0.55, 0.06)),
+        arms=normal(0.0, 1.0),
+        hardware=str(rng.choice(["", "wires", "pacemaker", "port", "clips"], p=[0.84, 0.05, 0.04, 0.04, 0.03])),
+        # calcified granulomas: side, place along and across the lung, radius
+        marks=[(rng.integers(2), *rng.uniform((0.15, 0.3, 0.15), (0.9, 0.9, 0.35))) for _ in range(rng.poisson(0.7))],
+        vessels=[_vessel_tree(rng, side) for side in (0, 1)],
+        texture=rng.integers(2**31),  # seed of the parenchyma's texture
+    )
+
+
+def _vessel_tree(rng, side):
+    """Segments (n, 5) of vessels that fork from the hilum outwards: start and end in lung coordinates, width in cm."""
+    angles = np.linspace(-1.35, 1.45, 8) + rng.normal(0, 0.1, 8)
+    start = np.column_stack([np.full(8, 0.24), 0.47 - 0.04 * side + 0.12 * np.sin(angles)])
+    width = rng.uniform(0.45, 0.75, 8)
+    length = rng.uniform(0.15, 0.24, 8)
+    segments = []
+    for _ in range(5):
+        step = np.column_stack([np.cos(angles), 1.05 * np.sin(angles)]) * length[:, None]
+        middle = start + step / 2 + rng.normal(0, 0.012, start.shape)
+        end = start + step
+        segments += [np.column_stack([start, middle, width]), np.column_stack([middle, end, width * 0.9])]
+        fork = rng.normal(0.36, 0.14, len(angles))
+        angles = np.concatenate([angles + fork, angles - fork * rng.uniform(0.3, 1.0, len(fork))])
+        start = np.concatenate([end, end])
+        width = np.concatenate([width * 0.68, width * 0.74]) * rng.uniform(0.85, 1.1, len(angles))
+        length = np.concatenate([length * 0.78, length * 0.86]) * rng.uniform(0.75, 1.2, len(angles))
+    return np.concatenate(segments).astype(np.float32)
+
+
+def draw_exposure(rng, patient, view):
+    """The random conditions of one exposure, some of which the findings change; AP is the bedside's, PA upright."""
+    portable = view == "AP"
+    normal, spread = rng.normal, 2.0 if portable else 1.0
+    width = 2.72 * patient.half_width + normal(1.4, 1.2) + 0.35 * patient.fat
+    return SimpleNamespace(
+        view=view,
+        field=(width, width * normal(0.99, 0.045)),  # width and height of the film, cm
+        origin=(normal(0, 0.6 * spread), patient.height * 0.5 + normal(3.0, spread)),  # centre of the film, cm
+        angle=float(np.deg2rad(normal(0, 1.3 * spread))),
+        breath=float(np.clip(normal(0.88 if portable else 0.99, 0.05), 0.66, 1.08)),  # relative to full inspiration
+        turn=normal(0, 0.55 * spread),  # shift of the mediastinum by axial rotation, cm
+        heart_scale=(normal(1.13 if portable else 1.0, 0.025), normal(1.0, 0.02)),  # relative width and height
+        shift=0.0,  # of the mediastinum by a finding, cm
+        domes=[0.0, 0.0],  # elevation of the right and the left dome, cm
+        flatten=1.0,  # curvature of the domes, relative
+        inflate=0.0,  # additional height of the lungs, cm
+        density=1.0,  # of the lung, relative
+        pruning=0.0,  # share of the small vessels lost
+        engorged=1.0,  # width of the vessels, relative
+    )

@@ -15,13 +15,10 @@ PLACES = ("lungs", "heart border", "devices", "letters", "elsewhere")
 
 
 def places(root: str | Path, images: Iterable[str], size: int) -> dict[str, dict[str, np.ndarray]]:
-    """Masks of the regions of some phantoms; each pixel is in exactly one region.
+    """The regions of images in a folder of `make_phantoms`: {image: {place: mask}}, masks (size, size) bool.
 
-    Returns {image: {place: mask}}, masks (size, size) bool, for file names of images in a folder that `make_phantoms`
-    wrote. A pixel belongs to letters before devices, heart border (a fortieth of the image to either side of it) and
-    lungs; elsewhere is the rest, with the inside of the heart.
-
-    Raises InputError if `root` holds no phantoms of this version, or one of the images is not among them.
+    A pixel is in one place: letters before devices, heart border (a fortieth of the image to either side of it) and
+    lungs; elsewhere is the rest, with the inside of the heart. Raises InputError if `root` does not hold the images.
     """
     config, _ = read_manifest(root)
     visits, images = plan_visits(config), list(images)
@@ -31,16 +28,13 @@ def places(root: str | Path, images: Iterable[str], size: int) -> dict[str, dict
     drawn = {}
     for _, group in visits[visits["image"].isin(images)].groupby("patient"):
         drawn |= {visit["image"]: masks for visit, _, _, masks in render_visits(group.to_dict("records"), config)}
-    return {image: _apart({name: _resized(mask, size) for name, mask in drawn[image].items()}) for image in images}
+    return {image: _apart(drawn[image], size) for image in images}
 
 
-def _resized(mask, size):
-    """The mask at another size, True where at least a third of a pixel is covered."""
-    return np.asarray(Image.fromarray(255 * mask.astype(np.uint8)).resize((size, size), Image.Resampling.BOX)) > 85
-
-
-def _apart(masks):
-    """The masks made disjoint, with the heart's border and the rest of the image."""
+def _apart(masks, size):
+    """The masks at another size, disjoint, with the heart's border and the rest of the image."""
+    films = {name: Image.fromarray(255 * mask.astype(np.uint8)) for name, mask in masks.items()}
+    masks = {name: np.asarray(film.resize((size, size), Image.Resampling.BOX)) > 85 for name, film in films.items()}
     heart = masks["heart"]
     wide = max(1, len(heart) // 40)
     border = binary_dilation(heart, iterations=wide) & ~binary_erosion(heart, iterations=wide)
@@ -51,9 +45,9 @@ def _apart(masks):
 
 
 def energy_by_place(heat: np.ndarray, masks: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The share of a heat map's sum in each place, and its density: the share divided by that of the area.
+    """The share of a heat map's sum in each place, and, as "place density", the share divided by that of the area.
 
-    Returns {place: share, "place density": density}; NaN for an empty map, and for the density of an empty place.
+    NaN for an empty map, and for the density of an empty place.
     """
     total = heat.sum()
     shares = {name: float((heat * mask).sum() / total) if total else np.nan for name, mask in masks.items()}

@@ -1,15 +1,35 @@
-"""The fourteen findings as signs on a radiograph, drawn into a healthy chest.
+"""The fourteen findings as signs on a radiograph, drawn into a healthy chest; data/README.md has each sign's source.
 
 A finding is drawn in two steps. `reshape` changes the exposure's anatomy before the scene is built (a wide heart, flat
 domes, a shifted mediastinum). The finding's painter changes the maps of the built scene: `fill`, `soft`, `air` and
 `vessels`. It returns one mask per lesion, from which the boxes are made, or "heart" where the box is that of the heart.
-data/README.md has the source of each sign.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 
-from cxrlib.phantom.grid import OUTWARDS, Pen
-from cxrlib.phantom.lesions import ball, between, cloud, patches
+from cxrlib.phantom.scene import OUTWARDS, Pen, enlarged
+
+
+@dataclass
+class Lesion:
+    """One finding of one patient at one visit. Side, place and seed are constant over the patient's visits."""
+
+    finding: str
+    strength: float  # 0 (hardly visible) to 1 (gross)
+    side: int  # 0 right, 1 left
+    place: tuple  # two numbers from 0 to 1, across and along the lung
+    seed: int  # for the fine structure
+
+    def grade(self, weak, gross):
+        """Linear interpolation by strength."""
+        return weak + (gross - weak) * self.strength
+
+
+def _spot(place, across, down):
+    """Lung coordinates of a place, given its range across and down the lung."""
+    return tuple(low + (high - low) * at for (low, high), at in zip((across, down), place, strict=True))
 
 
 def reshape(e, f):
@@ -17,151 +37,158 @@ def reshape(e, f):
     outwards, wide, tall = OUTWARDS[f.side], *e.heart_scale
     match f.finding:
         case "Atelectasis":
-            e.domes[f.side] += between(0.6, 2.6, f.strength)
-            e.shift += outwards * between(0.1, 1.2, f.strength)
+            e.domes[f.side] += f.grade(0.6, 2.6)
+            e.shift += outwards * f.grade(0.1, 1.2)
         case "Cardiomegaly":
-            factor = between(1.22, 1.65, f.strength)
+            factor = f.grade(1.22, 1.65)
             e.heart_scale = (wide * factor, tall * (1 + 0.35 * (factor - 1)))
         case "Edema":
-            e.engorged = max(e.engorged, between(1.05, 1.6, f.strength))
-            e.heart_scale = (wide * between(1.02, 1.12, f.strength), tall)
+            e.engorged = f.grade(1.05, 1.6)
+            e.heart_scale = (wide * f.grade(1.02, 1.12), tall)
         case "Effusion":
             e.shift -= outwards * max(0.0, f.strength - 0.55) * 1.8
         case "Emphysema":
-            e.inflate += between(0.6, 4.2, f.strength)
-            e.flatten = min(e.flatten, between(0.85, 0.12, f.strength))
-            e.density = min(e.density, between(0.9, 0.45, f.strength))
-            e.pruning = max(e.pruning, between(0.2, 0.6, f.strength))
-            e.heart_scale = (wide * between(0.97, 0.80, f.strength), tall * 1.04)
+            e.inflate, e.flatten = f.grade(0.6, 4.2), f.grade(0.85, 0.12)
+            e.density, e.pruning = f.grade(0.9, 0.45), f.grade(0.2, 0.6)
+            e.heart_scale = (wide * f.grade(0.97, 0.80), tall * 1.04)
         case "Fibrosis":
-            e.breath *= between(0.97, 0.86, f.strength)
+            e.breath *= f.grade(0.97, 0.86)
         case "Pneumothorax":
             e.shift -= outwards * max(0.0, f.strength - 0.6) * 2.5
 
 
-def _paint_atelectasis(scene, f, rng):
-    """Bands of collapsed lung above a raised dome, in crowded, denser lung."""
-    across, down = between(0.42, 0.72, f.place[0]), between(0.78, 0.93, f.place[1])
-    x, y = scene.in_lung(f.side, across, down)
-    total = np.zeros_like(scene.x)
-    for band in range(1 + (f.strength > 0.35) + (f.strength > 0.7)):
-        tilt = OUTWARDS[f.side] * rng.uniform(-0.35, 0.25)
-        cy = y - 1.7 * band + rng.normal(0, 0.2)
-        half, reach = between(0.25, 0.6, f.strength) * rng.uniform(0.7, 1.2), between(2.6, 4.6, f.strength)
-        level = scene.y - cy - np.float32(tilt) * (scene.x - np.float32(x))
-        end = np.clip((reach - np.abs(scene.x - np.float32(x))) / 1.2, 0, 1)
-        total = np.maximum(total, np.exp(-np.square(np.square(level / np.float32(half)))) * end)
-    base = np.clip(1.1 - np.hypot((scene.x - x) / 5.5, (scene.y - y - 1.0) / 3.4), 0, 1)
-    lung = scene.lungs[f.side] > 1
-    scene.soft += total * lung * between(0.7, 3.0, f.strength)
-    scene.replace_air(np.clip(between(0.15, 0.75, f.strength) * base, 0, 0.9) * (scene.out[f.side] > 0))
-    return [(np.maximum(total, base) > 0.4) & lung]
+# ---- shapes ----------------------------------------------------------------------------------------------------------
+def _patches(scene, rng, cells):
+    """A smooth random map, about 0 to 1, with about `cells` blobs along each side."""
+    return enlarged(rng.random((cells + 2, cells + 2), dtype=np.float32), scene.size)
+
+
+def _cloud(scene, rng, place, axes, softness, rough):
+    """An ill-defined cloud in one lung, a map from 0 to 1; `axes`: cm; softness and roughness: of its border."""
+    (x, y), (a, b) = np.float32(scene.in_lung(*place)), np.float32(axes)
+    q = ((scene.x - x) / a) ** 2 + ((scene.y - y) / b) ** 2
+    ragged = np.sqrt(q) + rough * (_patches(scene, rng, 14) - 0.5) + 0.3 * rough * (_patches(scene, rng, 40) - 0.5)
+    return np.clip((1 - ragged) / softness, 0, 1) * (scene.lungs[place[0]] > 0.6)
+
+
+def _ball(scene, centre, radius, rng, lobes):
+    """Adds a sphere of soft tissue, whose border waves by the share `lobes` of its radius; returns its mask."""
+    x, y = centre
+    window = scene.window(x, y, 1.5 * radius, 1.5 * radius)
+    dx, dy = scene.x[window] - x, scene.y[window] - y
+    angle = np.arctan2(dy, dx)
+    border = 1 + lobes * sum(np.sin(k * angle + rng.uniform(0, 6.3)) / k for k in (2, 3, 5))
+    inside = np.maximum(1 - (dx * dx + dy * dy) / (radius * border) ** 2, 0)
+    scene.soft[window] += (1.4 * radius + 1.0) * np.sqrt(inside)
+    return _mask(scene, window, inside)
+
+
+def _mask(scene, window, inside):
+    mask = np.zeros(scene.x.shape, dtype=bool)
+    mask[window] = inside > 0
+    return mask
 
 
 def _airspace(scene, f, rng, size, down, border):
-    """An airspace opacity: its map from 0 to 1, its centre (side, across, down), and its horizontal half axis, cm.
-
-    `size` and `down` are the ranges of the half axis and of the height; `border` is as in `cloud`.
-    """
-    a = between(*size, f.strength) * rng.uniform(0.85, 1.2)
+    """An opacity: its map from 0 to 1, centre (side, across, down), and half axis in cm; `size`, `down`: ranges."""
+    a = f.grade(*size) * rng.uniform(0.85, 1.2)
     axes = (a, a * rng.uniform(0.75, 1.15))
-    place = (f.side, between(0.38, 0.72, f.place[0]), between(*down, f.place[1]))
-    return cloud(scene, rng, place, axes, border) * (scene.lungs[f.side] > 0.6), place, a
+    place = (f.side, *_spot(f.place, (0.38, 0.72), down))
+    return _cloud(scene, rng, place, axes, *border), place, a
 
 
-def _bronchogram(scene, rng, place, reach):
-    """Air in the bronchi inside filled lung: branching lines away from the hilum, a map from 0 to 1."""
-    hilum, (x, y) = scene.in_lung(place[0], 0.2, 0.47), scene.in_lung(*place)
+# ---- painters --------------------------------------------------------------------------------------------------------
+def _atelectasis(scene, f, rng):
+    x, y = scene.in_lung(f.side, *_spot(f.place, (0.42, 0.72), (0.78, 0.93)))
+    aside = scene.x - np.float32(x)
+    total = np.zeros_like(scene.x)
+    for band in range(1 + (f.strength > 0.35) + (f.strength > 0.7)):
+        tilt = OUTWARDS[f.side] * rng.uniform(-0.35, 0.25)
+        level = scene.y - (y - 1.7 * band + rng.normal(0, 0.2)) - tilt * aside
+        half = np.float32(f.grade(0.25, 0.6) * rng.uniform(0.7, 1.2))
+        end = np.clip((f.grade(2.6, 4.6) - np.abs(aside)) / 1.2, 0, 1)
+        total = np.maximum(total, np.exp(-np.square(np.square(level / half))) * end)
+    base = np.clip(1.1 - np.hypot((scene.x - x) / 5.5, (scene.y - y - 1.0) / 3.4), 0, 1)
+    lung = scene.lungs[f.side] > 1
+    scene.soft += total * lung * f.grade(0.7, 3.0)
+    scene.replace_air(np.clip(f.grade(0.15, 0.75) * base, 0, 0.9) * (scene.out[f.side] > 0))
+    return [(np.maximum(total, base) > 0.4) & lung]
+
+
+def _consolidation(scene, f, rng):
+    opacity, place, reach = _airspace(scene, f, rng, size=(3.6, 6.0), down=(0.3, 0.85), border=(0.3, 0.5))
+    hilum, (x, y) = scene.in_lung(f.side, 0.2, 0.47), scene.in_lung(*place)
     toward = np.arctan2(y - hilum[1], x - hilum[0])
     angle = toward + rng.normal(0, 0.5, (4, 1)) * np.linspace(0.2, 1.8, 6)
     way = np.linspace(0, 1.7 * reach, 6)
     xs = x - 0.9 * reach * np.cos(toward) + way * np.cos(angle)
     ys = y - 0.9 * reach * np.sin(toward) + way * np.sin(angle)
-    pen = Pen(scene)
-    pen.lines(xs, ys, rng.uniform(0.12, 0.22, 4), 255)
-    return pen.map()
-
-
-def _paint_consolidation(scene, f, rng):
-    """Dense, homogeneous, lobar filling that hides vessels, with air bronchograms."""
-    opacity, place, reach = _airspace(scene, f, rng, size=(3.6, 6.0), down=(0.3, 0.85), border=(0.3, 0.5))
-    share = opacity * np.float32(between(0.4, 0.92, f.strength))
-    scene.replace_air(share * (1 - 0.4 * _bronchogram(scene, rng, place, reach)))
+    air = Pen(scene)  # in the bronchi, whose branches lead away from the hilum
+    air.lines(xs, ys, rng.uniform(0.12, 0.22, 4), 255)
+    scene.replace_air(opacity * f.grade(0.4, 0.92) * (1 - 0.4 * air.map()))
     return [opacity > 0.4]
 
 
-def _paint_pneumonia(scene, f, rng):
-    """One focal, patchy, ill-defined opacity, mostly in a lower lobe."""
+def _pneumonia(scene, f, rng):
     opacity, _, _ = _airspace(scene, f, rng, size=(2.8, 5.2), down=(0.5, 0.85), border=(0.6, 1.3))
-    share = opacity * np.float32(between(0.42, 0.75, f.strength))
-    scene.replace_air(share * (0.55 + 0.6 * patches(scene, rng, 30)))
+    scene.replace_air(opacity * f.grade(0.42, 0.75) * (0.55 + 0.6 * _patches(scene, rng, 30)))
     return [opacity > 0.3]
 
 
-def _paint_infiltration(scene, f, rng):
-    """Faint, patchy, ill-defined haze with streaks along the vessels, in one lung or both."""
-    across, down = between(0.35, 0.65, f.place[0]), between(0.35, 0.8, f.place[1])
-    axes = between(3.4, 5.0, f.strength), between(3.6, 6.0, f.strength)
+def _infiltration(scene, f, rng):
+    spot, axes = _spot(f.place, (0.35, 0.65), (0.35, 0.8)), (f.grade(3.4, 5.0), f.grade(3.6, 6.0))
     masks = []
     for side in (0, 1) if f.seed % 3 == 0 else (f.side,):
-        haze = cloud(scene, rng, (side, across, down), axes, (0.8, 1.2)) * (scene.lungs[side] > 0.6)
-        patchy = np.clip(1.3 * (patches(scene, rng, 17) + patches(scene, rng, 41)) - 0.8, 0, 1)
-        scene.replace_air(np.float32(between(0.22, 0.5, f.strength)) * haze * patchy)
+        haze = _cloud(scene, rng, (side, *spot), axes, 0.8, 1.2)
+        patchy = np.clip(1.3 * (_patches(scene, rng, 17) + _patches(scene, rng, 41)) - 0.8, 0, 1)
+        scene.replace_air(f.grade(0.22, 0.5) * haze * patchy)
         scene.soft += 0.8 * f.strength * haze * scene.vessels
         masks.append(haze > 0.3)
     return masks
 
 
-def _paint_edema(scene, f, rng):
-    """Haze around both hila (bat's wings), blurred and wide vessels, septal lines at the bases."""
-    rough = 0.55 + 0.8 * patches(scene, rng, 22)
+def _edema(scene, f, rng):
+    rough = 0.55 + 0.8 * _patches(scene, rng, 22)
     for side in (0, 1):
         x, y = scene.in_lung(side, 0.42, 0.52)
         q = ((scene.x - x) / 4.4) ** 2 + ((scene.y - y) / 6.8) ** 2
-        scene.replace_air(np.clip(np.exp(-q) * rough * between(0.12, 0.8, f.strength), 0, 0.92))
+        scene.replace_air(np.clip(np.exp(-q) * rough * f.grade(0.12, 0.8), 0, 0.92))
     pen = Pen(scene)
-    for _ in range(int(between(3, 34, f.strength))):
-        side = int(rng.integers(2))
-        ends = np.array([0.97, 0.97 - rng.uniform(0.08, 0.14)])
+    for _ in range(int(f.grade(3, 34))):  # septal lines
+        side, ends = rng.integers(2), np.array([0.97, 0.97 - rng.uniform(0.08, 0.14)])
         x, y = scene.in_lung(side, ends, np.full(2, rng.uniform(0.66, 1.02)))
         pen.lines([x], [y + np.array([0, rng.normal(0, 0.1)])], 0.1, 230)
     scene.soft += 0.9 * pen.map()
-    scene.vessels *= np.float32(1 - 0.3 * f.strength)
-    return []
+    scene.vessels *= 1 - 0.3 * f.strength
 
 
-def _paint_effusion(scene, f, rng):
-    """Fluid that blunts the angle and climbs the wall (meniscus); in AP views also a veil over that lung."""
+def _effusion(scene, f, rng):
     lung, out = scene.lungs[f.side], scene.out[f.side]
     outside = np.maximum(scene.cage - out, 0)
-    depth = between(0.2, 9.0, f.strength**1.6)
+    depth = 0.2 + 8.8 * f.strength**1.6
     angle = scene.lung_height - scene.patient.domes[f.side] + 4.2 * scene.patient.dome_curve
-    climb = 1.6 + 0.5 * depth
-    surface = angle - 2.2 - 0.75 * depth - climb * np.exp(-outside / (1.6 + 0.25 * depth)) + 0.12 * outside
+    meniscus = (1.6 + 0.5 * depth) * np.exp(-outside / (1.6 + 0.25 * depth))
+    surface = angle - 2.2 - 0.75 * depth - meniscus + 0.12 * outside
     mask = np.clip((scene.y - surface) * 1.4 + 0.5, 0, 1) * np.clip(lung, 0, 1)
     scene.replace_air(0.95 * mask)
     scene.soft += 1.5 * mask * np.clip(depth / 3, 0.3, 1)
     if scene.exposure.view == "AP":
-        veil = np.clip((scene.y - 3) / scene.lung_height, 0, 1) * between(0.1, 0.35, f.strength)
-        scene.replace_air(veil * (lung > 0))
+        scene.replace_air(np.clip((scene.y - 3) / scene.lung_height, 0, 1) * f.grade(0.1, 0.35) * (lung > 0))
     return [(mask > 0.5) & (scene.above[f.side] > -3.5)]
 
 
-def _paint_emphysema(scene, f, rng):
-    """Bullae: rounded areas without vessels behind hair-thin walls, mostly in the upper lungs."""
-    for _ in range(int(between(1, 6, f.strength))):
-        x, y = scene.in_lung(int(rng.integers(2)), rng.uniform(0.5, 0.8), rng.uniform(0.12, 0.5))
+def _emphysema(scene, f, rng):
+    for _ in range(int(f.grade(1, 6))):  # bullae
+        x, y = scene.in_lung(rng.integers(2), rng.uniform(0.5, 0.8), rng.uniform(0.12, 0.5))
         r = rng.uniform(1.2, 2.6)
         window, inside = scene.ellipse(x, y, r, r * rng.uniform(0.8, 1.3))
         scene.vessels[window] *= inside < 0.05
         scene.fill[window] -= 0.12 * np.sqrt(inside)
         scene.soft[window] += 0.25 * ((inside > 0) & (inside < 0.14))
-    return []
 
 
-def _paint_fibrosis(scene, f, rng):
-    """A net of short lines at the bases and along the wall, in smaller lungs with dense rims."""
-    count = int(between(70, 420, f.strength))
+def _fibrosis(scene, f, rng):
+    count = int(f.grade(70, 420))
     side = rng.integers(0, 2, count)
     across, down = 0.98 - 0.55 * rng.beta(1.2, 2.2, count), 1.04 - 0.55 * rng.beta(1.1, 2.4, count)
     x, y = np.where(side, scene.in_lung(1, across, down), scene.in_lung(0, across, down))
@@ -170,37 +197,31 @@ def _paint_fibrosis(scene, f, rng):
     xs, ys = np.stack([x - dx, x + 0.3 * dy, x + dx], 1), np.stack([y - dy, y - 0.3 * dx, y + dy], 1)
     pen = Pen(scene)
     pen.lines(xs, ys, width, rng.integers(120, 256, count))
-    lung = (scene.lungs[0] + scene.lungs[1]) > 0.8
-    scene.soft += pen.map() * lung * np.float32(between(0.9, 2.2, f.strength))
-    for s in (0, 1):
-        rim = np.clip(1.3 - scene.above[s] / 7, 0, 1) * np.clip(scene.out[s] / scene.cage, 0, 1) ** 2
-        scene.replace_air(np.clip(between(0.04, 0.4, f.strength) * rim, 0, 0.8) * (scene.out[s] > 0))
-    return []
+    scene.soft += pen.map() * (scene.lungs[0] + scene.lungs[1] > 0.8) * f.grade(0.9, 2.2)
+    for above, out in zip(scene.above, scene.out, strict=True):
+        rim = np.clip(1.3 - above / 7, 0, 1) * np.clip(out / scene.cage, 0, 1) ** 2
+        scene.replace_air(np.clip(f.grade(0.04, 0.4) * rim, 0, 0.8) * (out > 0))
 
 
-def _paint_mass(scene, f, rng):
-    """A rounded opacity of more than 3 cm, often lobulated."""
-    centre = scene.in_lung(f.side, between(0.35, 0.78, f.place[0]), between(0.18, 0.8, f.place[1]))
-    return [ball(scene, centre, between(1.7, 4.3, f.strength), rng, rng.uniform(0.02, 0.13))]
+def _mass(scene, f, rng):
+    centre = scene.in_lung(f.side, *_spot(f.place, (0.35, 0.78), (0.18, 0.8)))
+    return [_ball(scene, centre, f.grade(1.7, 4.3), rng, rng.uniform(0.02, 0.13))]
 
 
-def _paint_nodule(scene, f, rng):
-    """A rounded opacity of at most 3 cm; sometimes two or three."""
+def _nodule(scene, f, rng):
     masks = []
     for n in range(1 + (f.seed % 4 == 0) + (f.seed % 8 == 0)):
-        radius = between(0.65, 1.45, f.strength) * rng.uniform(0.9, 1.0)
-        side = f.side if n == 0 else int(rng.integers(2))
-        place = f.place if n == 0 else rng.uniform(0, 1, 2)
-        centre = scene.in_lung(side, between(0.4, 0.85, place[0]), between(0.15, 0.85, place[1]))
-        masks.append(ball(scene, centre, radius, rng, 0.02))
+        radius = f.grade(0.65, 1.45) * rng.uniform(0.9, 1.0)
+        side, place = (f.side, f.place) if n == 0 else (rng.integers(2), rng.uniform(0, 1, 2))
+        centre = scene.in_lung(side, *_spot(place, (0.4, 0.85), (0.15, 0.85)))
+        masks.append(_ball(scene, centre, radius, rng, 0.02))
         scene.soft += 1.3 * masks[-1]
     return masks
 
 
-def _paint_thickening(scene, f, rng):
-    """A dense band along the chest wall and over the apex, of uneven width, and a blunt angle without a meniscus."""
+def _pleural_thickening(scene, f, rng):
     lung, out = scene.lungs[f.side], scene.out[f.side]
-    width = np.float32(between(0.7, 2.0, f.strength)) * (0.4 + 1.1 * patches(scene, rng, 9))
+    width = f.grade(0.7, 2.0) * (0.4 + 1.1 * _patches(scene, rng, 9))
     low, high = (0.0, 0.6) if f.place[0] < 0.5 else (0.4, 1.2)
     level = scene.y / scene.lung_height
     extent = np.clip((level - low) * 6 + 1, 0, 1) * np.clip((high - level) * 6 + 1, 0, 1)
@@ -208,55 +229,50 @@ def _paint_thickening(scene, f, rng):
     if low == 0.0:
         band = np.maximum(band, np.clip((width * 1.3 - scene.y) * 1.5 + 0.5, 0, 1) * (out > 2))
     band = band * (out > 0) * (scene.cage - out > -0.2) * (scene.above[f.side] > -2)
-    scene.soft += np.float32(between(2.0, 4.5, f.strength)) * band
+    scene.soft += f.grade(2.0, 4.5) * band
     return [(band > 0.4) & (lung > 0)]
 
 
-def _paint_pneumothorax(scene, f, rng):
-    """Air along the wall, widest at the apex: a thin pleural line, no vessels beyond it, denser lung inside it."""
+def _pneumothorax(scene, f, rng):
     lung, out = scene.lungs[f.side], scene.out[f.side]
-    gap = np.float32(between(0.9, 4.2, f.strength))
-    apex = np.clip(1.15 - scene.y / np.float32(between(12, 26, f.strength)), 0, 1.3)
+    gap = np.float32(f.grade(0.9, 4.2))
+    apex = np.clip(1.15 - scene.y / f.grade(12, 26), 0, 1.3)
     edge = scene.cage - gap * (0.04 + apex) * (scene.y < scene.lung_height + 4)
-    aside = out - np.float32(0.45 * scene.patient.half_width)
-    top = np.float32(0.8) * gap + np.float32(0.25) * np.square(aside) / np.float32(3)
+    top = 0.8 * gap + 0.25 * np.square(out - 0.45 * scene.patient.half_width) / 3
     beyond = np.minimum(edge - out, (scene.y - top) * 0.9)  # > 0 inside the collapsed lung
-    air = np.clip(0.5 - beyond * 4, 0, 1) * (out > 1.5) * (lung > 0.2)
-    pleura = np.exp(-np.square(beyond / np.float32(max(0.11, 0.45 / scene.px_per_cm)))) * (lung > 0.2) * (out > 1.5)
+    where = (out > 1.5) * (lung > 0.2)
+    air = np.clip(0.5 - beyond * 4, 0, 1) * where
     scene.vessels *= 1 - air
     scene.air = air
-    scene.soft += np.float32(0.9) * pleura
-    scene.replace_air(np.float32(between(0.04, 0.25, f.strength)) * (1 - air) * (lung > 0))
+    scene.soft += 0.9 * np.exp(-np.square(beyond / max(0.11, 0.45 / scene.px_per_cm))) * where  # the pleura
+    scene.replace_air(f.grade(0.04, 0.25) * (1 - air) * (lung > 0))
     return [(air > 0.5) & (gap * apex > 0.4)]
 
 
-def _paint_hernia(scene, f, rng):
-    """A round bubble behind the heart at the hiatus, with a wall, and air above a fluid level."""
-    r = between(2.0, 4.2, f.strength)
-    x, y = scene.midline + between(-0.6, 2.4, f.place[0]), scene.lung_height - 0.3 - 0.8 * r
+def _hernia(scene, f, rng):
+    r = f.grade(2.0, 4.2)
+    aside, fluid = _spot(f.place, (-0.6, 2.4), (-0.3, 0.4))
+    x, y = scene.midline + aside, scene.lung_height - 0.3 - 0.8 * r
     window, inside = scene.ellipse(x, y, r * 1.15, r)
-    level = np.clip((y + between(-0.3, 0.4, f.place[1]) * r - scene.y[window]) * 4 + 0.5, 0, 1)
-    cavity = np.sqrt(np.maximum(inside - 0.16, 0))
-    wall = between(1.4, 2.6, f.strength) * np.sqrt(inside)
-    scene.soft[window] += wall - level * cavity * between(2.0, 8.0, f.strength)
-    mask = np.zeros(scene.x.shape, dtype=bool)
-    mask[window] = inside > 0
-    return [mask]
+    level = np.clip((y + fluid * r - scene.y[window]) * 4 + 0.5, 0, 1)
+    air = level * np.sqrt(np.maximum(inside - 0.16, 0)) * f.grade(2.0, 8.0)
+    scene.soft[window] += f.grade(1.4, 2.6) * np.sqrt(inside) - air
+    return [_mask(scene, window, inside)]
 
 
 PAINTERS = {  # in the order of drawing: findings that hide vessels come late
     "Cardiomegaly": lambda *_: ["heart"],  # drawn by `reshape`
-    "Hernia": _paint_hernia,
-    "Emphysema": _paint_emphysema,
-    "Fibrosis": _paint_fibrosis,
-    "Infiltration": _paint_infiltration,
-    "Edema": _paint_edema,
-    "Nodule": _paint_nodule,
-    "Mass": _paint_mass,
-    "Pneumonia": _paint_pneumonia,
-    "Consolidation": _paint_consolidation,
-    "Atelectasis": _paint_atelectasis,
-    "Pleural_Thickening": _paint_thickening,
-    "Pneumothorax": _paint_pneumothorax,
-    "Effusion": _paint_effusion,
+    "Hernia": _hernia,
+    "Emphysema": _emphysema,
+    "Fibrosis": _fibrosis,
+    "Infiltration": _infiltration,
+    "Edema": _edema,
+    "Nodule": _nodule,
+    "Mass": _mass,
+    "Pneumonia": _pneumonia,
+    "Consolidation": _consolidation,
+    "Atelectasis": _atelectasis,
+    "Pleural_Thickening": _pleural_thickening,
+    "Pneumothorax": _pneumothorax,
+    "Effusion": _effusion,
 }

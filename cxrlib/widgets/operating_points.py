@@ -1,25 +1,28 @@
-"""Counts, rates and cost of one finding at any threshold, and a session of choosing thresholds; free of widgets.
+"""Counts, rates, cost and curves of one finding at any threshold, and a session of choosing thresholds; no widgets.
 
 A threshold is looked up among the sorted scores, so that a slider moves over 25,000 images as smoothly as over 200.
 """
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from time import monotonic
 
 import numpy as np
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
+from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.metrics import at_or_above, check_calibration, threshold_metrics
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.thresholds import NEVER, Thresholds
+from cxrlib.evaluation.thresholds import NEVER, Thresholds, tune_thresholds
 
 # Stops of a slider: 0 to 1, finest near 0, where the scores of rare findings lie, and last above every score.
 SCALE = np.r_[np.arange(10) / 1000, np.arange(2, 20) / 200, np.arange(10, 60) / 100, np.arange(30, 51) / 50, NEVER]
+SHOWN = 12  # pictures of a gallery at most
 _GESTURE = 1.0  # seconds: moves of one slider at shorter intervals are undone together
+_ENDS = np.array([0, 1])
 
 
 @dataclass(frozen=True)
@@ -48,21 +51,18 @@ class Counts:
 
 
 class Curve:
-    """All operating points of one finding.
+    """All operating points of one finding: confusion matrices `points` (m,) at `thresholds` (m,), the highest first.
 
-    Attributes:
-        thresholds: (m,) NEVER, then the distinct scores, highest first.
-        points: the confusion matrices (m,) at these thresholds.
+    scores: (n,) float32 in [0, 1]; labels: (n,) 0 or 1; images with another label are left out.
     """
 
     def __init__(self, scores: np.ndarray, labels: np.ndarray):
-        """scores: (n,) in [0, 1]; labels: (n,) 0 or 1; images with another label are left out."""
-        scores, labels = scores[labels <= 1].astype(np.float32), labels[labels <= 1]
-        self._ill, self._well = (np.sort(scores[labels == label]) for label in (1, 0))
-        self.positives, self.negatives, self.n = len(self._ill), len(self._well), len(scores)
+        self._well, self._ill = (np.sort(scores[labels == label]) for label in (0, 1))
+        self.positives, self.negatives = len(self._ill), len(self._well)
+        self.n = self.positives + self.negatives
         self.prevalence = self.positives / max(self.n, 1)
         self.drawable = self.positives > 0 and self.negatives > 0
-        self.thresholds = np.append(np.unique(scores), np.float32(NEVER))[::-1]
+        self.thresholds = np.append(np.unique(scores[labels <= 1]), np.float32(NEVER))[::-1]
         self.points = self.counts(self.thresholds)
 
     def counts(self, threshold: float | np.ndarray) -> Counts:
@@ -75,40 +75,105 @@ class Curve:
         cost = self.points.per(1, prevalence).cost(miss_cost)
         return float(self.thresholds[np.flatnonzero(cost <= cost.min() * (1 + 1e-12) + 1e-15)[-1]])
 
+    @cached_property
+    def bars(self) -> tuple[str, str]:
+        """The histogram as paths: bars of the images without the finding, upwards, and of those with it, downwards."""
+        return _bars(self._well, -1), _bars(self._ill, 1)
+
+    @cached_property
+    def _lines(self) -> tuple[list, list]:
+        roc = [("chance", _path(_ENDS, _ENDS)), ("curve", _path(*_roc(self.points)))]
+        return roc, self._pr_lines(self.prevalence, "curve")
+
+    def _pr_lines(self, prevalence: float, style: str) -> list[tuple[str, str]]:
+        curve = _path(*_pr(self.points.per(1000, prevalence)))
+        return [("chance", _path(_ENDS, np.full(2, prevalence))), (style, curve)]
+
+    def charts(self, points: dict[str, Counts], miss_cost: float, prevalence: float) -> list[tuple[list, list]]:
+        """The ROC and the PR curve, each as lines (style, path) and marks (name, pixels) of `points`.
+
+        A line through the point "now" of ROC shows where all points cost the same; PR is also drawn at `prevalence`.
+        """
+        roc, pr = self._lines
+        x, y = _roc(points["now"])
+        slope = (1 - prevalence) / (miss_cost * prevalence)
+        ends = np.clip(x + (_ENDS - y) / slope, 0, 1)
+        roc = [*roc, ("other", _path(ends, y + slope * (ends - x)))]
+        in_roc, in_pr = ({name: place(point) for name, point in points.items()} for place in (_roc, _pr))
+        if prevalence != self.prevalence:
+            pr = pr + self._pr_lines(prevalence, "other")
+            in_pr = {"elsewhere": _pr(points["now"].per(1000, prevalence))} | in_pr
+        return [(roc, _marks(in_roc)), (pr, _marks(in_pr))]
+
+
+def _roc(counts: Counts) -> tuple:
+    return 1 - counts.rates["specificity"], counts.rates["sensitivity"]
+
+
+def _pr(counts: Counts) -> tuple:
+    return counts.rates["sensitivity"], counts.rates["ppv"]
+
+
+def _pixels(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(..., 2) pixels of a chart from the left and from the top, to one decimal."""
+    return np.round(np.stack([40 + 264 * x, 22 + 182 * (1 - y)], axis=-1), 1)
+
+
+def _marks(places: dict[str, tuple]) -> list[tuple[str, list[float]]]:
+    return [(name, _pixels(x, y).tolist()) for name, (x, y) in places.items() if not np.isnan(x + y)]
+
+
+def _path(x: np.ndarray, y: np.ndarray) -> str:
+    """A line through the points; undefined points and repeats within a tenth of a pixel are left out."""
+    places = _pixels(x, y)
+    distinct = groupby(places[~np.isnan(places).any(axis=1)].tolist())
+    return "M" + "L".join(f"{a:g} {b:g}" for (a, b), _ in distinct)
+
+
+def across(score: float | np.ndarray) -> float | np.ndarray:
+    """The pixel of a score in the histogram, whose axis is stretched near 0."""
+    return 8 + 624 * np.clip(score, 0, 1) ** (1 / 3)
+
+
+def _bars(scores: np.ndarray, sign: int) -> str:
+    """The bars of a class, 13 pixels wide, to its own height: upwards (-1) or downwards (1)."""
+    counts, lefts = np.histogram(across(scores), bins=48, range=(8, 632))
+    heights = sign * 62 * counts / max(counts.max(), 1)
+    bars = zip(lefts, heights, strict=False)
+    return "".join(f"M{left + 0.5:.1f} 88v{height:.1f}h12.0V88z" for left, height in bars if height)
+
 
 class Session:
     """Fourteen thresholds being chosen on the images of `val`, from `tuned` on; `past` is what undo goes back to.
 
-    clock: the time in seconds. Raises InputError without an image and for thresholds of another calibration.
+    Raises InputError without an image and for thresholds of another calibration.
     """
 
-    def __init__(self, val: Predictions, tuned: Thresholds, exact: Thresholds, clock: Callable[[], float] = monotonic):
+    def __init__(self, val: Predictions, tuned: Thresholds):
         if not len(val):
             raise InputError("there is no image to explore; expected predictions with at least one row")
-        for choice in (tuned, exact):
-            check_calibration(val.calibration, choice)
-        self.val, self.tuned, self.exact = val, tuned, exact
+        check_calibration(val.calibration, tuned)
+        objective = "f1" if tuned.objective.startswith("by hand") else tuned.objective
+        self.exact = tune_thresholds(val, grid=None, objective=objective, resampling=Bootstrap(0))
+        self.val, self.tuned, self.values, self.past = val, tuned, tuned.values.copy(), []
         self.curves = [Curve(val.scores[:, k], val.labels[:, k]) for k in range(len(FINDINGS))]
-        self.values = tuned.values.copy()
-        self._clock, self.past, self._gesture = clock, [], (None, -np.inf)
+        self._gesture = (None, -np.inf)
 
     def move(self, k: int, value: float) -> None:
         """Set the threshold of finding k; moves of the same finding in quick succession are one step of undo."""
         if value == self.values[k]:
             return
-        now = self._clock()
+        now = monotonic()
         if self._gesture[0] != k or now - self._gesture[1] > _GESTURE:
             self.past.append(self.values.copy())
         self._gesture = (k, now)
         self.values[k] = value
 
-    def choose(self, values: np.ndarray, only: int | None = None) -> None:
-        """Take over `values` (14,), or just that of finding `only`, as one step of undo."""
-        chosen, which = self.values.copy(), slice(None) if only is None else only
-        chosen[which] = values[which]
-        if (chosen != self.values).any():
+    def choose(self, values: np.ndarray) -> None:
+        """Take over `values` (14,) as one step of undo."""
+        if (values != self.values).any():
             self.past.append(self.values)
-            self.values = chosen
+            self.values = values.copy()
         self._gesture = (None, -np.inf)
 
     def undo(self) -> None:
@@ -133,20 +198,16 @@ class Session:
             notes=tuple(np.where(kept, self.tuned.notes, "by hand")),
         )
 
-    def changed(self, k: int, limit: int) -> tuple[np.ndarray, np.ndarray]:
-        """The images of known label whose prediction for finding k differs from that of the tuned threshold.
+    def changed(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which images (n,) bool of known label change side of finding k against the tuned threshold; rows to show.
 
-        Returns:
-            Their rows in val, and the rows to show: the `limit` of them nearest to the threshold; if there is none,
-            the nearest on either side of it.
+        The rows are the SHOWN of them nearest to the threshold; if there is none, the nearest on either side of it.
         """
-        scores = self.val.scores[:, k]
+        scores, known = self.val.scores[:, k], self.val.known[:, k]
         positive = at_or_above(scores, self.values[k])
-        known = self.val.known[:, k]
-        changed = np.flatnonzero(known & (positive != at_or_above(scores, self.tuned.values[k])))
+        changed = known & (positive != at_or_above(scores, self.tuned.values[k]))
         nearest = np.argsort(np.abs(scores - self.values[k]), kind="stable")
-        nearest = nearest[known[nearest]]
-        if len(changed):
-            return changed, nearest[np.isin(nearest, changed)][:limit]
-        sides = [nearest[positive[nearest] == side][: limit // 2] for side in (True, False)]
+        if changed.any():
+            return changed, nearest[changed[nearest]][:SHOWN]
+        sides = [nearest[(known & (positive == side))[nearest]][: SHOWN // 2] for side in (True, False)]
         return changed, np.concatenate(sides)

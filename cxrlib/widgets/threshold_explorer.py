@@ -1,7 +1,7 @@
 """`ThresholdExplorer`: move a threshold and see at once what it finds, what it misses and what it costs."""
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import ipywidgets as w
@@ -12,19 +12,18 @@ from markupsafe import Markup
 from cxrlib.core.errors import InputError
 from cxrlib.core.html import radiograph_uri
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.metrics import at_or_above, point_estimates
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.thresholds import Thresholds, tune_thresholds
+from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
 from cxrlib.plots.style import pretty
-from cxrlib.widgets.html import STYLE, WRAP, plain_button, step_slider
-from cxrlib.widgets.operating_points import SCALE, Curve, Session
-from cxrlib.widgets.threshold_panels import PANELS, Figures
+from cxrlib.widgets.html import STYLE, WRAP, finding_choice, macros, plain_button
+from cxrlib.widgets.operating_points import SCALE, Session, across
 
 COSTS = (0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 500, 1000)
 PREVALENCES = (*range(1, 10), *range(10, 50, 5), *range(50, 200, 10), *range(200, 1000, 50))  # in 1,000 patients
-SHOWN = 12  # pictures at most
+_TICKS = {tick: round(across(tick), 1) for tick in (0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1)}
+_PANELS = macros("threshold.html")
 
 
 class ThresholdExplorer(w.VBox):
@@ -49,18 +48,16 @@ class ThresholdExplorer(w.VBox):
         save_to: str | Path | None = None,
         checkpoint: str | Path | None = None,
     ):
-        objective = "f1" if thresholds.objective.startswith("by hand") else thresholds.objective
-        exact = tune_thresholds(val, grid=None, objective=objective, resampling=Bootstrap(0))
-        self.session = Session(val, thresholds, exact)
-        self._save_to, self._checkpoint = save_to, checkpoint
+        self.session, self._save_to, self._checkpoint = Session(val, thresholds), save_to, checkpoint
         self._thumb = cache(lambda name: "" if images is None else radiograph_uri(images[name], 92))
         self._miss_costs = np.full(len(FINDINGS), 5.0)
         self._prevalences = np.array([curve.prevalence for curve in self.session.curves])
-        self._ranking, self._figures_of = point_estimates(val), cache(self._make_figures)
-        self._setting, self.chosen = False, int((val.labels == 1).sum(axis=0).argmax())
+        self._ranking, self._setting = point_estimates(val), False
+        self.chosen = int((val.labels == 1).sum(axis=0).argmax())
         self._status, self._figures, self._confusion, self._numbers, self._gallery = (w.HTML() for _ in range(5))
         self._rows = [self._row(k) for k in range(len(FINDINGS))]
-        lists = w.HBox([self._list(), self._detail()], layout=WRAP)
+        rows = [w.HTML(_PANELS.list_heads()), *self._rows, self._confusion]
+        lists = w.HBox([w.VBox(rows, layout={"width": "456px", "margin": "0 14px 0 0"}), self._detail()], layout=WRAP)
         super().__init__([w.HTML(STYLE), self._bar(), self._status, lists, self._gallery])
         self.add_class("cxr")
         self._update()
@@ -73,20 +70,32 @@ class ThresholdExplorer(w.VBox):
         """Call `action` with the new value when the user changes a control, not when `_update` sets it."""
         control.observe(lambda change: self._setting or action(change.new), "value")
 
+    def _slider(self, values, action: Callable, tooltip: str, description: str = "", width: str = "430px"):
+        """A slider that stops at each of `values`, without a readout: the current value may lie between two stops."""
+        slider = w.SelectionSlider(
+            options=[(f"{value:.4g}", float(value)) for value in values],
+            description=description,
+            readout=False,
+            tooltip=tooltip,
+            layout={"width": width},
+            style={"description_width": "100px" if description else "0px"},
+        )
+        self._on_change(slider, action)
+        return slider
+
     def _bar(self) -> w.HBox:
-        names = [(pretty(name), k) for k, name in enumerate(FINDINGS)]
-        self._finding = w.Dropdown(options=names, value=self.chosen, description="Finding", layout={"width": "250px"})
+        self._finding = finding_choice(value=self.chosen, layout={"width": "250px"})
         self._on_change(self._finding, self._choose)
         tip = "Apply the four buttons before this box to all fourteen findings"
         self._all = w.Checkbox(description="all fourteen", indent=False, layout={"width": "110px"}, tooltip=tip)
-        session, half = self.session, np.full(len(FINDINGS), 0.5)
+        session = self.session
         given = "tuned (grid)" if session.tuned.grid else "as given"
         saves = f"Write {self._save_to}" if self._save_to else "Disabled: the explorer was opened without save_to"
         least = "The threshold of least expected cost at this cost of a miss and this prevalence"
         buttons = [
             (given, "The thresholds this explorer was opened with", lambda: self._take(session.tuned.values)),
             ("tuned (exact)", "The best of all scores of these images", lambda: self._take(session.exact.values)),
-            ("0.5", "The conventional threshold", lambda: self._take(half)),
+            ("0.5", "The conventional threshold", lambda: self._take(0.5)),
             ("cheapest", least, lambda: self._take(self._cheapest())),
             ("undo", "One step back", self._undo),
             ("save", saves, self._save),
@@ -98,56 +107,49 @@ class ThresholdExplorer(w.VBox):
     def _row(self, k: int) -> w.HBox:
         name = w.Button(description=pretty(FINDINGS[k]), tabbable=False, layout={"width": "142px"}, tooltip="Choose")
         name.on_click(lambda _: self._choose(k))
-        slider = step_slider(SCALE, "", f"Threshold of {pretty(FINDINGS[k])}", "112px")
-        self._on_change(slider, lambda value: self._move(k, value))
+        tip = f"Threshold of {pretty(FINDINGS[k])}"
+        slider = self._slider(SCALE, lambda value: self._move(value, k), tip, width="112px")
         row = w.HBox([name, slider, w.HTML()], layout={"height": "27px", "overflow": "hidden"})
         row.add_class("cxr-row")
         return row
 
-    def _list(self) -> w.VBox:
-        return w.VBox(
-            [w.HTML(PANELS.list_heads()), *self._rows, self._confusion],
-            layout={"width": "456px", "margin": "0 14px 0 0"},
-        )
-
     def _detail(self) -> w.VBox:
-        self._threshold = step_slider(SCALE, "Threshold", "Threshold of the chosen finding")
+        self._threshold = self._slider(SCALE, self._move, "Threshold of the chosen finding", "Threshold")
         self._typed = w.BoundedFloatText(min=0, max=1, step=0.001, layout={"width": "90px"}, tooltip="Threshold, typed")
-        self._ratio = step_slider(COSTS, "Cost of a miss", "Cost of a missed finding, in false alarms")
-        self._prevalence = step_slider(PREVALENCES, "Prevalence", "Patients with the finding, per 1,000")
+        self._on_change(self._typed, self._move)
+        price, share = "Cost of a missed finding, in false alarms", "Patients with the finding, per 1,000"
+        self._ratio = self._slider(COSTS, partial(self._set, self._miss_costs), price, "Cost of a miss")
+        self._prevalence = self._slider(
+            PREVALENCES, lambda n: self._set(self._prevalences, n / 1000), share, "Prevalence"
+        )
         self._ratio_text, self._prevalence_text = w.HTML(), w.HTML()
         self._as_here = plain_button(
-            "as here", "The prevalence of these images", lambda: self._set(self._prevalences, self._curve.prevalence)
+            "as here", "The prevalence of these images", lambda: self._set(self._prevalences, None)
         )
-        for control in (self._threshold, self._typed):
-            self._on_change(control, lambda value: self._move(self.chosen, value))
-        self._on_change(self._ratio, lambda value: self._set(self._miss_costs, value))
-        self._on_change(self._prevalence, lambda value: self._set(self._prevalences, value / 1000))
-        lines = [
-            [self._threshold, self._typed],
-            [self._ratio, self._ratio_text],
-            [self._prevalence, self._prevalence_text, self._as_here],
-        ]
+        prevalence = [self._prevalence, self._prevalence_text, self._as_here]
+        lines = [[self._threshold, self._typed], [self._ratio, self._ratio_text], prevalence]
         lines = [w.HBox(line, layout={"align_items": "center"}) for line in lines]
         return w.VBox([*lines, self._figures, self._numbers], layout={"flex": "1 1 640px"})
 
     # ---- actions of the user ---------------------------------------------------------------------------------------
-    def _move(self, k: int, value: float) -> None:
+    def _move(self, value: float, k: int | None = None) -> None:
+        k = self.chosen if k is None else k
         self.session.move(k, value)
         self._choose(k)
 
     def _choose(self, k: int) -> None:
-        if k != self.chosen:
-            self._rows[self.chosen].remove_class("cxr-chosen")
-            self.chosen = k
+        self._rows[self.chosen].remove_class("cxr-chosen")
+        self.chosen = k
         self._update()
 
-    def _set(self, values: np.ndarray, value: float) -> None:
-        values[self.chosen] = value
+    def _set(self, values: np.ndarray, value: float | None) -> None:
+        """Set a cost or prevalence of the chosen finding; None is the prevalence of the images."""
+        values[self.chosen] = self.session.curves[self.chosen].prevalence if value is None else value
         self._update()
 
-    def _take(self, values: np.ndarray) -> None:
-        self.session.choose(values, None if self._all.value else self.chosen)
+    def _take(self, values: np.ndarray | float) -> None:
+        which = self._all.value | (np.arange(len(FINDINGS)) == self.chosen)
+        self.session.choose(np.where(which, values, self.session.values))
         self._update()
 
     def _cheapest(self) -> np.ndarray:
@@ -171,72 +173,58 @@ class ThresholdExplorer(w.VBox):
         self._update(message + ". ")
 
     # ---- display ---------------------------------------------------------------------------------------------------
-    @property
-    def _curve(self) -> Curve:
-        return self.session.curves[self.chosen]
-
     def _update(self, message: str = "") -> None:
         """Show the session in all controls and panels."""
+        k, session, curve = self.chosen, self.session, self.session.curves[self.chosen]
+        cost, prevalence, values = self._miss_costs[k], self._prevalences[k], session.values
         self._setting = True
-        try:
-            self._set_controls()
-        finally:
-            self._setting = False
-        each = zip(self._rows, self.session.curves, self.session.values, self.session.tuned.values, strict=True)
-        for row, curve, value, tuned in each:
-            row.children[2].value = PANELS.list_metrics(value, curve.counts(value), tuned)
-        self._show_chosen(message)
-
-    def _set_controls(self) -> None:
-        k, values = self.chosen, self.session.values
         self._finding.value = k
         self._rows[k].add_class("cxr-chosen")
         for row, value in zip(self._rows, values, strict=True):
             row.children[1].index = _nearest(SCALE, value)
         self._threshold.index = _nearest(SCALE, values[k])
         self._typed.value = round(min(values[k], 1), 4)
-        self._ratio.index = _nearest(COSTS, self._miss_costs[k])
-        self._prevalence.index = _nearest(PREVALENCES, 1000 * self._prevalences[k])
-        self._buttons["undo"].disabled = not self.session.past
-        self._buttons["save"].disabled = self._save_to is None
-        self._as_here.disabled = bool(self._prevalences[k] == self._curve.prevalence)
-
-    def _show_chosen(self, message: str) -> None:
-        k, curve, session = self.chosen, self._curve, self.session
-        cost, prevalence = self._miss_costs[k], self._prevalences[k]
-        choices = {"now": session.values, "tuned": session.tuned.values, "tuned (exact)": session.exact.values}
-        choices = {name: values[k] for name, values in choices.items()} | {"0.5": 0.5}
-        if curve.drawable:
-            choices["cheapest"] = curve.cheapest(cost, prevalence)
-        choices = {name: (threshold, curve.counts(threshold)) for name, threshold in choices.items()}
-        now = choices["now"][1]
+        self._ratio.index = _nearest(COSTS, cost)
+        self._prevalence.index = _nearest(PREVALENCES, 1000 * prevalence)
+        self._setting = False
         self._ratio_text.value = f"as {cost:g} false alarms"
         self._prevalence_text.value = f"{1000 * prevalence:.3g} in 1,000"
-        self._figures.value = self._figures_of(k).at(choices, cost, prevalence)
-        self._confusion.value = PANELS.confusion(now, now.per(1000, prevalence), prevalence, curve.n)
-        self._numbers.value = PANELS.metrics(choices, cost, prevalence)
-        changed, images = self._images()
-        self._gallery.value = PANELS.gallery(pretty(FINDINGS[k]), *choices["tuned"], now, changed, images)
-        self._status.value = PANELS.threshold_status(message, pretty(FINDINGS[k]), choices, curve)
+        self._buttons["undo"].disabled = not session.past
+        self._buttons["save"].disabled = self._save_to is None
+        self._as_here.disabled = bool(prevalence == curve.prevalence)
+        for row, one, value, tuned in zip(self._rows, session.curves, values, session.tuned.values, strict=True):
+            row.children[2].value = _PANELS.list_metrics(value, one.counts(value), tuned)
+        self._show_chosen(k, curve, cost, prevalence, message)
 
-    def _make_figures(self, k: int) -> Figures:
-        val, ranking = self.session.val, self._ranking
-        return Figures(
-            self.session.curves[k], val.scores[:, k], val.labels[:, k], ranking["auroc"][k], ranking["ap"][k]
+    def _show_chosen(self, k, curve, cost, prevalence, message) -> None:
+        session, finding = self.session, pretty(FINDINGS[k])
+        lines = {"now": session.values[k], "tuned": session.tuned.values[k], "tuned (exact)": session.exact.values[k]}
+        lines["0.5"] = 0.5
+        if curve.drawable:
+            lines["cheapest"] = curve.cheapest(cost, prevalence)
+        choices = {name: (threshold, curve.counts(threshold)) for name, threshold in lines.items()}
+        threshold, now = choices["now"]
+        charts = []
+        if curve.drawable:
+            points = {name: choices[name][1] for name in ("0.5", "tuned", "cheapest", "now")}  # the topmost mark last
+            charts = curve.charts(points, cost, prevalence)
+        ranking = (self._ranking[name][k] for name in ("auroc", "ap"))
+        self._figures.value = _PANELS.figures(
+            curve, _TICKS, threshold, round(across(threshold), 1), now, charts, *ranking
         )
-
-    def _images(self) -> tuple[int, list[dict]]:
-        """How many images change side, and those that the gallery shows."""
-        k, val = self.chosen, self.session.val
-        changed, rows = self.session.changed(k, SHOWN)
+        self._confusion.value = _PANELS.confusion(now, now.per(1000, prevalence), prevalence, curve.n)
+        self._numbers.value = _PANELS.metrics(choices, cost, prevalence)
+        changed, rows = session.changed(k)
         columns = {
-            "name": val.image[rows],
-            "uri": [self._thumb(name) for name in val.image[rows]],
-            "score": val.scores[rows, k],
-            "positive": at_or_above(val.scores[rows, k], self.session.values[k]),
-            "labelled": val.labels[rows, k],
+            "name": session.val.image[rows],
+            "uri": [self._thumb(name) for name in session.val.image[rows]],
+            "score": session.val.scores[rows, k],
+            "positive": at_or_above(session.val.scores[rows, k], session.values[k]),
+            "labelled": session.val.labels[rows, k],
         }
-        return len(changed), pd.DataFrame(columns).to_dict("records")
+        images = pd.DataFrame(columns).to_dict("records")
+        self._gallery.value = _PANELS.gallery(finding, *choices["tuned"], now, changed.sum(), images)
+        self._status.value = _PANELS.threshold_status(message, finding, choices, curve)
 
 
 def _nearest(values, value: float) -> int:

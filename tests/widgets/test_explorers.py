@@ -125,9 +125,10 @@ def test_the_scale_is_fine_near_zero_and_holds_every_grid_value():
 
 
 # ---- undo and save ---------------------------------------------------------------------------------------------------
-def test_moves_in_quick_succession_are_undone_together(val, tuned):
+def test_moves_in_quick_succession_are_undone_together(val, tuned, monkeypatch):
     now = [0.0]
-    session = Session(val, tuned, tuned, clock=lambda: now[0])
+    monkeypatch.setattr("cxrlib.widgets.operating_points.monotonic", lambda: now[0])
+    session = Session(val, tuned)
     start = session.values.copy()
     for value in (0.31, 0.32, 0.33):
         session.move(2, value)
@@ -145,7 +146,7 @@ def test_moves_in_quick_succession_are_undone_together(val, tuned):
 
 
 def test_what_was_not_moved_keeps_interval_and_note(val, tuned):
-    session = Session(val, tuned, tuned)
+    session = Session(val, tuned)
     assert session.thresholds() is tuned
     session.move(4, 0.123)
     made = session.thresholds()
@@ -156,7 +157,7 @@ def test_what_was_not_moved_keeps_interval_and_note(val, tuned):
     np.testing.assert_array_equal(np.delete(made.low, 4), np.delete(tuned.low, 4))
     assert made.grid is None
     assert made.objective == "by hand, from f1"
-    assert Session(val, made, made).thresholds() is made
+    assert Session(val, made).thresholds() is made
 
 
 def test_save_writes_what_others_load(explorer, tuned, tmp_path):
@@ -329,9 +330,9 @@ def test_images_of_unknown_label_count_nowhere(val, tuned):
     np.testing.assert_array_equal(curve.thresholds, expected.thresholds)
     np.testing.assert_array_equal(curve.points.fp, expected.points.fp)
     explorer._typed.value = 0.9
-    changed, shown = explorer.session.changed(k, 12)
+    changed, shown = explorer.session.changed(k)
     scores = known.scores[:, k]
-    assert len(changed) == ((scores >= np.float32(0.9)) != (scores >= np.float32(tuned.values[k]))).sum() > 0
+    assert changed.sum() == ((scores >= np.float32(0.9)) != (scores >= np.float32(tuned.values[k]))).sum() > 0
     assert set(partly.image[changed]) | set(partly.image[shown]) <= set(known.image)
     explorer._finding.value = HERNIA
     assert "there is no image with the finding among these 0" in " ".join(explorer._figures.value.split())
@@ -408,7 +409,7 @@ def test_the_maps_are_those_of_grad_cam_and_kept(cam, model, pictures, val, monk
     cam._method.value = "layercam"
     cam._layer.value = ARCHITECTURES["mobilenet_v2"].cam_layers[0]
     assert len(calls) == 2
-    cam._layer.value = list(ARCHITECTURES["mobilenet_v2"].cam_layers)
+    cam._layer.value = ARCHITECTURES["mobilenet_v2"].cam_layers
     np.testing.assert_allclose(
         cam.maps(), grad_cam(model, x, list(ARCHITECTURES["mobilenet_v2"].cam_layers), "layercam")[0].numpy(), atol=1e-6
     )
