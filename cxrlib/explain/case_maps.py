@@ -9,7 +9,6 @@ from cxrlib.data.cache import ImageCache
 from cxrlib.data.findings import FINDINGS
 from cxrlib.explain.faithfulness import random_maps, take_statistics
 from cxrlib.explain.gradcam import default_layers, grad_cam
-from cxrlib.explain.localization import score_boxes
 from cxrlib.models.architectures import ChestXrayModel, build_model
 
 METHOD = "layercam"  # the highest pointing accuracy on the phantoms' validation split
@@ -21,15 +20,9 @@ def radiographs(images: ImageCache, names) -> torch.Tensor:
 
 
 def case_maps(
-    model: ChestXrayModel,
-    images: ImageCache,
-    cases: pd.DataFrame,
-    method: str = METHOD,
-    layer=None,
-    batch_size: int = 32,
-    progress: bool = False,
+    model: ChestXrayModel, images: ImageCache, cases, method: str = METHOD, layer=None, batch_size=32, progress=False
 ) -> np.ndarray:
-    """The map of each case, a row with image and finding. Options as in `grad_cam`; layer None: `default_layers`."""
+    """The map of each case, a row with image and finding. Others as in `grad_cam`; layer None: `default_layers`."""
     layer = default_layers(model, method) if layer is None else layer
     findings = torch.tensor([FINDINGS.index(name) for name in cases["finding"]], dtype=torch.int64)
     maps = np.empty((len(cases), images.image_size, images.image_size), dtype=np.float32)
@@ -40,27 +33,11 @@ def case_maps(
     return maps
 
 
-def localize(
-    model: ChestXrayModel,
-    images: ImageCache,
-    cases: pd.DataFrame,
-    method: str = METHOD,
-    replicates: int = 1000,
-    **options,
-) -> pd.DataFrame:
-    """The table of `score_boxes` for the model's maps and their controls. options: of `case_maps`."""
-    maps = case_maps(model, images, cases, method, **options)
-    controls = control_maps(model, images, cases, maps, method=method, **options)
-    return score_boxes(maps, cases, controls, replicates=replicates)
-
-
-def control_maps(
-    model: ChestXrayModel, images: ImageCache, cases: pd.DataFrame, maps: np.ndarray, seed: int = 0, **options
-) -> dict[str, np.ndarray]:
+def control_maps(model: ChestXrayModel, images: ImageCache, cases: pd.DataFrame, maps, seed=0, **options) -> dict:
     """Controls for the model's maps, each (n, h, w): random, average, untrained. options: of `case_maps`.
 
-    random: smooth noise. average: the mean of the finding's maps on the other patients. untrained: the same
-    architecture with random weights, whose batch norms have seen some of the images.
+    random: smooth noise. average: `average_maps`. untrained: of the same architecture with random weights, whose batch
+    norms have seen some of the images.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -76,12 +53,11 @@ def control_maps(
 
 def average_maps(maps: np.ndarray, cases: pd.DataFrame) -> np.ndarray:
     """For each case the mean map of its finding over the other patients; zeros where there is no other patient."""
-    patient = cases["patient"].to_numpy()
-    average = np.zeros_like(maps)
+    average, patient = np.zeros_like(maps), cases["patient"].to_numpy()
     for rows in cases.groupby("finding").indices.values():
         total = maps[rows].sum(axis=0, dtype=np.float64)
         for row in rows:
             own = rows[patient[rows] == patient[row]]
-            others = len(rows) - len(own)
-            average[row] = (total - maps[own].sum(axis=0, dtype=np.float64)) / others if others else 0
+            if others := len(rows) - len(own):
+                average[row] = (total - maps[own].sum(axis=0, dtype=np.float64)) / others
     return average

@@ -30,7 +30,6 @@ from cxrlib.core.paths import written_whole
 from cxrlib.data.dataset import shifted
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.calibration import Calibrator, operating_points
-from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.explain.gradcam import as_grid
 from cxrlib.models.architectures import ARCHITECTURES, ChestXrayModel, model_from_checkpoint
 
@@ -55,20 +54,15 @@ def export(checkpoint: dict, path: str | Path) -> Path:
                                         output_names=graph.outputs, verbose=False)  # fmt: skip
     except ImportError as error:  # torch names the package
         raise InputError(f"a package for ONNX is missing ({error}); pip install -e '.[onnx]'") from None
-    program.model.metadata_props.update(_metadata(model, calibrator, thresholds))
+    tuned = [None] * len(FINDINGS) if thresholds is None else np.where(thresholds.tuned, thresholds.values, None)
+    program.model.metadata_props.update(
+        {"arch": model.arch, "image_size": str(model.image_size), "findings": json.dumps(FINDINGS),
+         "thresholds": json.dumps(list(tuned)), "calibration": calibrator.method,
+         "about": f"{__doc__}\nNot for diagnosis."}
+    )  # fmt: skip
     with written_whole(path) as beside:
         program.save(beside, external_data=False)
     return Path(path)
-
-
-def _metadata(model: ChestXrayModel, calibrator: Calibrator, thresholds: Thresholds | None) -> dict[str, str]:
-    values = [None] * len(FINDINGS)
-    if thresholds is not None:
-        pairs = zip(thresholds.values.tolist(), thresholds.tuned, strict=True)
-        values = [value if tuned else None for value, tuned in pairs]
-    about = f"{__doc__}\nNot for diagnosis."
-    plain = {"arch": model.arch, "image_size": str(model.image_size), "calibration": calibrator.method, "about": about}
-    return plain | {"findings": json.dumps(FINDINGS), "thresholds": json.dumps(values)}
 
 
 class _Graph(nn.Module):
@@ -76,10 +70,15 @@ class _Graph(nn.Module):
 
     def __init__(self, model: ChestXrayModel, calibrator: Calibrator):
         super().__init__()
-        self.model, self.calibration = model, _Calibration(calibrator)
+        self.model, self.isotonic = model, calibrator.method == "isotonic"
         self.outputs = ["logits", "scores", "probabilities", "features"]
-        if ARCHITECTURES[model.arch].pooled:
-            self.outputs.append("maps")
+        self.outputs += ["maps"] if ARCHITECTURES[model.arch].pooled else []
+        lines = [(one.get("slope", 1.0), one.get("intercept", 0.0)) for one in calibrator.maps]
+        self.register_buffer("lines", torch.tensor(lines, dtype=torch.float64).T)  # (2, 14)
+        knots = [(one.get("scores", [0.0, 1.0]), one.get("values", [0.0, 1.0])) for one in calibrator.maps]
+        most = max(len(scores) for scores, _ in knots)
+        padded = [[np.pad(each, (0, most - len(each)), mode="edge") for each in pair] for pair in knots]
+        self.register_buffer("knots", torch.from_numpy(np.stack(padded, axis=1)).double())  # (2, 14, most)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         kept = []
@@ -89,31 +88,17 @@ class _Graph(nn.Module):
         views = shifted(images) if self.model.tta else ()
         scores = torch.stack([self.model(view).sigmoid() for view in views]).mean(dim=0) if views else logits.sigmoid()
         features = as_grid(kept[0])  # DenseNet-121 has by now written its ReLU into them
-        outputs = [logits, scores, self.calibration(scores), features]
+        outputs = [logits, scores, self.calibrated(scores), features]
         if "maps" in self.outputs:
             outputs.append(torch.einsum("kc,bchw->bkhw", self.model.head.weight, features))
         return tuple(outputs)
 
-
-class _Calibration(nn.Module):
-    """`Calibrator.calibrate` in float64, as there: sigmoids of lines on the logit, or sums of ramps between knots."""
-
-    def __init__(self, calibrator: Calibrator):
-        super().__init__()
-        self.isotonic = calibrator.method == "isotonic"
-        lines = [(one.get("slope", 1.0), one.get("intercept", 0.0)) for one in calibrator.maps]
-        self.register_buffer("lines", torch.tensor(lines, dtype=torch.float64).T)  # (2, 14)
-        knots = [(one.get("scores", [0.0, 1.0]), one.get("values", [0.0, 1.0])) for one in calibrator.maps]
-        most = max(len(scores) for scores, _ in knots)
-        padded = [[np.pad(each, (0, most - len(each)), mode="edge") for each in pair] for pair in knots]
-        self.register_buffer("knots", torch.from_numpy(np.stack(padded, axis=1)).double())  # (2, 14, most)
-
-    def forward(self, scores: torch.Tensor) -> torch.Tensor:
+    def calibrated(self, scores: torch.Tensor) -> torch.Tensor:
+        """As `Calibrator.calibrate`, in float64: sigmoids of lines on the logit, or sums of ramps between knots."""
         x = scores.double()
         if not self.isotonic:
-            inner = x.clamp(1e-7, 1 - 1e-7)
             slope, intercept = self.lines
-            return (slope * (inner.log() - (1 - inner).log()) + intercept).sigmoid().float()
+            return (slope * x.logit(1e-7) + intercept).sigmoid().float()
         at, values = self.knots
         share = (x[..., None] - at[:, :-1]) / at.diff().clamp(min=1e-12)  # those that pad have no rise
         return (values[:, 0] + (share.clamp(0, 1) * values.diff()).sum(dim=-1)).float()

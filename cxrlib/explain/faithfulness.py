@@ -20,20 +20,17 @@ from cxrlib.explain.gradcam import grad_cam
 from cxrlib.models.architectures import ChestXrayModel, in_mode
 
 
-def randomized(
-    model: ChestXrayModel, images: torch.Tensor, seed: int = 0, steps: int = 6
-) -> Iterator[tuple[str, ChestXrayModel]]:
+def randomized(model: ChestXrayModel, images: torch.Tensor, seed: int = 0, steps: int = 6) -> Iterator[tuple]:
     """A copy of the model with more and more random weights: (last random layer, model), first with none random.
 
     The head comes first, then the other layers with weights in equal groups, from the last to the first. A layer's
     values are shuffled; batch norms then take their statistics from `images`, or the signal would vanish on the way.
     """
-    changed = copy.deepcopy(model).eval()
-    draw = torch.Generator().manual_seed(seed)
+    changed, draw = copy.deepcopy(model).eval(), torch.Generator().manual_seed(seed)
     kinds = nn.Conv2d | nn.Linear | nn.MultiheadAttention
     layers = [(name, layer) for name, layer in changed.backbone.named_modules() if isinstance(layer, kinds)][::-1]
     yield "none", changed
-    ends = [1, *np.linspace(1, len(layers), steps).round().astype(int)[1:]]
+    ends = np.linspace(1, len(layers), steps).round().astype(int)
     for start, end in pairwise([0, *ends]):
         for weight in (weight for _, layer in layers[start:end] for weight in layer.parameters(recurse=False)):
             order = torch.randperm(weight.numel(), generator=draw).to(weight.device)
@@ -44,17 +41,12 @@ def randomized(
 
 
 def take_statistics(model: ChestXrayModel, images: torch.Tensor) -> None:
-    """Set the batch norms' statistics to those of `images` (b, 1, h, w), in place; ends in evaluation mode.
-
-    Without dropout and on one thread, since a network of random weights turns the rounding of sums, which are added up
-    in one part per thread, into other maps.
-    """
+    """Set the batch norms' statistics to those of `images` (b, 1, h, w), in place; ends in evaluation mode."""
     model.eval()
     for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
-        norm.momentum = 1.0
-        norm.train()
+        norm.train().momentum = 1.0
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # sums are added up in one part per thread; random weights turn rounding into other maps
     try:
         with torch.inference_mode():
             model(to_unit(images).to(model.mean.device))
@@ -63,14 +55,11 @@ def take_statistics(model: ChestXrayModel, images: torch.Tensor) -> None:
     model.eval()
 
 
-def sanity(
-    model: ChestXrayModel, images: torch.Tensor, findings: Sequence[int], seed: int = 0, steps: int = 6, **options
-) -> pd.DataFrame:
+def sanity(model: ChestXrayModel, images: torch.Tensor, findings: Sequence, seed=0, steps=6, **options) -> pd.DataFrame:
     """Likeness of the maps to the first ones as the weights become random (`randomized`): one row per step and image.
 
     images: (b, 1, h, w), b of 2 or more; findings: (b,), columns of FINDINGS; options: layer, method of `grad_cam`.
-    Columns: step (0: nothing is random yet), layer (the last one made random), image, rank (Spearman's correlation of
-    the pixels; NaN where a map is empty or flat).
+    Columns: step, layer (the last one made random), image, rank (Spearman's; NaN where a map is empty or flat).
     """
     rows, first, chosen = [], None, (np.arange(len(images)), np.array(findings))
     for step, (layer, changed) in enumerate(randomized(model, images, seed, steps)):
@@ -81,23 +70,16 @@ def sanity(
 
 
 def perturbation(
-    model: ChestXrayModel,
-    images: torch.Tensor,
-    maps: np.ndarray,
-    findings: Sequence[int],
-    steps: int = 10,
-    seed: int = 0,
-    orders: int = 5,
+    model: ChestXrayModel, images: torch.Tensor, maps: np.ndarray, findings: Sequence[int], steps=10, seed=0, orders=5
 ) -> pd.DataFrame:
     """Deletion and insertion curves: one row per image, kind, order and step, the mean over `orders` random orders.
 
     images: (b, 1, h, w) uint8 or [0, 1]; maps: (b, h, w) in [0, 1], of the findings (b,), columns of FINDINGS.
     Columns: image, kind (deletion, insertion), order (map, random), share (of the pixels, 0 to 1), score.
-    Pixels are blurred, not blackened: the model has never seen a black patch. A random order is that of a smooth map
-    (`random_maps`), as the model's are; it also orders pixels of equal heat, so that a flat map gains nothing.
+    A random order, that of `random_maps`, also orders pixels of equal heat, so that a flat map gains nothing.
     """
     x, device = to_unit(images).cpu(), next(model.parameters()).device
-    side = max(1, min(x.shape[-2:]) // 10)  # blurred: no detail below a tenth of the side
+    side = max(1, min(x.shape[-2:]) // 10)  # blurred, not black, which no model has seen
     small = avg_pool2d(x, side, ceil_mode=True, count_include_pad=False)
     blurred = interpolate(small, size=x.shape[-2:], mode="bilinear", align_corners=False)
     chosen = np.arange(len(x)), np.asarray(findings)
@@ -123,21 +105,16 @@ def perturbation(
     return curves.groupby(["image", "kind", "order", "share"], sort=False, as_index=False).mean()
 
 
-def random_maps(n: int, size: int | tuple[int, int], seed: int | tuple = 0, grid: int = 10) -> np.ndarray:
-    """Uniform noise on a grid of `grid` x `grid` cells, enlarged as the maps are, with maximum 1: (n, h, w)."""
-    noise = torch.from_numpy(np.random.default_rng(seed).random((n, 1, grid, grid), dtype=np.float32))
+def random_maps(n: int, size: int | tuple[int, int], seed: int | tuple) -> np.ndarray:
+    """Uniform noise on a grid of 10 x 10 cells, enlarged as the maps are, with maximum 1: (n, h, w)."""
+    noise = torch.from_numpy(np.random.default_rng(seed).random((n, 1, 10, 10), dtype=np.float32))
     maps = interpolate(noise, size=size, mode="bilinear", align_corners=False)[:, 0]
     return (maps / maps.amax(dim=(1, 2), keepdim=True)).numpy()
 
 
 def areas(curves: pd.DataFrame) -> pd.DataFrame:
-    """The areas under the curves of `perturbation`: one row per image and kind, columns map, random and gain.
-
-    gain: random - map for deletion, map - random for insertion; above 0 the map is more faithful than a random order.
-    """
+    """Areas under `perturbation`'s curves by image and kind; a gain above 0: more faithful than a random order."""
     scores = curves.pivot_table("score", ["image", "kind"], ["order", "share"])
-    table = pd.DataFrame(index=scores.index)
-    for order in ("map", "random"):
-        table[order] = np.trapezoid(scores[order], scores[order].columns)
-    sign = np.where(table.index.get_level_values("kind") == "insertion", 1, -1)
-    return table.assign(gain=sign * (table["map"] - table["random"])).reset_index()
+    each = {order: np.trapezoid(scores[order], scores[order].columns) for order in ("map", "random")}
+    table = pd.DataFrame(each, index=scores.index).reset_index()
+    return table.assign(gain=(table["map"] - table["random"]) * np.where(table["kind"] == "insertion", 1, -1))

@@ -20,8 +20,7 @@ from cxrlib.core.errors import InputError, nearest
 from cxrlib.data.dataset import to_unit
 from cxrlib.models.architectures import ARCHITECTURES, ChestXrayModel, in_mode
 
-Layer = nn.Module | str | None
-Layers = Layer | Sequence[Layer]
+METHODS = ("gradcam", "gradcam++", "layercam", "activation")
 
 
 def check_method(method: str) -> None:
@@ -36,24 +35,18 @@ def default_layers(model: ChestXrayModel, method: str) -> list[str] | None:
 
 
 def grad_cam(
-    model: ChestXrayModel,
-    images: torch.Tensor,
-    layer: Layers = None,
-    method: str = "gradcam",
-    with_range: bool = False,
-    findings: torch.Tensor | None = None,
+    model: ChestXrayModel, images: torch.Tensor, layer=None, method: str = "gradcam", with_range=False, findings=None
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Where the model looks for each finding: (b, 14, h, w) float32 in [0, 1], in the coordinates of `images`.
 
     images: (b, 1, h, w) uint8 or [0, 1]. layer: the module whose output is read, or its name in the backbone (as in
     `cam_layers`): (b, c, h', w') or tokens (b, 1 + g * g, c); default: the `cam_layer`. Of several layers, the mean of
-    their maps, scaled again. method: one of METHODS.
+    their maps, scaled again. method: one of METHODS. with_range: also return the lowest and the highest raw value,
+    (b, 14, layers, 2), which tell a strong map from a weak one. findings: (b,) places in FINDINGS, the one that is
+    asked for in each image, which takes a single backward pass and gives (b, 1, h, w).
     A map is the raw one, its negative values set to 0, enlarged bilinearly (cell (i, j) of a g x g grid is centred at
     ((i + 0.5) * h / g - 0.5, (j + 0.5) * w / g - 0.5)), and divided by its highest value unless that is zero.
-    with_range: also return the lowest and the highest raw value, (b, 14, layers, 2), which tell a strong map from a
-    weak one. findings: (b,), the place in FINDINGS of the one that is asked for in each image, which takes a single
-    backward pass and gives (b, 1, h, w). Raises InputError for an unknown method, and for a layer that is not run or
-    has no grid.
+    Raises InputError for an unknown method, and for a layer that is not run or has no grid.
     """
     raw = raw_maps(model, images, layer, method, findings)
     maps = [_to_one(F.interpolate(grid.relu(), size=images.shape[-2:], mode="bilinear")) for grid in raw]
@@ -62,38 +55,34 @@ def grad_cam(
     return (maps, ranges) if with_range else maps
 
 
+def _to_one(maps: torch.Tensor) -> torch.Tensor:
+    """Each map divided, in place, by its highest value; zeros stay zeros."""
+    return maps.div_(maps.amax(dim=(2, 3), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny))
+
+
 def mean_maps(each: Sequence[np.ndarray]) -> np.ndarray:
     """The mean of several models' maps (..., h, w), each enlarged or shrunk to the size of the first."""
-    side = each[0].shape[-2:]
     flat = [torch.from_numpy(one).reshape(1, -1, *one.shape[-2:]) for one in each]
-    resized = [one if one.shape[-2:] == side else F.interpolate(one, size=side, mode="bilinear") for one in flat]
+    resized = [F.interpolate(one, size=flat[0].shape[-2:], mode="bilinear") for one in flat]
     return torch.stack(resized).mean(dim=0).numpy().reshape(each[0].shape)
 
 
-def raw_maps(
-    model: ChestXrayModel,
-    images: torch.Tensor,
-    layer: Layers = None,
-    method: str = "gradcam",
-    findings: torch.Tensor | None = None,
-) -> list[torch.Tensor]:
+def raw_maps(model: ChestXrayModel, images: torch.Tensor, layer=None, method="gradcam", findings=None) -> list:
     """The maps on the grid of each layer, (b, 14, h', w') float32, negative values kept. Arguments as in `grad_cam`.
 
-    One forward pass, recorded only from the first layer on, and one backward pass per map of an image. Works under
-    no_grad and inference_mode, and leaves the model unchanged.
+    One forward pass, and one backward pass per map. Works under no_grad and inference_mode; the model is unchanged.
     """
     check_method(method)
-    layers = [_resolved(model, one) for one in (layer if isinstance(layer, list | tuple) else [layer])]
     with torch.inference_mode(False):
-        kept, logits = _forward(model, images, layers)
+        kept, logits = _forward(model, images, layer if isinstance(layer, list | tuple) else [layer])
         grids = [as_grid(one.detach()) for one in kept]
         asked = logits if findings is None else logits.gather(1, findings[:, None].to(logits.device))
         if method == "activation":
-            return [_activation(grid)[:, None].repeat(1, asked.shape[1], 1, 1) for grid in grids]
+            return [grid.abs().mean(dim=1, keepdim=True).repeat(1, asked.shape[1], 1, 1) for grid in grids]
         maps = []
         for each in asked.unbind(dim=1):
             gradients = map(as_grid, torch.autograd.grad(each.sum(), kept, retain_graph=True))
-            maps.append(list(map(METHODS[method], grids, gradients)))
+            maps.append([_weighed(method, *pair) for pair in zip(grids, gradients, strict=True)])
         return [torch.stack(of_layer, dim=1) for of_layer in zip(*maps, strict=True)]
 
 
@@ -108,50 +97,24 @@ def as_grid(values: torch.Tensor) -> torch.Tensor:
     return values[:, 1:].transpose(1, 2).unflatten(2, (side, side))
 
 
-# ---- the methods: channels (b, c, h, w) and their gradients give a map (b, h, w) -------------------------------------
-def _gradcam(channels: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
-    return torch.einsum("bc,bchw->bhw", gradients.mean(dim=(2, 3)), channels)
-
-
-def _gradcam_plus_plus(channels: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
-    # alpha shortened by G^2, since the squares of small gradients vanish
-    alpha = 1 / (2 + channels.sum(dim=(2, 3), keepdim=True) * gradients)
-    weights = torch.where(gradients > 0, alpha * gradients, 0.0).sum(dim=(2, 3))
+def _weighed(method: str, channels: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
+    """The map (b, h, w) of channels and their gradients (b, c, h, w)."""
+    if method == "layercam":
+        return (gradients.relu() * channels).sum(dim=1)
+    weights = gradients.mean(dim=(2, 3))
+    if method == "gradcam++":  # alpha shortened by G^2, since the squares of small gradients vanish
+        alpha = 1 / (2 + channels.sum(dim=(2, 3), keepdim=True) * gradients)
+        weights = torch.where(gradients > 0, alpha * gradients, 0.0).sum(dim=(2, 3))
     return torch.einsum("bc,bchw->bhw", weights, channels)
 
 
-def _layercam(channels: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
-    return (gradients.relu() * channels).sum(dim=1)
-
-
-def _activation(channels: torch.Tensor) -> torch.Tensor:
-    return channels.abs().mean(dim=1)
-
-
-METHODS = {"gradcam": _gradcam, "gradcam++": _gradcam_plus_plus, "layercam": _layercam, "activation": _activation}
-
-
-# ---- the pass --------------------------------------------------------------------------------------------------------
-def _resolved(model: ChestXrayModel, layer: Layer) -> nn.Module:
-    if layer is None:
-        return model.cam_layer
-    if isinstance(layer, str):
-        names = [name for name, _ in model.backbone.named_modules() if name]
-        if layer not in names:
-            raise InputError(f"{model.arch} has no layer {layer!r}; expected one such as "
-                             f"{', '.join(ARCHITECTURES[model.arch].cam_layers)}{nearest(layer, names)}")  # fmt: skip
-        return model.backbone.get_submodule(layer)
-    return layer
-
-
-def _forward(model: ChestXrayModel, images: torch.Tensor, layers: list[nn.Module]) -> tuple[list, torch.Tensor]:
+def _forward(model: ChestXrayModel, images: torch.Tensor, layers: Sequence) -> tuple[list, torch.Tensor]:
     """The outputs of `layers`, in that order, and the logits (b, 14) as a differentiable function of them."""
-    outputs = {}
+    layers, outputs = [_resolved(model, layer) for layer in layers], {}
 
     def keep(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
         if not isinstance(output, torch.Tensor):
             raise InputError(f"{type(module).__name__} gives no tensor; choose a layer with a grid")
-        as_grid(output)
         outputs[module] = output if outputs else output.detach().requires_grad_()
         torch.set_grad_enabled(True)  # the rest is differentiated
         return outputs[module].clone()  # DenseNet's ReLU after its last layer writes in place
@@ -163,12 +126,16 @@ def _forward(model: ChestXrayModel, images: torch.Tensor, layers: list[nn.Module
     finally:
         for hook in hooks:
             hook.remove()
-    for layer in layers:
-        if layer not in outputs:
-            raise InputError(f"{type(layer).__name__} is not part of this {model.arch}; choose one of its layers")
+    if lost := [type(layer).__name__ for layer in layers if layer not in outputs]:
+        raise InputError(f"{lost[0]} is not part of this {model.arch}; choose one of its layers")
     return [outputs[layer] for layer in layers], logits
 
 
-def _to_one(maps: torch.Tensor) -> torch.Tensor:
-    """Each map divided, in place, by its highest value; zeros stay zeros."""
-    return maps.div_(maps.amax(dim=(2, 3), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny))
+def _resolved(model: ChestXrayModel, layer: nn.Module | str | None) -> nn.Module:
+    if not isinstance(layer, str):
+        return model.cam_layer if layer is None else layer
+    named = dict(model.backbone.named_modules())
+    if layer not in named:
+        raise InputError(f"{model.arch} has no layer {layer!r}; expected one such as "
+                         f"{', '.join(ARCHITECTURES[model.arch].cam_layers)}{nearest(layer, named)}")  # fmt: skip
+    return named[layer]

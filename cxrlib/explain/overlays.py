@@ -1,6 +1,6 @@
-"""Which images and findings overlays show, with their scores and heat maps."""
+"""Which images and findings overlays show, with their scores and maps. A pair: row of predictions, finding's place."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -12,10 +12,8 @@ from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.explain.case_maps import case_maps
 from cxrlib.models.architectures import ChestXrayModel
 
-Pairs = Iterable[tuple[int, int]]  # (row of predictions, column of FINDINGS)
 
-
-def choose(entries: pd.DataFrame, samples: int, seed: int = 0) -> pd.DataFrame:
+def choose(entries: pd.DataFrame, samples: int, seed: int) -> pd.DataFrame:
     """`samples` random entries, those with a finding first; all of them where there are fewer."""
     shuffled = entries.sample(frac=1, random_state=seed)
     without = shuffled[list(FINDINGS)].sum(axis=1) == 0
@@ -27,32 +25,22 @@ def highest_scoring(scores: np.ndarray, mask: np.ndarray) -> list[tuple[int, int
     return [(int(np.argmax(np.where(mask[:, k], scores[:, k], -1))), k) for k in np.flatnonzero(mask.any(axis=0))]
 
 
-def highest_labelled(predictions: Predictions) -> Pairs:
+def highest_labelled(predictions: Predictions) -> list[tuple[int, int]]:
     """For each row its labelled finding with the highest score; of all findings where none is labelled."""
-    labelled = predictions.labels == 1
-    labelled = np.where(labelled.any(axis=1, keepdims=True), labelled, True)
-    return list(enumerate(np.where(labelled, predictions.scores, -1).argmax(axis=1)))
+    return list(enumerate((predictions.scores + 2.0 * (predictions.labels == 1)).argmax(axis=1)))
 
 
-def score_table(predictions: Predictions, pairs: Pairs, thresholds: Thresholds | None = None) -> pd.DataFrame:
-    """One row per pair: image, finding, its score, label (None: unknown), threshold, called, and all fourteen scores.
-
-    thresholds: on the scale of the predictions' scores; without them threshold and called are empty.
-    """
-    rows, shown = np.array(list(pairs)).T
-    limit = np.full(len(shown), np.nan) if thresholds is None else np.asarray(thresholds.values)[shown]
-    score = predictions.scores[rows, shown]
-    label = pd.Series(predictions.labels[rows, shown])
-    label = label if predictions.known[rows, shown].all() else label.astype("UInt8").mask(label == UNKNOWN)
-    table = pd.DataFrame({"image": predictions.image[rows], "finding": np.array(FINDINGS)[shown], "score": score,
-                          "label": label, "threshold": limit})  # fmt: skip
-    called = pd.Series(score >= limit, dtype="boolean").mask(np.isnan(limit))
+def score_table(predictions: Predictions, pairs: list, thresholds: Thresholds | None = None) -> pd.DataFrame:
+    """One row per pair: image, finding, score, label (NA: unknown), threshold and called (or empty), all scores."""
+    rows, shown = np.array(pairs).T
+    label = pd.Series(predictions.labels[rows, shown], dtype="UInt8")
+    table = pd.DataFrame({"image": predictions.image[rows], "finding": np.array(FINDINGS)[shown],
+                          "score": predictions.scores[rows, shown], "label": label.mask(label == UNKNOWN),
+                          "threshold": np.nan if thresholds is None else thresholds.values[shown]})  # fmt: skip
+    called = (table["score"] >= table["threshold"]).astype("boolean").mask(table["threshold"].isna())
     return table.assign(called=called, **dict(zip(FINDINGS, predictions.scores[rows].T, strict=True)))
 
 
-def overlay_maps(
-    model: ChestXrayModel, images: ImageCache, table: pd.DataFrame, method: str = "gradcam"
-) -> Iterator[np.ndarray]:
+def overlay_maps(model: ChestXrayModel, images: ImageCache, table: pd.DataFrame, method: str) -> Iterator[np.ndarray]:
     """The map (h, w) of each row of `score_table`, made when it is needed."""
-    for row in range(len(table)):
-        yield case_maps(model, images, table.iloc[[row]], method)[0]
+    return (case_maps(model, images, table.iloc[[row]], method)[0] for row in range(len(table)))

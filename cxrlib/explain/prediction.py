@@ -7,12 +7,12 @@
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
+from operator import length_hint
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -24,8 +24,7 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.data.images import looks_inverted, read_radiograph
 from cxrlib.evaluation.calibration import operating_points
 from cxrlib.evaluation.metrics import at_or_above
-from cxrlib.evaluation.thresholds import Thresholds
-from cxrlib.explain.gradcam import default_layers, grad_cam, mean_maps
+from cxrlib.explain.gradcam import grad_cam, mean_maps
 from cxrlib.models.architectures import model_from_checkpoint
 from cxrlib.models.ensembles import load_ensemble
 from cxrlib.training.device import pick_device
@@ -38,7 +37,7 @@ _UNCHECKED = "not compared with the training images, of which the checkpoint has
 _NOT_TUNED = "no threshold is tuned: run cxr eval --update_checkpoint"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Prediction:
     """What is predicted for one image.
 
@@ -68,17 +67,15 @@ class Prediction:
 
     @property
     def rows(self) -> list[dict]:
-        """The fourteen findings as plain values: score, probability (low, high: among models), threshold, call, note.
-
-        Where no threshold is tuned, threshold and call are None.
-        """
+        """The findings as plain values; low, high: among models. Untuned, threshold and call are None."""
         numbers = [self.scores.mean(axis=0), self.probability, self.members.min(axis=0), self.members.max(axis=0)]
-        names, rows = ("finding", "score", "probability", "low", "high", "threshold", "call", "note"), []
-        for k, (finding, positive) in enumerate(zip(FINDINGS, self.positive, strict=True)):
-            threshold, call = float(self.thresholds[k]), "positive" if positive else "negative"
-            operating = (None, None) if np.isnan(threshold) else (threshold, call)
-            values = [finding, *(float(f"{each[k]:.6g}") for each in numbers), *operating, self.notes[k]]
-            rows.append(dict(zip(names, values, strict=True)))
+        columns = zip(FINDINGS, np.transpose(numbers), self.thresholds.tolist(), self.positive, self.notes, strict=True)
+        rows = []
+        for finding, values, threshold, positive, note in columns:
+            call = None if np.isnan(threshold) else "positive" if positive else "negative"
+            score, probability, low, high = (float(f"{value:.6g}") for value in values)
+            rows.append({"finding": finding, "score": score, "probability": probability, "low": low, "high": high,
+                         "threshold": threshold if call else None, "call": call, "note": note})  # fmt: skip
         return rows
 
     @property
@@ -92,12 +89,11 @@ class Predictor:
 
     Of several, the calibrated scores are averaged, and compared with the thresholds that an ensemble has for the mean,
     else with the mean of the models' thresholds. An image that none of them takes for a radiograph as in its training
-    is refused, or with `force` predicted with a warning.
-    Raises InputError for files that are no checkpoints.
+    is refused, or with `force` predicted with a warning. Raises InputError for files that are no checkpoints.
     """
 
     def __init__(self, weights: Sequence[str | Path], device: str = "auto", force: bool = False):
-        self.names = [str(path) for path in weights]
+        self.names, self.force = [str(path) for path in weights], force
         ensemble = load_ensemble(weights)
         checkpoints = list(ensemble.members.values())
         points = [operating_points([each.get("calibration")], each.get("thresholds")) for each in checkpoints]
@@ -107,40 +103,36 @@ class Predictor:
             tuned = [operating_points(ensemble.calibrations, ensemble.thresholds)[1]]
         self.thresholds, self.notes = _mean_thresholds(tuned)
         self.models = [model_from_checkpoint(checkpoint).to(pick_device(device)) for checkpoint in checkpoints]
-        self.force, pairs = force, zip(checkpoints, self.models, strict=True)
-        kinds = ((each.get("familiarity"), model.head.in_features) for each, model in pairs)
-        self._familiarity = [None if fitted is None else Familiarity(fitted, width) for fitted, width in kinds]
+        kinds = zip((each.get("familiarity") for each in checkpoints), self.models, strict=True)
+        self._familiarity = [None if kind is None else Familiarity(kind, of.head.in_features) for kind, of in kinds]
         self._learned_from = {name for each in checkpoints for names in each["parts"].values() for name in names}
 
-    def predict(
-        self, files: Iterable[str | Path | BinaryIO], batch_size: int = 16, threads: int | None = None
-    ) -> Iterator[Prediction]:
+    def predict(self, files: Iterable, batch_size: int = 16, threads: int | None = None) -> Iterator[Prediction]:
         """One `Prediction` per file, in order. A file that cannot be read or is refused gives one with its `error`.
 
-        files: paths, or open binary files with a `name`.
-        threads: that decode the following batches while the models compute; default: one per core.
+        files: paths, or open binary files with a `name`. threads: that decode ahead; default: one per core.
         """
-        cases = _ahead(self._read, files, 2 * batch_size, threads or cpu_count())
-        engines = [Engine(model, len(files) if isinstance(files, Sized) else 0) for model in self.models]
-        with kept_memory():
-            while batch := list(islice(cases, batch_size)):
-                yield from self._scored(batch, engines)
+        engines = [Engine(model, length_hint(files)) for model in self.models]
+        files = iter(files)
+        with kept_memory(), ThreadPoolExecutor(threads or cpu_count()) as pool:
+            ahead = deque(pool.map(self._read, islice(files, batch_size)) for _ in range(2))
+            while batch := list(ahead.popleft()):
+                ahead.append(pool.map(self._read, islice(files, batch_size)))
+                if readable := [case for case in batch if not case.error]:
+                    self._score(readable, engines)
+                yield from batch
 
-    def maps(self, case: Prediction, method: str = "gradcam") -> dict[str, np.ndarray]:
+    def maps(self, case: Prediction) -> dict[str, np.ndarray]:
         """The heat map of each positive finding, as in `all_maps`."""
-        positive = np.flatnonzero(case.positive)
-        mean = self.all_maps(case, method) if len(positive) else ()
-        return {FINDINGS[k]: mean[k] for k in positive}
+        mean = self.all_maps(case) if case.positive.any() else ()
+        return {FINDINGS[k]: mean[k] for k in np.flatnonzero(case.positive)}
 
-    def all_maps(self, case: Prediction, method: str = "gradcam") -> np.ndarray:
-        """The heat maps of all findings, (14, side, side) of the first image, in [0, 1]; the models' mean."""
-        maps = []
-        for model, image in zip(self.models, case.images, strict=True):
-            heat = grad_cam(model, torch.from_numpy(image)[None, None], default_layers(model, method), method)
-            maps.append(heat[0].numpy())
-        return mean_maps(maps)
+    def all_maps(self, case: Prediction) -> np.ndarray:
+        """The Grad-CAM maps of all findings, (14, side, side) of the first image, in [0, 1]; the models' mean."""
+        pairs = zip(self.models, case.images, strict=True)
+        return mean_maps([grad_cam(model, torch.from_numpy(image)[None, None])[0].numpy() for model, image in pairs])
 
-    def _read(self, file: str | Path | BinaryIO) -> Prediction:
+    def _read(self, file) -> Prediction:
         path = Path(file if isinstance(file, str | Path) else file.name)
         try:
             radiograph = read_radiograph(file)
@@ -154,49 +146,34 @@ class Predictor:
             warnings += ("an image of this name was used for training or validation",)
         return Prediction(path, warnings=warnings, images=images)
 
-    def _scored(self, batch: list[Prediction], engines: list[Engine]) -> list[Prediction]:
-        readable = [n for n, case in enumerate(batch) if not case.error]
-        raw, verdicts = [], []
-        for number, engine in enumerate(engines if readable else ()):
-            images = torch.from_numpy(np.stack([batch[n].images[number] for n in readable]))[:, None]
+    def _score(self, cases: list[Prediction], engines: list[Engine]) -> None:
+        """Give the cases their scores, or an error where each model refuses their kind."""
+        raw, calibrated, verdicts = [], [], []
+        for number, engine in enumerate(engines):
+            images = torch.from_numpy(np.stack([case.images[number] for case in cases]))[:, None]
             scores, features = (each.cpu() for each in engine(images))
             raw.append(scores.numpy())
-            if self._familiarity[number] is not None:
+            calibrated.append(self._calibrators[number].calibrate(raw[-1]))
+            if self._familiarity[number]:
                 verdicts.append(self._familiarity[number].judge(features, images))
-        calibrated = [one.calibrate(scores) for one, scores in zip(self._calibrators, raw, strict=False)]
-        for place, n in enumerate(readable):
-            scores, members = (np.stack([of_model[place] for of_model in each]) for each in (raw, calibrated))
-            how = {"scores": scores, "members": members, "thresholds": self.thresholds, "notes": self.notes}
-            batch[n] = self._judged(replace(batch[n], **how), [of_model[place] for of_model in verdicts])
-        return batch
-
-    def _judged(self, case: Prediction, verdicts: list[tuple[bool, str]]) -> Prediction:
-        """The case with what the models say of its kind; refused where each of them refuses it."""
-        reasons = tuple(dict.fromkeys(reason for _, reason in verdicts if reason)) if verdicts else (_UNCHECKED,)
-        if verdicts and all(refused for refused, _ in verdicts) and not self.force:
-            error = f"{printable(case.path)} is refused: {reasons[0]}; --force predicts it all the same"
-            return Prediction(case.path, error=error, warnings=case.warnings, images=case.images)
-        return replace(case, warnings=case.warnings + reasons)
+        raw, calibrated = np.stack(raw, axis=1), np.stack(calibrated, axis=1)  # (n, models, 14)
+        for place, case in enumerate(cases):
+            kinds = [of_model[place] for of_model in verdicts] or [(False, _UNCHECKED)]
+            reasons = tuple(dict.fromkeys(reason for _, reason in kinds if reason))
+            if all(refused for refused, _ in kinds) and not self.force:
+                case.error = f"{printable(case.path)} is refused: {reasons[0]}; --force predicts it all the same"
+                continue
+            case.warnings += reasons
+            case.scores, case.members = raw[place], calibrated[place]
+            case.thresholds, case.notes = self.thresholds, self.notes
 
 
-def _mean_thresholds(points: list[Thresholds | None]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(14,) the mean over models, NaN where one of them is not tuned, and 14 notes."""
+def _mean_thresholds(points: Sequence) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(14,) the mean of Thresholds (None where a model has none), NaN where one is not tuned, and 14 notes."""
     if None in points:
         return np.full(len(FINDINGS), np.nan), (_NOT_TUNED,) * len(FINDINGS)
     values = np.mean([np.where(each.tuned, each.values, np.nan) for each in points], axis=0)
     notes = zip(*(each.notes for each in points), strict=True)
     # without what an evaluation falls back to: here nothing is called
     reasons = (dict.fromkeys(re.sub(r"; \S+ is kept$", "", note) for note in each if note) for each in notes)
-    return values, tuple("; ".join(each) for each in reasons)
-
-
-def _ahead(function: Callable, items: Iterable, most: int, threads: int) -> Iterator:
-    """function(item) in order, from threads that are at most `most` items ahead: the memory needed is constant."""
-    with ThreadPoolExecutor(threads) as pool:
-        waiting = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) == most:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    return values, tuple(map("; ".join, reasons))

@@ -4,7 +4,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
 
 from cxrlib.data.findings import FINDINGS
 from cxrlib.plots.style import BLUE, GREY, ORANGE, STYLES, described, draw_intervals, listed, pretty
@@ -21,20 +20,20 @@ _ANATOMY = (  # name, the place it points to and where it is written, as shares 
 )
 
 
-def plot_label_counts(entries: pd.DataFrame) -> Figure:
+def plot_label_counts(entries: pd.DataFrame) -> plt.Figure:
     """How many images have each finding, most frequent first, with their share."""
-    counts = entries[list(FINDINGS)].sum().sort_values()
+    counts = entries[list(FINDINGS)].sum().sort_values().rename(pretty)
     figure, axes = plt.subplots(figsize=(8, 5))
-    bars = axes.barh([pretty(name) for name in counts.index], counts, color=BLUE)
+    bars = axes.barh(counts.index, counts, color=BLUE)
     shares = [f"{count:,} ({count / len(entries):.1%})" for count in counts]
     axes.bar_label(bars, shares, padding=4, fontsize=9, color="0.25")
     axes.set(xlabel=f"images (of {len(entries):,})", title="A few findings are common, most are rare", xmargin=0.2)
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    values = listed(counts[::-1], ",")
-    return described(figure, f"Bar chart, images of {len(entries):,} that bear each finding: {values}.")
+    said = f"Bar chart, images of {len(entries):,} that bear each finding"
+    return described(figure, f"{said}: {listed(counts[::-1], ',')}.")
 
 
-def plot_cooccurrence(entries: pd.DataFrame) -> Figure:
+def plot_cooccurrence(entries: pd.DataFrame) -> plt.Figure:
     """How many times as often as by chance two findings are together; in brackets: by chance, under ten images."""
     labels = entries[list(FINDINGS)].to_numpy(float)
     by_chance = np.outer(labels.sum(axis=0), labels.mean(axis=0))
@@ -43,7 +42,7 @@ def plot_cooccurrence(entries: pd.DataFrame) -> Figure:
     names = [pretty(name) for name in FINDINGS]
     figure, axes = plt.subplots(figsize=(9.5, 7.4))
     upper, few = np.triu(np.ones(lift.shape, bool)), by_chance < 10
-    written = np.where(few, np.char.mod("(%.1f)", lift), np.char.mod("%.1f", lift))
+    written = np.char.mod(np.where(few, "(%.1f)", "%.1f"), lift)
     shared = {"ax": axes, "annot": written, "fmt": "", "xticklabels": names, "yticklabels": names}
     sns.heatmap(np.log2(lift.clip(1 / 16)), mask=upper | few, cmap="RdBu_r", vmin=-3.5, vmax=3.5, **shared,
                 cbar_kws={"label": "times as often as by chance", "ticks": range(-3, 4), "shrink": 0.6})  # fmt: skip
@@ -56,7 +55,7 @@ def plot_cooccurrence(entries: pd.DataFrame) -> Figure:
     return described(figure, f"Table of the fourteen findings by each other. Together most above chance: {most}.")
 
 
-def plot_visits(entries: pd.DataFrame) -> Figure:
+def plot_visits(entries: pd.DataFrame) -> plt.Figure:
     """Patients by their number of images, and how many of all images each group holds (%)."""
     visits = entries.groupby("patient").size()
     names = ["1", "2", "3-4", "5-9", "10-19", "20-49", "50 or more"]
@@ -76,7 +75,7 @@ def plot_visits(entries: pd.DataFrame) -> Figure:
     return described(figure, f"Shares of the patients and of the images by images per patient: {values}.")
 
 
-def plot_views(entries: pd.DataFrame) -> Figure:
+def plot_views(entries: pd.DataFrame) -> plt.Figure:
     """Distribution of the ages by view, and how often each finding is labelled in AP relative to PA (logarithmic)."""
     views = {name: entries[entries["view"] == name] for name in ("PA", "AP")}
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8), width_ratios=(1, 1.15))
@@ -91,82 +90,78 @@ def plot_views(entries: pd.DataFrame) -> Figure:
     right.hlines(range(len(ratio)), 1, ratio, color="0.75", lw=2)
     right.plot(ratio, range(len(ratio)), "o", color=ORANGE)
     right.axvline(1, color=GREY, lw=1)
-    right.set_yticks(range(len(ratio)), [pretty(name) for name in ratio.index])
+    right.set_yticks(range(len(ratio)), map(pretty, ratio.index))
     right.set_xscale("log", base=2)
     right.xaxis.set_major_formatter("{x:g}")
     right.set(xlabel="times as often in AP as in PA (logarithmic)", title="Findings at the bedside")
     return described(figure, f"Ages by view; share of images with each finding in PA and in AP: {_shares_text(share)}.")
 
 
-def plot_shift(entries: pd.DataFrame, part: pd.Series, first: str = "train_val", second: str = "test") -> Figure:
+def plot_shift(entries: pd.DataFrame, part: pd.Series, first: str = "train_val", second: str = "test") -> plt.Figure:
     """Prevalence of each finding in two splits (logarithmic), joined by a line. part: the split of each entry."""
-    labels, (figure, axes) = entries[list(FINDINGS)], plt.subplots(figsize=(8, 5))
+    labels, (figure, axes) = entries[list(FINDINGS)].rename(columns=pretty), plt.subplots(figsize=(8, 5))
     share = pd.DataFrame({name: 100 * labels[part == name].mean() for name in (first, second)}).sort_values(second)
-    rows = np.arange(len(share))
-    axes.hlines(rows, *share.to_numpy().T, color="0.75", lw=2, zorder=1)
+    axes.hlines(share.index, share[first], share[second], color="0.75", lw=2, zorder=1)
     for name, (colour, marker) in zip(share, STYLES, strict=False):
-        axes.scatter(share[name], rows, color=colour, marker=marker, label=name, zorder=2)
-    axes.set_yticks(rows, [pretty(name) for name in share.index])
+        axes.scatter(share[name], share.index, color=colour, marker=marker, label=name, zorder=2)
     axes.set(xscale="log", xlabel="images with the finding (%, logarithmic)", title="The official parts differ")
     axes.set_xticks([0.2, 0.5, 1, 2, 5, 10, 20], ["0.2", "0.5", "1", "2", "5", "10", "20"])
     axes.legend(loc="lower right")
     return described(figure, f"Share of images with each finding in {first} and {second}: {_shares_text(share[::-1])}.")
 
 
-def plot_agreement(table: pd.DataFrame, nih: pd.Series | None = None) -> Figure:
+def plot_agreement(table: pd.DataFrame, nih: pd.Series | None = None) -> plt.Figure:
     """Cohen's kappa of labels against a reference, with intervals. table: `agreement`'s; nih: kappas to compare."""
     table = table.sort_values("kappa", na_position="first")
     figure, axes = plt.subplots(figsize=(8, 1.4 + 0.27 * len(table)))
-    rows, values = np.arange(len(table)), listed(table["kappa"][::-1])
+    values = listed(table["kappa"][::-1])
+    rows = [f"{pretty(name)} ({positives})" for name, positives in table["expert"].items()]
     draw_intervals(axes, rows, table, ("kappa", "kappa_low", "kappa_high"), label="these labels")
     if nih is not None:
         axes.plot(nih[table.index], rows, "o", color=ORANGE, mfc="white", label="NIH's labels against readers")
         figure.legend(loc="outside lower right", ncols=2)
         values += f"; of NIH's: {listed(nih[table.index][::-1])}"
-    axes.set_yticks(rows, [f"{pretty(name)} ({positives})" for name, positives in table["expert"].items()])
     axes.axvline(0, color=GREY, lw=1, ls=":")
     axes.set(xlabel="Cohen's kappa, 95 % interval over patients", ylim=(-0.6, len(table) - 0.4),
              title="Labels against the reference (in brackets: its positives)", xlim=(None, 1.02))  # fmt: skip
     return described(figure, f"Cohen's kappa of the mined labels on {table['images'].iloc[0]:,} images: {values}.")
 
 
-def plot_anatomy(image: np.ndarray) -> Figure:
+def plot_anatomy(image: np.ndarray) -> plt.Figure:
     """A frontal radiograph, clean and beside it with the names of its parts, at their usual places."""
     figure, (clean, named) = plt.subplots(1, 2, figsize=(9, 4.6))
-    size = len(image)
     for axes, title in ((clean, "A radiograph without a labelled finding"), (named, "The same with its parts named")):
         axes.imshow(image, cmap="gray", vmin=0, vmax=255)
         axes.set(xticks=[], yticks=[], title=title)
-    for text, (x, y), (to_x, to_y) in _ANATOMY:
-        named.annotate(text, (x * size, y * size), (to_x * size, to_y * size), color="white", fontsize=9, ha="center",
+    for text, *places in _ANATOMY:
+        named.annotate(text, *np.multiply(places, len(image)), color="white", fontsize=9, ha="center",
                        arrowprops={"arrowstyle": "->", "color": ORANGE, "lw": 1.5},
                        bbox={"fc": "black", "ec": "none", "alpha": 0.6, "pad": 1.5})  # fmt: skip
-    parts = ", ".join(text.replace("\n", " ") for text, *_ in _ANATOMY)
+    parts = ", ".join(text for text, *_ in _ANATOMY).replace("\n", " ")
     return described(figure, f"A frontal radiograph, clean and with its parts named: {parts}.")
 
 
-def plot_parts(entries: pd.DataFrame) -> Figure:
+def plot_parts(entries: pd.DataFrame) -> plt.Figure:
     """How many positives of each finding are in train, val and test (logarithmic)."""
-    counts = entries.groupby("part")[list(FINDINGS)].sum().T.rename(index=pretty)
-    counts = counts[["train", "val", "test"]].sort_values("train")
+    counts = entries.groupby("part")[list(FINDINGS)].sum().loc[["train", "val", "test"]].T
+    counts = counts.rename(index=pretty).sort_values("train")
     figure, axes = plt.subplots(figsize=(8, 5))
     for name, (colour, marker) in zip(counts, (STYLES[0], STYLES[2], STYLES[1]), strict=True):
         axes.plot(counts[name], counts.index, marker, color=colour, label=name, ms=7)
     axes.set_xscale("symlog", linthresh=1, linscale=0.3)  # as a logarithm, with room for 0
     least, most = counts.to_numpy().min(), counts.to_numpy().max()
-    axes.set(xlabel="images with the finding (logarithmic)", title="Positives in each part",
+    ticks = [tick for tick in (0, *np.outer(10 ** np.arange(6), (1, 2, 5)).ravel()) if 0.8 * least <= tick <= most]
+    axes.set(xlabel="images with the finding (logarithmic)", title="Positives in each part", xticks=ticks,
              xlim=(-0.2 if least < 2 else 0.8 * least, None))  # fmt: skip
-    ticks = [0, *np.outer(10 ** np.arange(6), (1, 2, 5)).ravel()]
-    axes.set_xticks([tick for tick in ticks if 0.8 * least <= tick <= most])
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.set_xticks([], minor=True)
+    axes.minorticks_off()
     axes.grid(axis="both")
     axes.legend(loc="upper left")
     values = "; ".join(f"{name} {', '.join(map(str, row))}" for name, *row in counts[::-1].itertuples())
     return described(figure, f"Positive images in train, val and test: {values}.")
 
 
-def plot_leakage(table: pd.DataFrame, gain: pd.Series) -> Figure:
+def plot_leakage(table: pd.DataFrame, gain: pd.Series) -> plt.Figure:
     """Macro AUROC with and without a leak (rows: auroc, auroc_low, auroc_high), and the difference, low and high."""
     figure, (top, below) = plt.subplots(2, 1, figsize=(8, 2.1 + 0.5 * len(table)), height_ratios=(len(table), 1))
     gained, columns = gain[["difference", "low", "high"]].astype(float), ["auroc", "auroc_low", "auroc_high"]
@@ -178,8 +173,8 @@ def plot_leakage(table: pd.DataFrame, gain: pd.Series) -> Figure:
         axes.set(yticks=range(len(rows)), yticklabels=rows.index, ylim=(len(rows) - 0.5, -0.6))
     top.set(xlabel="macro AUROC on test, 95 % interval over patients")
     values = ", ".join(f"{name} {value:.3f}" for name, value in table["auroc"].items())
-    ends = "difference {:.3f} [{:.3f}, {:.3f}]".format(*gained)
-    return described(figure, f"Macro AUROC on test with 95 % intervals: {values}; {ends}.")
+    said = "Macro AUROC on test with 95 % intervals: {}; difference {:.3f} [{:.3f}, {:.3f}]."
+    return described(figure, said.format(values, *gained))
 
 
 def _shares_text(share: pd.DataFrame) -> str:

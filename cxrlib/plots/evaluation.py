@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from matplotlib.scale import FuncScale
 from sklearn.metrics import precision_recall_curve
 
@@ -13,15 +12,12 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.reliability import reliability
 from cxrlib.evaluation.thresholds import Thresholds, number
-from cxrlib.plots.style import BLUE, GREY, ORANGE, STYLES, described, panels, pretty
+from cxrlib.plots.style import BLUE, GREY, ORANGE, STYLES, described, draw_bars, panels, pretty
 
-_LEAST_IN_MEAN = 3  # findings: a mean of fewer says little about the others
 _ROOT = FuncScale(None, (lambda value: np.sign(value) * np.abs(value) ** 0.5, lambda root: np.abs(root) * root))
 
 
-def plot_prevalence(
-    prevalence: Sequence[float], at_half: Sequence[float], best: Sequence[float], auroc: float
-) -> Figure:
+def plot_prevalence(prevalence: Sequence[float], at_half: Sequence, best: Sequence, auroc: float) -> plt.Figure:
     """F1 of one model against the prevalence: at the threshold 0.5 and at the best one."""
     figure, axes = plt.subplots(figsize=(8, 3.6))
     axes.axhline(auroc, color=GREY, ls="--", lw=1.5)
@@ -36,11 +32,8 @@ def plot_prevalence(
     return described(figure, f"AUROC {auroc:.2f} throughout; the best F1 and that at 0.5 by prevalence: {values}.")
 
 
-def plot_threshold_curves(grid: np.ndarray, f1: np.ndarray, thresholds: Thresholds) -> Figure:
-    """F1 on validation against the threshold, one panel per finding. grid: (g,); f1: (g, 14).
-
-    A bar at the foot is the interval of the threshold itself, with an arrowhead where the grid cuts it off.
-    """
+def plot_threshold_curves(grid: np.ndarray, f1: np.ndarray, thresholds: Thresholds) -> plt.Figure:
+    """F1 on validation by threshold, with the threshold's own interval. grid: (g,); f1: (g, 14)."""
     labels = "threshold (orange: chosen, with its 95 % interval; dotted: half of the best F1)", "F1 on validation"
     figure, all_axes = panels(len(FINDINGS), 5, 2.2, height=1.8, labels=labels, sharex=True, sharey=True)
     titles = [text if tuned else "not tuned" for text, tuned in zip(thresholds.texts, thresholds.tuned, strict=True)]
@@ -57,7 +50,7 @@ def plot_threshold_curves(grid: np.ndarray, f1: np.ndarray, thresholds: Threshol
     return described(figure, f"F1 on validation against the threshold for each finding. Chosen: {chosen}.")
 
 
-def plot_pr_curves(predictions: Predictions, points: dict[str, Thresholds]) -> Figure:
+def plot_pr_curves(predictions: Predictions, points: dict[str, Thresholds]) -> plt.Figure:
     """Precision-recall curves and chance, the prevalence. points: name -> thresholds on the scores of `predictions`."""
     labels = "recall (sensitivity); dotted: the prevalence, which is what guessing gives", "precision (PPV)"
     figure, all_axes = panels(len(FINDINGS), 5, 2.2, height=1.9, labels=labels, sharex=True, sharey=True)
@@ -82,7 +75,7 @@ def plot_pr_curves(predictions: Predictions, points: dict[str, Thresholds]) -> F
     return described(figure, f"Precision-recall curve of each finding, with the operating points {', '.join(points)}.")
 
 
-def plot_reliability(tables: dict[str, Predictions], findings: Sequence[str], bins: int = 5) -> Figure:
+def plot_reliability(tables: dict[str, Predictions], findings: Sequence[str], bins: int = 5) -> plt.Figure:
     """Share of positives against the mean score, in bins of equally many images; the dotted diagonal is ideal."""
     labels = "mean score of a bin (both axes: square-root scale)", "share of positives in the bin"
     figure, all_axes = panels(len(findings), 2, 4.3, height=3.6, labels=labels, sharex=True, sharey=True)
@@ -90,13 +83,12 @@ def plot_reliability(tables: dict[str, Predictions], findings: Sequence[str], bi
     for axes, finding in zip(all_axes, findings, strict=False):
         axes.plot([0, 1], [0, 1], color=GREY, ls=":", lw=1)
         positives = 0
-        for (name, predictions), (colour, marker) in zip(tables.items(), STYLES, strict=False):
+        for (name, predictions), style in zip(tables.items(), STYLES, strict=False):
             table = reliability(predictions, finding, bins)
             if table.empty:  # no label is known
                 continue
-            spread = np.array([table["share"] - table["low"], table["high"] - table["share"]])
-            axes.errorbar(table["score"], table["share"], yerr=spread, fmt=f"-{marker}", color=colour, ms=5, lw=1,
-                          elinewidth=1.5, capsize=2, label=name)  # fmt: skip
+            look = {"ms": 5, "lw": 1, "elinewidth": 1.5, "capsize": 2}
+            draw_bars(axes, table["score"], table, ("share", "low", "high"), style, label=name, **look)
             positives, (score, share) = table["positives"].sum(), map(number, table.iloc[-1][["score", "share"]])
             texts.append(f"{pretty(finding)}, {name}: the highest scores, {score}, meet {share}")
         axes.set(xscale=_ROOT, yscale=_ROOT, xlim=ends, ylim=ends, xticks=ticks, yticks=ticks, aspect="equal")
@@ -105,11 +97,8 @@ def plot_reliability(tables: dict[str, Predictions], findings: Sequence[str], bi
     return described(figure, f"Share of positives against the score. {'; '.join(texts)}.")
 
 
-def plot_gaps(table: pd.DataFrame) -> Figure:
-    """Gaps between each group and all others, of `audit`: the mean over three findings or more, with its interval.
-
-    Small grey dots are single findings; the worst of each row is named. Patients: those with any finding.
-    """
+def plot_gaps(table: pd.DataFrame) -> plt.Figure:
+    """Gaps between each group and all others, of `audit`: single findings, and the mean of three or more."""
     names, texts, sizes = list(table["group"].unique()), [], {}
     figure, sides = plt.subplots(1, 2, figsize=(10, 0.75 * len(names) + 1.4), sharey=True)
     metrics = (("auroc", "gap in AUROC", "left", "idxmin"), ("miss_rate", "gap in miss rate", "right", "idxmax"))
@@ -120,7 +109,7 @@ def plot_gaps(table: pd.DataFrame) -> Figure:
             single, macro = gaps["gap"].drop("macro").dropna(), gaps.loc["macro"]
             axes.plot(single, np.full(len(single), row + 0.25), ".", color="0.6", ms=5)
             sizes[name] = f"{macro['patients']:.0f} and {macro['patients_others']:.0f} patients, {len(single)} findings"
-            if len(single) < _LEAST_IN_MEAN:
+            if len(single) < 3:  # their mean says little about the others
                 texts.append(f"{name}, {label}: too few findings for a mean ({len(single)})")
                 continue
             place = getattr(single, worst)()

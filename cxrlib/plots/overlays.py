@@ -1,13 +1,11 @@
 """Heat maps over radiographs: score and threshold in the title, boxes where there are any."""
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from cxrlib.core.paths import write_csv
 from cxrlib.data.findings import FINDINGS
@@ -15,54 +13,43 @@ from cxrlib.evaluation.thresholds import number
 from cxrlib.plots.style import plot_overlays, pretty, save_figure
 
 _SHEET = 48  # overlays on one page
-Images = Mapping[str, np.ndarray]  # such as an ImageCache
 
 
-def overlay_figure(
-    maps: Iterable[np.ndarray], table: pd.DataFrame, images: Images, boxes: pd.DataFrame | None = None, plain=False
-) -> Figure:
-    """One panel per row of `score_table`: the radiograph under its map, with the boxes of that finding on that image.
+def overlay_figure(maps: Iterable, table: pd.DataFrame, images: Mapping, boxes=None, plain=False) -> plt.Figure:
+    """One panel per row of `score_table`: the radiograph (name -> (h, w) uint8) under its map.
 
-    boxes: as `read_boxes` gives them; plain: the bare radiograph is shown to the left of each.
+    boxes: of `read_boxes`; those of the finding on the image are drawn. plain: the bare radiograph is to the left.
     """
     panels = []
     for heat, row in zip(maps, table.itertuples(), strict=True):
         picture, own = images[row.image], []
         if boxes is not None:
-            of_pair = (boxes["image"] == row.image) & (boxes["finding"] == row.finding)
-            drawn = boxes.loc[of_pair, ["x", "y", "w", "h"]].to_numpy()
-            own = [(*box, "" if n else "box") for n, box in enumerate(drawn)]  # labels of two may overlap
+            drawn = boxes[(boxes["image"] == row.image) & (boxes["finding"] == row.finding)]
+            corners = drawn[["x", "y", "w", "h"]].to_numpy()
+            own = [(*box, "" if n else "box") for n, box in enumerate(corners)]  # labels of two may overlap
         labelled = "label unknown" if pd.isna(row.label) else "labelled" if row.label else "not labelled"
-        title = f"{pretty(row.finding)}: {number(row.score)}, {labelled}\n"
-        title += "no threshold tuned" if np.isnan(row.threshold) else f"threshold {number(row.threshold)}"
+        limit = "no threshold tuned" if np.isnan(row.threshold) else f"threshold {number(row.threshold)}"
+        title = f"{pretty(row.finding)}: {number(row.score)}, {labelled}\n{limit}"
         title += "" if heat.any() else "\n(empty: nothing speaks for it)"
-        if plain:
-            panels.append((picture, np.zeros_like(heat), row.image, own))
+        panels += [(picture, np.zeros_like(heat), row.image, own)] if plain else []
         panels.append((picture, heat, title, own))
     return plot_overlays(*zip(*panels, strict=True))
 
 
-def write_overlays(
-    folder: Path, maps: Iterable[np.ndarray], table: pd.DataFrame, images: Images, boxes: pd.DataFrame | None = None
-) -> list[Path]:
-    """Write one PNG per row of `score_table`, beside the bare radiograph; returns the paths.
+def write_overlays(folder: Path, maps: Iterable, table: pd.DataFrame, images: Mapping, boxes=None) -> list[Path]:
+    """Write one PNG per row of `score_table`, as in `overlay_figure`, beside the bare radiograph; returns the paths.
 
-    The folder also gets contact_sheet.png, with up to 48 of the overlays on one page, and the table as scores.csv.
-    Overlays of an earlier run in the folder are removed.
+    Also contact_sheet.png, with up to 48 overlays, and the table as scores.csv. Those of an earlier run are removed.
     """
     paths, on_sheet = [folder / f"{Path(row.image).stem}_{row.finding}.png" for row in table.itertuples()], []
     for n, (path, heat) in enumerate(zip(paths, maps, strict=True)):
         on_sheet = [*on_sheet, heat][:_SHEET]
-        _save(overlay_figure([heat], table.iloc[[n]], images, boxes, plain=True), path)
-    _save(overlay_figure(on_sheet, table[:_SHEET], images, boxes), folder / "contact_sheet.png")
+        save_figure(overlay_figure([heat], table.iloc[[n]], images, boxes, plain=True), path.stem, folder)
+        plt.close()
+    save_figure(overlay_figure(on_sheet, table[:_SHEET], images, boxes), "contact_sheet", folder)
+    plt.close()
     write_csv(folder / "scores.csv", table, index=False)
-    earlier = re.compile(rf".+_({'|'.join(FINDINGS)})\.png")
-    for path in set(folder.glob("*.png")) - set(paths):
-        if earlier.fullmatch(path.name):
+    for path in set(folder.glob("?*_*.png")) - set(paths):
+        if path.stem.endswith(tuple(f"_{finding}" for finding in FINDINGS)):
             path.unlink(missing_ok=True)
     return paths
-
-
-def _save(figure: Figure, path: Path) -> None:
-    save_figure(figure, path.stem, path.parent)
-    plt.close(figure)

@@ -1,7 +1,6 @@
-"""The look of every figure: one palette (safe for colour-blind readers), one font, labels with units, and alt text.
+"""The look of every figure: one palette (safe for colour-blind readers), one font, and text for who cannot see it.
 
-Each `plot_*` of this room takes plain data and returns a matplotlib Figure. `show` displays it in a notebook,
-`save_figure` exports it; both carry the text for readers who cannot see it (`described`, `alt_text`).
+Each `plot_*` of this room takes plain data and returns a matplotlib Figure.
 """
 
 import html
@@ -14,7 +13,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.cm import ScalarMappable
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image
@@ -24,77 +22,57 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import BOX_FRAME
 
 plt.style.use("cxrlib.plots.cxr")
-BLUE, ORANGE, GREEN, RED, *_ = _PALETTE = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+BLUE, ORANGE, *_ = _PALETTE = plt.rcParams["axes.prop_cycle"].by_key()["color"]
 GREY = "0.45"
 STYLES = tuple(islice(zip(cycle(_PALETTE), cycle("oDs^vPX*")), 40))  # no two alike
-DPI = 150  # for pages
-PRINT = 300  # for paper
-SHARPER = 1.5
+DPI, PRINT = 150, 300  # for pages, and for paper
+SHARPER = 1.5  # than it is shown: for dense screens
 _OUTLINE = withStroke(linewidth=2, foreground="black")  # readable over heat, too
 
 
-def described(figure: Figure, text: str) -> Figure:
+def described(figure: plt.Figure, text: str) -> plt.Figure:
     """The figure, with alt text for readers who cannot see it: what it shows, written from the data."""
     figure.set_label(text)
     return figure
 
 
-def alt_text(figure: Figure) -> str:
+def alt_text(figure: plt.Figure) -> str:
     """The text of `described`; of a figure without it, the titles and axis labels."""
-    if figure.get_label():
-        return str(figure.get_label())
     texts = [panel.get_title(loc) for panel in figure.axes for loc in ("left", "center", "right")]
     texts += [text for panel in figure.axes[:1] for text in (panel.get_xlabel(), panel.get_ylabel())]
-    return "; ".join(dict.fromkeys(text.replace("\n", " ") for text in texts if text)) or "figure"
+    told = "; ".join(dict.fromkeys(text.replace("\n", " ") for text in texts if text))
+    return figure.get_label() or told or "figure"
 
 
-def show(figure: Figure, caption: str = "The figure in words") -> None:
+def show(figure: plt.Figure, caption: str = "The figure in words") -> None:
     """Display a figure in a notebook, once, over its caption, which unfolds to the alt text, and close it.
 
     JupyterLab does not pass alt text to screen readers yet. As text it is also what nbval compares, unlike pictures.
     """
     from IPython.display import display  # not needed to save figures
 
-    words = alt_text(figure)
-    kind, picture = _small_picture(figure)
+    words, drawn, small = alt_text(figure), io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=SHARPER * figure.dpi, facecolor="white")
+    kind = "jpeg" if any(panel.images for panel in figure.axes) else "png"
+    with Image.open(drawn) as image:
+        if kind == "jpeg":  # radiographs, which no palette makes small
+            image.convert("RGB").save(small, kind, quality=90, subsampling=0, optimize=True)
+        else:
+            image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, kind, optimize=True)
     width, height = (round(inches * figure.dpi) for inches in figure.get_size_inches())
     plt.close(figure)
-    about = {kind: {"width": width, "height": height, "alt": words}}
-    display({kind: picture, "text/plain": words}, raw=True, metadata=about)
+    about = {f"image/{kind}": {"width": width, "height": height, "alt": words}}
+    display({f"image/{kind}": small.getvalue(), "text/plain": words}, raw=True, metadata=about)
     folded = f"<details><summary>{html.escape(caption)}</summary>{html.escape(words)}</details>"
     display({"text/html": folded, "text/plain": caption}, raw=True)
 
 
-def _small_picture(figure: Figure) -> tuple[str, bytes]:
-    """MIME type and bytes of a figure, small, at a higher resolution than it is shown with: sharp on dense screens.
-
-    Drawings take a palette of 256 colours; radiographs, which no palette makes small, JPEG.
-    """
-    picture = io.BytesIO()
-    with Image.open(io.BytesIO(_drawn(figure, "png", SHARPER * figure.dpi))) as image:
-        if any(panel.images for panel in figure.axes):
-            image.convert("RGB").save(picture, "jpeg", quality=90, subsampling=0, optimize=True)
-            return "image/jpeg", picture.getvalue()
-        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(picture, "png", optimize=True)
-        return "image/png", picture.getvalue()
-
-
-def save_figure(figure: Figure, name: str, folder: str | Path, dpi: int = DPI, pdf: bool = False) -> None:
-    """Write `name`.png (white background) into a folder; the same figure gives the same bytes.
-
-    pdf: also `name`.pdf, which is sharp at any size. The PNG's text chunk "Description" holds the alt text.
-    """
+def save_figure(figure: plt.Figure, name: str, folder: str | Path, dpi: int = DPI, pdf: bool = False) -> None:
+    """Write `name`.png (and .pdf), with the alt text as its "Description"; the same figure gives the same bytes."""
     about = {"png": {"Software": None, "Description": alt_text(figure)}, "pdf": {"CreationDate": None}}
     for kind in ("png", "pdf") if pdf else ("png",):
-        content = _drawn(figure, kind, dpi, about[kind])
         with written_whole(Path(folder) / f"{name}.{kind}") as path:
-            path.write_bytes(content)
-
-
-def _drawn(figure: Figure, kind: str, dpi: float, metadata: dict | None = None) -> bytes:
-    picture = io.BytesIO()
-    figure.savefig(picture, format=kind, dpi=dpi, facecolor="white", metadata=metadata)
-    return picture.getvalue()
+            figure.savefig(path, format=kind, dpi=dpi, facecolor="white", metadata=about[kind])
 
 
 def pretty(finding: str) -> str:
@@ -107,18 +85,15 @@ def listed(values: pd.Series, spec: str = ".2f") -> str:
     return ", ".join(f"{pretty(name)} {value:{spec}}" for name, value in values.items())
 
 
-def plot_radiographs(images: Sequence, titles: Sequence[str], boxes: Sequence = (), columns: int = 4) -> Figure:
+def plot_radiographs(images: Sequence, titles: Sequence[str], boxes: Sequence = (), columns: int = 4) -> plt.Figure:
     """A grid of radiographs (h, w) uint8. boxes: for each image a list of (x, y, w, h, text) in BOX_FRAME pixels."""
     figure = plot_overlays(images, repeat(None), titles, boxes, columns)
     named = "; ".join(title.replace(":\n", ": ").replace("\n", ", ") for title in titles)
     return described(figure, f"{len(images)} radiographs{', with boxes' if boxes else ''}: {named}.")
 
 
-def plot_overlays(images, maps, titles: Sequence[str], boxes: Sequence = (), columns: int = 4) -> Figure:
-    """Radiographs under their heat maps, each (h, w) in [0, 1] or None; boxes as in `plot_radiographs`.
-
-    Heat below a quarter is transparent. A colour bar is drawn where there is a map.
-    """
+def plot_overlays(images, maps, titles: Sequence[str], boxes: Sequence = (), columns: int = 4) -> plt.Figure:
+    """Radiographs under heat maps, each (h, w) in [0, 1], clear below a quarter, or None; boxes: `plot_radiographs`."""
     figure, all_axes = panels(len(images), columns, 2.3)
     colours = None
     for axes, image, heat, title, own in zip(all_axes, images, maps, titles, boxes or repeat(()), strict=False):
@@ -143,9 +118,9 @@ def panels(n: int, columns: int, width: float, height: float = 0, labels: tuple[
 
     labels: of the x and y axes of all; without them the panels have no ticks and no frame. options: of `plt.subplots`.
     """
-    columns = max(1, min(columns, n))
+    columns = min(columns, n)
     rows = -(-n // columns)
-    size = (columns * width, rows * ((height or width) + 0.35))
+    size = columns * width, rows * ((height or width) + 0.35)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
     for spare in axes.flat[n:]:
         spare.axis("off")
@@ -161,16 +136,21 @@ def panels(n: int, columns: int, width: float, height: float = 0, labels: tuple[
     return figure, list(axes.flat)
 
 
-def draw_intervals(axes, y, table: pd.DataFrame, columns: Sequence[str], style=STYLES[0], lw=2, **options) -> None:
+def draw_intervals(axes, y, table: pd.DataFrame, columns: Sequence[str], style=STYLES[0], **options) -> None:
     """Markers over bars at the heights y. columns: of value, low and high end; options: of `Axes.plot`."""
     value, low, high = (table[name] for name in columns)
-    axes.hlines(y, low, high, color=style[0], lw=lw, alpha=0.6)
+    axes.hlines(y, low, high, color=style[0], lw=2, alpha=0.6)
     axes.plot(value, y, style[1], color=style[0], **options)
 
 
-def plot_intervals(
-    tables: dict[str, pd.DataFrame], metric: str = "auroc", label: str = "AUROC", chance: float | None = 0.5
-) -> Figure:
+def draw_bars(axes, x, table: pd.DataFrame, columns: Sequence[str], style: tuple, **options) -> None:
+    """Markers with upright error bars at the places x. columns: as in `draw_intervals`; options: of `Axes.errorbar`."""
+    value, low, high = (table[name] for name in columns)
+    error = np.maximum([value - low, high - value], 0)  # against rounding
+    axes.errorbar(x, value, yerr=error, color=style[0], marker=style[1], **options)
+
+
+def plot_intervals(tables: dict, metric: str = "auroc", label: str = "AUROC", chance: float | None = 0.5) -> plt.Figure:
     """A metric with its interval by finding, the macro last; one colour per table. tables: name -> `evaluate`'s."""
     figure, axes = plt.subplots(figsize=(8 if len(tables) == 1 else 10, 5.6))  # wider with a legend beside it
     order = [*next(iter(tables.values())).loc[list(FINDINGS), metric].sort_values(na_position="first").index]

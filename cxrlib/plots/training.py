@@ -4,23 +4,17 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.figure import Figure
 
-from cxrlib.plots.style import BLUE, GREEN, GREY, ORANGE, RED, described
-
-_LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, ":"), (RED, "-."))
+from cxrlib.plots.style import BLUE, GREY, ORANGE, described
 
 
-def plot_losses(scores: Sequence[float], curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
-    """The loss by the score (0-1), logarithmic; the first is a broad band, on which others may run.
-
-    curves: name -> (losses of a positive, losses of a negative), one per score.
-    """
+def plot_losses(scores: Sequence[float], curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> plt.Figure:
+    """The loss by the score (0-1); the first is a broad band. curves: name -> (losses of a positive, of a negative)."""
     figure, both = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True)
     for axes, side, title in zip(both, (0, 1), ("Positive: the finding is there", "Negative: it is not"), strict=True):
-        for (name, losses), (colour, line) in zip(curves.items(), _LINES, strict=False):
+        for (name, losses), line in zip(curves.items(), ("-", "--", ":", "-."), strict=False):
             band = {"lw": 8, "alpha": 0.3} if line == "-" else {"lw": 2}
-            axes.plot(scores, losses[side], color=colour, ls=line, label=name, **band)
+            axes.plot(scores, losses[side], ls=line, label=name, **band)
         axes.set(xlabel="score", title=title, xlim=(0, 1), yscale="log", ylim=(1e-4, 20))
     both[0].set_ylabel("loss of one answer (logarithmic)")
     both[1].legend(loc="lower right")
@@ -28,7 +22,7 @@ def plot_losses(scores: Sequence[float], curves: Mapping[str, tuple[Sequence[flo
     return described(figure, f"{what}, for {', '.join(curves)}.")
 
 
-def plot_steps(rates: Sequence[float], losses: Sequence[float], prevalence: float | None = None) -> Figure:
+def plot_steps(rates: Sequence[float], losses: Sequence[float], prevalence: float | None = None) -> plt.Figure:
     """Learning rate and training loss by step, with its mean over five; prevalence: a loss to draw as a dotted line."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2))
     left.plot(rates, color=BLUE, lw=2)
@@ -40,12 +34,12 @@ def plot_steps(rates: Sequence[float], losses: Sequence[float], prevalence: floa
         right.axhline(prevalence, color=GREY, ls=":", lw=2, label=f"prevalence alone: {prevalence:.3f}")
     right.set(xlabel="step", ylabel="training loss", title="The loss of each batch", ylim=(0, None))
     right.legend()
-    return described(figure, f"Two panels over {len(losses)} steps: the learning rate rises to {max(rates):.1e} and "
-                     f"falls to {rates[-1]:.1e}; the training loss goes from {losses[0]:.2f} to "
-                     f"{smooth.iloc[-1]:.2f}.")  # fmt: skip
+    rate = f"the learning rate rises to {max(rates):.1e} and falls to {rates[-1]:.1e}"
+    loss = f"the training loss goes from {losses[0]:.2f} to {smooth.iloc[-1]:.2f}"
+    return described(figure, f"Two panels over {len(losses)} steps: {rate}; {loss}.")
 
 
-def plot_history(history: pd.DataFrame, prevalence: float | None = None, by: str = "epoch") -> Figure:
+def plot_history(history: pd.DataFrame, prevalence: float | None = None, by: str = "epoch") -> plt.Figure:
     """Losses (prevalence: one to draw as a dotted line) and macro AUROC by epoch or penalty; the kept one is marked."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
     at, kept = history["epoch"], history.loc[history["best"]].iloc[-1]
@@ -64,5 +58,4 @@ def plot_history(history: pd.DataFrame, prevalence: float | None = None, by: str
         axes.set(xticks=at, xticklabels=history[by].map("{:g}".format), xlim=(0.5, at.max() + 0.5))
     ends = ", ".join(f"{name.replace('_', ' ')} from {history[name].iloc[0]:.3f} to {history[name].iloc[-1]:.3f}"
                      for name in ("train_loss", "val_loss", "val_auroc"))  # fmt: skip
-    return described(figure, f"Two panels by {by}: {ends}; kept is {by} {kept[by]:g} with "
-                     f"{kept['val_auroc']:.3f}.")  # fmt: skip
+    return described(figure, f"Two panels by {by}: {ends}; kept is {by} {kept[by]:g} with {kept['val_auroc']:.3f}.")

@@ -22,7 +22,6 @@ from cxrlib.data.images import read_radiograph
 from cxrlib.data.sources import find_images
 from cxrlib.evaluation.calibration import Calibrator
 from cxrlib.evaluation.thresholds import Thresholds
-from cxrlib.explain import prediction
 from cxrlib.explain.prediction import Predictor
 from cxrlib.models.architectures import build_model, save_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
@@ -182,13 +181,14 @@ def test_an_inverted_picture_is_said_and_not_changed(tmp_path):
     assert "no record" in hip.warnings[-1]
 
 
-def test_reading_is_never_far_ahead(monkeypatch):
+def test_reading_is_never_far_ahead(tmp_path):
     started = []
-    ahead = prediction._ahead(lambda item: started.append(item) or item, range(1000), 8, 2)
+    files = (started.append(number) or tmp_path / f"{number}.png" for number in range(1000))
+    cases = Predictor([checkpoint(tmp_path / "m.pth")], "cpu").predict(files, batch_size=4)
     for number in range(100):
-        assert next(ahead) == number
-        assert len(started) <= number + 9
-    ahead.close()
+        assert next(cases).path.name == f"{number}.png"
+        assert len(started) <= number + 12, "two batches ahead"
+    cases.close()
 
 
 def test_many_images_need_no_more_memory_than_few(films, tmp_path):

@@ -13,7 +13,7 @@ from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.calibration import Calibrator
 from cxrlib.evaluation.thresholds import Thresholds
-from cxrlib.explain.export import _Calibration, export
+from cxrlib.explain.export import _Graph, export
 from cxrlib.explain.gradcam import grad_cam
 from cxrlib.models.architectures import ARCHITECTURES, build_model, model_from_checkpoint, save_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint
@@ -95,7 +95,7 @@ def test_calibration_in_the_graph_is_that_of_the_calibrator(method):
             "isotonic": curves}  # fmt: skip
     calibrator = Calibrator(method, (*sets[method], *[{}] * 11))
     scores = np.concatenate([rng.random((200, 14)), [[0.0] * 14, [1.0] * 14]]).astype(np.float32)
-    found = _Calibration(calibrator)(torch.from_numpy(scores)).numpy()
+    found = _Graph(build_model("resnet18", "none", SIDE), calibrator).calibrated(torch.from_numpy(scores)).numpy()
     np.testing.assert_allclose(found, calibrator.calibrate(scores), atol=1e-5)
 
 

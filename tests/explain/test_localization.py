@@ -115,12 +115,6 @@ def test_several_boxes():
     assert measure(heat, overlapping)["energy"] == 1, "what two boxes share counts once"
 
 
-def test_tolerance_is_in_pixels_of_the_frame():
-    heat, box = spot(10, 10, 2, 2), UNIT * np.array([[12, 10, 4, 4]])  # the peak lies 32 left of the box
-    assert [measure(heat, box, tolerance=t)["pointing"] for t in (0, 31.9, 32.1)] == [0, 0, 1]
-    assert measure(heat, UNIT * np.array([[12, 16, 4, 4]]), tolerance=33)["pointing"] == 0, "too far down"
-
-
 def test_an_empty_map_points_nowhere():
     assert set(measure(np.zeros((8, 8)), np.array([[0.0, 0, 1024, 1024]])).values()) == {0.0}
 
@@ -132,7 +126,6 @@ def test_chance_is_the_share_of_the_image():
     assert expected["pointing"].tolist() == pytest.approx([1 / 4, 12 * 16 / SIDE**2])
     measured = measure_all(np.stack([flat, flat]), table)
     pd.testing.assert_frame_equal(expected.drop(columns="pointing"), measured.drop(columns="pointing"))
-    assert chance(cases((1, "Mass", [(8, 8, 8, 8)])), tolerance=4 * UNIT)["pointing"].tolist() == pytest.approx([1 / 4])
     points = np.random.default_rng(0).integers(SIDE, size=(2000, 2))
     hits = [measure(spot(x, y, 1, 1), table["boxes"][0])["pointing"] for x, y in points]
     assert np.mean(hits) == pytest.approx(1 / 4, abs=0.03)
@@ -179,7 +172,7 @@ def test_patients_are_drawn_whole():
     many = cases(*[(patient, "Mass", [(4, 4, 8, 8)]) for patient in range(8) for _ in range(10)])
     maps = np.stack([spot(4, 4, 8, 8) if patient % 2 else spot(20, 20, 8, 8) for patient in many["patient"]])
     once = np.arange(0, 80, 10)
-    ends = [score_boxes(m, c, replicates=300).loc[0, ["low", "high"]].tolist()
+    ends = [score_boxes(m, c, {}, replicates=300).loc[0, ["low", "high"]].tolist()
             for m, c in ((maps, many), (maps[once], many.iloc[once]))]  # fmt: skip
     assert ends[0] == pytest.approx(ends[1])
 
@@ -197,14 +190,6 @@ def test_cases_are_findings_on_images_that_are_there(tiny_nih):
     assert set(table["finding"]) <= set(FINDINGS), "the file says Infiltrate"
     with pytest.raises(InputError, match=r"none of the .* boxes is on one of these 1 images"):
         box_cases(boxes, pd.DataFrame({"image": ["other.png"], "patient": [1]}))
-
-
-def test_bad_input_is_refused(scored):
-    table, maps = scored
-    with pytest.raises(InputError, match="23 maps cannot be scored on 24 cases"):
-        score_boxes(maps[:-1], table)
-    with pytest.raises(InputError, match="cannot be called chance"):
-        score_boxes(maps, table, {"chance": maps})
 
 
 # ---- the maps --------------------------------------------------------------------------------------------------------
@@ -283,7 +268,7 @@ def test_maps_and_controls_leave_the_model_in_its_mode():
     model.backbone.bn1.eval()
     before = [module.training for module in model.modules()]
     table = cases((1, "Mass", [(0, 0, 9, 9)]), (2, "Mass", [(0, 0, 9, 9)]))
-    making.localize(model, Images(), table, replicates=10)
+    control_maps(model, Images(), table, case_maps(model, Images(), table))
     assert [module.training for module in model.modules()] == before
 
 

@@ -63,12 +63,12 @@ def model(monkeypatch):
 
 def draw(cache, predictions, pairs, thresholds=None, **options):
     table = score_table(predictions, pairs, thresholds)
-    return overlay_figure(overlay_maps(None, cache, table), table, cache, **options)
+    return overlay_figure(overlay_maps(None, cache, table, "gradcam"), table, cache, **options)
 
 
 def write(folder, cache, predictions, thresholds=None, boxes=None):
     table = score_table(predictions, highest_labelled(predictions), thresholds)
-    return write_overlays(folder, overlay_maps(None, cache, table), table, cache, boxes)
+    return write_overlays(folder, overlay_maps(None, cache, table, "gradcam"), table, cache, boxes)
 
 
 def titles(figure):

@@ -152,10 +152,9 @@ def test_what_is_no_radiograph_is_one_sentence_and_nothing_else(own, film, tmp_p
 
 
 def test_an_image_that_is_refused_shows_no_number(own, film, monkeypatch):
-    plain = Predictor._scored
-    refused = "film.png is refused: it is no frontal chest radiograph"
+    plain, refused = Predictor.predict, "film.png is refused: it is no frontal chest radiograph"
     monkeypatch.setattr(
-        Predictor, "_scored", lambda self, *given: [replace(case, error=refused) for case in plain(self, *given)]
+        Predictor, "predict", lambda *given, **how: (replace(case, error=refused) for case in plain(*given, **how))
     )
     upload(own, film.read_bytes(), "film.png")
     assert f"{refused}." in own._notice.value
