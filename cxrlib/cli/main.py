@@ -1,4 +1,4 @@
-"""The command line `cxr`: parse, run one command, and turn what went wrong into a sentence and an exit code.
+"""The command line `cxr`: flags from declared parameters, one command, and what went wrong as a sentence and a code.
 
 Bad input ends with one sentence and exit code 2, a failed notebook with exit code 1. scripts/*.py call `main`, too.
 """
@@ -12,9 +12,107 @@ import os
 import sys
 from contextlib import nullcontext, redirect_stdout
 
-from cxrlib.cli import processes
-from cxrlib.cli.flags import build_parser
-from cxrlib.core.errors import InputError, printable
+from cxrlib.cli import options, processes
+from cxrlib.core.config import Config
+from cxrlib.core.errors import InputError, nearest, printable
+
+_COMMANDS = {  # the function in cli.commands, what it takes, and what of that may also be given without a flag
+    "report": ("course:report", options.ReportOptions, "run_dir"),
+    "figures": ("course:figures", options.FiguresOptions, ""),
+    "train": ("train:train", options.TrainOptions, ""),
+    "compare": ("train:compare", options.CompareOptions, ""),
+    "eval": ("models:evaluate", options.EvalOptions, ""),
+    "ensemble": ("models:ensemble", options.EnsembleOptions, ""),
+    "export": ("models:export", options.ExportOptions, ""),
+    "gradcam": ("models:gradcam", options.GradcamOptions, ""),
+    "predict": ("predict:predict", options.PredictOptions, ""),
+    "preprocess": ("data:preprocess", options.PreprocessOptions, ""),
+    "doctor": ("data:doctor", options.DoctorOptions, "img_root"),
+    "download": ("data:download", options.DownloadOptions, "dataset"),
+    "gather": ("data:gather", options.GatherOptions, "img_root"),
+    "phantom": ("data:phantom", options.PhantomOptions, "root"),
+}
+_FLAGS = {"as_json": "json", "report": "json"}  # where it is not the name of the parameter
+_SEVERAL = {"weights": "MODEL", "images": "IMAGE"}  # lists that are given as a shell gives files, separated by spaces
+_SWITCHES = {
+    "augment": ("--no_augment", 0.0, "the same as --augment 0"),
+    "label_noise": ("--no_label_noise", False, "mined labels without errors"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors in one sentence, with the nearest flag or command for an unknown one; no abbreviations."""
+
+    def __init__(self, **keywords):
+        super().__init__(**keywords, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse does, but an unknown flag is an error that names the nearest one."""
+        given, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            word = next((word.split("=")[0] for word in unknown if word.startswith("--")), "")
+            hint = nearest(word, flags, cutoff=0.65)  # their dashes alone make any two alike
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return given, unknown
+
+    def _check_value(self, action: argparse.Action, value) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = ", ".join(action.choices)
+            raise argparse.ArgumentError(
+                None, f"unknown command {value!r}; expected one of {known}{nearest(value, action.choices)}"
+            )
+
+    def error(self, message: str):
+        """Print one sentence and exit with 2."""
+        self.exit(2, f"{self.prog}: {printable(message)} (see {self.prog} --help)\n")
+
+
+def _add_flags(parser: Parser, kind: type[Config], positional: str) -> None:
+    """One flag per declared parameter, with its default and help; what has no default is given without a flag."""
+    for name, field in kind.model_fields.items():
+        text, default, flag = field.description, field.default, f"--{_FLAGS.get(name, name)}"
+        several = name in _SEVERAL and field.annotation == list[str]
+        how = {"nargs": "+", "metavar": _SEVERAL[name]} if several else {"metavar": name.split("_")[-1].upper()}
+        if kind is options.CompareOptions and name in options.NOT_COMPARED:
+            continue
+        if name in _SWITCHES:
+            off, value, meaning = _SWITCHES[name]
+            parser.add_argument(off, dest=name, action="store_const", const=value, help=meaning)
+        if field.is_required():
+            parser.add_argument(name, help=text, **how if several else {})
+        elif field.annotation is bool and not default:
+            parser.add_argument(flag, dest=name, action="store_true", help=text)
+        elif field.annotation is not bool:
+            if name == positional:
+                parser.add_argument(name, nargs="?", help=text)
+            shown = ",".join(map(str, default)) if isinstance(default, list) else default
+            parser.add_argument(flag, dest=name, help=f"{text} (default: {shown})" if shown else text, **how)
+
+
+def _parser() -> Parser:
+    """The parser of all commands; the namespace names `where` the command stands and its `options`, if declared."""
+    parser = Parser(prog="cxr", description="From chest radiographs to an honestly measured classifier.")
+    every = parser.add_subparsers(dest="name", required=True, metavar="COMMAND", parser_class=Parser)
+    text = "run the six notebooks headless; what has finished is not run again"
+    run = every.add_parser("run", help=text, description=text)
+    run.add_argument("--profile", help="a name from notebooks/profiles, or a YAML file (default: quick)")
+    run.add_argument("--data", help="a folder of radiographs with its CSV; default: phantoms, drawn when needed")
+    text = (
+        "override a parameter of the notebooks; one that is repeated (-p arch resnet18 -p arch vgg16) makes one run "
+        "per value, several such parameters one run per combination"
+    )
+    run.add_argument("-p", "--parameter", nargs=2, action="append", metavar=("NAME", "VALUE"), help=text)
+    run.add_argument("--force", action="store_true", help="also run again what has finished with the same parameters")
+    run.add_argument("--dry-run", action="store_true", help="check every name and type, run nothing")
+    absent = {"profile": "quick", "data": None, "parameter": [], "force": False, "dry_run": False}
+    run.set_defaults(where="course:run", options=None, **absent)
+    for name, (where, kind, positional) in _COMMANDS.items():
+        text = (kind.__doc__[0].lower() + kind.__doc__[1:]).removesuffix(".")
+        sub = every.add_parser(name, help=text, description=text)
+        _add_flags(sub, kind, positional)
+        sub.set_defaults(where=where, options=kind)
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            return _run(build_parser().parse_args(arguments))
+            return _run(_parser().parse_args(arguments))
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -45,8 +143,8 @@ def _run(given: argparse.Namespace) -> int:
     if name in ("train", "eval"):  # these can share their work among processes
         processes.start_missing()
     try:
-        if given.options:
-            given = given.options(**{name: vars(given)[name] for name in given.options.model_fields if name in given})
+        if kind := given.options:
+            given = kind(**{name: value for name, value in vars(given).items() if name in kind.model_fields})
         with nullcontext() if processes.is_first() else redirect_stdout(io.StringIO()):
             # imported only now: torch takes seconds, --help should not
             return getattr(importlib.import_module(f"cxrlib.cli.commands.{module}"), function)(given) or 0

@@ -1,6 +1,6 @@
 """Parameters that are declared once, each with its type, default, range or choices and help; pydantic checks them.
 
-The flags and `--help` of the command line are made from the same declaration (`cli.flags`), and the parameters of
+The flags and `--help` of the command line are made from the same declaration (`cli.main`), and the parameters of
 notebooks, profiles and `-p` are checked against it (`course.parameters`).
 """
 
