@@ -71,11 +71,10 @@ def check_parameters(notebook: dict) -> None:
     Text is converted to the declared type ("resnet18,vgg16" for a list), and paths are made absolute.
     Raises InputError, one sentence that names the parameter, for a value of another kind.
     """
+    named = {name: value for name, value in notebook.items() if name in CourseConfig.model_fields}
     # an imported function may have the name of a parameter that another notebook has, such as augment
-    there = [name for name in CourseConfig.model_fields if name in notebook and not callable(notebook[name])]
-    given = {name: notebook[name] for name in there}
-    checked = CourseConfig(**given)
-    notebook.update(with_paths({name: getattr(checked, name) for name in given}, located))
+    given = {name: value for name, value in named.items() if not callable(value)}
+    notebook.update(with_paths(CourseConfig(**given).model_dump(include=set(given)), located))
 
 
 def open_data(csv_path: str | Path = "", img_root: str | Path = PHANTOM) -> Data:

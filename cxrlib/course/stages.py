@@ -36,26 +36,22 @@ _CHANGED = {
 }
 
 
-def basis(name: str, parameters: dict, data: Data) -> dict:
+def basis(name: str, parameters: dict, data: Data) -> dict[str, dict]:
     """What the result of a notebook depends on; `parameters` holds all of its own, defaults included."""
     code = _code(name)
     beside = {kind: digest for kind, digest in data.beside.items() if _NAMED_AS[kind] in code}
     tables = sorted(path for path in [*(NOTEBOOKS / "tables").iterdir(), *RESULTS.rglob("*.*")] if path.name in code)
+    starts = [parameters.get("weights", ""), parameters.get("compare_weights", "")]
+    starts += [arch.partition(":")[2] for arch in parameters.get("archs", ())]
+    beside |= {path: content_digest([Path(path)]) for path in starts if path.endswith(SUFFIXES)}
     return {
         "parameters": {key: value for key, value in parameters.items() if key != "run_dir"},
-        "data": {"data": data.fingerprint} | beside | _start_checkpoints(parameters),
-        "notebook": {"code": _digest(code.encode()), "tables": content_digest(tables)},
-        "cxrlib": {module: _digest(_file(module).read_bytes()) for module in sorted(modules(code))},
+        "data": {"data": data.fingerprint} | beside,
+        "notebook": {"code": hashlib.sha256(code.encode()).hexdigest(), "tables": content_digest(tables)},
+        "cxrlib": {module: content_digest([_file(module)]) for module in sorted(modules(code))},
         "versions": versions(),
         "doctor": data.beside if "check_dataset" in code else {},
     }
-
-
-def _start_checkpoints(parameters: dict) -> dict[str, str]:
-    """The content of the checkpoints that a notebook's trainings start from, as {path: digest}."""
-    named = [parameters.get("weights", ""), parameters.get("compare_weights", "")]
-    named += [arch.partition(":")[2] for arch in parameters.get("archs", ())]
-    return {path: content_digest([Path(path)]) for path in named if path.endswith(SUFFIXES)}
 
 
 def reads_from(name: str) -> list[str]:
@@ -77,14 +73,14 @@ def modules(code: str) -> set[str]:
 def reasons_to_rerun(run: RunFolder, every: dict[str, dict]) -> dict[str, str]:
     """{notebook: why it must run}, in the order of the course; one that is not in it has finished with this very basis.
 
-    every: {notebook: its basis}.
+    every: {notebook: its basis}. The reason is "" for one that has not finished yet.
     """
     again = {}
     for name in COURSE:
         why = _difference(run, name, every[name] | _results(run, name, _files(run, name)))
         remade = [earlier for earlier in reads_from(name) if again.get(earlier, _DOCTOR) != _DOCTOR]
-        if why or remade:
-            again[name] = why or f"reads what {remade[0]} makes"
+        if why is not None or remade:
+            again[name] = f"reads what {remade[0]} makes" if why is None else why
     return again
 
 
@@ -113,12 +109,11 @@ def stamps(run: RunFolder) -> dict[str, int]:
     return {name: time for name, time in times.items() if name != "run.json" and "/previous-" not in name}
 
 
-def _difference(run: RunFolder, name: str, basis: dict) -> str:
+def _difference(run: RunFolder, name: str, basis: dict) -> str | None:
+    """What differs from the basis of the last time; "" where there is no record of it, None where nothing does."""
     record = _read(run, name)
-    if record is None:
-        return "has not finished yet"
     if any(not isinstance(record.get(key), dict) for key in basis):
-        return f"{_record(run, name).name} cannot be read"
+        return ""
     for key, now in basis.items():
         before = record[key]
         changed = [each for each in sorted({*now, *before}) if now.get(each) != before.get(each)]
@@ -126,8 +121,7 @@ def _difference(run: RunFolder, name: str, basis: dict) -> str:
             return _CHANGED[key].format(", ".join(changed))
         if changed:
             return ", ".join(f"{each} {before.get(each)!r} -> {now.get(each)!r}" for each in changed)
-    gone = [file for file in _files(run, name) if not (run.path / file).is_file()]
-    return f"{gone[0]} is gone" if gone else ""
+    return next((f"{file} is gone" for file in _files(run, name) if not (run.path / file).is_file()), None)
 
 
 def _results(run: RunFolder, name: str, own: list[str]) -> dict[str, dict[str, str]]:
@@ -140,23 +134,21 @@ def _results(run: RunFolder, name: str, own: list[str]) -> dict[str, dict[str, s
     return {"results": {file: content_digest([run.path / file]) for file in there}}
 
 
-def _files(run: RunFolder, name: str) -> list[str]:
-    return (_read(run, name) or {}).get("files", [])
-
-
 def _record(run: RunFolder, name: str) -> Path:
     return run.notebooks / f"{name}.json"
 
 
-def _read(run: RunFolder, name: str) -> dict | None:
-    """The record of a notebook; None where there is none, empty where it cannot be read."""
+def _read(run: RunFolder, name: str) -> dict:
+    """The record of a notebook; empty where there is none that can be read."""
     try:
         record = json.loads(_record(run, name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError:
+    except (FileNotFoundError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
+
+
+def _files(run: RunFolder, name: str) -> list[str]:
+    return _read(run, name).get("files", [])
 
 
 def _code(name: str) -> str:
@@ -178,7 +170,3 @@ def _imported(code: str) -> frozenset[str]:
 
 def _file(module: str) -> Path:
     return _PACKAGE / f"{module.replace('.', '/')}.py"
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:12]
