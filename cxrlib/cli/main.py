@@ -16,23 +16,22 @@ from cxrlib.cli import options, processes
 from cxrlib.core.config import Config
 from cxrlib.core.errors import InputError, nearest, printable
 
-_COMMANDS = {  # the function in cli.commands, what it takes, and what of that may also be given without a flag
-    "report": ("course:report", options.ReportOptions, "run_dir"),
-    "figures": ("course:figures", options.FiguresOptions, ""),
-    "train": ("train:train", options.TrainOptions, ""),
-    "compare": ("train:compare", options.CompareOptions, ""),
-    "eval": ("models:evaluate", options.EvalOptions, ""),
-    "ensemble": ("models:ensemble", options.EnsembleOptions, ""),
-    "export": ("models:export", options.ExportOptions, ""),
-    "gradcam": ("models:gradcam", options.GradcamOptions, ""),
-    "predict": ("predict:predict", options.PredictOptions, ""),
-    "preprocess": ("data:preprocess", options.PreprocessOptions, ""),
-    "doctor": ("data:doctor", options.DoctorOptions, "img_root"),
-    "download": ("data:download", options.DownloadOptions, "dataset"),
-    "gather": ("data:gather", options.GatherOptions, "img_root"),
-    "phantom": ("data:phantom", options.PhantomOptions, "root"),
+_COMMANDS = {  # by the module of cli.commands that has a function of this name, which takes, say, TrainOptions
+    "course": ("run", "report", "figures"),
+    "train": ("train", "compare"),
+    "models": ("eval", "ensemble", "export", "gradcam"),
+    "predict": ("predict",),
+    "data": ("preprocess", "doctor", "download", "gather", "phantom"),
 }
-_FLAGS = {"as_json": "json", "report": "json"}  # where it is not the name of the parameter
+# what may also be given without a flag
+_POSITIONAL = {
+    "report": "run_dir",
+    "doctor": "img_root",
+    "download": "dataset",
+    "gather": "img_root",
+    "phantom": "root",
+}
+_FLAGS = {"as_json": "json", "report": "json", "dry_run": "dry-run"}  # where it is not the name of the parameter
 _SEVERAL = {"weights": "MODEL", "images": "IMAGE"}  # lists that are given as a shell gives files, separated by spaces
 _SWITCHES = {
     "augment": ("--no_augment", 0.0, "the same as --augment 0"),
@@ -79,7 +78,9 @@ def _add_flags(parser: Parser, kind: type[Config], positional: str) -> None:
         if name in _SWITCHES:
             off, value, meaning = _SWITCHES[name]
             parser.add_argument(off, dest=name, action="store_const", const=value, help=meaning)
-        if field.is_required():
+        if name == "parameter":
+            parser.add_argument("-p", flag, nargs=2, action="append", help=text, metavar=("NAME", "VALUE"))
+        elif field.is_required():
             parser.add_argument(name, help=text, **how if several else {})
         elif field.annotation is bool and not default:
             parser.add_argument(flag, dest=name, action="store_true", help=text)
@@ -91,27 +92,15 @@ def _add_flags(parser: Parser, kind: type[Config], positional: str) -> None:
 
 
 def _parser() -> Parser:
-    """The parser of all commands; the namespace names `where` the command stands and its `options`, if declared."""
+    """The parser of all commands; the namespace names the command, its `module` and its `options`."""
     parser = Parser(prog="cxr", description="From chest radiographs to an honestly measured classifier.")
     every = parser.add_subparsers(dest="name", required=True, metavar="COMMAND", parser_class=Parser)
-    text = "run the six notebooks headless; what has finished is not run again"
-    run = every.add_parser("run", help=text, description=text)
-    run.add_argument("--profile", help="a name from notebooks/profiles, or a YAML file (default: quick)")
-    run.add_argument("--data", help="a folder of radiographs with its CSV; default: phantoms, drawn when needed")
-    text = (
-        "override a parameter of the notebooks; one that is repeated (-p arch resnet18 -p arch vgg16) makes one run "
-        "per value, several such parameters one run per combination"
-    )
-    run.add_argument("-p", "--parameter", nargs=2, action="append", metavar=("NAME", "VALUE"), help=text)
-    run.add_argument("--force", action="store_true", help="also run again what has finished with the same parameters")
-    run.add_argument("--dry-run", action="store_true", help="check every name and type, run nothing")
-    absent = {"profile": "quick", "data": None, "parameter": [], "force": False, "dry_run": False}
-    run.set_defaults(where="course:run", options=None, **absent)
-    for name, (where, kind, positional) in _COMMANDS.items():
+    for module, name in ((module, name) for module, names in _COMMANDS.items() for name in names):
+        kind = getattr(options, f"{name.capitalize()}Options")
         text = (kind.__doc__[0].lower() + kind.__doc__[1:]).removesuffix(".")
         sub = every.add_parser(name, help=text, description=text)
-        _add_flags(sub, kind, positional)
-        sub.set_defaults(where=where, options=kind)
+        _add_flags(sub, kind, _POSITIONAL.get(name, ""))
+        sub.set_defaults(module=module, options=kind)
     return parser
 
 
@@ -139,15 +128,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(given: argparse.Namespace) -> int:
     gc.set_threshold(50_000)  # imports make objects that stay; looking through them often takes a seventh of the time
-    name, (module, function) = given.name, given.where.split(":")
+    name, kind = given.name, given.options
     if name in ("train", "eval"):  # these can share their work among processes
         processes.start_missing()
     try:
-        if kind := given.options:
-            given = kind(**{name: value for name, value in vars(given).items() if name in kind.model_fields})
+        read = kind(**{name: value for name, value in vars(given).items() if name in kind.model_fields})
         with nullcontext() if processes.is_first() else redirect_stdout(io.StringIO()):
             # imported only now: torch takes seconds, --help should not
-            return getattr(importlib.import_module(f"cxrlib.cli.commands.{module}"), function)(given) or 0
+            module = importlib.import_module(f"cxrlib.cli.commands.{given.module}")
+            return getattr(module, "evaluate" if name == "eval" else name)(read) or 0
     except Exception as error:
         code, message = _foreseen(name, error)
     except KeyboardInterrupt:

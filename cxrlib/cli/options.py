@@ -34,10 +34,7 @@ class TrainOptions(TrainConfig, _Cached):
 class CompareOptions(TrainOptions):
     """Train several architectures on one budget, each with several seeds, and compare accuracy and cost."""
 
-    archs: Archs = Field(
-        [], description="candidates, such as resnet18,efficientnet_lite0:none, where the part after the colon replaces "
-        "--weights; default: all"
-    )  # fmt: skip
+    archs: Archs = Field([], description="such as resnet18,efficientnet_lite0:none (its own --weights); default: all")
     seeds: Numbers = Field([0, 1, 2], description="each candidate is trained once with each seed")
     budget: str = Field("epochs=2", description="the same for all: epochs=2, steps=200 or minutes=3")
     sizes: Numbers = Field([], description="also train on about this many images, such as 250,500: a learning curve")
@@ -46,10 +43,7 @@ class CompareOptions(TrainOptions):
 
 
 class _Models(Config):
-    weights: Places = Field(
-        ["model_best.pth"],
-        description="one checkpoint, or several, or an ensemble: the mean of their calibrated scores",
-    )
+    weights: Places = Field(["model_best.pth"], description="models; of several, the mean of their calibrated scores")
     out: Place = Field("results", description="folder of the results")
     batch_size: int = Field(32, ge=1, description="images per step")
     device: Literal[DEVICES] = Field("auto", description=", ".join(DEVICES))
@@ -76,9 +70,7 @@ class EvalOptions(HeldOutOptions):
         "specificity>=0.9 or cost=10 (false alarms that a miss is worth)",
     )
     thresholds: Place = Field("", description="thresholds.json to use instead of tuning, as notebook 05 saves it")
-    update_checkpoint: bool = Field(
-        False, description="also put thresholds and calibration into the checkpoint, which is else left alone"
-    )
+    update_checkpoint: bool = Field(False, description="also put thresholds and calibration into the checkpoint")
     external: Place = Field("", description="folder of another hospital, with labels.csv or --csv_path: measure only, "
                           "with calibration and thresholds as they are")  # fmt: skip
     here: Place = Field("", description="for --external: the model's predictions of its own test part; default: "
@@ -92,10 +84,7 @@ class GradcamOptions(HeldOutOptions):
     method: str = Field("gradcam", description="gradcam, gradcam++, layercam (finer), or activation as a control")
     boxes: bool = Field(False, description="score the maps against the boxes, with controls")
     samples: int = Field(8, ge=1, description="number of overlays")
-    thresholds: Place = Field(
-        "", description="thresholds.json, with calibration.json beside it, as eval writes them; default: those in the "
-        "checkpoint"
-    )  # fmt: skip
+    thresholds: Place = Field("", description="thresholds.json, beside its calibration.json; default: the checkpoint's")
 
 
 class PredictOptions(_Models):
@@ -153,6 +142,19 @@ class GatherOptions(FilesConfig):
 
     names: Place = Field(description="file of image names, one per line, such as data/subsets/nih-mini.txt")
     out: Place = Field(description="folder to make")
+
+
+class RunOptions(Config):
+    """Run the six notebooks headless; what has finished is not run again."""
+
+    profile: str = Field("quick", description="a name from notebooks/profiles, or a YAML file")
+    data: str | None = Field(None, description="a folder of radiographs with its CSV; default: phantoms")
+    parameter: list[tuple[str, str]] = Field(
+        [], description="override a parameter of the notebooks; one that is repeated (-p arch resnet18 -p arch vgg16) "
+        "makes one run per value, several such parameters one run per combination"
+    )  # fmt: skip
+    force: bool = Field(False, description="also run again what has finished with the same parameters")
+    dry_run: bool = Field(False, description="check every name and type, run nothing")
 
 
 class ReportOptions(Config):

@@ -18,18 +18,18 @@ def is_first() -> bool:
 
 
 def start_missing() -> None:
-    """Start the CPU processes that `accelerate launch --num_processes N` was asked for and did not start.
+    """Become the launcher of the N CPU processes that `accelerate launch --num_processes N` should have started.
 
     Without a GPU or MPI, accelerate silently starts one process (with --multi_gpu it starts several, on a CPU too).
-    This process then becomes the launcher of all N, on this machine alone.
     """
     try:
         words = " ".join(psutil.Process().parent().cmdline())
     except (psutil.Error, AttributeError):
         return
     asked = re.search(r"\baccelerate\b.* --num[_-]processes[= ](\d+)", words)
-    if asked and int(asked[1]) > 1 and "WORLD_SIZE" not in os.environ:
-        print(f"accelerate launched one process where {asked[1]} were asked for; starting {asked[1]} on the CPU",
-              flush=True)  # fmt: skip
-        launcher = ["torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={asked[1]}"]
+    if asked and (wanted := int(asked[1])) > 1 and "WORLD_SIZE" not in os.environ:
+        print(
+            f"accelerate launched one process where {wanted} were asked for; starting {wanted} on the CPU", flush=True
+        )
+        launcher = ["torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={wanted}"]
         os.execv(sys.executable, [sys.executable, "-m", *launcher, *sys.argv])

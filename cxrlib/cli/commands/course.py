@@ -1,20 +1,18 @@
 """cxr run, report and figures."""
 
-import argparse
 from pathlib import Path
 
-from cxrlib.cli.options import FiguresOptions, ReportOptions
-from cxrlib.core.paths import check_folder
+from cxrlib.cli.options import FiguresOptions, ReportOptions, RunOptions
 from cxrlib.course.report.page import export_figures, write_index, write_report
 from cxrlib.course.runner import plan_runs, run_course
 from cxrlib.course.runs import RunFolder
 
 
-def run(given: argparse.Namespace) -> None:
+def run(options: RunOptions) -> None:
     """Run the six notebooks, or with --dry-run print what each would get."""
-    plans = plan_runs(given.profile, given.parameter, given.data)
-    if not given.dry_run:
-        return run_course(plans, given.force)
+    plans = plan_runs(options.profile, options.parameter, options.data)
+    if not options.dry_run:
+        return run_course(plans, options.force)
     for plan in plans:
         print(f"run {plan.every['run_dir']}, profile {plan.profile}")
         for name, values in plan.given.items():
@@ -25,7 +23,6 @@ def run(given: argparse.Namespace) -> None:
 def report(options: ReportOptions) -> None:
     """Write the report of a run, and link it from the page over all runs."""
     run_folder = RunFolder(Path(options.run_dir).absolute())
-    check_folder(run_folder.path)
     for path in write_report(run_folder):
         print(f"wrote {path}")
     if (run_folder.path.parent / "index.html").exists():

@@ -14,20 +14,15 @@ from cxrlib.course.opening import Data
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.external import open_external
 from cxrlib.data.splits import restore, subsets
+from cxrlib.evaluation import audits, external, protocol
 from cxrlib.evaluation.agreement import find_expert_labels
-from cxrlib.evaluation.audits import against_experts, audit
 from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.calibration import Calibrator, mean_calibrated, methods_text, operating_points
 from cxrlib.evaluation.differences import mean_against_members
-from cxrlib.evaluation.external import external, external_text
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.protocol import check_how, evaluate_at_tuned, metrics_text, numbered
 from cxrlib.evaluation.thresholds import Thresholds
-from cxrlib.explain.case_maps import case_maps, control_maps
-from cxrlib.explain.export import export as export_model
+from cxrlib.explain import case_maps, export as onnx, localization, overlays
 from cxrlib.explain.gradcam import check_method, mean_maps
-from cxrlib.explain.localization import box_cases, interval_table, score_boxes
-from cxrlib.explain.overlays import choose, highest_labelled, overlay_maps, score_table
 from cxrlib.models.architectures import ChestXrayModel, model_from_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint
 from cxrlib.models.ensembles import Ensemble, load_ensemble
@@ -70,7 +65,7 @@ def _operating_point(options, ensemble: Ensemble) -> tuple[tuple[Calibrator, ...
     calibrations, tuned = ensemble.calibrations, ensemble.thresholds
     if options.thresholds:
         path = Path(options.thresholds)
-        beside = [path.with_name(f"calibration{number}.json") for number in numbered(len(calibrations))]
+        beside = [path.with_name(f"calibration{number}.json") for number in protocol.numbered(len(calibrations))]
         if all(file.is_file() for file in beside):
             calibrations = [Calibrator.load(file).to_dict() for file in beside]
         tuned = Thresholds.load(path).to_dict()
@@ -117,7 +112,7 @@ def evaluate(options: EvalOptions) -> None:
     check_folder(options.out)
     if options.external:
         return _elsewhere(options)
-    how = check_how(options.calibrate, options.grid, options.objective)
+    how = protocol.check_how(options.calibrate, options.grid, options.objective)
     how["thresholds"] = Thresholds.load(options.thresholds) if options.thresholds else None
     ensemble, [path, *more] = load_ensemble(options.weights), options.weights
     if options.update_checkpoint and more:
@@ -130,8 +125,9 @@ def evaluate(options: EvalOptions) -> None:
     _, _, (val_scores, test_scores) = _predicted(options, ensemble, data.images, val, test)
     if not processes.is_first():  # every process has all scores; one tunes and writes
         return
-    done = evaluate_at_tuned(val_scores, test_scores, **how, replicates=options.replicates)
-    text = metrics_text(done.table, done.thresholds, ensemble.members, val_scores[0], done.test, done.calibrators)
+    done = protocol.evaluate_at_tuned(val_scores, test_scores, **how, replicates=options.replicates)
+    about = ensemble.members, val_scores[0], done.test, done.calibrators
+    text = protocol.metrics_text(done.table, done.thresholds, *about)
     if len(test_scores) > 1:
         members = mean_against_members(done.test, test_scores, Bootstrap(options.replicates))
         write_csv(tables / "members.csv", members)
@@ -143,11 +139,11 @@ def evaluate(options: EvalOptions) -> None:
     state = "now also holds thresholds and calibration" if options.update_checkpoint else "is unchanged"
     print(f"wrote {tables / 'metrics.txt'}, thresholds.json and calibration.json; {ensemble.name} {state}")
     if options.audit:
-        audits = {"audit.csv": audit(done.test, test, done.thresholds, replicates=options.replicates)}
-        if found := find_expert_labels(*data.folders):  # or the phantoms' truth
-            judged = against_experts(done.test, found[0], replicates=options.replicates)
-            audits["experts.csv"] = judged.reset_index()
-        for name, table in audits.items():
+        found = {"audit.csv": audits.audit(done.test, test, done.thresholds, replicates=options.replicates)}
+        if experts := find_expert_labels(*data.folders):  # or the phantoms' truth
+            judged = audits.against_experts(done.test, experts[0], replicates=options.replicates)
+            found["experts.csv"] = judged.reset_index()
+        for name, table in found.items():
             print(f"wrote {write_csv(tables / name, table, index=False)}")
 
 
@@ -177,14 +173,14 @@ def _elsewhere(options: EvalOptions) -> None:
         means = (here, mean_calibrated(calibrators, each), thresholds)
         calibrator = Calibrator()
         here, there, thresholds = (one and replace(one, calibration=calibrator.method) for one in means)
-    table = external(here, there, calibrator, thresholds, resampling=Bootstrap(options.replicates))
+    table = external.external(here, there, calibrator, thresholds, resampling=Bootstrap(options.replicates))
     compared = f"no {own}; --here names another file" if here is None else f"{own}, {len(here):,} images"
     about = (f"{name}: {one['arch']}, {one['image_size']} pixels" for name, one in ensemble.members.items())
     head = [*about, f"there: {options.external}: {said}",
             f"here: {compared}",
             f"frozen: calibration {methods_text(calibrators)}, thresholds for {thresholds.objective}",
             "in brackets: 95 % intervals, bootstrap over patients"]  # fmt: skip
-    text, out = external_text(table, head), Path(options.out)
+    text, out = external.external_text(table, head), Path(options.out)
     write_csv(out / "external.csv", table)
     write_text(out / "external.txt", text)
     there.save(out / "predictions_external.npz")
@@ -200,13 +196,13 @@ def gradcam(options: GradcamOptions) -> None:
     calibrators, thresholds = _operating_point(options, ensemble)
     data = data_of(options)
     _, test = held_out(options, ensemble, data, needed=("test",))
-    chosen = choose(test, options.samples, ensemble.config["seed"])
+    chosen = overlays.choose(test, options.samples, ensemble.config["seed"])
     if len(chosen) < options.samples:
         print(f"the test part holds {len(chosen)} images, fewer than the {options.samples} samples asked for")
     models, caches, [scores] = _predicted(options, ensemble, data.images, chosen)
     predictions = mean_calibrated(calibrators, scores)
-    table = score_table(predictions, highest_labelled(predictions), thresholds)
-    each = [overlay_maps(*pair, table, options.method) for pair in zip(models, caches, strict=True)]
+    table = overlays.score_table(predictions, overlays.highest_labelled(predictions), thresholds)
+    each = [overlays.overlay_maps(*pair, table, options.method) for pair in zip(models, caches, strict=True)]
     paths = write_overlays(folder, map(mean_maps, zip(*each, strict=True)), table, caches[0], data.boxes)
     print(f"wrote {len(paths)} overlays, a contact sheet and scores.csv to {folder}")
     if options.boxes:
@@ -217,14 +213,15 @@ def _localize(options: GradcamOptions, models, data, test, folder: Path) -> None
     """Score the maps of all boxed test images and print the pointing game; untrained is a network like the first."""
     if data.boxes is None:
         raise InputError(f"{options.img_root} holds no BBox_List_2017.csv; put NIH's list there to score against boxes")
-    cases = box_cases(data.boxes, test)
+    cases = localization.box_cases(data.boxes, test)
     caches = _caches(options, models, data.images, cases["image"].unique())
     how = {"method": options.method, "batch_size": options.batch_size, "progress": True}
-    maps = mean_maps([case_maps(*pair, cases, **how) for pair in zip(models, caches, strict=True)])
-    controls = control_maps(models[0], caches[0], cases, maps, **how)
-    table = score_boxes(maps, cases, controls, replicates=options.replicates)
+    maps = mean_maps([case_maps.case_maps(*pair, cases, **how) for pair in zip(models, caches, strict=True)])
+    controls = case_maps.control_maps(models[0], caches[0], cases, maps, **how)
+    table = localization.score_boxes(maps, cases, controls, replicates=options.replicates)
     write_csv(folder / "localization.csv", table, index=False)
-    print(f"pointing game, {options.method}, 95 % intervals over patients\n{interval_table(table).to_string()}")
+    shown = localization.interval_table(table).to_string()
+    print(f"pointing game, {options.method}, 95 % intervals over patients\n{shown}")
     print(f"wrote {folder / 'localization.csv'}, which also has energy, IoU and IoBB")
 
 
@@ -245,5 +242,5 @@ def ensemble(options: EnsembleOptions) -> None:
 def export(options: ExportOptions) -> None:
     """Write a checkpoint as ONNX."""
     check_folder(Path(options.out).parent)
-    path = export_model(load_checkpoint(options.weights), options.out)
+    path = onnx.export(load_checkpoint(options.weights), options.out)
     print(f"wrote {path}, {path.stat().st_size / 1e6:.0f} MB; its metadata says what goes in and what comes out")

@@ -68,8 +68,11 @@ def compare(options: CompareOptions) -> None:
     costs = comparison.kept_costs(each, out / "costs.json")
     train, val = ((entries["part"] == part).sum() for part in ("train", "val"))
     each = comparison.with_budget(each, options.budget, train, val, costs)
-    names = _images_used(each, options, entries) | set(test["image"])
-    images = images_of(options, data.images, options.image_size, sorted(names), options.run_dir)
+    wanted = [size for config in each.values() for size in (config.train_subset, *options.sizes)]
+    largest = {"train": 0 if 0 in wanted else max(wanted), "val": options.val_subset}  # which hold the smaller ones
+    used = [subset(entries, part, size, seed)["image"] for part, size in largest.items() for seed in options.seeds]
+    names = sorted(set(test["image"]).union(*used))
+    images = images_of(options, data.images, options.image_size, names, options.run_dir)
     results = comparison.compare(each, options.seeds, entries, images, test, out)
     table = comparison.comparison_table(results)
     table = table.assign(minutes=comparison.minutes(out, each, options.seeds)).join(costs)
@@ -95,15 +98,3 @@ def compare(options: CompareOptions) -> None:
             weights = comparison.member_folder(out, name, seed) / "model_best.pth"
             remember_training([weights], *datasets(config.replace(seed=seed), entries, images), device)
     print("\n\n".join(content.round(3).to_string() for content in tables.values()) + f"\nwrote them to {out}")
-
-
-def _images_used(each: dict[str, TrainConfig], options: CompareOptions, entries: pd.DataFrame) -> set[str]:
-    """The names of all training and validation images that any member of the comparison uses."""
-    names = set()
-    for config in each.values():
-        sizes = (config.train_subset, *options.sizes)
-        largest = 0 if 0 in sizes else max(sizes)
-        for seed in options.seeds:
-            names |= set(subset(entries, "train", largest, seed)["image"])
-            names |= set(subset(entries, "val", config.val_subset, seed)["image"])
-    return names
