@@ -16,9 +16,7 @@ class FilesConfig(Config):
     """Where the radiographs and their table are."""
 
     csv_path: Place = Field("", description="Data_Entry_2017*.csv or sample_labels.csv; default: the one in img_root")
-    img_root: Place = Field(
-        "", description="folder of the radiographs, in any layout: images_001/images/, sample/images/, flat, ..."
-    )
+    img_root: Place = Field("", description="folder of the radiographs, in any layout: images_001/images/, flat, ...")
 
 
 class DataConfig(FilesConfig):

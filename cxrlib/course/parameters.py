@@ -1,7 +1,4 @@
-"""The parameters of the course: what the notebooks' `parameters` cells, the profiles and `-p` say, checked together.
-
-No list of names stands here: the notebooks and `TrainConfig` are asked.
-"""
+"""The parameters of the course: what the notebooks' `parameters` cells, the profiles and `-p` say, checked together."""
 
 import ast
 import itertools
@@ -32,9 +29,8 @@ COURSE = (
 def code_cells(name: str) -> list[tuple[str, list[str]]]:
     """(source, tags) of each code cell of a notebook."""
     cells = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
-    return [
-        ("".join(cell["source"]), cell["metadata"].get("tags", [])) for cell in cells if cell["cell_type"] == "code"
-    ]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    return [("".join(cell["source"]), cell["metadata"].get("tags", [])) for cell in code]
 
 
 def notebook_parameters(name: str) -> dict:
@@ -54,7 +50,7 @@ def read_profile(profile: str | Path) -> dict:
     try:
         text = path.read_text(encoding="utf-8")
         has_alias = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text))
-        values = None if has_alias else yaml.safe_load(text)
+        values = {} if has_alias else yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{path} is not a YAML file ({reason}); expected name: value") from None
@@ -105,8 +101,7 @@ def each_run(pairs: list[tuple[str, str]]) -> dict[str, dict]:
     """What to run for repeated parameters: {suffix of the run's name: {parameter: value}}, every combination once.
 
     [("arch", "resnet18"), ("arch", "vgg16"), ("lr", "3e-4")] is two runs, "-arch=resnet18" and "-arch=vgg16", both
-    with that lr; two values each of two parameters are four runs. Without repetition it is one run without a suffix.
-    Raises InputError where two runs would have one folder, and for a repeated run_dir.
+    with that lr. Raises InputError where two runs would have one folder, and for a repeated run_dir.
     """
     known = merged({name: notebook_parameters(name) for name in COURSE})
     values: dict[str, list] = {}

@@ -13,18 +13,10 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import NOTEBOOKS, RUNS, check_folder
-from cxrlib.course import stages
+from cxrlib.course import parameters, stages
 from cxrlib.course.config import with_paths
 from cxrlib.course.opening import Data, open_data
-from cxrlib.course.parameters import (
-    COURSE,
-    check_parameters,
-    compared,
-    each_run,
-    merged,
-    notebook_parameters,
-    read_profile,
-)
+from cxrlib.course.parameters import COURSE, merged, notebook_parameters
 from cxrlib.course.report.page import write_index
 from cxrlib.course.runs import RunFolder
 from cxrlib.data.findings import FINDINGS
@@ -46,19 +38,18 @@ class Plan(NamedTuple):
 def plan_runs(
     profile: str = "quick", pairs: list[tuple[str, str]] | None = None, data: str | Path | None = None
 ) -> list[Plan]:
-    """Check the parameters against the notebooks, name by name and type by type; nothing is read or written.
+    """Check the parameters of a profile, those that override it (`each_run`), and the folder of radiographs, if given.
 
-    profile: see `read_profile`; pairs: parameters that override it, and where one is repeated a run for each value
-    (`each_run`); data: a folder of radiographs with its CSV, else the phantoms. Raises InputError.
+    Raises InputError; nothing is written.
     """
     plans, defaults = [], merged({name: notebook_parameters(name) for name in COURSE})
-    for suffix, values in each_run(pairs or []).items():
-        values = read_profile(profile) | values
+    for suffix, values in parameters.each_run(pairs or []).items():
+        values = parameters.read_profile(profile) | values
         values["run_dir"] = f"{values.get('run_dir') or RUNS / Path(profile).stem}{suffix}"
         if data is not None:
             values["img_root"] = data
         # the notebooks run in another folder than this
-        given = {name: with_paths(own, os.path.abspath) for name, own in check_parameters(values).items()}
+        given = {name: with_paths(own, os.path.abspath) for name, own in parameters.check_parameters(values).items()}
         plans.append(Plan(str(profile), given, defaults | merged(given)))
     return plans
 
@@ -66,18 +57,17 @@ def plan_runs(
 def run_course(plans: list[Plan], force: bool = False) -> None:
     """Run the six notebooks headless, each run into its folder, and print where the results are.
 
-    A notebook that has finished with the same parameters, data, code and versions is not run again unless `force`.
-    Raises InputError for bad input before anything runs, RuntimeError where a notebook fails; its executed copy, with
-    the error in it, stays in the run folder. Of several runs, those after a failed one are run all the same.
+    A notebook that has finished with the same (`stages`) is not run again unless `force`. Raises InputError for bad
+    input before anything runs, RuntimeError where a notebook fails; of several runs, those after it run all the same.
     """
     data, failed = [], []
     for plan in plans:
         check_folder(plan.every["run_dir"], "figures", "notebooks")
         data.append(open_data(plan.every["csv_path"], plan.every["img_root"]))
         _check_machine(plan.every)
-    for plan, radiographs in zip(plans, data, strict=True):
+    for plan, one in zip(plans, data, strict=True):
         try:
-            _run(plan, radiographs, force)
+            _run(plan, one, force)
         except (InputError, RuntimeError) as error:
             if len(plans) == 1:
                 raise
@@ -98,8 +88,8 @@ def _run(plan: Plan, data: Data, force: bool) -> None:
         "fingerprint": data.fingerprint,
     }
     with run.locked():
-        parameters = {name: {key: plan.every[key] for key in notebook_parameters(name)} for name in COURSE}
-        bases = {name: stages.basis(name, own, data) for name, own in parameters.items()}
+        own = {name: {key: plan.every[key] for key in notebook_parameters(name)} for name in COURSE}
+        bases = {name: stages.basis(name, own[name], data) for name in COURSE}
         again = dict.fromkeys(COURSE, "")
         if run.read().get("data") == about and not force:
             again = stages.reasons_to_rerun(run, bases)
@@ -123,7 +113,6 @@ def _run(plan: Plan, data: Data, force: bool) -> None:
 
 
 def _one(run: RunFolder, name: str, title: str, given: dict, basis: dict) -> None:
-    """One notebook: run it, and record how long it took and which files it wrote."""
     earlier, began = stages.stamps(run), time.time()
     print(title, end=" ", flush=True)
     try:
@@ -192,6 +181,6 @@ def _outcome(run: RunFolder) -> str:
 def _check_machine(values: dict) -> None:
     """InputError for a device or weights that cannot be had here, before an hour of training says so."""
     pick_device(values["device"])
-    for each in [values, *(values | own for own in compared(values))]:
+    for each in [values, *(values | own for own in parameters.compared(values))]:
         if each["weights"] != "none":
             build_model(each["arch"], each["weights"], each["image_size"])

@@ -21,10 +21,7 @@ _LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "p
 
 
 class RunFolder:
-    """One run, one folder: where each notebook leaves what the next one reads.
-
-    Raises InputError where its figures or notebooks would be those that the project commits.
-    """
+    """One run, one folder. Raises InputError where its figures or notebooks would be those that the project commits."""
 
     def __init__(self, path: str | Path):
         self.path = located(path)
@@ -74,7 +71,7 @@ class RunFolder:
         return entries.assign(part=part)[~entries["image"].isin(left_out)]
 
     def record(self, stage: str, **values) -> None:
-        """Write plain values under the name of a stage into run.json, with the versions of the libraries."""
+        """Write values under the name of a stage into run.json, with the versions of the libraries."""
         with self._changed() as run:
             run.setdefault("versions", versions())
             run.setdefault("stages", {}).setdefault(stage, {}).update(values)
@@ -102,10 +99,7 @@ class RunFolder:
         return stages[name]
 
     def start(self, keep: Collection[str] = (), **about) -> None:
-        """Begin run.json with the parameters of the run. An earlier run on other data, or by hand, is moved aside.
-
-        keep: the stages whose records stay, because their notebooks need not run again.
-        """
+        """Begin run.json, with the records of the stages `keep`; a run on other data, or by hand, is moved aside."""
         old = self.read()
         if old and old.get("data") != about.get("data"):
             stamp = datetime.datetime.fromtimestamp((self.path / "run.json").stat().st_mtime)
@@ -126,7 +120,7 @@ class RunFolder:
         return one_process(lock, f"at work in {self.path}", wait=False)
 
     def save_figure(self, figure: Figure, name: str) -> None:
-        """Export a figure for print into the run folder, which git ignores: a PNG at 300 dots per inch and a PDF."""
+        """Export a figure for print into the run folder: a PNG at 300 dots per inch and a PDF."""
         save_figure(figure, name, self.figures, dpi=PRINT, pdf=True)
 
     @contextmanager
@@ -138,11 +132,11 @@ class RunFolder:
             run = self.read()
             yield run
             # numpy's numbers as Python's, anything else that JSON does not know as text
-            known = json.dumps(run, indent=2, default=lambda one: one.item() if hasattr(one, "item") else str(one))
-            write_text(self.path / "run.json", known)
+            text = json.dumps(run, indent=2, default=lambda one: one.item() if hasattr(one, "item") else str(one))
+            write_text(self.path / "run.json", text)
 
 
 def versions() -> dict[str, str]:
-    """The versions of this package, of the libraries and of Python; the package need not be installed, only found."""
+    """The versions of this package, which need not be installed, of the libraries and of Python."""
     ours = {"cxrlib": cxrlib.__version__, "python": platform.python_version()}
     return ours | {name: installed.version(name) for name in _LIBRARIES}

@@ -1,7 +1,6 @@
 """Whether a notebook must run again: what its result depends on, and whether it last ran with the same.
 
-Each executed copy has a NAME.json, written when the notebook has finished: its parameters, digests of the files that it
-reads, of its code and of the modules that it uses, the versions of the libraries, and the names of the files it wrote.
+Each executed copy has a NAME.json, written when the notebook has finished: that basis, and which files it wrote.
 """
 
 import ast
@@ -13,19 +12,13 @@ from pathlib import Path
 
 import cxrlib
 from cxrlib.core.paths import NOTEBOOKS, RESULTS, write_json
-from cxrlib.course.opening import Data
+from cxrlib.course.opening import BESIDE, Data
 from cxrlib.course.parameters import COURSE, code_cells
 from cxrlib.course.runs import RunFolder, versions
 from cxrlib.data.sources import content_digest
 from cxrlib.models.names import SUFFIXES
 
 _PACKAGE = Path(cxrlib.__file__).parent
-_NAMED_AS = {  # in a cell that reads it
-    "boxes": "data.boxes",
-    "official lists": "lists_in",
-    "expert labels": "find_expert_labels",
-    "phantoms": "data.are_phantoms",
-}
 _DOCTOR = "the doctor has other tables to look at"  # which changes what a notebook prints, but nothing that others read
 _CHANGED = {
     "data": "other {}",
@@ -39,7 +32,7 @@ _CHANGED = {
 def basis(name: str, parameters: dict, data: Data) -> dict[str, dict]:
     """What the result of a notebook depends on; `parameters` holds all of its own, defaults included."""
     code = _code(name)
-    beside = {kind: digest for kind, digest in data.beside.items() if _NAMED_AS[kind] in code}
+    beside = {kind: digest for kind, digest in data.beside.items() if BESIDE[kind][1] in code}
     tables = sorted(path for path in [*(NOTEBOOKS / "tables").iterdir(), *RESULTS.rglob("*.*")] if path.name in code)
     starts = [parameters.get("weights", ""), parameters.get("compare_weights", "")]
     starts += [arch.partition(":")[2] for arch in parameters.get("archs", ())]
@@ -62,18 +55,17 @@ def reads_from(name: str) -> list[str]:
 
 def modules(code: str) -> set[str]:
     """The modules of cxrlib, such as "data.cache", that some code imports, and those that these import, and so on."""
-    found, waiting = set(), set(_imported(code))
-    while waiting:
-        module = waiting.pop()
-        found.add(module)
-        waiting |= _imported(_file(module).read_text(encoding="utf-8")) - found
+    found, new = set(), set(_imported(code))
+    while new:
+        found |= new
+        new = {name for module in new for name in _imported(_file(module).read_text(encoding="utf-8"))} - found
     return found
 
 
 def reasons_to_rerun(run: RunFolder, every: dict[str, dict]) -> dict[str, str]:
-    """{notebook: why it must run}, in the order of the course; one that is not in it has finished with this very basis.
+    """{notebook: why it must run}, in the order of the course; "" for one that has not finished yet.
 
-    every: {notebook: its basis}. The reason is "" for one that has not finished yet.
+    every: {notebook: its basis}; one that has finished with this very basis is not among the reasons.
     """
     again = {}
     for name in COURSE:
@@ -116,19 +108,14 @@ def _difference(run: RunFolder, name: str, basis: dict) -> str | None:
         return ""
     for key, now in basis.items():
         before = record[key]
-        changed = [each for each in sorted({*now, *before}) if now.get(each) != before.get(each)]
-        if changed and key in _CHANGED:
-            return _CHANGED[key].format(", ".join(changed))
-        if changed:
-            return ", ".join(f"{each} {before.get(each)!r} -> {now.get(each)!r}" for each in changed)
+        if changed := [each for each in sorted({*now, *before}) if now.get(each) != before.get(each)]:
+            values = ", ".join(f"{each} {before.get(each)!r} -> {now.get(each)!r}" for each in changed)
+            return _CHANGED[key].format(", ".join(changed)) if key in _CHANGED else values
     return next((f"{file} is gone" for file in _files(run, name) if not (run.path / file).is_file()), None)
 
 
 def _results(run: RunFolder, name: str, own: list[str]) -> dict[str, dict[str, str]]:
-    """The part of a basis that is in the run folder: the content of what the notebooks that this one reads wrote.
-
-    own: what it writes itself, such as the thresholds that notebook 05 puts into a checkpoint.
-    """
+    """The rest of the basis: what the notebooks that this one reads wrote, but for the files that are its `own`."""
     files = {file for earlier in reads_from(name) for file in _files(run, earlier)} - set(own)
     there = [file for file in sorted(files) if (run.path / file).is_file() and not file.startswith("figures/")]
     return {"results": {file: content_digest([run.path / file]) for file in there}}

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -28,21 +29,16 @@ _METRICS = ("n", "auroc", "auroc_low", "auroc_high", "f1", "f1_low", "f1_high")
 
 
 def write_page(path: Path, template: str, **values) -> Path:
-    """Fill a template of templates/ and write the page whole. Values are escaped unless they are `Markup`.
-
-    The page is written piece by piece, so that values may be generators of any length.
-    """
+    """Fill a template of templates/; values are escaped unless they are `Markup`, and may be long generators."""
     with written_whole(path) as beside, beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(_TEMPLATES.get_template(template).generate(**values))
     return path
 
 
-# ---- the report ------------------------------------------------------------------------------------------------------
 def write_report(run: RunFolder) -> list[Path]:
     """Write report.html, and report.pdf where a browser is installed, into the run folder; returns their paths.
 
-    Results that the run does not have yet are named, each with the notebook that makes it. Raises InputError for a
-    folder that holds no run.
+    Raises InputError for a folder that holds no run.
     """
     if not run.read():
         raise InputError(f"{run.path} holds no run.json; expected a run folder such as runs/quick: cxr run makes one")
@@ -77,10 +73,9 @@ def _figures(run: RunFolder) -> list[dict]:
 
 
 def print_pdf(page: Path, target: Path) -> list[Path]:
-    """Print a page of this package to PDF; returns [target], or [] with a message where no browser is installed.
+    """Print a page to PDF without a network; returns [target], or [] with a message where no browser is installed.
 
-    The browser is of the Chromium family, which CXR_BROWSER may name, and gets no network. Raises RuntimeError if it
-    fails.
+    Raises RuntimeError if the browser (of the Chromium family, CXR_BROWSER may name it) fails.
     """
     browser = next(filter(None, map(shutil.which, (os.environ.get("CXR_BROWSER", ""), *_BROWSERS))), None)
     if browser is None:
@@ -98,22 +93,19 @@ def print_pdf(page: Path, target: Path) -> list[Path]:
             *(["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),  # root cannot have one
             page.resolve().as_uri(),
         ]
-        try:
+        how = f"took more than {_PATIENCE} s"
+        with suppress(subprocess.TimeoutExpired):
             code = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=False).returncode
-            failed = "" if unfinished.is_file() else f"{browser} ended with code {code}"
-        except subprocess.TimeoutExpired:
-            failed = f"{browser} took more than {_PATIENCE} s"
-        if failed:
-            raise RuntimeError(f"no PDF: {failed}; the HTML is there: {page}")
+            how = "" if unfinished.is_file() else f"ended with code {code}"
+        if how:
+            raise RuntimeError(f"no PDF: {browser} {how}; the HTML is there: {page}")
     return [target]
 
 
-# ---- copies of the figures -------------------------------------------------------------------------------------------
 def export_figures(run: RunFolder, folder: Path) -> list[Path]:
     """Copy the PNGs of a run's figures into `folder`, scaled from 300 to 110 dpi; returns the paths of the copies.
 
-    Raises InputError if the run has no figures, or if `folder` lies in the project and the run's data are not recorded
-    as phantoms: pictures of patients must not be committed.
+    Raises InputError if there are none, or if they may show patients and `folder` lies in the project.
     """
     copies = {file: folder / file.name for file in sorted(run.figures.glob("*.png"))}
     if not copies:
@@ -133,7 +125,6 @@ def export_figures(run: RunFolder, folder: Path) -> list[Path]:
     return list(copies.values())
 
 
-# ---- the index -------------------------------------------------------------------------------------------------------
 def write_index(folder: Path) -> Path:
     """Write index.html for all runs in `folder`, newest first; a run that cannot be read is listed as such."""
     with one_process(folder / ".index.lock"):  # of two runs that end together, the later page shows both
