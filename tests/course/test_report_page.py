@@ -125,8 +125,7 @@ def looked_up(folder, source):
     if keys.startswith("count/"):
         condition, _, unique = keys.removeprefix("count/").partition("/")
         column, value = condition.split("=")
-        rows = table[table[column] == value]
-        return rows[unique].nunique() if unique else len(rows)
+        return table.loc[table[column] == value, unique].nunique()
     row, column = keys.split("/")
     if row.startswith("#"):
         return table[column][int(row[1:]) - 1]

@@ -61,14 +61,13 @@ class Evidence:
         text = str(value) if exact and isinstance(value, float) else written(value)
         return _ELEMENT.format(value, f"{file}#{'/'.join(keys)}", text)
 
-    def count(self, file: str, column: str, value: str, unique: str = "") -> Markup:
-        """The number of rows of a CSV file with `value` in a column, or of distinct values of `unique` among them."""
+    def count(self, file: str, column: str, value: str, unique: str) -> Markup:
+        """The number of distinct values of `unique` in the rows of a CSV file with `value` in a column."""
         table = self.table(file)
-        if not {column, unique or column} <= set(table):
+        if not {column, unique} <= set(table):
             return _UNDEFINED
-        rows = table[table[column] == value]
-        found = rows[unique].nunique() if unique else len(rows)
-        return _ELEMENT.format(found, f"{file}#count/{column}={value}{'/' + unique if unique else ''}", written(found))
+        found = table.loc[table[column] == value, unique].nunique()
+        return _ELEMENT.format(found, f"{file}#count/{column}={value}/{unique}", written(found))
 
     def interval(self, file: str, row: str, column: str) -> Markup:
         """The element that shows a value, followed by its interval where the file has one."""
