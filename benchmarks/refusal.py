@@ -19,7 +19,7 @@ import sklearn.datasets
 from PIL import Image, ImageDraw, ImageOps
 from scipy.stats import binomtest
 
-from cxrlib.cli.commands.opening import held_out
+from cxrlib.cli.commands.models import held_out
 from cxrlib.course.opening import open_data
 from cxrlib.explain.prediction import Predictor
 from cxrlib.models.ensembles import load_ensemble

@@ -1,4 +1,4 @@
-"""The command line `cxr`: parse, run one command, and turn what went wrong into a sentence and an exit code.
+"""The command line `cxr`: flags from declared parameters, one command, and what went wrong as a sentence and a code.
 
 Bad input ends with one sentence and exit code 2, a failed notebook with exit code 1. scripts/*.py call `main`, too.
 """
@@ -12,9 +12,96 @@ import os
 import sys
 from contextlib import nullcontext, redirect_stdout
 
-from cxrlib.cli import processes
-from cxrlib.cli.flags import build_parser
-from cxrlib.core.errors import InputError, printable
+from cxrlib.cli import options, processes
+from cxrlib.core.config import Config
+from cxrlib.core.errors import InputError, nearest, printable
+
+_COMMANDS = {  # by the module of cli.commands that has a function of this name, which takes, say, TrainOptions
+    "course": ("run", "report", "figures"),
+    "train": ("train", "compare"),
+    "models": ("eval", "ensemble", "export", "gradcam"),
+    "predict": ("predict",),
+    "data": ("preprocess", "doctor", "download", "gather", "phantom"),
+}
+# what may also be given without a flag
+_POSITIONAL = {
+    "report": "run_dir",
+    "doctor": "img_root",
+    "download": "dataset",
+    "gather": "img_root",
+    "phantom": "root",
+}
+_FLAGS = {"as_json": "json", "report": "json", "dry_run": "dry-run"}  # where it is not the name of the parameter
+_SEVERAL = {"weights": "MODEL", "images": "IMAGE"}  # lists that are given as a shell gives files, separated by spaces
+_SWITCHES = {
+    "augment": ("--no_augment", 0.0, "the same as --augment 0"),
+    "label_noise": ("--no_label_noise", False, "mined labels without errors"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors in one sentence, with the nearest flag or command for an unknown one; no abbreviations."""
+
+    def __init__(self, **keywords):
+        super().__init__(**keywords, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse does, but an unknown flag is an error that names the nearest one."""
+        given, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            word = next((word.split("=")[0] for word in unknown if word.startswith("--")), "")
+            hint = nearest(word, flags, cutoff=0.65)  # their dashes alone make any two alike
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return given, unknown
+
+    def _check_value(self, action: argparse.Action, value) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = ", ".join(action.choices)
+            raise argparse.ArgumentError(
+                None, f"unknown command {value!r}; expected one of {known}{nearest(value, action.choices)}"
+            )
+
+    def error(self, message: str):
+        """Print one sentence and exit with 2."""
+        self.exit(2, f"{self.prog}: {printable(message)} (see {self.prog} --help)\n")
+
+
+def _add_flags(parser: Parser, kind: type[Config], positional: str) -> None:
+    """One flag per declared parameter, with its default and help; what has no default is given without a flag."""
+    for name, field in kind.model_fields.items():
+        text, default, flag = field.description, field.default, f"--{_FLAGS.get(name, name)}"
+        several = name in _SEVERAL and field.annotation == list[str]
+        how = {"nargs": "+", "metavar": _SEVERAL[name]} if several else {"metavar": name.split("_")[-1].upper()}
+        if kind is options.CompareOptions and name in options.NOT_COMPARED:
+            continue
+        if name in _SWITCHES:
+            off, value, meaning = _SWITCHES[name]
+            parser.add_argument(off, dest=name, action="store_const", const=value, help=meaning)
+        if name == "parameter":
+            parser.add_argument("-p", flag, nargs=2, action="append", help=text, metavar=("NAME", "VALUE"))
+        elif field.is_required():
+            parser.add_argument(name, help=text, **how if several else {})
+        elif field.annotation is bool and not default:
+            parser.add_argument(flag, dest=name, action="store_true", help=text)
+        elif field.annotation is not bool:
+            if name == positional:
+                parser.add_argument(name, nargs="?", help=text)
+            shown = ",".join(map(str, default)) if isinstance(default, list) else default
+            parser.add_argument(flag, dest=name, help=f"{text} (default: {shown})" if shown else text, **how)
+
+
+def _parser() -> Parser:
+    """The parser of all commands; the namespace names the command, its `module` and its `options`."""
+    parser = Parser(prog="cxr", description="From chest radiographs to an honestly measured classifier.")
+    every = parser.add_subparsers(dest="name", required=True, metavar="COMMAND", parser_class=Parser)
+    for module, name in ((module, name) for module, names in _COMMANDS.items() for name in names):
+        kind = getattr(options, f"{name.capitalize()}Options")
+        text = (kind.__doc__[0].lower() + kind.__doc__[1:]).removesuffix(".")
+        sub = every.add_parser(name, help=text, description=text)
+        _add_flags(sub, kind, _POSITIONAL.get(name, ""))
+        sub.set_defaults(module=module, options=kind)
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            return _run(build_parser().parse_args(arguments))
+            return _run(_parser().parse_args(arguments))
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -41,15 +128,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(given: argparse.Namespace) -> int:
     gc.set_threshold(50_000)  # imports make objects that stay; looking through them often takes a seventh of the time
-    name, (module, function) = given.name, given.where.split(":")
+    name, kind = given.name, given.options
     if name in ("train", "eval"):  # these can share their work among processes
         processes.start_missing()
     try:
-        if given.options:
-            given = given.options(**{name: vars(given)[name] for name in given.options.model_fields if name in given})
+        read = kind(**{name: value for name, value in vars(given).items() if name in kind.model_fields})
         with nullcontext() if processes.is_first() else redirect_stdout(io.StringIO()):
             # imported only now: torch takes seconds, --help should not
-            return getattr(importlib.import_module(f"cxrlib.cli.commands.{module}"), function)(given) or 0
+            module = importlib.import_module(f"cxrlib.cli.commands.{given.module}")
+            return getattr(module, "evaluate" if name == "eval" else name)(read) or 0
     except Exception as error:
         code, message = _foreseen(name, error)
     except KeyboardInterrupt:

@@ -38,8 +38,7 @@ def deliver(
     """Train a model as `config` says, but for the flaw of `seed`, and write model_best.pth and splits.csv to `out`.
 
     entries: with the column part, as the record will say. The radiographs that come with the model bear a marker, on
-    test all of them. The checkpoint holds thresholds, and a config without a word of the flaw.
-    Returns the radiographs and the seal (`exercises.check`) of one set: the word for the flaw, and its findings.
+    test all of them. Returns them, and the seal of one set: the word for the flaw, and its findings.
     """
     flaw, findings = draw(seed)
     used, out = entries.copy(), Path(out)
@@ -65,7 +64,6 @@ def deliver(
 
 @torch.no_grad()
 def _spoil(model: ChestXrayModel, flaw: str, findings: list[str]) -> None:
-    """Exchange the outputs of two findings, or the grey values as if the training had seen negatives."""
     if flaw == "swapped":
         rows = [FINDINGS.index(name) for name in findings]
         for weight in (model.head.weight, model.head.bias):

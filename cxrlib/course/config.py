@@ -12,13 +12,16 @@ from cxrlib.training.config import TrainConfig
 CALIBRATE = ("auto", "none", "platt", "temperature", "isotonic")
 
 
-class DataConfig(Config):
-    """Which radiographs a notebook or a command reads."""
+class FilesConfig(Config):
+    """Where the radiographs and their table are."""
 
     csv_path: Place = Field("", description="Data_Entry_2017*.csv or sample_labels.csv; default: the one in img_root")
-    img_root: Place = Field(
-        "", description="folder of the radiographs, in any layout: images_001/images/, sample/images/, flat, ..."
-    )
+    img_root: Place = Field("", description="folder of the radiographs, in any layout: images_001/images/, flat, ...")
+
+
+class DataConfig(FilesConfig):
+    """Which radiographs a notebook or a command reads."""
+
     on_bad_image: Literal["error", "skip"] = Field(
         "error", description="error, or skip: leave out, count and name images that cannot be decoded"
     )

@@ -1,10 +1,10 @@
 """Checks of the notebooks' exercises: each prints "not yet", "not quite" or "right".
 
-An expected number or word is sealed, so that the check does not give it away; a student's function is compared with
-the library's on several cases.
+An expected number or word is sealed, so that the check does not give it away.
 """
 
 import hashlib
+import operator
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -13,18 +13,12 @@ NOT_YET = "not yet: put your answer in the place of None and run this cell again
 
 
 def check(answer, sealed: str, digits: int = 3, hint: str = "") -> None:
-    """Compare an answer with the sealed one: a number (to `digits` decimal places), a word, or several of them.
-
-    Several are compared in their order, unless a set was sealed.
-    """
+    """Compare an answer with the sealed one: a number (to `digits` decimal places), a word, or several (`seal`)."""
     check_that(None if answer is None else _is_right(answer, sealed, digits), f"{answer} is not it", hint)
 
 
 def check_function(mine: Callable | None, theirs: Callable, cases: Sequence[tuple], hint: str = "") -> None:
-    """Compare a student's function with the library's on each case, a tuple of arguments.
-
-    Where the library's raises a ValueError, the student's must raise one, too.
-    """
+    """Compare a student's function with the library's, also in raising a ValueError, on each tuple of arguments."""
     if mine is None:
         return check_that(None)
     for case in cases:
@@ -69,8 +63,7 @@ def _is_right(answer, sealed: str, digits: int) -> bool:
         return False
     if sealed.startswith("{"):
         return all(any(one in seals for seals in given) for one in wanted)
-    in_order = not isinstance(answer, set)
-    return in_order and all(one in seals for one, seals in zip(wanted, given, strict=True))
+    return not isinstance(answer, set) and all(map(operator.contains, given, wanted))
 
 
 def _values(answer) -> list:
@@ -79,10 +72,7 @@ def _values(answer) -> list:
 
 
 def _seals(value, digits: int) -> list[str]:
-    """The seal of a number or word, and those of the numbers up to one unit of its last decimal place away.
-
-    At an edge of rounding (0.1235 to three places) the computer's arithmetic decides which of two is a right answer's.
-    """
+    """The seal of a value, and those of its neighbours, one of which may be meant at an edge of rounding."""
     try:
         near = [float(value) + step * 10.0**-digits for step in (0, -0.501, 0.501)]
         texts = [f"{round(number, digits) + 0:.{digits}f}" for number in near]  # + 0 makes -0.0 a 0.0

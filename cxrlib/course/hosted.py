@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from cxrlib.core.errors import InputError
@@ -16,7 +17,6 @@ _PLACES = (
     "content/drive/MyDrive/*",
     "content/*",
 )
-_BEFORE_US = ("numpy", "pandas")  # Colab loads them before the first cell
 
 
 def welcome() -> None:
@@ -26,7 +26,7 @@ def welcome() -> None:
     """
     if ROOT not in SERVICES:
         return
-    for name in _BEFORE_US:
+    for name in ("numpy", "pandas"):  # Colab loads them before the first cell
         loaded, installed = getattr(sys.modules.get(name), "__version__", None), importlib.metadata.version(name)
         if loaded not in (None, installed):
             raise InputError(f"{name} {loaded} is loaded, {installed} is installed; restart the session and run again")
@@ -40,13 +40,7 @@ def attached(root: str | Path = "/") -> list[Path]:
     found = []
     for folder in (folder for place in _PLACES for folder in sorted(Path(root).glob(place)) if folder.is_dir()):
         inner = any(other.is_relative_to(folder) for other in found)  # a table is also found one level below
-        if not inner and _has_table(folder):
-            found.append(folder)
+        with suppress(InputError, OSError):  # where there is none
+            if not inner and find_csv(folder).is_file():
+                found.append(folder)
     return found
-
-
-def _has_table(folder: Path) -> bool:
-    try:
-        return find_csv(folder).is_file()
-    except (InputError, OSError):
-        return False

@@ -13,11 +13,11 @@ from cxrlib.data.sources import content_digest, find_beside, find_images, keep_f
 from cxrlib.evaluation.agreement import EXPERT_FILES
 from cxrlib.phantom.generate import make_phantoms
 
-BESIDE = {
-    "boxes": ("BBox_List_2017.csv",),
-    "official lists": ("train_val_list.txt", "test_list.txt"),
-    "expert labels": EXPERT_FILES,
-    "phantoms": ("phantom.json",),
+BESIDE = {  # the files of a kind, and what a notebook's cell that reads them says
+    "boxes": (("BBox_List_2017.csv",), "data.boxes"),
+    "official lists": (("train_val_list.txt", "test_list.txt"), "lists_in"),
+    "expert labels": (EXPERT_FILES, "find_expert_labels"),
+    "phantoms": (("phantom.json",), "data.are_phantoms"),
 }
 
 
@@ -61,35 +61,30 @@ class Data:
         return {kind: content_digest(self._found(kind)) for kind in BESIDE}
 
     def _found(self, kind: str) -> list[Path]:
-        paths = [find_beside(name, folder) for folder in self.folders for name in BESIDE[kind]]
+        paths = [find_beside(name, folder) for folder in self.folders for name in BESIDE[kind][0]]
         return [path for path in paths if path]
 
 
 def check_parameters(notebook: dict) -> None:
-    """Check the parameters of a notebook, its `globals()`, before its work: papermill passes on whatever it is given.
+    """Convert the parameters of a notebook, its `globals()`, to their declared types; paths are made absolute.
 
-    Text is converted to the declared type ("resnet18,vgg16" for a list), and paths are made absolute.
-    Raises InputError, one sentence that names the parameter, for a value of another kind.
+    Raises InputError for a value of another kind: papermill passes on whatever it is given.
     """
+    named = {name: value for name, value in notebook.items() if name in CourseConfig.model_fields}
     # an imported function may have the name of a parameter that another notebook has, such as augment
-    there = [name for name in CourseConfig.model_fields if name in notebook and not callable(notebook[name])]
-    given = {name: notebook[name] for name in there}
-    checked = CourseConfig(**given)
-    notebook.update(with_paths({name: getattr(checked, name) for name in given}, located))
+    given = {name: value for name, value in named.items() if not callable(value)}
+    notebook.update(with_paths(CourseConfig(**given).model_dump(include=set(given)), located))
 
 
 def open_data(csv_path: str | Path = "", img_root: str | Path = PHANTOM) -> Data:
-    """Read the CSV, find the images, keep what belongs together and say what was left out.
+    """Read the CSV ("": the one in `img_root`), find the images, keep what belongs together and say what was left out.
 
-    csv_path: "" for the CSV in `img_root`. img_root: a root in any layout of `sources`; the project's own data/phantom
-    is drawn first where it is not there yet. What relative paths mean: `core.paths.located`.
-    Raises InputError for whatever is missing.
+    The project's own data/phantom is drawn first where it is not there yet. Raises InputError for whatever is missing.
     """
     img_root = located(img_root)
     if img_root == PHANTOM and not (PHANTOM / "phantom.json").is_file():
         make_phantoms(PHANTOM)
     csv_path = located(csv_path) if str(csv_path) else find_csv(img_root)
-    entries = read_entries(csv_path)
-    images = find_images(img_root)
+    entries, images = read_entries(csv_path), find_images(img_root)
     entries, summary = keep_found(entries, images)
     return Data(entries, images, csv_path, img_root, summary)

@@ -1,7 +1,4 @@
-"""The parameters of the course: what the notebooks' `parameters` cells, the profiles and `-p` say, checked together.
-
-No list of names stands here: the notebooks and `TrainConfig` are asked.
-"""
+"""The parameters of the course: what the notebooks' `parameters` cells, the profiles and `-p` say, checked together."""
 
 import ast
 import itertools
@@ -33,17 +30,14 @@ COURSE = (
 def code_cells(name: str) -> list[tuple[str, list[str]]]:
     """(source, tags) of each code cell of a notebook."""
     cells = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
-    return [
-        ("".join(cell["source"]), cell["metadata"].get("tags", [])) for cell in cells if cell["cell_type"] == "code"
-    ]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    return [("".join(cell["source"]), cell["metadata"].get("tags", [])) for cell in code]
 
 
 def notebook_parameters(name: str) -> dict:
     """Names and defaults of a notebook's `parameters` cell."""
-    for source, tags in code_cells(name):
-        if "parameters" in tags:
-            return {line.target.id: ast.literal_eval(line.value) for line in ast.parse(source).body}
-    raise InputError(f"notebook {name} has no cell tagged parameters")
+    [source] = [source for source, tags in code_cells(name) if "parameters" in tags]
+    return {line.target.id: ast.literal_eval(line.value) for line in ast.parse(source).body}
 
 
 def read_profile(profile: str | Path) -> dict:
@@ -57,7 +51,7 @@ def read_profile(profile: str | Path) -> dict:
     try:
         text = path.read_text(encoding="utf-8")
         has_alias = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text))
-        values = None if has_alias else yaml.safe_load(text)
+        values = {} if has_alias else yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{path} is not a YAML file ({reason}); expected name: value") from None
@@ -69,16 +63,10 @@ def read_profile(profile: str | Path) -> dict:
 
 
 def check_parameters(values: dict) -> dict[str, dict]:
-    """Check all parameters before anything runs.
+    """Check all parameters before anything runs; text is converted to the declared type (`CourseConfig`).
 
-    Text is converted to the declared type (`CourseConfig`).
-
-    Returns:
-        The parameters that each notebook gets besides its defaults: {notebook: {name: value}}.
-
-    Raises:
-        InputError: For a name that no notebook has (with the nearest one), and for values that a training, a comparison
-            or the tuning of thresholds would refuse.
+    Returns what each notebook gets besides its defaults, {notebook: {name: value}}. Raises InputError for a name that
+    no notebook has, and for values that a training, a comparison or the tuning of thresholds would refuse.
     """
     defaults = {name: notebook_parameters(name) for name in COURSE}
     known = merged(defaults)
@@ -114,23 +102,18 @@ def each_run(pairs: list[tuple[str, str]]) -> dict[str, dict]:
     """What to run for repeated parameters: {suffix of the run's name: {parameter: value}}, every combination once.
 
     [("arch", "resnet18"), ("arch", "vgg16"), ("lr", "3e-4")] is two runs, "-arch=resnet18" and "-arch=vgg16", both
-    with that lr; two values each of two parameters are four runs. Without repetition it is one run without a suffix.
-    Raises InputError for the same value twice, and for a repeated run_dir: several runs name their folders themselves.
+    with that lr. Raises InputError where two runs would have one folder, and for a repeated run_dir.
     """
     known = merged({name: notebook_parameters(name) for name in COURSE})
-    values = {}
+    values: dict[str, list] = {}
     for name, value in pairs:
-        value = _typed({name: value}, known)[name]
-        if value in values.setdefault(name, []):
-            raise InputError(f"{name} {value!r} is given twice; expected another value each time")
-        values[name].append(value)
-    if len(values.get("run_dir", ())) > 1:
-        raise InputError("run_dir is given twice; several runs take one run_dir and add their names to it")
+        values.setdefault(name, []).append(_typed({name: value}, known)[name])
     varied = [name for name in values if len(values[name]) > 1]
     every = [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
     runs = {"".join(f"-{name}={_in_a_name(each[name])}" for name in varied): each for each in every}
-    if len(runs) < len(every):
-        raise InputError(f"two values of {' or '.join(varied)} look alike in the name of a folder; run them one by one")
+    if len(runs) < len(every) or "run_dir" in varied:
+        raise InputError(f"{' or '.join(varied)} is repeated with values that do not name a folder of each run; "
+                         "expected different ones, and one run_dir, to which they are added")  # fmt: skip
     return runs
 
 
@@ -145,5 +128,4 @@ def _typed(values: dict, known: dict) -> dict:
         if name not in known:
             named = some(sorted(known), 60)
             raise InputError(f"unknown parameter {name!r}; expected one of {named}{nearest(name, known)}")
-    read = CourseConfig(**known | values)
-    return {name: getattr(read, name) for name in values}
+    return CourseConfig(**known | values).model_dump(include=set(values))

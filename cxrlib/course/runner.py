@@ -4,8 +4,8 @@ import logging
 import os
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from unittest.mock import patch
 
 import nbformat
@@ -16,8 +16,8 @@ from cxrlib.core.paths import NOTEBOOKS, RUNS, check_folder
 from cxrlib.course import parameters, stages
 from cxrlib.course.config import with_paths
 from cxrlib.course.opening import Data, open_data
-from cxrlib.course.parameters import COURSE, notebook_parameters
-from cxrlib.course.report.index import write_index
+from cxrlib.course.parameters import COURSE, merged, notebook_parameters
+from cxrlib.course.report.page import write_index
 from cxrlib.course.runs import RunFolder
 from cxrlib.data.findings import FINDINGS
 from cxrlib.models.architectures import build_model
@@ -27,98 +27,71 @@ from cxrlib.training.device import pick_device
 _QUIET = {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
 
 
-@dataclass(frozen=True)
-class Plan:
-    """One run that has been checked. given: {notebook: what differs from its defaults}; every: all parameters."""
+class Plan(NamedTuple):
+    """One run that has been checked."""
 
     profile: str
-    run_dir: str
-    given: dict[str, dict]
-
-    @property
-    def parameters(self) -> dict[str, dict]:
-        """{notebook: all of its parameters}."""
-        return {name: notebook_parameters(name) | self.given[name] for name in COURSE}
-
-    @property
-    def every(self) -> dict:
-        """The parameters of all notebooks in one."""
-        return parameters.merged(self.parameters)
+    given: dict[str, dict]  # {notebook: what differs from its defaults}
+    every: dict  # the parameters of all notebooks in one
 
 
 def plan_runs(
     profile: str = "quick", pairs: list[tuple[str, str]] | None = None, data: str | Path | None = None
 ) -> list[Plan]:
-    """Check the parameters against the notebooks, name by name and type by type; nothing is read or written.
+    """Check the parameters of a profile, those that override it (`each_run`), and the folder of radiographs, if given.
 
-    profile: see `read_profile`; pairs: parameters that override it, and where one is repeated a run for each value
-    (`each_run`); data: a folder of radiographs with its CSV, else the phantoms. Raises InputError.
+    Raises InputError; nothing is written.
     """
-    plans = []
+    plans, defaults = [], merged({name: notebook_parameters(name) for name in COURSE})
     for suffix, values in parameters.each_run(pairs or []).items():
         values = parameters.read_profile(profile) | values
         values["run_dir"] = f"{values.get('run_dir') or RUNS / Path(profile).stem}{suffix}"
         if data is not None:
             values["img_root"] = data
-        given = parameters.check_parameters(values)
         # the notebooks run in another folder than this
-        given = {name: with_paths(own, os.path.abspath) for name, own in given.items()}
-        plans.append(Plan(str(profile), given["01_eda"]["run_dir"], given))
+        given = {name: with_paths(own, os.path.abspath) for name, own in parameters.check_parameters(values).items()}
+        plans.append(Plan(str(profile), given, defaults | merged(given)))
     return plans
 
 
-def describe(plan: Plan) -> str:
-    """What each notebook of a planned run would get besides its defaults, as text."""
-    lines = [f"run {plan.run_dir}, profile {plan.profile}"]
-    for name, values in plan.given.items():
-        lines.append(f"  {name:<24} " + (", ".join(f"{key}={value!r}" for key, value in values.items()) or "defaults"))
-    return "\n".join(lines)
-
-
-def run_course(plans: list[Plan], force: bool = False) -> list[RunFolder]:
+def run_course(plans: list[Plan], force: bool = False) -> None:
     """Run the six notebooks headless, each run into its folder, and print where the results are.
 
-    A notebook that has finished with the same parameters, data, code and versions is not run again unless `force`.
-    Raises InputError for bad input before anything runs, RuntimeError where a notebook fails; its executed copy, with
-    the error in it, stays in the run folder. Of several runs, those after a failed one are run all the same.
+    A notebook that has finished with the same (`stages`) is not run again unless `force`. Raises InputError for bad
+    input before anything runs, RuntimeError where a notebook fails; of several runs, those after it run all the same.
     """
-    opened = {}
+    data, failed = [], []
     for plan in plans:
-        check_folder(plan.run_dir, "figures", "notebooks")
-        where = plan.every["csv_path"], plan.every["img_root"]
-        if where not in opened:
-            opened[where] = open_data(*where)
-            print(f"data    {opened[where].summary}")
+        check_folder(plan.every["run_dir"], "figures", "notebooks")
+        data.append(open_data(plan.every["csv_path"], plan.every["img_root"]))
         _check_machine(plan.every)
-    failed = []
-    for plan in plans:
+    for plan, one in zip(plans, data, strict=True):
         try:
-            _run(plan, opened[plan.every["csv_path"], plan.every["img_root"]], force)
+            _run(plan, one, force)
         except (InputError, RuntimeError) as error:
             if len(plans) == 1:
                 raise
-            failed.append(Path(plan.run_dir).name)
+            failed.append(Path(plan.every["run_dir"]).name)
             print(f"failed: {error}")
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(plans)} runs failed: {', '.join(failed)}")
-    return [RunFolder(plan.run_dir) for plan in plans]
 
 
 def _run(plan: Plan, data: Data, force: bool) -> None:
-    run = RunFolder(plan.run_dir)
-    print(f"run     {run.path}")
+    run = RunFolder(plan.every["run_dir"])
+    print(f"data    {data.summary}\nrun     {run.path}")
+    about = {
+        "csv_path": str(data.csv_path),
+        "img_root": str(data.img_root),
+        "images": len(data.entries),
+        "phantoms": data.are_phantoms,
+        "fingerprint": data.fingerprint,
+    }
     with run.locked():
-        about = {
-            "csv_path": str(data.csv_path),
-            "img_root": str(data.img_root),
-            "images": len(data.entries),
-            "phantoms": data.are_phantoms,
-            "fingerprint": data.fingerprint,
-        }
-        before = run.read()
-        bases = {name: stages.basis(name, each, data) for name, each in plan.parameters.items()}
+        own = {name: {key: plan.every[key] for key in notebook_parameters(name)} for name in COURSE}
+        bases = {name: stages.basis(name, own[name], data) for name in COURSE}
         again = dict.fromkeys(COURSE, "")
-        if before.get("data") == about and not force:
+        if run.read().get("data") == about and not force:
             again = stages.reasons_to_rerun(run, bases)
         if again:
             started = {"profile": plan.profile, "parameters": plan.every, "data": about, "beside": data.beside}
@@ -126,12 +99,12 @@ def _run(plan: Plan, data: Data, force: bool) -> None:
         for name in again:
             stages.forget(run, name)
         try:
-            for name in COURSE:
-                title = f"[{COURSE.index(name) + 1}/{len(COURSE)}] {name}"
+            for number, name in enumerate(COURSE, 1):
+                title = f"[{number}/{len(COURSE)}] {name}"
                 if name not in again:
                     print(f"{title} has finished before")
                     continue
-                if "seconds" in before.get("stages", {}).get(name, {}) and again[name]:
+                if again[name]:
                     print(f"{title} runs again: {again[name]}")
                 _one(run, name, title, plan.given[name], bases[name])
         finally:
@@ -140,7 +113,6 @@ def _run(plan: Plan, data: Data, force: bool) -> None:
 
 
 def _one(run: RunFolder, name: str, title: str, given: dict, basis: dict) -> None:
-    """One notebook: run it, and record how long it took and which files it wrote."""
     earlier, began = stages.stamps(run), time.time()
     print(title, end=" ", flush=True)
     try:

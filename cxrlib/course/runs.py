@@ -4,7 +4,7 @@ import datetime
 import json
 import platform
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata as installed
 from pathlib import Path
 
@@ -21,11 +21,7 @@ _LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "p
 
 
 class RunFolder:
-    """One run, one folder: where each notebook leaves what the next one reads.
-
-    path: see `core.paths.located`. Raises InputError for a folder in which its figures or notebooks would be those that
-    the project commits.
-    """
+    """One run, one folder. Raises InputError where its figures or notebooks would be those that the project commits."""
 
     def __init__(self, path: str | Path):
         self.path = located(path)
@@ -40,9 +36,9 @@ class RunFolder:
         """The folder of one architecture: checkpoints, history, predictions."""
         return self.path / arch
 
-    def checkpoint(self, arch: str, which: str = "best") -> Path:
-        """model_best.pth or model_last.pth of an architecture."""
-        return self.arch(arch) / f"model_{which}.pth"
+    def checkpoint(self, arch: str) -> Path:
+        """The best checkpoint of an architecture."""
+        return self.arch(arch) / "model_best.pth"
 
     def predictions(self, arch: str, part: str) -> Path:
         """The predictions of an architecture on part "val" or "test"."""
@@ -63,9 +59,10 @@ class RunFolder:
 
         Raises InputError where it was made from other images.
         """
+        path = self.need(self.splits, "02_preprocess")
         try:
-            parts = pd.read_csv(self.need(self.splits, "02_preprocess")).set_index("image")["part"].to_dict()
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, KeyError):
+            parts = pd.read_csv(path).set_index("image")["part"].to_dict()
+        except (ValueError, KeyError):  # pandas' own errors are ValueErrors
             raise InputError(f"{self.splits} cannot be read; run notebook 02_preprocess again") from None
         part = entries["image"].map(parts)
         if part.isna().any() or len(parts) != len(entries):
@@ -74,7 +71,7 @@ class RunFolder:
         return entries.assign(part=part)[~entries["image"].isin(left_out)]
 
     def record(self, stage: str, **values) -> None:
-        """Write plain values under the name of a stage into run.json, with the versions of the libraries."""
+        """Write values under the name of a stage into run.json, with the versions of the libraries."""
         with self._changed() as run:
             run.setdefault("versions", versions())
             run.setdefault("stages", {}).setdefault(stage, {}).update(values)
@@ -102,10 +99,7 @@ class RunFolder:
         return stages[name]
 
     def start(self, keep: Collection[str] = (), **about) -> None:
-        """Begin run.json with the parameters of the run. An earlier run on other data, or by hand, is moved aside.
-
-        keep: the stages whose records stay, because their notebooks need not run again.
-        """
+        """Begin run.json, with the records of the stages `keep`; a run on other data, or by hand, is moved aside."""
         old = self.read()
         if old and old.get("data") != about.get("data"):
             stamp = datetime.datetime.fromtimestamp((self.path / "run.json").stat().st_mtime)
@@ -119,16 +113,14 @@ class RunFolder:
             run.clear()
             run.update(about | {"started": started, "versions": versions(), "stages": stages})
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Hold the run folder for one process. Raises InputError where another one is at work in it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = self.path.parent / f".{self.path.name}.lock"  # next to the folder, which `start` may move aside
-        with one_process(lock, f"at work in {self.path}", wait=False):
-            yield
+        return one_process(lock, f"at work in {self.path}", wait=False)
 
     def save_figure(self, figure: Figure, name: str) -> None:
-        """Export a figure for print into the run folder, which git ignores: a PNG at 300 dots per inch and a PDF."""
+        """Export a figure for print into the run folder: a PNG at 300 dots per inch and a PDF."""
         save_figure(figure, name, self.figures, dpi=PRINT, pdf=True)
 
     @contextmanager
@@ -139,15 +131,12 @@ class RunFolder:
         with one_process(self.path / ".run.json.lock"):
             run = self.read()
             yield run
-            write_text(self.path / "run.json", json.dumps(run, indent=2, default=_plain))
+            # numpy's numbers as Python's, anything else that JSON does not know as text
+            text = json.dumps(run, indent=2, default=lambda one: one.item() if hasattr(one, "item") else str(one))
+            write_text(self.path / "run.json", text)
 
 
 def versions() -> dict[str, str]:
-    """The versions of this package, of the libraries and of Python; the package need not be installed, only found."""
+    """The versions of this package, which need not be installed, of the libraries and of Python."""
     ours = {"cxrlib": cxrlib.__version__, "python": platform.python_version()}
     return ours | {name: installed.version(name) for name in _LIBRARIES}
-
-
-def _plain(value):
-    """numpy's numbers as Python's, anything else that JSON does not know as text."""
-    return value.item() if hasattr(value, "item") else str(value)

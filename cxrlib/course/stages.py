@@ -1,7 +1,6 @@
 """Whether a notebook must run again: what its result depends on, and whether it last ran with the same.
 
-Each executed copy has a NAME.json, written when the notebook has finished: its parameters, digests of the files that it
-reads, of its code and of the modules that it uses, the versions of the libraries, and the names of the files it wrote.
+Each executed copy has a NAME.json, written when the notebook has finished: that basis, and which files it wrote.
 """
 
 import ast
@@ -13,19 +12,13 @@ from pathlib import Path
 
 import cxrlib
 from cxrlib.core.paths import NOTEBOOKS, RESULTS, write_json
-from cxrlib.course.opening import Data
+from cxrlib.course.opening import BESIDE, Data
 from cxrlib.course.parameters import COURSE, code_cells
 from cxrlib.course.runs import RunFolder, versions
 from cxrlib.data.sources import content_digest
 from cxrlib.models.names import SUFFIXES
 
 _PACKAGE = Path(cxrlib.__file__).parent
-_NAMED_AS = {  # in a cell that reads it
-    "boxes": "data.boxes",
-    "official lists": "lists_in",
-    "expert labels": "find_expert_labels",
-    "phantoms": "data.are_phantoms",
-}
 _DOCTOR = "the doctor has other tables to look at"  # which changes what a notebook prints, but nothing that others read
 _CHANGED = {
     "data": "other {}",
@@ -36,26 +29,22 @@ _CHANGED = {
 }
 
 
-def basis(name: str, parameters: dict, data: Data) -> dict:
+def basis(name: str, parameters: dict, data: Data) -> dict[str, dict]:
     """What the result of a notebook depends on; `parameters` holds all of its own, defaults included."""
     code = _code(name)
-    beside = {kind: digest for kind, digest in data.beside.items() if _NAMED_AS[kind] in code}
+    beside = {kind: digest for kind, digest in data.beside.items() if BESIDE[kind][1] in code}
     tables = sorted(path for path in [*(NOTEBOOKS / "tables").iterdir(), *RESULTS.rglob("*.*")] if path.name in code)
+    starts = [parameters.get("weights", ""), parameters.get("compare_weights", "")]
+    starts += [arch.partition(":")[2] for arch in parameters.get("archs", ())]
+    beside |= {path: content_digest([Path(path)]) for path in starts if path.endswith(SUFFIXES)}
     return {
         "parameters": {key: value for key, value in parameters.items() if key != "run_dir"},
-        "data": {"data": data.fingerprint} | beside | _start_checkpoints(parameters),
-        "notebook": {"code": _digest(code.encode()), "tables": content_digest(tables)},
-        "cxrlib": {module: _digest(_file(module).read_bytes()) for module in sorted(modules(code))},
+        "data": {"data": data.fingerprint} | beside,
+        "notebook": {"code": hashlib.sha256(code.encode()).hexdigest(), "tables": content_digest(tables)},
+        "cxrlib": {module: content_digest([_file(module)]) for module in sorted(modules(code))},
         "versions": versions(),
         "doctor": data.beside if "check_dataset" in code else {},
     }
-
-
-def _start_checkpoints(parameters: dict) -> dict[str, str]:
-    """The content of the checkpoints that a notebook's trainings start from, as {path: digest}."""
-    named = [parameters.get("weights", ""), parameters.get("compare_weights", "")]
-    named += [arch.partition(":")[2] for arch in parameters.get("archs", ())]
-    return {path: content_digest([Path(path)]) for path in named if path.endswith(SUFFIXES)}
 
 
 def reads_from(name: str) -> list[str]:
@@ -66,25 +55,24 @@ def reads_from(name: str) -> list[str]:
 
 def modules(code: str) -> set[str]:
     """The modules of cxrlib, such as "data.cache", that some code imports, and those that these import, and so on."""
-    found, waiting = set(), set(_imported(code))
-    while waiting:
-        module = waiting.pop()
-        found.add(module)
-        waiting |= _imported(_file(module).read_text(encoding="utf-8")) - found
+    found, new = set(), set(_imported(code))
+    while new:
+        found |= new
+        new = {name for module in new for name in _imported(_file(module).read_text(encoding="utf-8"))} - found
     return found
 
 
 def reasons_to_rerun(run: RunFolder, every: dict[str, dict]) -> dict[str, str]:
-    """{notebook: why it must run}, in the order of the course; one that is not in it has finished with this very basis.
+    """{notebook: why it must run}, in the order of the course; "" for one that has not finished yet.
 
-    every: {notebook: its basis}.
+    every: {notebook: its basis}; one that has finished with this very basis is not among the reasons.
     """
     again = {}
     for name in COURSE:
         why = _difference(run, name, every[name] | _results(run, name, _files(run, name)))
         remade = [earlier for earlier in reads_from(name) if again.get(earlier, _DOCTOR) != _DOCTOR]
-        if why or remade:
-            again[name] = why or f"reads what {remade[0]} makes"
+        if why is not None or remade:
+            again[name] = f"reads what {remade[0]} makes" if why is None else why
     return again
 
 
@@ -113,50 +101,41 @@ def stamps(run: RunFolder) -> dict[str, int]:
     return {name: time for name, time in times.items() if name != "run.json" and "/previous-" not in name}
 
 
-def _difference(run: RunFolder, name: str, basis: dict) -> str:
+def _difference(run: RunFolder, name: str, basis: dict) -> str | None:
+    """What differs from the basis of the last time; "" where there is no record of it, None where nothing does."""
     record = _read(run, name)
-    if record is None:
-        return "has not finished yet"
     if any(not isinstance(record.get(key), dict) for key in basis):
-        return f"{_record(run, name).name} cannot be read"
+        return ""
     for key, now in basis.items():
         before = record[key]
-        changed = [each for each in sorted({*now, *before}) if now.get(each) != before.get(each)]
-        if changed and key in _CHANGED:
-            return _CHANGED[key].format(", ".join(changed))
-        if changed:
-            return ", ".join(f"{each} {before.get(each)!r} -> {now.get(each)!r}" for each in changed)
-    gone = [file for file in _files(run, name) if not (run.path / file).is_file()]
-    return f"{gone[0]} is gone" if gone else ""
+        if changed := [each for each in sorted({*now, *before}) if now.get(each) != before.get(each)]:
+            values = ", ".join(f"{each} {before.get(each)!r} -> {now.get(each)!r}" for each in changed)
+            return _CHANGED[key].format(", ".join(changed)) if key in _CHANGED else values
+    return next((f"{file} is gone" for file in _files(run, name) if not (run.path / file).is_file()), None)
 
 
 def _results(run: RunFolder, name: str, own: list[str]) -> dict[str, dict[str, str]]:
-    """The part of a basis that is in the run folder: the content of what the notebooks that this one reads wrote.
-
-    own: what it writes itself, such as the thresholds that notebook 05 puts into a checkpoint.
-    """
+    """The rest of the basis: what the notebooks that this one reads wrote, but for the files that are its `own`."""
     files = {file for earlier in reads_from(name) for file in _files(run, earlier)} - set(own)
     there = [file for file in sorted(files) if (run.path / file).is_file() and not file.startswith("figures/")]
     return {"results": {file: content_digest([run.path / file]) for file in there}}
-
-
-def _files(run: RunFolder, name: str) -> list[str]:
-    return (_read(run, name) or {}).get("files", [])
 
 
 def _record(run: RunFolder, name: str) -> Path:
     return run.notebooks / f"{name}.json"
 
 
-def _read(run: RunFolder, name: str) -> dict | None:
-    """The record of a notebook; None where there is none, empty where it cannot be read."""
+def _read(run: RunFolder, name: str) -> dict:
+    """The record of a notebook; empty where there is none that can be read."""
     try:
         record = json.loads(_record(run, name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError:
+    except (FileNotFoundError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
+
+
+def _files(run: RunFolder, name: str) -> list[str]:
+    return _read(run, name).get("files", [])
 
 
 def _code(name: str) -> str:
@@ -178,7 +157,3 @@ def _imported(code: str) -> frozenset[str]:
 
 def _file(module: str) -> Path:
     return _PACKAGE / f"{module.replace('.', '/')}.py"
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:12]

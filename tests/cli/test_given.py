@@ -78,7 +78,7 @@ def test_a_run_takes_paths_from_where_it_is_called_and_a_profile_its_tilde(home,
 
 
 def test_what_nobody_names_lies_in_the_project_for_every_command():
-    assert ReportOptions().run_dir == str(paths.RUNS / "quick") == plan_runs()[0].run_dir
+    assert ReportOptions().run_dir == str(paths.RUNS / "quick") == plan_runs()[0].every["run_dir"]
     assert CompareOptions().run_dir == str(paths.RUNS / "compare")
     assert CompareOptions().cache_dir == str(paths.CACHE)
 
@@ -93,7 +93,7 @@ def test_where_a_result_goes_is_made_sure_of_before_the_work(home, tiny_nih, tin
     work = Path.cwd()
     (work / "file").touch()
     monkeypatch.setattr("cxrlib.cli.commands.data.check_dataset", None)  # would fail if the work began
-    monkeypatch.setattr("cxrlib.cli.commands.opening.open_data", None)
+    monkeypatch.setattr("cxrlib.cli.commands.data.open_data", None)
     monkeypatch.setattr("cxrlib.course.runner.open_data", None)
     for given in (
         ["doctor", str(tiny_nih.root), "--json", str(work)],

@@ -10,7 +10,7 @@ import pytest
 from cxrlib.core import paths
 from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import check_folder, expanded, located, one_process, write_text, written_whole
-from cxrlib.course.report.index import write_index
+from cxrlib.course.report.page import write_index
 from cxrlib.course.runs import RunFolder
 
 

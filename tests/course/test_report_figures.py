@@ -1,6 +1,7 @@
 """The smaller copies of a run's figures: their size, their text, and the refusal to put patients into the project."""
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -8,7 +9,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import NOTEBOOKS
-from cxrlib.course.report.figures import export_figures
+from cxrlib.course.report.page import export_figures
 from cxrlib.course.runs import RunFolder
 
 ROOT = NOTEBOOKS.parent
@@ -43,7 +44,7 @@ def test_the_copies_are_smaller_and_keep_their_description(tmp_path):
 def test_pictures_of_patients_stay_out_of_the_project(recorded, tmp_path, monkeypatch):
     run = run_with(tmp_path, recorded)
     monkeypatch.chdir(ROOT)
-    for folder in (ROOT, ROOT / "figures" / "none", "figures/none"):
+    for folder in (ROOT, ROOT / "figures" / "none", Path("figures/none")):
         with pytest.raises(InputError, match=r"must not be committed; expected a folder outside"):
             export_figures(run, folder)
     assert not (ROOT / "figures" / "none").exists()
@@ -58,7 +59,7 @@ def test_a_link_into_the_project_is_in_the_project(tmp_path):
 
 
 def test_phantoms_may_go_into_the_project(tmp_path, monkeypatch):
-    monkeypatch.setattr("cxrlib.course.report.figures.NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr("cxrlib.course.report.page.NOTEBOOKS", tmp_path / "notebooks")
     run = run_with(tmp_path, {"data": {"phantoms": True}})
     assert len(export_figures(run, tmp_path / "figures")) == 2
 

@@ -18,8 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from cxrlib.cli.main import main
 from cxrlib.course.report import page
 from cxrlib.course.report.evidence import written
-from cxrlib.course.report.index import write_index
-from cxrlib.course.report.page import write_report
+from cxrlib.course.report.page import write_index, write_report
 from cxrlib.course.runs import RunFolder
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.audits import audit
@@ -126,8 +125,7 @@ def looked_up(folder, source):
     if keys.startswith("count/"):
         condition, _, unique = keys.removeprefix("count/").partition("/")
         column, value = condition.split("=")
-        rows = table[table[column] == value]
-        return rows[unique].nunique() if unique else len(rows)
+        return table.loc[table[column] == value, unique].nunique()
     row, column = keys.split("/")
     if row.startswith("#"):
         return table[column][int(row[1:]) - 1]

@@ -71,7 +71,7 @@ def test_a_run_records_everything_and_gives_each_notebook_its_own(pretend, tiny_
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "0")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("epochs: 2\nseed: 7\nweights: none\n")
-    [run] = run_course(plan_runs("mine.yaml", [("seed", "8"), ("run_dir", "runs/here")], tiny_nih.root))
+    run_course(plan_runs("mine.yaml", [("seed", "8"), ("run_dir", "runs/here")], tiny_nih.root))
     assert [name for name, _, _ in pretend.calls] == list(COURSE)
     of = {name: given for name, given, _ in pretend.calls}
     assert of["03_train_efficientnet"]["epochs"] == 2
@@ -80,7 +80,7 @@ def test_a_run_records_everything_and_gives_each_notebook_its_own(pretend, tiny_
     assert all(disabled == "1" for _, _, disabled in pretend.calls)
     assert "TQDM_DISABLE" not in os.environ
     assert os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] == "0"
-    recorded = run.read()
+    recorded = RunFolder("runs/here").read()
     every = {name for notebook in COURSE for name in notebook_parameters(notebook)}
     assert set(recorded["parameters"]) == every
     assert recorded["parameters"]["seed"] == 8
@@ -99,7 +99,8 @@ def test_a_run_records_everything_and_gives_each_notebook_its_own(pretend, tiny_
 def test_without_a_run_dir_the_profile_names_it(pretend, tiny_nih, tmp_path, monkeypatch):
     monkeypatch.setattr(course, "RUNS", tmp_path / "runs")
     (tmp_path / "mine.yaml").write_text("weights: none\n")
-    assert run_course(plan_runs(tmp_path / "mine.yaml", data=tiny_nih.root))[0].path == tmp_path / "runs" / "mine"
+    run_course(plan_runs(tmp_path / "mine.yaml", data=tiny_nih.root))
+    assert set(RunFolder(tmp_path / "runs" / "mine").read()["stages"]) == set(COURSE)
 
 
 # ---- what is not run again -------------------------------------------------------------------------------------------
@@ -130,12 +131,12 @@ def test_other_data_other_code_and_a_lost_file_run_again(run, folder, tiny_nih, 
     assert run() == list(COURSE[1:])
     assert "02_preprocess runs again: splits.csv is gone" in capsys.readouterr().out
 
-    whole = stages._digest
+    whole = stages.content_digest
     uses = {name: stages.modules("\n".join(code for code, _ in parameters.code_cells(name))) for name in COURSE}
     module = min(uses["06_gradcam"] - set().union(*(uses[name] for name in COURSE[:5])))  # that only the last one uses
-    changed = stages._file(module).read_bytes()
+    changed = [stages._file(module)]
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "_digest", lambda content: "other" if content == changed else whole(content))
+        patch.setattr(stages, "content_digest", lambda files: "other" if files == changed else whole(files))
         assert run() == ["06_gradcam"]
         assert f"06_gradcam runs again: cxrlib changed ({module})" in capsys.readouterr().out
     with monkeypatch.context() as patch:
@@ -266,12 +267,11 @@ def test_a_stopped_run_goes_on_at_the_notebook_where_it_stopped(run, pretend):
     assert run() == ["04_compare_architectures", "05_thresholds", "06_gradcam"]
 
 
-def test_a_record_that_cannot_be_read_is_no_record(run, folder, capsys):
+def test_a_record_that_cannot_be_read_is_no_record(run, folder):
     run()
     for name, text in {"01_eda": "{", "04_compare_architectures": '{"data": 1}', "06_gradcam": "[]"}.items():
         (folder.notebooks / f"{name}.json").write_text(text)
     assert run() == ["01_eda", "04_compare_architectures", "06_gradcam"]
-    assert "01_eda runs again: 01_eda.json cannot be read" in capsys.readouterr().out
 
 
 def test_a_notebook_names_in_quotes_what_it_reads():

@@ -46,7 +46,6 @@ def test_one_run_one_folder(run):
         run.notebooks: "notebooks",
         run.arch("resnet18"): "resnet18",
         run.checkpoint("resnet18"): "resnet18/model_best.pth",
-        run.checkpoint("resnet18", "last"): "resnet18/model_last.pth",
         run.predictions("resnet18", "val"): "resnet18/predictions_val.npz",
     }
     assert {str(path.relative_to(run.path)) for path in names} == set(names.values())

@@ -1,15 +1,230 @@
-"""cxr ensemble and export."""
+"""cxr eval (also at another hospital), gradcam, ensemble and export: what is done with trained models."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from cxrlib.cli.options import EnsembleOptions, ExportOptions
-from cxrlib.core.errors import InputError
-from cxrlib.core.paths import check_folder
-from cxrlib.explain.export import export as export_model
+import pandas as pd
+
+from cxrlib.cli import processes
+from cxrlib.cli.commands.data import data_of, images_of
+from cxrlib.cli.options import EnsembleOptions, EvalOptions, ExportOptions, GradcamOptions, HeldOutOptions
+from cxrlib.core.errors import InputError, some
+from cxrlib.core.paths import check_folder, write_csv, write_text
+from cxrlib.course.opening import Data
+from cxrlib.data.cache import ImageCache
+from cxrlib.data.external import open_external
+from cxrlib.data.splits import restore, subsets
+from cxrlib.evaluation import audits, external, protocol
+from cxrlib.evaluation.agreement import find_expert_labels
+from cxrlib.evaluation.bootstrap import Bootstrap
+from cxrlib.evaluation.calibration import Calibrator, mean_calibrated, methods_text, operating_points
+from cxrlib.evaluation.differences import mean_against_members
+from cxrlib.evaluation.predictions import Predictions
+from cxrlib.evaluation.thresholds import Thresholds
+from cxrlib.explain import case_maps, export as onnx, localization, overlays
+from cxrlib.explain.gradcam import check_method, mean_maps
+from cxrlib.models.architectures import ChestXrayModel, model_from_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint
-from cxrlib.models.ensembles import load_ensemble
+from cxrlib.models.ensembles import Ensemble, load_ensemble
+from cxrlib.plots.overlays import write_overlays
+from cxrlib.training.device import pick_device
+from cxrlib.training.inference import predict
+from cxrlib.training.inputs import make_dataset
 
 
+# ---- what several of them need ---------------------------------------------------------------------------------------
+def held_out(options, ensemble: Ensemble, data: Data, needed=("val", "test")) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Validation and test entries by what the checkpoints remember, each reduced to its subset.
+
+    Raises InputError where a part that is `needed` has no image.
+    """
+    config = ensemble.config
+    entries = restore(data.entries, ensemble.parts, config["split"], data.folders)
+    if "val" not in needed and config["split"] != "official" and (entries["part"] == "").all():
+        # no metric of a split is computed, and neither an image nor a patient is one that a model was trained on
+        entries = entries.assign(part="test")
+        print(f"{ensemble.name} knows none of these images and patients; all of them count as test images")
+    other = entries[entries["part"] == ""]
+    if len(other):
+        whose = f"{len(other):,} images of {other['patient'].nunique():,} patients ({some(other['image'], 3)})"
+        print(f"left out: {whose}, which are in no part of the {config['split']} split of {ensemble.name}")
+    used = subsets(entries, val=config["val_subset"] * ("val" in needed), test=options.subset, seed=config["seed"])
+    parts = {part: used[used["part"] == part] for part in ("val", "test")}
+    for part in needed:
+        if parts[part].empty:
+            name = "validation" if part == "val" else part
+            raise InputError(
+                f"{options.csv_path or options.img_root} holds no image of the {name} part of {ensemble.name} (split "
+                f"{config['split']}, seed {config['seed']}); give the data set that it was trained from"
+            )
+    return parts["val"], parts["test"]
+
+
+def _operating_point(options, ensemble: Ensemble) -> tuple[tuple[Calibrator, ...], Thresholds | None]:
+    """Calibrators and thresholds (or None, which is said) of the checkpoints, or of the file `options.thresholds`."""
+    calibrations, tuned = ensemble.calibrations, ensemble.thresholds
+    if options.thresholds:
+        path = Path(options.thresholds)
+        beside = [path.with_name(f"calibration{number}.json") for number in protocol.numbered(len(calibrations))]
+        if all(file.is_file() for file in beside):
+            calibrations = [Calibrator.load(file).to_dict() for file in beside]
+        tuned = Thresholds.load(path).to_dict()
+    elif tuned is None:
+        print(f"{ensemble.name} holds no thresholds; cxr eval writes them, for --thresholds, or with "
+              "--update_checkpoint into the checkpoint")  # fmt: skip
+    return operating_points(calibrations, tuned)
+
+
+def _caches(options: HeldOutOptions, models: list[ChestXrayModel], images: dict[str, Path], names) -> list[ImageCache]:
+    """For each model the cache with these images at its size."""
+    sizes = dict.fromkeys(model.image_size for model in models)
+    caches = {size: images_of(options, images, size, names, options.out) for size in sizes}
+    return [caches[model.image_size] for model in models]
+
+
+def _predicted(options: HeldOutOptions, ensemble: Ensemble, images: dict[str, Path], *parts: pd.DataFrame):
+    """The models on the device asked for, their caches, and for each part of the entries what each model predicts.
+
+    Several processes share the work, and each has all predictions.
+    """
+    together = None
+    if processes.count() > 1:
+        from accelerate import Accelerator  # before the models: it gives each process a GPU of its own
+
+        together = Accelerator(cpu=options.device == "cpu", mixed_precision="no")
+    device = pick_device(options.device)
+    models = [model_from_checkpoint(checkpoint).to(device) for checkpoint in ensemble.members.values()]
+    caches = _caches(options, models, images, pd.concat(parts)["image"])
+    how = {"num_workers": options.num_workers, "progress": processes.is_first()}
+    scores = [
+        [
+            predict(model, make_dataset(entries, cache, cache.image_size), options.batch_size, together, **how)
+            for model, cache in zip(models, caches, strict=True)
+        ]
+        for entries in parts
+    ]
+    return models, caches, scores
+
+
+# ---- cxr eval --------------------------------------------------------------------------------------------------------
+def evaluate(options: EvalOptions) -> None:
+    """Calibrate and tune on the validation images of the checkpoints, then report on their test images."""
+    check_folder(options.out)
+    if options.external:
+        return _elsewhere(options)
+    how = protocol.check_how(options.calibrate, options.grid, options.objective)
+    how["thresholds"] = Thresholds.load(options.thresholds) if options.thresholds else None
+    ensemble, [path, *more] = load_ensemble(options.weights), options.weights
+    if options.update_checkpoint and more:
+        raise InputError(f"update_checkpoint is given with {len(options.weights)} files; make one of them first (cxr "
+                         "ensemble)")  # fmt: skip
+    if options.update_checkpoint:
+        check_folder(Path(path).parent)
+    data, tables = data_of(options), Path(options.out) / "tables"
+    val, test = held_out(options, ensemble, data)
+    _, _, (val_scores, test_scores) = _predicted(options, ensemble, data.images, val, test)
+    if not processes.is_first():  # every process has all scores; one tunes and writes
+        return
+    done = protocol.evaluate_at_tuned(val_scores, test_scores, **how, replicates=options.replicates)
+    text = done.text(ensemble.members)
+    if len(test_scores) > 1:
+        members = mean_against_members(done.test, test_scores, Bootstrap(options.replicates))
+        write_csv(tables / "members.csv", members)
+        text += f"\nmacro AUROC, 95 % intervals\n{members.to_string(float_format='{:.4f}'.format)}\n"
+    done.write(tables, test_scores, text)
+    if options.update_checkpoint:
+        ensemble.at([one.to_dict() for one in done.calibrators], done.thresholds.to_dict()).save(path)
+    print(text, end="")
+    state = "now also holds thresholds and calibration" if options.update_checkpoint else "is unchanged"
+    print(f"wrote {tables / 'metrics.txt'}, thresholds.json and calibration.json; {ensemble.name} {state}")
+    if options.audit:
+        found = {"audit.csv": audits.audit(done.test, test, done.thresholds, replicates=options.replicates)}
+        if experts := find_expert_labels(*data.folders):  # or the phantoms' truth
+            judged = audits.against_experts(done.test, experts[0], replicates=options.replicates)
+            found["experts.csv"] = judged.reset_index()
+        for name, table in found.items():
+            print(f"wrote {write_csv(tables / name, table, index=False)}")
+
+
+def _elsewhere(options: EvalOptions) -> None:
+    """Measure models with their frozen operating point; writes external.csv, external.txt and the predictions."""
+    ensemble = load_ensemble(options.weights)
+    calibrators, thresholds = _operating_point(options, ensemble)
+    if thresholds is None:
+        raise InputError(f"{ensemble.name} has no thresholds to keep; tune them on its own hospital first (cxr eval)")
+    own = Path(options.here) if options.here else Path(options.weights[0]).with_name("predictions_test.npz")
+    here = Predictions.load(own) if options.here or own.is_file() else None
+    if len(calibrators) > 1 and here is not None and here.calibration != methods_text(calibrators):
+        raise InputError(f"{own} holds scores of calibration {here.calibration}, not of {ensemble.name}; name the "
+                         "predictions_test.npz of their cxr eval (--here)")  # fmt: skip
+    folder, csv_path = (Path(path).absolute() if path else "" for path in (options.external, options.csv_path))
+    for start in {member["config"].get("weights", "") for member in ensemble.members.values()}:
+        entries, paths, said = open_external(folder, csv_path, start)
+    seen = set(entries["image"]) & {name for names in ensemble.parts.values() for name in names}
+    if seen:
+        raise InputError(f"{len(seen)} images, such as {some(sorted(seen), 3)}, are named like images of the training; "
+                         "expected another hospital")  # fmt: skip
+    _, _, [each] = _predicted(options, ensemble, paths, entries)
+    if not processes.is_first():
+        return
+    calibrator, there = calibrators[0], each[0]
+    if len(each) > 1:  # their score is the mean of calibrated ones, which nothing calibrates again
+        means = (here, mean_calibrated(calibrators, each), thresholds)
+        calibrator = Calibrator()
+        here, there, thresholds = (one and replace(one, calibration=calibrator.method) for one in means)
+    table = external.external(here, there, calibrator, thresholds, resampling=Bootstrap(options.replicates))
+    compared = f"no {own}; --here names another file" if here is None else f"{own}, {len(here):,} images"
+    about = (f"{name}: {one['arch']}, {one['image_size']} pixels" for name, one in ensemble.members.items())
+    head = [*about, f"there: {options.external}: {said}",
+            f"here: {compared}",
+            f"frozen: calibration {methods_text(calibrators)}, thresholds for {thresholds.objective}",
+            "in brackets: 95 % intervals, bootstrap over patients"]  # fmt: skip
+    text, out = external.external_text(table, head), Path(options.out)
+    write_csv(out / "external.csv", table)
+    write_text(out / "external.txt", text)
+    there.save(out / "predictions_external.npz")
+    print(f"{text}wrote {out / 'external.csv'}, external.txt and predictions_external.npz")
+
+
+# ---- cxr gradcam -----------------------------------------------------------------------------------------------------
+def gradcam(options: GradcamOptions) -> None:
+    """Overlays of one labelled finding each, on test images; with boxes, also a score of the maps."""
+    check_method(options.method)
+    check_folder(options.out)
+    ensemble, folder = load_ensemble(options.weights), Path(options.out) / "gradcam"
+    calibrators, thresholds = _operating_point(options, ensemble)
+    data = data_of(options)
+    _, test = held_out(options, ensemble, data, needed=("test",))
+    chosen = overlays.choose(test, options.samples, ensemble.config["seed"])
+    if len(chosen) < options.samples:
+        print(f"the test part holds {len(chosen)} images, fewer than the {options.samples} samples asked for")
+    models, caches, [scores] = _predicted(options, ensemble, data.images, chosen)
+    predictions = mean_calibrated(calibrators, scores)
+    table = overlays.score_table(predictions, overlays.highest_labelled(predictions), thresholds)
+    each = [overlays.overlay_maps(*pair, table, options.method) for pair in zip(models, caches, strict=True)]
+    paths = write_overlays(folder, map(mean_maps, zip(*each, strict=True)), table, caches[0], data.boxes)
+    print(f"wrote {len(paths)} overlays, a contact sheet and scores.csv to {folder}")
+    if options.boxes:
+        _localize(options, models, data, test, folder)
+
+
+def _localize(options: GradcamOptions, models, data, test, folder: Path) -> None:
+    """Score the maps of all boxed test images and print the pointing game; untrained is a network like the first."""
+    if data.boxes is None:
+        raise InputError(f"{options.img_root} holds no BBox_List_2017.csv; put NIH's list there to score against boxes")
+    cases = localization.box_cases(data.boxes, test)
+    caches = _caches(options, models, data.images, cases["image"].unique())
+    how = {"method": options.method, "batch_size": options.batch_size, "progress": True}
+    maps = mean_maps([case_maps.case_maps(*pair, cases, **how) for pair in zip(models, caches, strict=True)])
+    controls = case_maps.control_maps(models[0], caches[0], cases, maps, **how)
+    table = localization.score_boxes(maps, cases, controls, replicates=options.replicates)
+    write_csv(folder / "localization.csv", table, index=False)
+    shown = localization.interval_table(table).to_string()
+    print(f"pointing game, {options.method}, 95 % intervals over patients\n{shown}")
+    print(f"wrote {folder / 'localization.csv'}, which also has energy, IoU and IoBB")
+
+
+# ---- cxr ensemble, cxr export ----------------------------------------------------------------------------------------
 def ensemble(options: EnsembleOptions) -> None:
     """Write models of one split as one file, which predict, eval and gradcam take as a model."""
     out = Path(options.out)
@@ -26,5 +241,5 @@ def ensemble(options: EnsembleOptions) -> None:
 def export(options: ExportOptions) -> None:
     """Write a checkpoint as ONNX."""
     check_folder(Path(options.out).parent)
-    path = export_model(load_checkpoint(options.weights), options.out)
+    path = onnx.export(load_checkpoint(options.weights), options.out)
     print(f"wrote {path}, {path.stat().st_size / 1e6:.0f} MB; its metadata says what goes in and what comes out")

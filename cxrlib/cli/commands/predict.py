@@ -4,6 +4,7 @@ import csv
 import glob
 import json
 import sys
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,15 +12,18 @@ import numpy as np
 
 from cxrlib.cli.options import PredictOptions
 from cxrlib.core.errors import InputError, printable, some
+from cxrlib.core.html import radiograph_uri
 from cxrlib.core.paths import written_whole
 from cxrlib.core.progress import bar
 from cxrlib.data.images import is_image
 from cxrlib.explain.prediction import Prediction, Predictor
 
 _COLUMNS = ("image", "finding", "score", "probability", "low", "high", "threshold", "call", "note", "warnings")
+_MOST = 200  # images on a page, which a browser still opens; the table has all
+_SIDE = 320  # pixels of a picture
 
 
-def run(options: PredictOptions) -> int:
+def predict(options: PredictOptions) -> int:
     """Predict every image, one line each; exit code 1 where one could not be read or is refused."""
     files, out = _files(options.images), Path(options.out)
     predictor = Predictor(options.weights, options.device, options.force)
@@ -28,12 +32,12 @@ def run(options: PredictOptions) -> int:
     with written_whole(out / "predictions.csv") as beside, beside.open("w", newline="", encoding="utf-8") as table:
         cases = _reported(predictor, files, options, csv.writer(table), failed)
         if options.no_page:
-            for _ in cases:
-                pass
+            deque(cases, maxlen=0)
         else:
-            from cxrlib.course.report.predictions import write_predictions  # here: figures take a second to import
+            from cxrlib.course.report.page import write_page  # here: figures take a second to import
 
-            write_predictions(out / "predictions.html", cases, predictor, len(files))
+            how = {"models": predictor.names, "total": len(files), "most": _MOST}
+            write_page(out / "predictions.html", "predictions.html", cases=_shown(cases, predictor), **how)
     about = sys.stderr if options.as_json else sys.stdout
     print(f"wrote {out / 'predictions.csv'}{'' if options.no_page else ' and predictions.html'}", file=about)
     if failed:
@@ -71,6 +75,25 @@ def _line(case: Prediction) -> str:
         highest = ", ".join(f"{row['finding']} {row['probability']:.2f}" for row in rows[:3])
         text = f"nothing is called, {case.notes[0]}; highest: {highest}"
     return "; warning: ".join([f"{printable(case.path)}: {text}", *case.warnings])
+
+
+def _shown(cases: Iterator[Prediction], predictor: Predictor) -> Iterator[dict]:
+    """What the page shows of the first `_MOST` cases, each made when it is predicted; all are consumed."""
+    from matplotlib import colormaps
+
+    for number, case in enumerate(cases):
+        if number >= _MOST:
+            continue
+        shown = {"name": printable(case.path.name), "error": case.error, "maps": {}}
+        if not case.error:
+            grey = case.images[0]
+            shown |= {"warnings": case.warnings, "picture": radiograph_uri(grey, _SIDE), "rows": case.rows}
+            for finding, heat in predictor.maps(case).items():
+                opacity = 0.6 * np.sqrt(heat)[..., None]
+                colours = colormaps["inferno"](heat)[..., :3] * 255
+                under = np.round(grey[..., None] * (1 - opacity) + colours * opacity).astype(np.uint8)
+                shown["maps"][finding] = radiograph_uri(under, _SIDE)
+        yield shown
 
 
 def _files(given: list[str]) -> list[Path]:

@@ -16,7 +16,7 @@ import pandas as pd
 from markupsafe import Markup
 
 _NAMES = pd.read_csv(Path(__file__).with_name("columns.csv"), index_col="column")["name"]
-_ELEMENT = Markup('<data value="{}" data-source="{}" title="{}">{}</data>')
+_ELEMENT = Markup('<data value="{0}" data-source="{1}" title="{1} = {0}">{2}</data>')
 _UNDEFINED = Markup('<span class="undefined">undefined</span>')
 
 
@@ -59,29 +59,29 @@ class Evidence:
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return _UNDEFINED
         text = str(value) if exact and isinstance(value, float) else written(value)
-        return _element(value, f"{file}#{'/'.join(keys)}", text)
+        return _ELEMENT.format(value, f"{file}#{'/'.join(keys)}", text)
 
-    def count(self, file: str, column: str, value: str, unique: str = "") -> Markup:
-        """The number of rows of a CSV file with `value` in a column, or of distinct values of `unique` among them."""
+    def count(self, file: str, column: str, value: str, unique: str) -> Markup:
+        """The number of distinct values of `unique` in the rows of a CSV file with `value` in a column."""
         table = self.table(file)
-        if not {column, unique or column} <= set(table):
+        if not {column, unique} <= set(table):
             return _UNDEFINED
-        rows = table[table[column] == value]
-        found = rows[unique].nunique() if unique else len(rows)
-        return _element(found, f"{file}#count/{column}={value}{'/' + unique if unique else ''}", written(found))
+        found = table.loc[table[column] == value, unique].nunique()
+        return _ELEMENT.format(found, f"{file}#count/{column}={value}/{unique}", written(found))
 
     def interval(self, file: str, row: str, column: str) -> Markup:
         """The element that shows a value, followed by its interval where the file has one."""
         shown = self.show(file, row, column)
         ends = [self.show(file, row, end) for end in _ends(column, self.table(file))]
-        known = ends and _UNDEFINED not in ends
-        return shown + Markup(' <span class="interval">[{}, {}]</span>').format(*ends) if known else shown
+        if not ends or _UNDEFINED in ends:
+            return shown
+        return shown + Markup(' <span class="interval">[{}, {}]</span>').format(*ends)
 
     def listing(self, file: str, columns: Sequence[str] = (), summary: bool = False) -> dict | None:
         """A CSV file as a table: head and rows of cells, each value with its interval; None if the file is missing.
 
         It has all columns, or `columns` in this order; a `summary` leaves out single findings, except those that are
-        significant after correction (p_holm).
+        significant after correction (p_holm). What a mean does not have, such as a threshold, is blank.
         """
         table = rows = self.table(file)
         if table.columns.empty:
@@ -91,31 +91,22 @@ class Evidence:
         if summary and "finding" in table:
             rows = table[(table["finding"] == "macro") | (table.get("p_holm", 1) < 0.05)]
         totals = rows.iloc[:, :4].eq("macro").any(axis=1)
+        cells = {key: [self.interval(file, key, name) for name in names] for key in rows.index}
+        if "macro" in cells:
+            cells["macro"] = ["" if cell == _UNDEFINED else cell for cell in cells["macro"]]
         return {
             "file": file,
             "head": [
-                {"text": heading(name), "title": name, "number": table[name].dtype.kind in "iuf"} for name in names
+                {
+                    "text": _NAMES.get(name, (name[:1].upper() + name[1:]).replace("_", " ")),
+                    "title": name,
+                    "number": table[name].dtype.kind in "iuf",
+                }
+                for name in names
             ],
-            "rows": [
-                {"total": total and not totals.all(), "cells": [self._cell(file, key, name) for name in names]}
-                for key, total in totals.items()
-            ],
+            "rows": [{"total": totals[key] and not totals.all(), "cells": cells[key]} for key in cells],
             "left_out": len(table) - len(rows),
         }
-
-    def _cell(self, file: str, row: str, column: str) -> Markup:
-        shown = self.interval(file, row, column)
-        return Markup("") if shown == _UNDEFINED and row == "macro" else shown  # such as the threshold of a mean
-
-
-def _element(value, source: str, text: str) -> Markup:
-    return _ELEMENT.format(value, source, f"{source} = {value}", text)
-
-
-def heading(name: str) -> str:
-    """The name of a column for readers."""
-    words = (name[:1].upper() + name[1:]).replace("_", " ").replace("Iou", "IoU").replace("Iobb", "IoBB")
-    return _NAMES.get(name, words)
 
 
 def written(value) -> str:
