@@ -1,7 +1,4 @@
-"""Several trained models of one split that predict together: the mean of their calibrated scores, and one file.
-
-The file of an ensemble is a checkpoint that holds those of its members, and thresholds on their mean.
-"""
+"""Several trained models of one split that predict the mean of their calibrated scores, as one file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +13,9 @@ from cxrlib.models.checkpoints import CHECKPOINT_FORMAT, load_any, write_checkpo
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
-    """Checkpoints by the name of their file, as `load_ensemble` reads them; a single model is an ensemble of one.
+    """Checkpoints by the name of their file; a single model is an ensemble of one.
 
-    thresholds: tuned for the mean of the calibrated scores (of a single model: its own), as in a checkpoint, or None.
+    thresholds: tuned for the mean of the calibrated scores, as in a checkpoint, or None.
     """
 
     members: dict[str, dict]
@@ -41,17 +38,14 @@ class Ensemble:
 
     @cached_property
     def parts(self) -> dict[str, list[str]]:
-        """The images that any member has seen: {"train": names, "val": names}, so that no evaluation meets them.
-
-        Raises InputError where the members are not of one split.
-        """
+        """The images that any member has seen: {"train": names, "val": names}. Raises InputError for several splits."""
         kinds = {checkpoint["config"]["split"] for checkpoint in self.members.values()}
         if len(kinds) > 1:
             raise InputError(f"{self.name} are of the splits {', '.join(sorted(kinds))}; expected models of one split")
         return united({name: checkpoint["parts"] for name, checkpoint in self.members.items()}, *kinds)
 
     def save(self, path: str | Path) -> Path:
-        """Write one file: a checkpoint, or that of the ensemble. Raises InputError as `parts` does."""
+        """Write one file: a checkpoint, or that of the ensemble."""
         members = list(self.members.values())
         content = {"format": CHECKPOINT_FORMAT, "findings": list(FINDINGS), "members": members, "parts": self.parts}
         return write_checkpoint(path, (content if len(members) > 1 else members[0]) | {"thresholds": self.thresholds})
@@ -64,10 +58,7 @@ class Ensemble:
 
 
 def load_ensemble(weights: Sequence[str | Path]) -> Ensemble:
-    """The models of one or several files, each a checkpoint or an ensemble.
-
-    Raises InputError for files that are neither, for none, and for a model that is given twice.
-    """
+    """The models of one or several files, each a checkpoint or an ensemble. Raises InputError for one given twice."""
     members, thresholds = {}, None
     for path in map(str, weights):
         content = load_any(path)

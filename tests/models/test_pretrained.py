@@ -9,15 +9,14 @@ import torch
 from torchxrayvision.models import DenseNet, model_urls
 
 from cxrlib.core.errors import InputError
-from cxrlib.models import pretrained as radiograph_weights
+from cxrlib.models import zoo
 from cxrlib.models.architectures import build_model
-from cxrlib.models.pretrained import RADIOGRAPH_WEIGHTS
 
 
 @pytest.fixture
 def theirs(tmp_path, monkeypatch):
     """A DenseNet-121 of theirs with weights of no meaning, lying where the download of xrv-chex would be put."""
-    monkeypatch.setattr(radiograph_weights, "CACHE", tmp_path)
+    monkeypatch.setattr(zoo, "CACHE", tmp_path)
     torch.manual_seed(0)
     model = DenseNet(num_classes=18, in_channels=1).eval()
     for module in model.modules():
@@ -62,7 +61,7 @@ def test_without_a_network_it_says_where_the_file_would_go(tmp_path, monkeypatch
     def offline(url, timeout):
         raise urllib.error.URLError("no route to host")
 
-    monkeypatch.setattr(radiograph_weights, "CACHE", tmp_path)
+    monkeypatch.setattr(zoo, "CACHE", tmp_path)
     monkeypatch.setattr(urllib.request, "urlopen", offline)
     with pytest.raises(InputError, match=r"xrv-pc cannot be downloaded .*no route.*put the file at .*weights"):
         build_model("densenet121", "xrv-pc", 64)
@@ -84,7 +83,7 @@ def test_a_download_that_is_not_whole_or_not_a_model_takes_no_name(tmp_path, mon
         response.headers = {"Content-Length": str(announced)} if announced else {}
         return response
 
-    monkeypatch.setattr(radiograph_weights, "CACHE", tmp_path)
+    monkeypatch.setattr(zoo, "CACHE", tmp_path)
     monkeypatch.setattr(urllib.request, "urlopen", answer)
     with pytest.raises(InputError, match=message) as error:
         build_model("densenet121", "xrv-pc", 64)
@@ -128,4 +127,4 @@ def test_a_file_that_is_not_theirs_is_refused_and_does_nothing(theirs, tmp_path,
 
 
 def test_every_name_is_one_of_theirs():
-    assert all(name in model_urls for name in RADIOGRAPH_WEIGHTS.values())
+    assert all(name in model_urls for name in zoo.RADIOGRAPH_WEIGHTS.values())
