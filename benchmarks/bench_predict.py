@@ -26,7 +26,7 @@ from cxrlib.data.images import read_radiograph
 from cxrlib.models.architectures import build_model, save_checkpoint
 from cxrlib.training.familiarity import fit_familiarity
 from cxrlib.training.inference import Engine
-from cxrlib.training.memory import kept_memory
+from cxrlib.training.device import kept_memory
 
 SIDE, BATCH, TIMES = 224, 32, 5
 FILES, ARCH = 1000, "efficientnet_b0"

@@ -82,14 +82,13 @@ def test_a_seed_counts_once(tmp_path):
 def test_costs_that_another_measured_meanwhile_are_kept(tmp_path, monkeypatch):
     path, measured = tmp_path / "costs.json", []
 
-    def measure(configs, progress):
-        [name] = configs
-        measured.append(name)
+    def measure(config):
+        measured.append(config.arch)
         if len(measured) == 1:  # another task waits for its turn, and finds what this one wrote
             other = threading.Thread(target=comparison.kept_costs, args=({"b": QUICK.replace(arch="resnet18")}, path))
             other.start()
             others.append(other)
-        return pd.DataFrame({name: {"memory": 1.0}}).T
+        return {"memory": 1.0}
 
     others = []
     monkeypatch.setattr(comparison, "measure_costs", measure)
