@@ -27,7 +27,7 @@ from cxrlib.evaluation.sums import at_or_above
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.explain.gradcam import default_layers, grad_cam, mean_maps
 from cxrlib.models.architectures import model_from_checkpoint
-from cxrlib.models.ensembles import load_ensemble
+from cxrlib.models.checkpoints import load_ensemble
 from cxrlib.training.device import kept_memory, pick_device
 from cxrlib.training.familiarity import Familiarity
 from cxrlib.training.inference import Engine

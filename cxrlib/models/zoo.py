@@ -1,13 +1,12 @@
 """The networks and published weights of torchvision, timm and torchxrayvision.
 
-torchvision and timm are imported when a network is built, and without torch's compiler, torch._dynamo. Both import it,
-which takes almost as long as torch itself, for two names that no network here needs: torchvision a function that an
-operator of object detection calls, timm a decorator for methods of other networks. During the import each is replaced
-by one that does the same and imports the compiler when it is called.
+torchvision and timm are imported when a network is built, and without torch's compiler, which takes almost as long as
+torch itself. They need two names of it, neither for a network here: during the import each is replaced by one that does
+the same and imports the compiler when it is called.
 
 torchxrayvision has a DenseNet-121 trained on radiographs of other hospitals (Cohen et al. 2022). Weights trained on
-ChestX-ray14 are refused, because of leakage of the test images. There are no checksums, so a download is accepted if it
-has the length that the server announced and is read as a model of theirs, which executes no code.
+ChestX-ray14 are refused, because of leakage of the test images. There are no checksums: a download is accepted if it is
+read as a model of theirs, which executes no code.
 """
 
 import os
@@ -126,9 +125,6 @@ def _download(name: str) -> Path:
         with written_whole(path) as temporary:
             with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, temporary.open("wb") as file:
                 shutil.copyfileobj(response, file, 1 << 20)
-                announced = response.headers.get("Content-Length")
-            if announced and temporary.stat().st_size != int(announced):
-                raise ConnectionError(f"{temporary.stat().st_size:,} of {int(announced):,} bytes arrived")
             _read(temporary, path)  # before it takes its name
     except (OSError, HTTPException) as error:  # URLError and time-outs are OSErrors
         raise InputError(

@@ -1,20 +1,19 @@
 """Comparison of architectures on the same images, with one budget and several seeds.
 
-A member is one training run of one candidate with one seed. Its parameters are written into its folder, so that an
-interrupted comparison resumes, and a finished member is not trained again.
+A member is one training run of one candidate with one seed, which is known by the parameters in its folder.
 """
 
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from cxrlib.core.errors import InputError, nearest, some
+from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import one_process, write_json, write_text
 from cxrlib.core.progress import bar
 from cxrlib.data.splits import subset
@@ -26,7 +25,7 @@ from cxrlib.models.architectures import model_from_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint
 from cxrlib.models.names import ARCHS
 from cxrlib.training.config import TrainConfig
-from cxrlib.training.costs import measure_costs
+from cxrlib.training.costs import measure_costs, stored
 from cxrlib.training.device import pick_device
 from cxrlib.training.inference import predict
 from cxrlib.training.inputs import Images, differing, identity, make_dataset, set_aside
@@ -53,9 +52,8 @@ def parse_budget(budget: str) -> tuple[str, float]:
     except ValueError:
         value = math.nan
     if unit not in UNITS or not 0 < value < math.inf:
-        hint = "" if unit in UNITS else nearest(unit, UNITS)
         raise InputError(f"budget {budget!r} cannot be read; expected a number above 0, whole for epochs and steps: "
-                         f"epochs=2, steps=200 or minutes=3{hint}")  # fmt: skip
+                         "epochs=2, steps=200 or minutes=3")  # fmt: skip
     return unit, value
 
 
@@ -86,11 +84,11 @@ def with_budget(
 
 def compare(
     each: dict[str, TrainConfig],
-    seeds: Iterable[int],
+    seeds: Sequence[int],
     entries: pd.DataFrame,
     images: Images,
     test: pd.DataFrame,
-    out: str | Path,
+    out: Path,
     progress: bool = True,
 ) -> Results:
     """Train every candidate with every seed, predict the test entries, and return {name: one Predictions per seed}.
@@ -98,7 +96,6 @@ def compare(
     `out` gets NAME/seedN/ with the files of `fit` and predictions_test.npz. A finished member is read, and an
     interrupted one resumed. One of another `inputs.identity` is moved aside and trained again.
     """
-    seeds = list(seeds)
     if len(set(seeds)) < len(seeds):
         raise InputError(f"seeds {some(seeds, 10)} name one more than once; expected each once: it would count twice")
     if not each or not seeds:
@@ -110,12 +107,12 @@ def compare(
     }  # fmt: skip
 
 
-def member_folder(out: str | Path, name: str, seed: int) -> Path:
+def member_folder(out: Path, name: str, seed: int) -> Path:
     """The folder of a member; characters unsuitable for a folder name become dashes."""
-    return Path(out) / re.sub(r"[^\w.-]+", "-", name) / f"seed{seed}"
+    return out / re.sub(r"[^\w.-]+", "-", name) / f"seed{seed}"
 
 
-def minutes(out: str | Path, names: Iterable[str], seeds: Iterable[int]) -> dict[str, float]:
+def minutes(out: Path, names: Iterable[str], seeds: Sequence[int]) -> dict[str, float]:
     """Mean minutes of training and validation over the seeds, by name."""
     seconds = {name: [pd.read_csv(member_folder(out, name, seed) / "history.csv")["seconds"].sum() for seed in seeds]
                for name in names}  # fmt: skip
@@ -159,15 +156,15 @@ def all_differences(results: Results, replicates: int = 2000, seed: int = 0) -> 
 def learning_curve(
     config: TrainConfig,
     sizes: Iterable[int],
-    seeds: Iterable[int],
+    seeds: Sequence[int],
     entries: pd.DataFrame,
     images: Images,
     test: pd.DataFrame,
-    out: str | Path,
+    out: Path,
 ) -> pd.DataFrame:
-    """The table of `comparison_table`, one row per training set size, with a column images (mean over the seeds).
+    """`comparison_table` by approximate number of training images (0 is all), with a column images (mean over seeds).
 
-    sizes: approximate numbers of training images; 0 is all. Subsets are nested for a seed and differ between seeds.
+    Subsets are nested for a seed and differ between seeds.
     """
     each = {str(size): config.replace(train_subset=size) for size in sizes}
     results = compare(each, seeds, entries, images, test, out)
@@ -183,7 +180,7 @@ def kept_costs(each: dict[str, TrainConfig], path: Path, progress: bool = True) 
     about = {name: ", ".join(f"{part} {getattr(config, part)}" for part in parts) for name, config in each.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with one_process(path.with_suffix(".lock"), "measuring costs"):  # measurements must not overlap
-        known = _json(path)
+        known = stored(path)
         missing = {about[name]: config for name, config in each.items() if about[name] not in known}
         for which, config in bar(missing.items(), show=progress, desc="costs", unit=" models", leave=False):
             known[which] = measure_costs(config)
@@ -194,7 +191,7 @@ def kept_costs(each: dict[str, TrainConfig], path: Path, progress: bool = True) 
 def _member(config: TrainConfig, entries, images, test: pd.DataFrame, folder: Path, progress: bool) -> Predictions:
     parts = [entries[entries["part"] == part] for part in ("train", "val")]
     asked, path = identity(config, *parts, test), folder / "member.json"
-    if differing(_json(path), asked):
+    if differing(stored(path), asked):
         set_aside(folder)
     if not (folder / "predictions_test.npz").is_file():
         write_json(path, asked)
@@ -203,10 +200,6 @@ def _member(config: TrainConfig, entries, images, test: pd.DataFrame, folder: Pa
         predict(model, make_dataset(test, images, config.image_size)).save(folder / "predictions_test.npz")
         (folder / "model_last.pth").unlink(missing_ok=True)  # not needed; half a gigabyte for VGG16
     return Predictions.load(folder / "predictions_test.npz")
-
-
-def _json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _macro(predictions: list[Predictions]) -> np.ndarray:
@@ -218,14 +211,10 @@ def _drawn(results: Results, replicates: int, seed: int) -> tuple[np.ndarray, np
 
     Returns (replicates, candidates), the point estimates, and the patients of the scarcer class.
     """
-    counts = {len(each) for each in results.values()}
-    if len(counts) != 1:
-        raise InputError(f"the candidates have {sorted(counts)} seeds; expected the same seeds for all")
-    [seeds] = counts
-    flat = [one for each in results.values() for one in each]
-    for other in flat[1:]:
-        if not np.array_equal(other.image, flat[0].image) or not np.array_equal(other.labels, flat[0].labels):
-            raise InputError("the candidates were tested on different images or labels; expected the same for all")
+    flat, seeds = [one for each in results.values() for one in each], len(next(iter(results.values())))
+    same = (np.array_equal(one.image, flat[0].image) and np.array_equal(one.labels, flat[0].labels) for one in flat)
+    if any(len(each) != seeds for each in results.values()) or not all(same):
+        raise InputError("the candidates have different seeds, test images or labels; expected the same for all")
     drawn = bootstrap(*flat, metrics=["auroc"], replicates=replicates, seed=seed)
     each = [replicates_with_macro(one.replicates["auroc"], one.point["auroc"])[:, -1] for one in drawn]
     macro = np.column_stack(each).reshape(-1, len(results), seeds)

@@ -30,9 +30,8 @@ _COMFORT = 0.8  # share of the free memory that a training may need
 
 
 def choose(config: TrainConfig, model: ChestXrayModel, device: torch.device, show: bool = True) -> dict[str, str]:
-    """{"precision": "fp32" or "bf16", "layout": "channels_last" or "contiguous"} as configured.
+    """The precision and layout configured; those "auto" by speed, on a CPU among precisions that fit into free memory.
 
-    What is "auto" is selected by speed, on a CPU among the precisions that fit into the free memory.
     show: print the choice, the speeds and what does not fit.
     """
     precisions = ["fp32"] if device.type == "mps" else ["fp32", "bf16"]  # no bf16 autocast on older systems
@@ -138,6 +137,14 @@ def gflop(model: ChestXrayModel) -> float:
     return counter.get_total_flops() / 1e9
 
 
+def stored(path: Path) -> dict:
+    """The content of a JSON file, empty where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
 @kept_memory()
 def _fastest(step: Callable) -> float:
     """Seconds of the fastest of three calls, after one to warm up."""
@@ -153,10 +160,7 @@ def _speeds(config: TrainConfig, model: ChestXrayModel, options: list[str], devi
     path = CACHE / "speed.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with one_process(path.with_suffix(".lock")):
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # missing or damaged
-            known = {}
+        known = stored(path)
         speeds = known.setdefault(about, {})
         for option in (option for option in options if option not in speeds):
             try:

@@ -56,10 +56,7 @@ def free_memory(root: str | Path = "/") -> int:
 
 @contextmanager
 def kept_memory() -> Iterator[None]:
-    """Keep freed memory for later allocations; the outermost context returns it to the system on exit.
-
-    Also a decorator. Costs a tenth more memory. Has no effect except on Linux with glibc.
-    """
+    """Keep freed memory for later allocations, on Linux with glibc; the outermost context returns it to the system."""
     global _depth
     libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
     _depth += 1

@@ -92,10 +92,7 @@ def fit_familiarity(model: ChestXrayModel, train, val) -> dict[str, torch.Tensor
     kinds = np.repeat(range(6), [len(each) for each in (known, *others)])
     lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=[1 / 6] * 6)
     lda.fit(np.concatenate([known, *others]), kinds)
-    fitted |= {
-        name: torch.from_numpy(each[1:] - each[0])
-        for name, each in (("coef", lda.coef_), ("intercept", lda.intercept_))
-    }
+    fitted["coef"], fitted["intercept"] = (torch.from_numpy(each[1:] - each[0]) for each in (lda.coef_, lda.intercept_))
     near, far = (_scores(fitted, *each)[0] for each in ((of_y, y), (of_altered, altered)))
     near, far = near.quantile(_FLAGGED, dim=0), far.quantile(_REFUSED, dim=0)
     fitted["limits"] = torch.stack([near, torch.maximum(near, far)])
@@ -103,7 +100,7 @@ def fit_familiarity(model: ChestXrayModel, train, val) -> dict[str, torch.Tensor
 
 
 def remember_training(paths: Sequence[Path], train, val, device: torch.device) -> None:
-    """Add `fit_familiarity` to the checkpoints that lack it; those of one epoch share it."""
+    """Add `fit_familiarity` to the checkpoints that lack it; those with the same features share it."""
     fitted = {}
     for path in paths:
         checkpoint = load_checkpoint(path)

@@ -67,23 +67,23 @@ def differing(theirs: dict, ours: dict) -> dict:
     return {name: theirs.get(name) for name in ours if theirs.get(name) != ours[name]}
 
 
-def load_state(out: Path, ours: dict) -> dict | None:
-    """The content of state.pth, or None if there is none; InputError for another identity than `ours`."""
-    path = out / "state.pth"
+def left_by(path: Path, ours: dict) -> dict | None:
+    """What a run of the identity `ours` left in state.pth or, once finished, model_last.pth; else None.
+
+    Raises InputError if it is of another identity.
+    """
     if not path.is_file():
         return None
-    state = read(path, f"{path} cannot be read", "remove it to begin anew")
-    _refuse_another(path, state["identity"], ours)
-    return state
-
-
-def finished(out: Path, ours: dict) -> pd.DataFrame | None:
-    """The history of a finished run with the identity `ours`, or None if there is none; InputError for another's."""
-    path = out / "model_last.pth"
-    if not path.is_file() or "identity" not in (last := load_checkpoint(path)):
+    content = read(path, f"{path} cannot be read", "remove it to begin anew")
+    if "identity" not in content:
         return None
-    _refuse_another(path, last["identity"], ours)
-    return pd.read_csv(out / "history.csv")
+    differ = differing(content["identity"], ours)
+    if differ:
+        shown = ["images or labels" if name == "images" else f"{name} {value!r}, now {ours[name]!r}"
+                 for name, value in differ.items()]  # fmt: skip
+        raise InputError(f"{path} is of a run with other {some(shown)}; expected the same: "
+                         "choose another folder, or train without resume")  # fmt: skip
+    return content
 
 
 def set_aside(out: Path) -> None:
@@ -104,12 +104,3 @@ def set_aside(out: Path) -> None:
         moved.parent.mkdir(parents=True, exist_ok=True)
         path.rename(moved)
     print(f"{out} held an earlier run; moved to {aside.name}: {some([path.name for path in found], 30)}")
-
-
-def _refuse_another(path: Path, theirs: dict, ours: dict) -> None:
-    differ = differing(theirs, ours)
-    if differ:
-        shown = ["images or labels" if name == "images" else f"{name} {value!r}, now {ours[name]!r}"
-                 for name, value in differ.items()]  # fmt: skip
-        raise InputError(f"{path} is of a run with other {some(shown)}; expected the same: "
-                         "choose another folder, or train without resume")  # fmt: skip

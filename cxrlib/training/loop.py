@@ -29,7 +29,7 @@ from cxrlib.training.costs import choose
 from cxrlib.training.device import kept_memory, pick_device
 from cxrlib.training.familiarity import remember_training
 from cxrlib.training.inference import predict
-from cxrlib.training.inputs import Images, datasets, finished, identity, load_state, parts_to_remember, set_aside
+from cxrlib.training.inputs import Images, datasets, identity, left_by, parts_to_remember, set_aside
 from cxrlib.training.losses import make_loss
 from cxrlib.training.optimization import EMA, learning_rate, parameter_groups, start_at_prevalence, strengthen_dropout
 from cxrlib.training.probe import fit_probe
@@ -69,8 +69,8 @@ def fit(
 
 def _train(config: TrainConfig, entries: pd.DataFrame, images, out: Path, progress: bool) -> pd.DataFrame:
     training = _Training(config, entries, images, out, progress)
-    if config.resume and (history := finished(out, training.identity)) is not None:
-        return history
+    if config.resume and left_by(out / "model_last.pth", training.identity):
+        return pd.read_csv(out / "history.csv")
     training.start()
     while not training.over:
         training.epoch()
@@ -103,7 +103,7 @@ class _Training:
     def start(self) -> None:
         """Build model and optimizer, or restore them from the saved state."""
         config, device = self.config, self.accelerator.device
-        state = load_state(self.out, self.identity) if config.resume else None
+        state = left_by(self.out / "state.pth", self.identity) if config.resume else None
         self.parts = parts_to_remember(config, self.entries) if state is None else state["parts"]
         set_seed(config.seed)
         model = build_model(config.arch, config.weights if state is None else "none", config.image_size)
@@ -158,13 +158,16 @@ class _Training:
         seen = (steps - first) * self.config.batch_size * self.accelerator.num_processes
         speed = min(seen, len(self.train)) / (time.perf_counter() - began)
 
-        predictions = self._evaluate()
+        for buffer in self.ema.model.buffers():  # use the main process's batch norm statistics
+            buffer.copy_(broadcast(buffer.clone()))
+        predictions = predict(self.ema.model, self.val, self.config.batch_size, accelerator=self.accelerator)
+        logits = torch.logit(torch.from_numpy(predictions.scores), eps=1e-6).to(self.losses.device)
         auroc = float(evaluate(predictions, replicates=0).loc["macro", "auroc"])
         row = {
             "epoch": number,
             "lr": self._learning_rate(self.step - 1),
             "train_loss": self._mean_loss(steps),
-            "val_loss": self._loss_of(predictions),
+            "val_loss": float(self.criterion(logits, self.val.labels.to(logits.device))),
             "val_auroc": auroc,
             "images_per_s": speed,
             "seconds": time.perf_counter() - self.began,
@@ -216,20 +219,10 @@ class _Training:
             )
         return float(losses.mean())
 
-    def _evaluate(self) -> Predictions:
-        for buffer in self.ema.model.buffers():  # use the main process's batch norm statistics
-            buffer.copy_(broadcast(buffer.clone()))
-        return predict(self.ema.model, self.val, self.config.batch_size, accelerator=self.accelerator)
-
-    def _loss_of(self, predictions: Predictions) -> float:
-        logits = torch.logit(torch.from_numpy(predictions.scores), eps=1e-6)
-        device = self.accelerator.device
-        return float(self.criterion(logits.to(device), self.val.labels.to(device)))
-
     def _save_epoch(self, predictions: Predictions) -> None:
         row = self.rows[-1]
         content = {"parts": self.parts, "config": self.config.model_dump() | self.choice}
-        content |= {name: row[name] for name in ("epoch", "val_auroc")}
+        content |= {"epoch": row["epoch"], "val_auroc": row["val_auroc"]}
         if row["best"]:
             save_checkpoint(self.out / "model_best.pth", self.ema.model, **content)
             predictions.save(self.out / "predictions_val.npz")

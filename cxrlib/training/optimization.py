@@ -23,10 +23,10 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
 
 
 def parameter_groups(model: ChestXrayModel, config: TrainConfig) -> list[dict]:
-    """The parameter groups for AdamW, each with its weight_decay and `scale`, the factor on the learning rate.
+    """The parameter groups for AdamW, each with its `scale`, the factor on the learning rate.
 
-    The scale is 1 at the head and falls geometrically to `depth_lr` at the first layer, whose features are the most
-    general (Howard and Ruder 2018). Biases and normalization layers have no weight decay.
+    It is 1 at the head and falls geometrically to `depth_lr` at the first layer, whose features are the most general
+    (Howard and Ruder 2018). Biases and normalization layers have no weight decay.
     """
     groups, head = {}, list(model.head.parameters())
     body = [parameter for parameter in model.parameters() if not any(parameter is one for one in head)]

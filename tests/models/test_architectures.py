@@ -262,7 +262,6 @@ def test_a_checkpoint_of_another_architecture_is_refused(small, tmp_path):
         ({"epoch": 1.5}, "unusable epoch"),
         ({"val_auroc": float("nan")}, "unusable val_auroc"),
         ({"mean": [0.5, 0.5, float("inf")]}, "unusable mean"),
-        ({"std": [0.5, 0.5, 0.0]}, "unusable std"),
         ({"thresholds": [0.5] * 14}, "unusable thresholds"),
         ({"calibration": {"slope": float("nan")}}, "unusable calibration"),
         ({"config": CONFIG | {"split": "by moon"}}, "unusable config split"),

@@ -18,7 +18,7 @@ from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.differences import mean_against_members
 from cxrlib.evaluation.protocol import Evaluation, check_how, evaluate_at_tuned, metrics_text
 from cxrlib.evaluation.thresholds import Thresholds
-from cxrlib.models.ensembles import load_ensemble
+from cxrlib.models.checkpoints import load_ensemble
 
 
 def run(options: EvalOptions) -> None:

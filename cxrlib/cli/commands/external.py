@@ -16,7 +16,7 @@ from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.calibration import Calibrator, mean_calibrated, methods_text
 from cxrlib.evaluation.external import external, external_text
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.models.ensembles import load_ensemble
+from cxrlib.models.checkpoints import load_ensemble
 
 
 def run(options: EvalOptions) -> None:

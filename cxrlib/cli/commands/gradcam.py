@@ -18,7 +18,7 @@ from cxrlib.explain.case_maps import case_maps, control_maps
 from cxrlib.explain.gradcam import check_method, mean_maps
 from cxrlib.explain.localization import box_cases, interval_table, score_boxes
 from cxrlib.explain.overlays import choose, highest_labelled, overlay_maps, score_table
-from cxrlib.models.ensembles import load_ensemble
+from cxrlib.models.checkpoints import load_ensemble
 from cxrlib.plots.overlays import write_overlays
 
 

@@ -6,8 +6,7 @@ from cxrlib.cli.options import EnsembleOptions, ExportOptions
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import check_folder
 from cxrlib.explain.export import export as export_model
-from cxrlib.models.checkpoints import load_checkpoint
-from cxrlib.models.ensembles import load_ensemble
+from cxrlib.models.checkpoints import load_checkpoint, load_ensemble
 
 
 def ensemble(options: EnsembleOptions) -> None:

@@ -18,7 +18,7 @@ from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.protocol import numbered
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.models.architectures import ChestXrayModel, build_model, model_from_checkpoint
-from cxrlib.models.ensembles import Ensemble
+from cxrlib.models.checkpoints import Ensemble
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.device import pick_device
 from cxrlib.training.inference import predict
