@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cxrlib.core.errors import InputError, nearest
+from cxrlib.core.errors import InputError
 from cxrlib.data.dataset import to_unit
 from cxrlib.data.findings import FINDINGS
 from cxrlib.models import zoo
@@ -114,11 +114,11 @@ def build_model(arch: str, weights: str = "imagenet", image_size: int = 224) -> 
     checkpoint, whose head is kept. Raises InputError if they are unavailable or belong to another architecture.
     """
     model, weights = ChestXrayModel(arch, image_size), str(weights)
-    spec, names = ARCHITECTURES[arch], ("imagenet", "none", *zoo.RADIOGRAPH_WEIGHTS)
+    spec = ARCHITECTURES[arch]
     head = {f"{spec.head}.{name}": value for name, value in model.head.state_dict().items()}
     if weights == "imagenet":
         _load(model, zoo.imagenet(arch) | head)
-    elif weights in zoo.RADIOGRAPH_WEIGHTS or weights in zoo.HAVE_SEEN:
+    elif weights.startswith("xrv-"):
         _load(model, zoo.radiographs(weights, arch, spec.norm) | head)
     elif weights.endswith(SUFFIXES):
         checkpoint = load_checkpoint(weights)
@@ -127,8 +127,8 @@ def build_model(arch: str, weights: str = "imagenet", image_size: int = 224) -> 
         named = checkpoint["state_dict"].items()
         _load(model, {name.removeprefix("backbone."): value for name, value in named if name.startswith("backbone.")})
     elif weights != "none":
-        raise InputError(f"unknown weights {weights!r}; expected {', '.join(names)}, or the path of a checkpoint "
-                         f"({', '.join(SUFFIXES)}){nearest(weights, names)}")  # fmt: skip
+        raise InputError(f"unknown weights {weights!r}; expected imagenet, none, {', '.join(zoo.RADIOGRAPH_WEIGHTS)}, "
+                         f"or the path of a checkpoint ({', '.join(SUFFIXES)})")  # fmt: skip
     return model.lay_out("channels_last")
 
 

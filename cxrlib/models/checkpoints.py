@@ -177,10 +177,8 @@ def _check(path: str | Path, checkpoint: dict) -> None:
     if missing:
         raise InputError(f"{path} lacks {', '.join(missing)}; {_EXPECTED}")
     if checkpoint["format"] != CHECKPOINT_FORMAT or checkpoint["findings"] != list(FINDINGS):
-        raise InputError(
-            f"{path} has format {str(checkpoint['format'])[:50]} and findings {str(checkpoint['findings'])[:400]}; "
-            f"expected format {CHECKPOINT_FORMAT} and the fourteen of this version"
-        )
+        found = f"format {str(checkpoint['format'])[:50]} and findings {str(checkpoint['findings'])[:400]}"
+        raise InputError(f"{path} has {found}; expected format {CHECKPOINT_FORMAT} and the fourteen of this version")
     try:
         _Content.model_validate(checkpoint)
     except ValidationError as error:

@@ -114,9 +114,8 @@ def member_folder(out: Path, name: str, seed: int) -> Path:
 
 def minutes(out: Path, names: Iterable[str], seeds: Sequence[int]) -> dict[str, float]:
     """Mean minutes of training and validation over the seeds, by name."""
-    seconds = {name: [pd.read_csv(member_folder(out, name, seed) / "history.csv")["seconds"].sum() for seed in seeds]
-               for name in names}  # fmt: skip
-    return {name: float(np.mean(each)) / 60 for name, each in seconds.items()}
+    tables = {name: [pd.read_csv(member_folder(out, name, seed) / "history.csv") for seed in seeds] for name in names}
+    return {name: float(np.mean([one["seconds"].sum() for one in each])) / 60 for name, each in tables.items()}
 
 
 def comparison_table(results: Results, replicates: int = 2000, seed: int = 0) -> pd.DataFrame:
@@ -142,11 +141,8 @@ def all_differences(results: Results, replicates: int = 2000, seed: int = 0) -> 
     names = list(results)
     order = sorted(range(len(names)), key=lambda place: -point[place])
     one, two = np.array(list(combinations(order, 2)), dtype=int).reshape(-1, 2).T
-    replicate, difference, patients = (
-        drawn[:, one] - drawn[:, two],
-        point[one] - point[two],
-        np.full(len(one), scarcest),
-    )
+    replicate, difference = drawn[:, one] - drawn[:, two], point[one] - point[two]
+    patients = np.full(len(one), scarcest)
     low, high = interval(replicate, difference, patients)
     p = p_values(replicate, patients)
     columns = {"a": [names[i] for i in one], "b": [names[i] for i in two], "difference": difference}
@@ -162,10 +158,7 @@ def learning_curve(
     test: pd.DataFrame,
     out: Path,
 ) -> pd.DataFrame:
-    """`comparison_table` by approximate number of training images (0 is all), with a column images (mean over seeds).
-
-    Subsets are nested for a seed and differ between seeds.
-    """
+    """`comparison_table` by approximate number of training images (0 is all), with a column images (their mean)."""
     each = {str(size): config.replace(train_subset=size) for size in sizes}
     results = compare(each, seeds, entries, images, test, out)
     table = comparison_table(results, 1000, config.seed)
@@ -207,10 +200,7 @@ def _macro(predictions: list[Predictions]) -> np.ndarray:
 
 
 def _drawn(results: Results, replicates: int, seed: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Bootstrap macro AUROC over patients and seeds, which the candidates share in a replicate.
-
-    Returns (replicates, candidates), the point estimates, and the patients of the scarcer class.
-    """
+    """Bootstrap macro AUROC (replicates, candidates), point estimates, and patients of the scarcer class."""
     flat, seeds = [one for each in results.values() for one in each], len(next(iter(results.values())))
     same = (np.array_equal(one.image, flat[0].image) and np.array_equal(one.labels, flat[0].labels) for one in flat)
     if any(len(each) != seeds for each in results.values()) or not all(same):

@@ -30,10 +30,7 @@ _COMFORT = 0.8  # share of the free memory that a training may need
 
 
 def choose(config: TrainConfig, model: ChestXrayModel, device: torch.device, show: bool = True) -> dict[str, str]:
-    """The precision and layout configured; those "auto" by speed, on a CPU among precisions that fit into free memory.
-
-    show: print the choice, the speeds and what does not fit.
-    """
+    """The precision and layout configured; "auto" by speed, on a CPU among what fits into memory. show: print it."""
     precisions = ["fp32"] if device.type == "mps" else ["fp32", "bf16"]  # no bf16 autocast on older systems
     precisions = precisions if config.precision == "auto" else [config.precision]
     if device.type == "cpu" and len(precisions) > 1:

@@ -35,10 +35,7 @@ def pick_device(device: str = "auto") -> str:
 
 
 def free_memory(root: str | Path = "/") -> int:
-    """Bytes that this process may still take: of the machine, and of the control groups (of containers) that limit it.
-
-    root: the folder that holds proc and sys.
-    """
+    """Bytes that this process may still take, of the machine and of the control groups (containers) that limit it."""
     free, table = [psutil.virtual_memory().available], Path(root, "proc/self/cgroup")
     for line in table.read_text(encoding="utf-8").splitlines() if table.is_file() else ():
         _, controllers, name = line.split(":", 2)

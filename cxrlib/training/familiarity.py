@@ -5,9 +5,8 @@ contrast, and 64 principal components of the input of the model's head. Two scor
 the training images (Lee et al. 2018), and a linear discriminant between these and images made from them: turned,
 inverted, cut out. Both covariances have Ledoit-Wolf shrinkage.
 
-Of radiographs upside down, inverted and cut out, the distance of features alone finds 3, 3 and 28 % (nih-mini, 1 % of
-others over the limit), that of pixels too 100, 99 and 75 %. The discriminant finds 100, 99 and 100 %, but 15 % of
-noise, of which the distance finds all.
+Of radiographs upside down, inverted and cut out, the distance of features alone finds 3, 3 and 28 % (nih-mini), that
+of pixels too 100, 99 and 75 %; the discriminant 100, 99 and 100 %, but 15 % of noise, where the distance finds all.
 """
 
 from collections.abc import Sequence
@@ -63,10 +62,7 @@ class Familiarity:
 
 
 def fit_familiarity(model: ChestXrayModel, train, val) -> dict[str, torch.Tensor] | None:
-    """The field `familiarity` of a checkpoint, from at most 1,000 images of each dataset; None where one is under 25.
-
-    Fitted on training, with limits from validation.
-    """
+    """The field `familiarity` of a checkpoint, from at most 1,000 images of each dataset; None for under 25."""
     from sklearn.covariance import LedoitWolf  # here, as it takes half a second, and a prediction needs none of it
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 

@@ -68,10 +68,7 @@ def differing(theirs: dict, ours: dict) -> dict:
 
 
 def left_by(path: Path, ours: dict) -> dict | None:
-    """What a run of the identity `ours` left in state.pth or, once finished, model_last.pth; else None.
-
-    Raises InputError if it is of another identity.
-    """
+    """What a run left in state.pth or, once finished, model_last.pth; InputError for another identity than `ours`."""
     if not path.is_file():
         return None
     content = read(path, f"{path} cannot be read", "remove it to begin anew")

@@ -51,7 +51,6 @@ def fit(
     Writes to `out`: model_best.pth (highest validation macro AUROC), model_last.pth, history.csv, predictions_val.npz
     (best epoch), and, until the run ends, state.pth after each epoch and every config.save_minutes. With config.resume
     an interrupted run resumes from it, and a finished one returns its history; else `set_aside` clears the folder.
-    A last batch of fewer than two images per process, too few for batch normalization, is dropped.
 
     entries: with labels, patients and the column part. images: of config.image_size, or {name: path}.
     familiarity: whether to add what tells that an image is not like those of the run (`training.familiarity`).
@@ -213,10 +212,9 @@ class _Training:
         if not torch.isfinite(losses).all():
             batch = int((~torch.isfinite(losses)).nonzero()[0]) + 1
             kept = f"; {self.out / 'model_last.pth'} of epoch {len(self.rows)} is kept" if self.rows else ""
-            raise InputError(
-                f"training diverged: the loss became {losses[batch - 1]} at batch {batch} of epoch "
-                f"{len(self.rows) + 1}; expected a number: lower lr ({self.config.lr:g}) or use precision=fp32{kept}"
-            )
+            place = f"batch {batch} of epoch {len(self.rows) + 1}"
+            raise InputError(f"training diverged: the loss became {losses[batch - 1]} at {place}; expected a number: "
+                             f"lower lr ({self.config.lr:g}) or use precision=fp32{kept}")  # fmt: skip
         return float(losses.mean())
 
     def _save_epoch(self, predictions: Predictions) -> None:

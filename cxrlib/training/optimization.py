@@ -69,8 +69,7 @@ class EMA:
     def update(self, model: nn.Module, step: int) -> None:
         """Include the weights after update `step` (from 0); the first are copied."""
         share = 1 - min(self.decay, (1 + step) / (10 + step)) if self.decay and step else 1.0
-        ours, theirs = self.model.state_dict().values(), model.state_dict().values()
-        pairs = list(zip(ours, theirs, strict=True))
+        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
         smooth = [pair for pair in pairs if pair[0].is_floating_point()]
         torch._foreach_lerp_(*map(list, zip(*smooth, strict=True)), share)
         for mine, other in pairs:

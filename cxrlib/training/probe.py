@@ -26,8 +26,7 @@ from cxrlib.training.inputs import Images, datasets, parts_to_remember, set_asid
 from cxrlib.training.losses import make_loss
 from cxrlib.training.optimization import start_at_prevalence
 
-# Ridge penalties on the weights of standardized features, strongest first; validation selects one for all findings,
-# because single findings have too few positives.
+# ridge penalties on the weights of standardized features; one for all findings, as single ones have too few positives
 PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 _PATIENCE = 2  # penalties without improvement before the weaker ones are skipped
 _ITERATIONS = 200  # of L-BFGS, at most, per penalty
@@ -113,10 +112,7 @@ def _fold(model: ChestXrayModel, head: nn.Linear, mean: torch.Tensor, std: torch
 
 
 def _tried(x, y, labels: torch.Tensor, val, criterion: Callable):
-    """Yield the history row, head and validation predictions of each penalty until there is no more improvement.
-
-    x, y: standardized features of training and validation; labels: of training.
-    """
+    """Yield history row, head and validation predictions of each penalty, from features of training and validation."""
     head, best, since = nn.Linear(x.shape[1], labels.shape[1]).to(x.device), -np.inf, 0
     nn.init.zeros_(head.weight)
     start_at_prevalence(head, labels)

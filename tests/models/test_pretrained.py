@@ -46,12 +46,12 @@ def test_our_model_computes_what_theirs_does(theirs):
 
 @pytest.mark.parametrize("name", ["xrv-nih", "xrv-rsna", "xrv-all"])
 def test_weights_that_have_seen_the_test_images_are_refused(name):
-    with pytest.raises(InputError, match=rf"weights {name} are refused: .*; expected weights that have not seen"):
+    with pytest.raises(InputError, match=rf"weights {name} are refused; expected weights that have not seen"):
         build_model("densenet121", name, 64)
 
 
 def test_other_names_and_other_architectures_are_refused(theirs):
-    with pytest.raises(InputError, match=r"unknown weights 'xrv-chexpert'; .* did you mean 'xrv-chex'"):
+    with pytest.raises(InputError, match=r"weights xrv-chexpert are refused; .* did you mean 'xrv-chex'"):
         build_model("densenet121", "xrv-chexpert", 64)
     with pytest.raises(InputError, match="expected arch densenet121, not resnet18"):
         build_model("resnet18", "xrv-chex", 64)
