@@ -60,13 +60,19 @@ if __name__ == "__main__":
     assert psutil.wait_procs(measuring, timeout=300)[1] == []
 
 
-def test_a_process_that_measures_and_ends_early_is_a_sentence(monkeypatch):
-    monkeypatch.setattr(costs, "_measure", os.abort)
-    config = TrainConfig(arch="mobilenet_v2", weights="none", image_size=32, device="cpu", precision="fp32")
+class Deadly:
+    """Kills the process that reads it."""
+
+    def __reduce__(self):
+        return os.abort, ()
+
+
+def test_a_process_that_measures_and_is_killed_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(TrainConfig, "replace", lambda self, **_: Deadly())
     with pytest.raises(
         InputError, match="the process that measured the costs of mobilenet_v2 was killed, often because"
     ):
-        measure_costs(config.replace(layout="contiguous"))
+        measure_costs(config(device="cpu", precision="fp32", layout="contiguous"))
 
 
 # ---- the choice of precision and layout ------------------------------------------------------------------------------
