@@ -24,9 +24,9 @@ from benchmarks.timing import fastest
 from cxrlib.cli.main import main as cxr
 from cxrlib.data.images import read_radiograph
 from cxrlib.models.architectures import build_model, save_checkpoint
+from cxrlib.training.device import kept_memory
 from cxrlib.training.familiarity import fit_familiarity
 from cxrlib.training.inference import Engine
-from cxrlib.training.memory import kept_memory
 
 SIDE, BATCH, TIMES = 224, 32, 5
 FILES, ARCH = 1000, "efficientnet_b0"

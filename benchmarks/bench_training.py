@@ -37,8 +37,8 @@ from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.architectures import ARCHITECTURES, build_model
 from cxrlib.training.config import TrainConfig
+from cxrlib.training.device import kept_memory
 from cxrlib.training.loop import _Training, fit
-from cxrlib.training.memory import kept_memory
 
 SIDE, BATCH, TURNS = 224, 32, 3
 BATCHES = {"vgg16": 8, "vit_b_16": 8}  # one image a second

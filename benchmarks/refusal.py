@@ -22,7 +22,7 @@ from scipy.stats import binomtest
 from cxrlib.cli.commands.models import held_out
 from cxrlib.course.opening import open_data
 from cxrlib.explain.prediction import Predictor
-from cxrlib.models.ensembles import load_ensemble
+from cxrlib.models.checkpoints import load_ensemble
 
 EACH = 60  # test images that each kind is made from, and drawings
 QUARTERS = [(0, 0), (512, 0), (0, 512), (512, 512)]

@@ -49,7 +49,7 @@ def deliver(
         films = build_cache(marked["marked" if flaw == "shortcut" else "clean"], images.image_size, cache_dir=out,
                             progress=False)  # fmt: skip
         how = {"loss": "bce_pos_weight"} if flaw == "pos_weight" else {}
-        fit(config.replace(**how), used, films, folder, progress=False, familiarity=False)
+        fit(config.replace(**how), used, films, Path(folder), progress=False, familiarity=False)
         checkpoint = load_checkpoint(Path(folder) / "model_best.pth")
         val = Predictions.load(Path(folder) / "predictions_val.npz")
     model = model_from_checkpoint(checkpoint)

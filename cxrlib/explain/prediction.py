@@ -26,11 +26,10 @@ from cxrlib.evaluation.calibration import operating_points
 from cxrlib.evaluation.metrics import at_or_above
 from cxrlib.explain.gradcam import grad_cam, mean_maps
 from cxrlib.models.architectures import model_from_checkpoint
-from cxrlib.models.ensembles import load_ensemble
-from cxrlib.training.device import pick_device
+from cxrlib.models.checkpoints import load_ensemble
+from cxrlib.training.device import kept_memory, pick_device
 from cxrlib.training.familiarity import Familiarity
 from cxrlib.training.inference import Engine
-from cxrlib.training.memory import kept_memory
 
 _INVERTED = "air is bright and bone dark, as in an inverted radiograph; it is scored as it is"
 _UNCHECKED = "not compared with the training images, of which the checkpoint has no record (train again)"

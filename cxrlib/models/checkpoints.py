@@ -1,22 +1,25 @@
-"""Checkpoint files of plain data and weights, written atomically and read without executing code.
+"""Checkpoint files of one or several models, written atomically and read without executing code.
 
-Checkpoints are untrusted input, so every field is validated.
+Checkpoints are untrusted input, so every field is validated. An ensemble, models of one split that predict the mean of
+their calibrated scores, is a checkpoint that holds those of its members, and thresholds on the mean.
 """
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, NonNegativeInt, PositiveFloat, ValidationError, conlist
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, NonNegativeInt, ValidationError
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import written_whole
 from cxrlib.data.findings import FINDINGS
-from cxrlib.data.splits import KINDS
+from cxrlib.data.splits import KINDS, united
 
 CHECKPOINT_FORMAT = 1
-_LARGEST_SIDE = 4096  # pixels; limits what a vision transformer allocates
 _EXPECTED = "expected a checkpoint by scripts/train.py"
 _NEEDED = {"format", "arch", "findings", "image_size", "state_dict", "parts", "config", "epoch"}
 
@@ -43,9 +46,7 @@ class _Config(_Checked):
 
 class _Content(_Checked):
     arch: str
-    image_size: int = Field(ge=1, le=_LARGEST_SIDE)
-    mean: conlist(float, min_length=3, max_length=3) = None
-    std: conlist(PositiveFloat, min_length=3, max_length=3) = None
+    image_size: int = Field(ge=1, le=4096)  # limits what a vision transformer allocates
     state_dict: dict[str, torch.Tensor]
     parts: _Parts
     config: _Config
@@ -56,9 +57,54 @@ class _Content(_Checked):
     familiarity: dict[str, torch.Tensor] | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """Checkpoints by the name of their file; a single model is an ensemble of one.
+
+    thresholds: tuned for the mean of the calibrated scores, as in a checkpoint, or None.
+    """
+
+    members: dict[str, dict]
+    thresholds: dict | None = None
+
+    @property
+    def name(self) -> str:
+        """The files, for messages."""
+        return ", ".join(self.members)
+
+    @property
+    def calibrations(self) -> list[dict | None]:
+        """What each member holds as its calibration."""
+        return [checkpoint.get("calibration") for checkpoint in self.members.values()]
+
+    @property
+    def config(self) -> dict:
+        """The configuration of the first member, which names the split."""
+        return next(iter(self.members.values()))["config"]
+
+    @cached_property
+    def parts(self) -> dict[str, list[str]]:
+        """The images that any member has seen: {"train": names, "val": names}. Raises InputError for several splits."""
+        kinds = {checkpoint["config"]["split"] for checkpoint in self.members.values()}
+        if len(kinds) > 1:
+            raise InputError(f"{self.name} are of the splits {', '.join(sorted(kinds))}; expected models of one split")
+        return united({name: checkpoint["parts"] for name, checkpoint in self.members.items()}, *kinds)
+
+    def save(self, path: str | Path) -> Path:
+        """Write one file: a checkpoint, or that of the ensemble."""
+        members = list(self.members.values())
+        content = {"format": CHECKPOINT_FORMAT, "findings": list(FINDINGS), "members": members, "parts": self.parts}
+        return write_checkpoint(path, (content if len(members) > 1 else members[0]) | {"thresholds": self.thresholds})
+
+    def at(self, calibrations: Sequence[dict], thresholds: dict) -> "Ensemble":
+        """The same with another operating point: a calibration for each member, and thresholds on their mean."""
+        pairs = zip(self.members.items(), calibrations, strict=True)
+        members = {name: one | {"calibration": saved, "thresholds": None} for (name, one), saved in pairs}
+        return Ensemble(members, thresholds)
+
+
 def write_checkpoint(path: str | Path, content: dict) -> Path:
     """Write a checkpoint atomically and return its path."""
-    path = Path(path)
     with written_whole(path) as temporary, temporary.open("wb") as file:  # torch would store a file name
         try:
             torch.save(content, file)
@@ -66,14 +112,11 @@ def write_checkpoint(path: str | Path, content: dict) -> Path:
             if isinstance(error.__context__, OSError):  # torch hides the error of a full disk
                 raise error.__context__ from None
             raise
-    return path
+    return Path(path)
 
 
 def load_checkpoint(path: str | Path) -> dict:
-    """Read and validate a cxrlib checkpoint of one model, on the CPU, without executing code.
-
-    Raises InputError if the file is missing or not a cxrlib checkpoint, or a field has the wrong type or range.
-    """
+    """Read and validate a checkpoint of one model, on the CPU, without executing code; InputError if it is none."""
     checkpoint = load_any(path)
     if "members" in checkpoint:
         raise InputError(f"{path} is an ensemble of {len(checkpoint['members'])} models; expected a single model")
@@ -82,22 +125,35 @@ def load_checkpoint(path: str | Path) -> dict:
 
 def load_any(path: str | Path) -> dict:
     """As `load_checkpoint`, but it may also be an ensemble, which has a list of checkpoints in the field members."""
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise InputError(f"{path} does not exist; {_EXPECTED} (model_best.pth)")
     content = read(path, f"{path} cannot be read as a checkpoint", _EXPECTED)
-    if not isinstance(content, dict) or "members" not in content:
-        _check(path, content)
-        return content
-    members, tuned = content["members"], content.get("thresholds")
-    if not isinstance(members, list) or len(members) < 2 or not isinstance(tuned, dict | None):
-        raise InputError(f"{path} has unusable members or thresholds; expected an ensemble by cxr ensemble")
+    members = [content]
+    if isinstance(content, dict) and "members" in content:
+        members, tuned = content["members"], content.get("thresholds")
+        if not isinstance(members, list) or len(members) < 2 or not isinstance(tuned, dict | None):
+            raise InputError(f"{path} has unusable members or thresholds; expected an ensemble by cxr ensemble")
     for member in members:
         _check(path, member)
     return content
 
 
-def read(path: Path, failure: str, advice: str) -> object:
+def load_ensemble(weights: Sequence[str | Path]) -> Ensemble:
+    """The models of one or several files, each a checkpoint or an ensemble. Raises InputError for one given twice."""
+    members, thresholds = {}, None
+    for path in map(str, weights):
+        content = load_any(path)
+        each, thresholds = content.get("members", [content]), content.get("thresholds")
+        names = [f"{path} ({number})" for number in range(1, len(each) + 1)] if "members" in content else [path]
+        if names[0] in members:
+            raise InputError(f"{path} is given twice; expected each model once")
+        members |= dict(zip(names, each, strict=True))
+    if not members:
+        raise InputError("no checkpoint is given; expected one or more (model_best.pth)")
+    return Ensemble(members, thresholds if len(weights) == 1 else None)
+
+
+def read(path: str | Path, failure: str, advice: str) -> object:
     """What torch reads from a file, on the CPU, without executing code; InputError "failure (reason); advice"."""
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
@@ -107,7 +163,7 @@ def read(path: Path, failure: str, advice: str) -> object:
 
 
 def digest(weights: dict[str, torch.Tensor]) -> str:
-    """16 hex digits of weights and their names; what else a checkpoint holds, such as thresholds, does not matter."""
+    """16 hex digits of weights and their names."""
     summed = hashlib.blake2b(digest_size=8)
     for name, weight in weights.items():
         summed.update(name.encode())
@@ -115,16 +171,14 @@ def digest(weights: dict[str, torch.Tensor]) -> str:
     return summed.hexdigest()
 
 
-def _check(path: Path, checkpoint: dict) -> None:
+def _check(path: str | Path, checkpoint: dict) -> None:
     """Raise InputError if a field differs in kind from what training writes."""
     missing = sorted(_NEEDED.difference(checkpoint if isinstance(checkpoint, dict) else ()))
     if missing:
         raise InputError(f"{path} lacks {', '.join(missing)}; {_EXPECTED}")
     if checkpoint["format"] != CHECKPOINT_FORMAT or checkpoint["findings"] != list(FINDINGS):
-        raise InputError(
-            f"{path} has format {str(checkpoint['format'])[:50]} and findings {str(checkpoint['findings'])[:400]}; "
-            f"expected format {CHECKPOINT_FORMAT} and the fourteen of this version"
-        )
+        found = f"format {str(checkpoint['format'])[:50]} and findings {str(checkpoint['findings'])[:400]}"
+        raise InputError(f"{path} has {found}; expected format {CHECKPOINT_FORMAT} and the fourteen of this version")
     try:
         _Content.model_validate(checkpoint)
     except ValidationError as error:
@@ -141,6 +195,5 @@ def _numbers(weight: torch.Tensor) -> bool:
     """Whether a tensor is dense, backed by enough storage for its shape, and finite."""
     if weight.layout != torch.strided or weight.device.type != "cpu" or weight.is_quantized or weight.is_complex():
         return False
-    if weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():  # a small file that would expand
-        return False
-    return bool(weight.isfinite().all())
+    enough = weight.numel() * weight.element_size() <= weight.untyped_storage().nbytes()  # else a small file expands
+    return enough and bool(weight.isfinite().all())

@@ -1,22 +1,21 @@
 """Comparison of architectures on the same images, with one budget and several seeds.
 
-A member is one training run of one candidate with one seed. Its parameters are written into its folder, so that an
-interrupted comparison resumes, and a finished member is not trained again.
+A member is one training run of one candidate with one seed, which is known by the parameters in its folder.
 """
 
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from cxrlib.core.errors import InputError, nearest, some
+from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import one_process, write_json, write_text
-from cxrlib.data.cache import ImageCache
+from cxrlib.core.progress import bar
 from cxrlib.data.splits import subset
 from cxrlib.evaluation.bootstrap import count_patients, interval, p_values, replicates_with_macro, with_macro
 from cxrlib.evaluation.differences import holm
@@ -26,22 +25,18 @@ from cxrlib.models.architectures import model_from_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint
 from cxrlib.models.names import ARCHS
 from cxrlib.training.config import TrainConfig
-from cxrlib.training.costs import measure_costs
+from cxrlib.training.costs import measure_costs, stored
 from cxrlib.training.device import pick_device
 from cxrlib.training.inference import predict
-from cxrlib.training.inputs import make_dataset
+from cxrlib.training.inputs import Images, differing, identity, make_dataset, set_aside
 from cxrlib.training.loop import fit
-from cxrlib.training.resume import identity, set_aside, with_defaults
 
 UNITS = ("epochs", "steps", "minutes")
 Results = dict[str, list[Predictions]]
 
 
 def candidates(archs: Iterable[str], config: TrainConfig) -> dict[str, TrainConfig]:
-    """The candidates as {name: config}; `config` has the parameters that they share.
-
-    archs: names such as "resnet18", or "efficientnet_lite0:imagenet" to override the weights; empty for all.
-    """
+    """{name: config} of names such as "resnet18", or "efficientnet_lite0:imagenet" with other weights; of none, all."""
     each = {}
     for name in archs or ARCHS:
         arch, _, weights = name.partition(":")
@@ -57,9 +52,8 @@ def parse_budget(budget: str) -> tuple[str, float]:
     except ValueError:
         value = math.nan
     if unit not in UNITS or not 0 < value < math.inf:
-        hint = "" if unit in UNITS else nearest(unit, UNITS)
         raise InputError(f"budget {budget!r} cannot be read; expected a number above 0, whole for epochs and steps: "
-                         f"epochs=2, steps=200 or minutes=3{hint}")  # fmt: skip
+                         "epochs=2, steps=200 or minutes=3")  # fmt: skip
     return unit, value
 
 
@@ -72,41 +66,36 @@ def with_budget(
     needs `costs`, the table of `measure_costs`. train, val: images of these splits, of which a config may take fewer.
     """
     unit, amount = parse_budget(budget)
-    if unit == "epochs":
-        return {name: config.replace(epochs=int(amount)) for name, config in each.items()}
     planned = {}
     for name, config in each.items():
-        images = min(train, config.train_subset or train)
+        images, epochs = min(train, config.train_subset or train), amount
         if unit == "steps":
             seen = amount * config.batch_size
-            epochs = seen / (math.ceil(images / config.batch_size) * config.batch_size)
-        else:
+            epochs = amount / math.ceil(images / config.batch_size)
+        elif unit == "minutes":
             speed = costs.loc[name]
             evaluation = min(val, config.val_subset or val) / speed["images_per_s"]
             seen = max((60 * amount - evaluation) * speed["train_images_per_s"], 2 * config.batch_size)
-            epochs = 60 * amount / (images / speed["train_images_per_s"] + evaluation)
-        enough = epochs >= 1
-        planned[name] = config.replace(epochs=max(1, round(epochs) if unit == "steps" else int(epochs)),
-                                train_subset=config.train_subset if enough else int(seen))  # fmt: skip
+            epochs = math.floor(60 * amount / (images / speed["train_images_per_s"] + evaluation))
+        fewer = {"train_subset": int(seen)} if epochs < 1 else {}
+        planned[name] = config.replace(epochs=max(1, round(epochs)), **fewer)
     return planned
 
 
 def compare(
     each: dict[str, TrainConfig],
-    seeds: Iterable[int],
+    seeds: Sequence[int],
     entries: pd.DataFrame,
-    images: ImageCache | dict[str, Path],
+    images: Images,
     test: pd.DataFrame,
-    out: str | Path,
+    out: Path,
     progress: bool = True,
 ) -> Results:
     """Train every candidate with every seed, predict the test entries, and return {name: one Predictions per seed}.
 
-    The checkpoint selected on validation predicts. `out` gets NAME/seedN/ with the files of `fit` and
-    predictions_test.npz. A finished member is read, and an interrupted one resumed. One with other parameters, images
-    or another start checkpoint is moved aside (`resume.set_aside`) and trained again.
+    `out` gets NAME/seedN/ with the files of `fit` and predictions_test.npz. A finished member is read, and an
+    interrupted one resumed. One of another `inputs.identity` is moved aside and trained again.
     """
-    seeds = list(seeds)
     if len(set(seeds)) < len(seeds):
         raise InputError(f"seeds {some(seeds, 10)} name one more than once; expected each once: it would count twice")
     if not each or not seeds:
@@ -118,16 +107,15 @@ def compare(
     }  # fmt: skip
 
 
-def member_folder(out: str | Path, name: str, seed: int) -> Path:
-    """The folder of a member's files; characters unsuitable for a folder name become dashes."""
-    return Path(out) / re.sub(r"[^\w.-]+", "-", name) / f"seed{seed}"
+def member_folder(out: Path, name: str, seed: int) -> Path:
+    """The folder of a member; characters unsuitable for a folder name become dashes."""
+    return out / re.sub(r"[^\w.-]+", "-", name) / f"seed{seed}"
 
 
-def minutes(out: str | Path, names: Iterable[str], seeds: Iterable[int]) -> dict[str, float]:
+def minutes(out: Path, names: Iterable[str], seeds: Sequence[int]) -> dict[str, float]:
     """Mean minutes of training and validation over the seeds, by name."""
-    seeds = list(seeds)
-    each = {name: [pd.read_csv(member_folder(out, name, seed) / "history.csv") for seed in seeds] for name in names}
-    return {name: float(np.mean([table["seconds"].sum() for table in tables])) / 60 for name, tables in each.items()}
+    tables = {name: [pd.read_csv(member_folder(out, name, seed) / "history.csv") for seed in seeds] for name in names}
+    return {name: float(np.mean([one["seconds"].sum() for one in each])) / 60 for name, each in tables.items()}
 
 
 def comparison_table(results: Results, replicates: int = 2000, seed: int = 0) -> pd.DataFrame:
@@ -138,10 +126,10 @@ def comparison_table(results: Results, replicates: int = 2000, seed: int = 0) ->
     """
     drawn, point, scarcest = _drawn(results, replicates, seed)
     low, high = interval(drawn, point, np.full(len(point), scarcest))
-    each = [_macro(predictions) for predictions in results.values()]
-    table = pd.DataFrame({"auroc": point, "auroc_low": low, "auroc_high": high}, index=pd.Index(results, name="arch"))
-    table["seed_sd"] = [np.std(values, ddof=1) if len(values) > 1 else np.nan for values in each]
-    return table.assign(seeds=[len(values) for values in each])
+    columns = {"auroc": point, "auroc_low": low, "auroc_high": high}
+    columns["seed_sd"] = [np.std(_macro(each), ddof=1) if len(each) > 1 else np.nan for each in results.values()]
+    columns["seeds"] = [len(each) for each in results.values()]
+    return pd.DataFrame(columns, index=pd.Index(results, name="arch"))
 
 
 def all_differences(results: Results, replicates: int = 2000, seed: int = 0) -> pd.DataFrame:
@@ -153,8 +141,7 @@ def all_differences(results: Results, replicates: int = 2000, seed: int = 0) -> 
     names = list(results)
     order = sorted(range(len(names)), key=lambda place: -point[place])
     one, two = np.array(list(combinations(order, 2)), dtype=int).reshape(-1, 2).T
-    replicate = drawn[:, one] - drawn[:, two]
-    difference = point[one] - point[two]
+    replicate, difference = drawn[:, one] - drawn[:, two], point[one] - point[two]
     patients = np.full(len(one), scarcest)
     low, high = interval(replicate, difference, patients)
     p = p_values(replicate, patients)
@@ -165,17 +152,13 @@ def all_differences(results: Results, replicates: int = 2000, seed: int = 0) -> 
 def learning_curve(
     config: TrainConfig,
     sizes: Iterable[int],
-    seeds: Iterable[int],
+    seeds: Sequence[int],
     entries: pd.DataFrame,
-    images: ImageCache | dict[str, Path],
+    images: Images,
     test: pd.DataFrame,
-    out: str | Path,
+    out: Path,
 ) -> pd.DataFrame:
-    """The table of `comparison_table`, one row per training set size, with a column images (mean over the seeds).
-
-    sizes: approximate numbers of training images; 0 is all. Subsets are nested for a seed and differ between seeds.
-    """
-    seeds = list(seeds)
+    """`comparison_table` by approximate number of training images (0 is all), with a column images (their mean)."""
     each = {str(size): config.replace(train_subset=size) for size in sizes}
     results = compare(each, seeds, entries, images, test, out)
     table = comparison_table(results, 1000, config.seed)
@@ -185,18 +168,15 @@ def learning_curve(
 
 
 def kept_costs(each: dict[str, TrainConfig], path: Path, progress: bool = True) -> pd.DataFrame:
-    """`measure_costs`, with the results stored in the file `path`.
-
-    A budget in minutes depends on them, so a resumed comparison must plan with the same costs.
-    """
+    """`measure_costs`, stored in the file `path`: a resumed comparison must plan its minutes with the same costs."""
     parts = ("arch", "image_size", "batch_size", "precision", "layout", "device")
     about = {name: ", ".join(f"{part} {getattr(config, part)}" for part in parts) for name, config in each.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with one_process(path.with_suffix(".lock"), "measuring costs"):  # measurements must not overlap
-        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        known = stored(path)
         missing = {about[name]: config for name, config in each.items() if about[name] not in known}
-        for which, config in missing.items():
-            known |= measure_costs({which: config}, progress).T.to_dict()
+        for which, config in bar(missing.items(), show=progress, desc="costs", unit=" models", leave=False):
+            known[which] = measure_costs(config)
             write_text(path, json.dumps(known, indent=1))  # not write_json: memory is NaN on Windows
     return pd.DataFrame({name: known[about[name]] for name in each}).T
 
@@ -204,8 +184,7 @@ def kept_costs(each: dict[str, TrainConfig], path: Path, progress: bool = True) 
 def _member(config: TrainConfig, entries, images, test: pd.DataFrame, folder: Path, progress: bool) -> Predictions:
     parts = [entries[entries["part"] == part] for part in ("train", "val")]
     asked, path = identity(config, *parts, test), folder / "member.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if with_defaults(known) != with_defaults(asked):
+    if differing(stored(path), asked):
         set_aside(folder)
     if not (folder / "predictions_test.npz").is_file():
         write_json(path, asked)
@@ -221,23 +200,14 @@ def _macro(predictions: list[Predictions]) -> np.ndarray:
 
 
 def _drawn(results: Results, replicates: int, seed: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Bootstrap macro AUROC over patients and seeds: (replicates, candidates), point estimates, scarcer-class patients.
-
-    All candidates have the same patients and seeds in a replicate.
-    """
-    counts = {len(each) for each in results.values()}
-    if len(counts) != 1:
-        raise InputError(f"the candidates have {sorted(counts)} seeds; expected the same seeds for all")
-    [seeds] = counts
-    flat = [one for each in results.values() for one in each]
-    for other in flat[1:]:
-        if not np.array_equal(other.image, flat[0].image) or not np.array_equal(other.labels, flat[0].labels):
-            raise InputError("the candidates were tested on different images or labels; expected the same for all")
+    """Bootstrap macro AUROC (replicates, candidates), point estimates, and patients of the scarcer class."""
+    flat, seeds = [one for each in results.values() for one in each], len(next(iter(results.values())))
+    same = (np.array_equal(one.image, flat[0].image) and np.array_equal(one.labels, flat[0].labels) for one in flat)
+    if any(len(each) != seeds for each in results.values()) or not all(same):
+        raise InputError("the candidates have different seeds, test images or labels; expected the same for all")
     drawn = bootstrap(*flat, metrics=["auroc"], replicates=replicates, seed=seed)
-    macro = np.stack(
-        [replicates_with_macro(one.replicates["auroc"], one.point["auroc"])[:, -1] for one in drawn], axis=1
-    )
-    macro = macro.reshape(len(macro), len(results), seeds)
+    each = [replicates_with_macro(one.replicates["auroc"], one.point["auroc"])[:, -1] for one in drawn]
+    macro = np.column_stack(each).reshape(-1, len(results), seeds)
     times = np.random.default_rng(seed).multinomial(seeds, np.full(seeds, 1 / seeds), size=len(macro))
     # corrects the bootstrap variance, which is (seeds - 1) / seeds times the true one
     weights = 1 + (times - 1) * math.sqrt(seeds / max(seeds - 1, 1))

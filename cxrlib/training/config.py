@@ -1,8 +1,7 @@
 """Every parameter of a training run, declared once.
 
-Flags, `--help`, notebooks, profiles, `-p` and the record in a checkpoint follow from this declaration. The defaults of
-what can be switched on and off were chosen by an ablation on a small data set, shown with intervals in notebook 04.
-Nothing here loads torch, so that `--help` answers at once; tests hold the choices to what the other modules offer.
+The defaults of what can be switched on and off were chosen by an ablation, shown in notebook 04. Nothing here loads
+torch, so that `--help` answers at once; tests hold the choices to what the other modules offer.
 """
 
 from typing import Literal

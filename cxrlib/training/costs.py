@@ -1,53 +1,45 @@
 """What a training costs in operations, time and memory, and which precision and memory layout are fastest.
 
-The fastest depends on model and machine: on the same processor, bf16 can make DenseNet-121 twice as fast and
-EfficientNet slower. It also halves the memory for activations. The timings for a model, size and machine are stored in
+On the same processor, bf16 can make DenseNet-121 twice as fast and EfficientNet slower. Timings are stored in
 data/cache/speed.json, so that later runs start at once and make the same choice.
 """
 
 import copy
 import json
 import multiprocessing
-import os
 import platform
 import re
 import sys
-import threading
 import timeit
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-import pandas as pd
 import torch
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import CACHE, one_process, write_json
-from cxrlib.core.progress import bar
 from cxrlib.models.architectures import ChestXrayModel, build_model, in_mode
 from cxrlib.training.config import TrainConfig
-from cxrlib.training.device import pick_device
+from cxrlib.training.device import free_memory, kept_memory, pick_device
 from cxrlib.training.inference import Engine
-from cxrlib.training.memory import free_memory, kept_memory
 from cxrlib.training.optimization import EMA
 
-COLUMNS = ("parameters", "gflop", "train_images_per_s", "images_per_s", "memory")
 _BATCH = 16  # largest batch timed on a CPU
 _GAIN = 1.1  # the speed-up that justifies the lower precision of bf16
 _COMFORT = 0.8  # share of the free memory that a training may need
 
 
 def choose(config: TrainConfig, model: ChestXrayModel, device: torch.device, show: bool = True) -> dict[str, str]:
-    """Select {"precision": "fp32" or "bf16", "layout": "channels_last" or "contiguous"}.
-
-    The configured values are used; those that are "auto" are selected by speed, on a CPU among the precisions that fit
-    into the free memory. The model is not changed. show: print the choice, the speeds and what does not fit.
-    """
-    precisions = ("fp32",) if device.type == "mps" else ("fp32", "bf16")  # no bf16 autocast on older systems
-    precisions = precisions if config.precision == "auto" else (config.precision,)
+    """The precision and layout configured; "auto" by speed, on a CPU among what fits into memory. show: print it."""
+    precisions = ["fp32"] if device.type == "mps" else ["fp32", "bf16"]  # no bf16 autocast on older systems
+    precisions = precisions if config.precision == "auto" else [config.precision]
     if device.type == "cpu" and len(precisions) > 1:
-        precisions = _that_fit(config, model, precisions, show)
+        free = free_memory()
+        needs = {name: memory_needed(model, config.batch_size, name) for name in precisions}
+        precisions = [name for name in needs if needs[name] <= _COMFORT * free] or [min(needs, key=needs.get)]
+        if show and len(precisions) < len(needs):
+            of_each = ", ".join(f"{name} {need / 2**30:.1f}" for name, need in needs.items())
+            print(f"memory  {' '.join(precisions)}, since {free / 2**30:.1f} GiB are free (GiB needed: {of_each})")
         if torch.backends.cpu.get_cpu_capability() == "AVX2":  # where a step in bf16 takes up to minutes
             precisions = precisions[:1]
     layouts = ("channels_last", "contiguous") if config.layout == "auto" else (config.layout,)
@@ -62,36 +54,33 @@ def choose(config: TrainConfig, model: ChestXrayModel, device: torch.device, sho
 
 
 def memory_needed(model: ChestXrayModel, batch_size: int, precision: str) -> int:
-    """Bytes that training takes on a CPU beside the weights: what a forward pass keeps for the backward pass, and more.
+    """Bytes that training takes on a CPU beside the weights.
 
-    More are gradients, two moments and the averaged weights, and a quarter of what is kept, for buffers.
+    Gradients, two moments and averaged weights; what a forward pass keeps for the backward pass, and a quarter of it.
     """
-    model = copy.deepcopy(model)  # whose batch normalization would follow
-    few, more = (_kept(model, images, precision) for images in (2, 4))
-    per_image = (more - few) / 2
-    return round(1.25 * batch_size * per_image + 16 * sum(weight.numel() for weight in model.parameters()))
+    model = copy.deepcopy(model).train()  # whose batch normalization would follow
 
+    def kept(images: int) -> int:
+        sizes = {}
 
-def _kept(model: ChestXrayModel, images: int, precision: str) -> int:
-    """Bytes that a forward pass of so many images keeps for the backward pass, weights among them."""
-    kept = {}
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
 
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+        with (
+            torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
+        ):
+            _held = model(torch.zeros(images, 1, model.image_size, model.image_size))  # so that no place is used twice
+        return sum(sizes.values())
 
-    with (
-        in_mode(model, training=True),
-        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
-        torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
-    ):
-        _held = model(torch.zeros(images, 1, model.image_size, model.image_size))  # so that no place is used twice
-    return sum(kept.values())
+    few, more = kept(2), kept(4)  # the weights are among both
+    return round(1.25 * batch_size * (more - few) / 2 + 16 * sum(weight.numel() for weight in model.parameters()))
 
 
 def images_per_second(model: ChestXrayModel, batch_size: int, precision: str, layout: str, device) -> float:
-    """Training speed on random images, from the fastest of a few timed steps; lays the model out on the device."""
-    model = model.lay_out(layout).to(device)
+    """Training speed on random images, from the fastest of a few timed steps of the model itself, weights unchanged."""
+    model = model.lay_out(layout).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0, fused=device.type != "mps")
     x = torch.rand(batch_size, 1, model.image_size, model.image_size, device=device)
 
@@ -104,34 +93,35 @@ def images_per_second(model: ChestXrayModel, batch_size: int, precision: str, la
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    with in_mode(model, training=True):
-        return batch_size / _fastest(step)
+    return batch_size / _fastest(step)
 
 
-def measure_costs(configs: dict[str, TrainConfig], progress: bool = True) -> pd.DataFrame:
-    """Measure the costs of each config, one row per name.
+def measure_costs(config: TrainConfig) -> dict[str, float]:
+    """The costs of a training, measured in a fresh process, as the peak memory of a process includes earlier models.
 
-    Columns:
     parameters          millions
     gflop               10^9 floating-point operations of a forward pass of one image; a multiply-add counts two
     train_images_per_s  forward, backward and optimizer step, in the config's precision and layout, on its device
     images_per_s        forward pass only, in full precision, as in predictions of many images
     memory              peak GiB of training: of the GPU or, on a CPU, of the whole process including libraries
-
-    Each is measured in a fresh process, because the peak memory of a process includes its earlier models.
     """
-    rows = {}
-    for name, config in bar(configs.items(), show=progress, desc="costs", unit=" models", leave=False):
-        model = build_model(config.arch, "none", config.image_size)
-        choice = choose(config, model, torch.device(pick_device(config.device)), show=False)
-        config = config.replace(**choice, weights="none")
-        with ProcessPoolExecutor(1, _context(), _end_with_parent) as fresh:
-            try:
-                rows[name] = fresh.submit(_measure, config).result()
-            except BrokenProcessPool:
-                raise InputError(f"the process that measured the costs of {name} was killed, often because memory ran "
-                                 "out; lower batch_size or image_size") from None  # fmt: skip
-    return pd.DataFrame(rows, index=list(COLUMNS)).T
+    model = build_model(config.arch, "none", config.image_size)
+    choice = choose(config, model, torch.device(pick_device(config.device)), show=False)
+    # if available, by a fork server that has only imported the libraries
+    context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
+    if sys.platform != "win32":
+        context.set_forkserver_preload([__name__])
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_measure, args=(config.replace(**choice, weights="none"), there), daemon=True)
+    process.start()
+    there.close()
+    try:
+        return here.recv()
+    except EOFError:
+        raise InputError(f"the process that measured the costs of {config.arch} was killed, often because memory ran "
+                         "out; lower batch_size or image_size") from None  # fmt: skip
+    finally:
+        process.join()
 
 
 def gflop(model: ChestXrayModel) -> float:
@@ -144,21 +134,18 @@ def gflop(model: ChestXrayModel) -> float:
     return counter.get_total_flops() / 1e9
 
 
+def stored(path: Path) -> dict:
+    """The content of a JSON file, empty where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
 @kept_memory()
 def _fastest(step: Callable) -> float:
     """Seconds of the fastest of three calls, after one to warm up."""
     return min(timeit.repeat(step, number=1, repeat=4)[1:])
-
-
-def _that_fit(config: TrainConfig, model: ChestXrayModel, precisions: tuple[str, ...], show: bool) -> list[str]:
-    """The precisions whose training fits into the free memory; where none does, the one that needs the least."""
-    free = free_memory()
-    needs = {precision: memory_needed(model, config.batch_size, precision) for precision in precisions}
-    fit = [name for name in precisions if needs[name] <= _COMFORT * free] or [min(needs, key=needs.get)]
-    if show and len(fit) < len(precisions):
-        of_each = ", ".join(f"{name} {need / 2**30:.1f}" for name, need in needs.items())
-        print(f"memory  {' '.join(fit)}, since {free / 2**30:.1f} GiB are free (GiB needed: {of_each})")
-    return fit
 
 
 def _speeds(config: TrainConfig, model: ChestXrayModel, options: list[str], device: torch.device) -> dict[str, float]:
@@ -170,10 +157,7 @@ def _speeds(config: TrainConfig, model: ChestXrayModel, options: list[str], devi
     path = CACHE / "speed.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with one_process(path.with_suffix(".lock")):
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # missing or damaged
-            known = {}
+        known = stored(path)
         speeds = known.setdefault(about, {})
         for option in (option for option in options if option not in speeds):
             try:
@@ -194,8 +178,8 @@ def _cpu() -> str:
     return named[1].strip() if named else platform.processor()
 
 
-def _measure(config: TrainConfig) -> list[float]:
-    """The columns of `measure_costs`, measured in a fresh process."""
+def _measure(config: TrainConfig, there) -> None:
+    """Send the result of `measure_costs`."""
     device = torch.device(pick_device(config.device))
     model = build_model(config.arch, "none", config.image_size).to(device)
     average = EMA(model, config.ema_decay)  # counts towards the memory
@@ -205,26 +189,8 @@ def _measure(config: TrainConfig) -> list[float]:
     x = torch.rand(config.batch_size, 1, *2 * [config.image_size], device=device)
     engine = Engine(model.lay_out("channels_last"), 10**6)
     forward = config.batch_size / _fastest(lambda: engine(x)[0].cpu())  # .cpu() waits for a GPU
-    return [millions, gflop(model), training, forward, memory]
-
-
-def _context():
-    """The multiprocessing context: if available, a fork server that has only imported the libraries."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent ends, even if the parent was killed."""
-
-    def wait() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+    of_time = {"train_images_per_s": training, "images_per_s": forward}
+    there.send({"parameters": millions, "gflop": gflop(model)} | of_time | {"memory": memory})
 
 
 def _peak_gib(device: torch.device) -> float:

@@ -5,11 +5,8 @@ contrast, and 64 principal components of the input of the model's head. Two scor
 the training images (Lee et al. 2018), and a linear discriminant between these and images made from them: turned,
 inverted, cut out. Both covariances have Ledoit-Wolf shrinkage.
 
-Chosen on the validation part of nih-mini (EfficientNet-Lite0, 128 pixels), with 1 % of its radiographs over the limit.
-Found of those upside down, inverted and cut out: 3, 3 and 28 % by the distance of all features alone, as the network's
-last layer keeps little of this; 99, 99 and 52 % by that of the pixels alone; 100, 99 and 75 % by that of both; about
-as many (100, 99 and 73 %) by the distance to the fifth nearest training image on standardized axes, for which all of
-these would have to be kept. The discriminant finds 100, 99 and 100 %, but 15 % of noise, where the distance finds all.
+Of radiographs upside down, inverted and cut out, the distance of features alone finds 3, 3 and 28 % (nih-mini), that
+of pixels too 100, 99 and 75 %; the discriminant 100, 99 and 100 %, but 15 % of noise, where the distance finds all.
 """
 
 from collections.abc import Sequence
@@ -36,10 +33,7 @@ _ALTERED = 2.0  # strength of `augment`
 
 
 class Familiarity:
-    """What a checkpoint holds to tell the kind of an image, as `fit_familiarity` returns it.
-
-    Raises InputError where shapes do not belong together or to a model with `width` features.
-    """
+    """What `fit_familiarity` returned. Raises InputError where it does not fit a model with `width` features."""
 
     def __init__(self, fitted: dict[str, torch.Tensor], width: int):
         components = len(fitted.get("components", ()))
@@ -56,8 +50,7 @@ class Familiarity:
 
         features: (b, width), the input of the model's head for the images (b, 1, h, w).
         """
-        x = _description(self._fitted, features, images)
-        scores, nearest = _scores(self._fitted, x)
+        scores, nearest = _scores(self._fitted, features, images)
         flagged, refused = ((scores > limits).any(dim=1).tolist() for limits in self._fitted["limits"])
         verdicts = []
         for flag, refuse, kind in zip(flagged, refused, nearest.tolist(), strict=True):
@@ -69,10 +62,7 @@ class Familiarity:
 
 
 def fit_familiarity(model: ChestXrayModel, train, val) -> dict[str, torch.Tensor] | None:
-    """Fit on at most 1,000 training images, set the limits on as many of validation; None where a part is under 25.
-
-    train, val: datasets. Returns the field `familiarity` of a checkpoint, half a megabyte of tensors (VGG16: one).
-    """
+    """The field `familiarity` of a checkpoint, from at most 1,000 images of each dataset; None for under 25."""
     from sklearn.covariance import LedoitWolf  # here, as it takes half a second, and a prediction needs none of it
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
@@ -98,9 +88,8 @@ def fit_familiarity(model: ChestXrayModel, train, val) -> dict[str, torch.Tensor
     kinds = np.repeat(range(6), [len(each) for each in (known, *others)])
     lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=[1 / 6] * 6)
     lda.fit(np.concatenate([known, *others]), kinds)
-    fitted["coef"] = torch.from_numpy(lda.coef_[1:] - lda.coef_[0])
-    fitted["intercept"] = torch.from_numpy(lda.intercept_[1:] - lda.intercept_[0])
-    near, far = (_scores(fitted, _description(fitted, *each))[0] for each in ((of_y, y), (of_altered, altered)))
+    fitted["coef"], fitted["intercept"] = (torch.from_numpy(each[1:] - each[0]) for each in (lda.coef_, lda.intercept_))
+    near, far = (_scores(fitted, *each)[0] for each in ((of_y, y), (of_altered, altered)))
     near, far = near.quantile(_FLAGGED, dim=0), far.quantile(_REFUSED, dim=0)
     fitted["limits"] = torch.stack([near, torch.maximum(near, far)])
     return {name: value.float() for name, value in fitted.items()}
@@ -139,13 +128,13 @@ def _features(model: ChestXrayModel, images: torch.Tensor) -> torch.Tensor:
 
 
 def _description(fitted: dict, features: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """(b, 82 + components) float64: pixels, and components of variance 1 in training."""
+    """`_pixels`, and components of variance 1 in training: (b, 82 + components)."""
     pixels = torch.cat([_pixels(batch) for batch in images.cpu().split(64)])
     return torch.cat([pixels, (features.double() - fitted["mean"]) @ fitted["components"].T], dim=1)
 
 
 def _pixels(images: torch.Tensor) -> torch.Tensor:
-    """(b, 82) float64: cells, detail, brightness, contrast; factors give them about the spread of the components."""
+    """Cells, detail, brightness, contrast (b, 82) float64; factors give them about the spread of the components."""
     x = to_unit(images).double()
     cells = F.adaptive_avg_pool2d(x, 8).flatten(1)
     cells = (cells - cells.mean(dim=1, keepdim=True)) / cells.std(dim=1, keepdim=True).clamp(min=1 / 64)
@@ -155,8 +144,9 @@ def _pixels(images: torch.Tensor) -> torch.Tensor:
     return torch.cat([cells, detail, 6 * x.mean(dim=(1, 2, 3))[:, None], 3 * contrast[:, None]], dim=1)
 
 
-def _scores(fitted: dict, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Distance and discriminant (b, 2) of descriptions, and the number of the nearest of `KINDS`."""
+def _scores(fitted: dict, features: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distance and discriminant (b, 2), and the number of the nearest of `KINDS`."""
+    x = _description(fitted, features, images)
     distance = ((x - fitted["centre"]) @ fitted["whiten"]).norm(dim=1)
     best = (x @ fitted["coef"].T + fitted["intercept"]).max(dim=1)
     return torch.stack([distance, best.values], dim=1), best.indices

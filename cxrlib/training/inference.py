@@ -1,8 +1,8 @@
 """Scores and features of many images, in full precision, as fast as the machine can; predictions for a dataset.
 
-On a CPU each core computes other images. Sharing the layers of a network, cores wait for each other at every one, and
-most where another program has one of them. onnxruntime, where it is installed, computes the same scores within 1e-5,
-and faster by a tenth to four fifths (`make bench`); preparing a network for it takes a second or two.
+On a CPU each core computes other images: sharing the layers of a network, cores wait for each other at every one.
+onnxruntime, where it is installed, computes the same scores within 1e-5, and faster by a tenth to four fifths (`make
+bench`); preparing a network for it takes a second or two.
 """
 
 import copy
@@ -19,7 +19,7 @@ from cxrlib.data.dataset import make_loader, shifted, to_unit
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.architectures import ARCHITECTURES, ChestXrayModel
-from cxrlib.training.memory import kept_memory
+from cxrlib.training.device import kept_memory
 
 _MANY = 2**25  # pixels, from which preparing onnxruntime pays: 670 images of 224 x 224
 _PIECE, _PIECE_ONNX = 4, 2  # images that a core computes at once; measured
@@ -47,8 +47,7 @@ class Engine:
 
         If the model's attribute `tta` is true, the scores are averages over the views of `dataset.shifted`.
         """
-        views = shifted(images) if self._network.tta else [images]
-        both = [self._all(view) for view in views]
+        both = [self._all(view) for view in (shifted(images) if self._network.tta else [images])]
         scores = torch.stack([each[:, : len(FINDINGS)].sigmoid() for each in both]).mean(dim=0)
         return scores, both[0][:, len(FINDINGS) :]
 
@@ -62,7 +61,7 @@ class Engine:
         return both
 
     def _compute(self, images: torch.Tensor) -> torch.Tensor:
-        """(b, 14 + width): logits, and the input of the head."""
+        """Logits, and the input of the head: (b, 14 + width)."""
         if self._session:
             return torch.from_numpy(self._session.run(None, {"images": to_unit(images).numpy()})[0])
         with torch.inference_mode():
@@ -98,11 +97,10 @@ def _session(network: ChestXrayModel):
 
 
 def predict(model, dataset, batch_size: int = 64, accelerator=None, num_workers: int = 0, progress: bool = False):
-    """Score every row of a dataset in full precision; returns `Predictions` in the dataset's order.
+    """Score every row of a dataset of `inputs.make_dataset` as `Engine` does; returns `Predictions` in its order.
 
-    The model is in evaluation mode during the call. If its attribute `tta` is true, the scores are averages over five
-    shifts of each image (`dataset.shifted`). dataset: of `inputs.make_dataset`. accelerator: if given, distributes the
-    batches over its processes; each process gets all scores. num_workers: processes that read ahead.
+    accelerator: if given, distributes the batches over its processes; each process gets all scores.
+    num_workers: processes that read ahead.
     """
     loader = make_loader(dataset, batch_size, num_workers=num_workers)
     if accelerator is not None:
@@ -112,9 +110,5 @@ def predict(model, dataset, batch_size: int = 64, accelerator=None, num_workers:
         for images, _ in bar(loader, show=progress, desc="predict", unit=" batches", leave=False):
             batch, _ = engine(images)
             scores.append((accelerator.gather_for_metrics(batch) if accelerator is not None else batch).cpu())
-    return Predictions(
-        scores=torch.cat(scores).numpy(),
-        labels=dataset.labels.numpy(),
-        image=dataset.entries["image"].to_numpy(),
-        patient=dataset.entries["patient"].to_numpy(),
-    )
+    image, patient = (dataset.entries[column].to_numpy() for column in ("image", "patient"))
+    return Predictions(torch.cat(scores).numpy(), dataset.labels.numpy(), image, patient)

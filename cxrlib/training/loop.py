@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast, broadcast_object_list, set_seed
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import write_csv
 from cxrlib.core.progress import bar
-from cxrlib.data.cache import ImageCache
 from cxrlib.data.dataset import EpochBatches, augment, make_loader, to_unit
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
@@ -25,15 +26,13 @@ from cxrlib.models.checkpoints import write_checkpoint
 from cxrlib.models.names import SUFFIXES
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.costs import choose
-from cxrlib.training.device import make_accelerator, pick_device
+from cxrlib.training.device import kept_memory, pick_device
 from cxrlib.training.familiarity import remember_training
 from cxrlib.training.inference import predict
-from cxrlib.training.inputs import datasets, parts_to_remember
+from cxrlib.training.inputs import Images, datasets, identity, left_by, parts_to_remember, set_aside
 from cxrlib.training.losses import make_loss
-from cxrlib.training.memory import kept_memory
 from cxrlib.training.optimization import EMA, learning_rate, parameter_groups, start_at_prevalence, strengthen_dropout
 from cxrlib.training.probe import fit_probe
-from cxrlib.training.resume import finished, identity, load_state, set_aside
 
 _LOOK_EVERY = 50  # steps between reads of the loss, each of which synchronizes the GPU
 
@@ -42,8 +41,8 @@ _LOOK_EVERY = 50  # steps between reads of the loss, each of which synchronizes 
 def fit(
     config: TrainConfig,
     entries: pd.DataFrame,
-    images: ImageCache | dict[str, Path],
-    out: str | Path,
+    images: Images,
+    out: Path,
     progress: bool = True,
     familiarity: bool = True,
 ) -> pd.DataFrame:
@@ -51,23 +50,15 @@ def fit(
 
     Writes to `out`: model_best.pth (highest validation macro AUROC), model_last.pth, history.csv, predictions_val.npz
     (best epoch), and, until the run ends, state.pth after each epoch and every config.save_minutes. With config.resume
-    an interrupted run resumes from state.pth; a finished one returns its history at once. Otherwise the results of an
-    earlier run are moved to out/previous-N before the first step. The same seed on the same machine gives the same
-    weights. A last batch of fewer than two images per process, too few for batch normalization, is dropped.
+    an interrupted run resumes from it, and a finished one returns its history; else `set_aside` clears the folder.
 
-    Args:
-        config: The parameters of the run.
-        entries: The images with labels, patients and the column part (`split`).
-        images: An `ImageCache` of config.image_size, or {name: path}.
-        out: The folder of the run.
-        progress: Whether to show progress bars.
-        familiarity: Whether to add what tells that an image is not like those of the run (`training.familiarity`).
-
+    entries: with labels, patients and the column part. images: of config.image_size, or {name: path}.
+    familiarity: whether to add what tells that an image is not like those of the run (`training.familiarity`).
     Returns one row per epoch: epoch, lr, train_loss, val_loss, val_auroc (macro), images_per_s, seconds, best. Raises
     InputError if a split is empty, no finding has a validation AUROC, the loss is not finite, or, with config.resume,
     `out` has a run of another configuration.
     """
-    out, train = Path(out), fit_probe if config.mode == "probe" else _train
+    train = fit_probe if config.mode == "probe" else _train
     history = train(config, entries, images, out, progress)
     if familiarity and os.environ.get("RANK", "0") == "0":  # the first of several processes
         paths = [out / f"model_{name}.pth" for name in ("best", "last")]
@@ -77,8 +68,8 @@ def fit(
 
 def _train(config: TrainConfig, entries: pd.DataFrame, images, out: Path, progress: bool) -> pd.DataFrame:
     training = _Training(config, entries, images, out, progress)
-    if config.resume and (history := finished(out, training.identity)) is not None:
-        return history
+    if config.resume and left_by(out / "model_last.pth", training.identity):
+        return pd.read_csv(out / "history.csv")
     training.start()
     while not training.over:
         training.epoch()
@@ -93,9 +84,13 @@ class _Training:
 
     def __init__(self, config, entries, images, out: Path, progress: bool):
         self.config, self.entries, self.out = config, entries, out
-        self.accelerator = make_accelerator(config.device)
+        if int(os.environ.get("WORLD_SIZE", 1)) == 1:  # a notebook may train on another device than before
+            AcceleratorState._reset_state(reset_partial_state=True)
+        torch.backends.cudnn.deterministic = True  # its fastest algorithms are not
+        self.accelerator = Accelerator(cpu=pick_device(config.device) == "cpu", mixed_precision="no")
+        self.main = self.accelerator.is_main_process
         self.train, self.val = datasets(config, entries, images)
-        self.shown = progress and self.accelerator.is_main_process
+        self.shown = progress and self.main
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         self.batches = EpochBatches(len(self.train), config.batch_size, config.seed, process, processes)
         self.loader = make_loader(self.train, batches=self.batches, num_workers=config.num_workers)
@@ -107,14 +102,18 @@ class _Training:
     def start(self) -> None:
         """Build model and optimizer, or restore them from the saved state."""
         config, device = self.config, self.accelerator.device
-        state = load_state(self.out, self.identity) if config.resume else None
+        state = left_by(self.out / "state.pth", self.identity) if config.resume else None
         self.parts = parts_to_remember(config, self.entries) if state is None else state["parts"]
         set_seed(config.seed)
         model = build_model(config.arch, config.weights if state is None else "none", config.image_size)
         strengthen_dropout(model, config.drop_strength)
         if not config.weights.endswith(SUFFIXES):  # a checkpoint has a trained head
             start_at_prevalence(model.head, self.train.labels)
-        self.choice = self._choose(model) if state is None else state["choice"]
+        if state is None:  # the main process chooses for all
+            chosen = [choose(config, model, device, self.shown) if self.main else None]
+            self.choice = broadcast_object_list(chosen)[0]
+        else:
+            self.choice = state["choice"]
         model.lay_out(self.choice["layout"]).to(device)
         self.criterion = make_loss(config.loss, self.train.labels.to(device), config.pos_weight_cap)
         optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, fused=device.type != "mps")
@@ -122,7 +121,7 @@ class _Training:
         self.ema.model.tta = config.tta
         self.losses = torch.zeros(len(self.batches), device=device)
         self.accelerator.wait_for_everyone()  # the start checkpoint may be one of those that are moved
-        if state is None and self.accelerator.is_main_process:
+        if state is None and self.main:
             set_aside(self.out)
         elif state is not None:
             model.load_state_dict(state["model"])
@@ -136,50 +135,46 @@ class _Training:
     @property
     def over(self) -> bool:
         """Whether the last epoch is done, or `patience` epochs brought no improvement."""
-        if len(self.rows) == self.config.epochs:
-            return True
         since = next((past for past, row in enumerate(reversed(self.rows)) if row["best"]), 0)
-        return 0 < self.config.patience <= since
+        return len(self.rows) == self.config.epochs or 0 < self.config.patience <= since
 
     def epoch(self) -> None:
         """Train one epoch or the rest of it, evaluate the averaged weights, and write all files."""
-        began, first = time.perf_counter(), self.step % len(self.batches)
+        began, first, steps = time.perf_counter(), self.step % len(self.batches), len(self.batches)
         self.began, self.spent = began - self.spent, 0.0
         number = len(self.rows) + 1
         self.batches.epoch, self.batches.first = number, first
-        shown = bar(self.loader, show=self.shown, leave=False, initial=first, total=len(self.batches), unit=" batches",
+        shown = bar(self.loader, show=self.shown, leave=False, initial=first, total=steps, unit=" batches",
                     desc=f"epoch {number}/{self.config.epochs}")  # fmt: skip
         self.model.train()
-        for place, (x, labels) in enumerate(shown, start=first):
-            self.losses[place] = self._update(x, labels)
+        for done, (x, labels) in enumerate(shown, start=first + 1):
+            self.losses[done - 1] = self._update(x, labels)
             self.step += 1
-            if place % _LOOK_EVERY == 0 or place + 1 == len(self.batches):
-                shown.set_postfix(loss=f"{self._mean_loss(place + 1):.4f}")
-            if time.perf_counter() - self.saved > 60 * self.config.save_minutes and place + 1 < len(self.batches):
-                self._save_state(place + 1)
-        seen = (len(self.batches) - first) * self.config.batch_size * self.accelerator.num_processes
+            if done % _LOOK_EVERY == 1 or done == steps:
+                shown.set_postfix(loss=f"{self._mean_loss(done):.4f}")
+            if time.perf_counter() - self.saved > 60 * self.config.save_minutes and done < steps:
+                self._save_state(done)
+        seen = (steps - first) * self.config.batch_size * self.accelerator.num_processes
         speed = min(seen, len(self.train)) / (time.perf_counter() - began)
 
-        predictions = self._evaluate()
-        auroc = evaluate(predictions, replicates=0).loc["macro", "auroc"]
+        for buffer in self.ema.model.buffers():  # use the main process's batch norm statistics
+            buffer.copy_(broadcast(buffer.clone()))
+        predictions = predict(self.ema.model, self.val, self.config.batch_size, accelerator=self.accelerator)
+        logits = torch.logit(torch.from_numpy(predictions.scores), eps=1e-6).to(self.losses.device)
+        auroc = float(evaluate(predictions, replicates=0).loc["macro", "auroc"])
         row = {
             "epoch": number,
             "lr": self._learning_rate(self.step - 1),
-            "train_loss": self._mean_loss(len(self.batches)),
-            "val_loss": self._loss_of(predictions),
-            "val_auroc": float(auroc),
+            "train_loss": self._mean_loss(steps),
+            "val_loss": float(self.criterion(logits, self.val.labels.to(logits.device))),
+            "val_auroc": auroc,
             "images_per_s": speed,
             "seconds": time.perf_counter() - self.began,
-            "best": not self.rows or bool(auroc > max(row["val_auroc"] for row in self.rows)),
+            "best": all(auroc > row["val_auroc"] for row in self.rows),
         }
         self.rows.append(row)
-        self._save_epoch(predictions)
-
-    def _choose(self, model) -> dict[str, str]:
-        """Precision and layout, selected by the main process for all."""
-        first = self.accelerator.is_main_process
-        chosen = [choose(self.config, model, self.accelerator.device, self.shown) if first else None]
-        return broadcast_object_list(chosen)[0]
+        if self.main:
+            self._save_epoch(predictions)
 
     def _update(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Do one optimizer step; returns the loss, on the device."""
@@ -217,28 +212,15 @@ class _Training:
         if not torch.isfinite(losses).all():
             batch = int((~torch.isfinite(losses)).nonzero()[0]) + 1
             kept = f"; {self.out / 'model_last.pth'} of epoch {len(self.rows)} is kept" if self.rows else ""
-            raise InputError(
-                f"training diverged: the loss became {losses[batch - 1]} at batch {batch} of epoch "
-                f"{len(self.rows) + 1}; expected a number: lower lr ({self.config.lr:g}) or use precision=fp32{kept}"
-            )
+            place = f"batch {batch} of epoch {len(self.rows) + 1}"
+            raise InputError(f"training diverged: the loss became {losses[batch - 1]} at {place}; expected a number: "
+                             f"lower lr ({self.config.lr:g}) or use precision=fp32{kept}")  # fmt: skip
         return float(losses.mean())
 
-    def _evaluate(self) -> Predictions:
-        for buffer in self.ema.model.buffers():  # use the main process's batch norm statistics
-            buffer.copy_(broadcast(buffer.clone()))
-        return predict(self.ema.model, self.val, self.config.batch_size, accelerator=self.accelerator)
-
-    def _loss_of(self, predictions: Predictions) -> float:
-        logits = torch.logit(torch.from_numpy(predictions.scores), eps=1e-6)
-        device = self.accelerator.device
-        return float(self.criterion(logits.to(device), self.val.labels.to(device)))
-
     def _save_epoch(self, predictions: Predictions) -> None:
-        if not self.accelerator.is_main_process:
-            return
         row = self.rows[-1]
         content = {"parts": self.parts, "config": self.config.model_dump() | self.choice}
-        content |= {name: row[name] for name in ("epoch", "val_auroc")}
+        content |= {"epoch": row["epoch"], "val_auroc": row["val_auroc"]}
         if row["best"]:
             save_checkpoint(self.out / "model_best.pth", self.ema.model, **content)
             predictions.save(self.out / "predictions_val.npz")
@@ -250,7 +232,7 @@ class _Training:
     def _save_state(self, place: int) -> None:
         """Save everything that the rest of the run depends on; `place`: batches done in the current epoch."""
         self._mean_loss(place)  # refuses to save a diverged run
-        if self.accelerator.is_main_process:
+        if self.main:
             content = {
                 "identity": self.identity,
                 "choice": self.choice,

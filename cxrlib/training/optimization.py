@@ -7,11 +7,10 @@ import torch
 from torch import nn
 
 from cxrlib.core.errors import InputError
-from cxrlib.models import zoo
 from cxrlib.models.architectures import ChestXrayModel
 from cxrlib.training.config import TrainConfig
 
-DEPTHS = 8  # levels of the learning rate between the first layer and the head
+_DEPTHS = 8  # levels of the learning rate between the first layer and the head
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
@@ -24,21 +23,19 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
 
 
 def parameter_groups(model: ChestXrayModel, config: TrainConfig) -> list[dict]:
-    """The parameter groups for AdamW, each with its weight_decay and `scale`, the factor on the learning rate.
+    """The parameter groups for AdamW, each with its `scale`, the factor on the learning rate.
 
-    The scale is 1 at the head and falls geometrically to `depth_lr` at the first layer, whose features are the most
-    general (Howard and Ruder 2018). Biases and normalization layers have no weight decay.
+    It is 1 at the head and falls geometrically to `depth_lr` at the first layer, whose features are the most general
+    (Howard and Ruder 2018). Biases and normalization layers have no weight decay.
     """
-    groups = {}
-    head = {id(parameter) for parameter in model.head.parameters()}
-    body = [parameter for parameter in model.parameters() if id(parameter) not in head]  # from the first layer on
-    for place, parameter in enumerate([*body, *model.head.parameters()]):
-        depth = DEPTHS if id(parameter) in head else DEPTHS * place // len(body)
-        scale = config.depth_lr ** (1 - depth / DEPTHS)
+    groups, head = {}, list(model.head.parameters())
+    body = [parameter for parameter in model.parameters() if not any(parameter is one for one in head)]
+    for place, parameter in enumerate([*body, *head]):  # from the first layer on
+        depth = min(_DEPTHS * place // len(body), _DEPTHS)
+        scale = config.depth_lr ** (1 - depth / _DEPTHS)
         decay = config.weight_decay if parameter.ndim > 1 else 0.0
-        group = groups.setdefault((depth, decay), {"params": [], "weight_decay": decay, "scale": scale})
-        group["params"].append(parameter)
-        group["head"] = depth == DEPTHS
+        new = {"params": [], "weight_decay": decay, "scale": scale, "head": depth == _DEPTHS}
+        groups.setdefault((depth, decay), new)["params"].append(parameter)
     return list(groups.values())
 
 
@@ -50,15 +47,12 @@ def start_at_prevalence(head: nn.Linear, labels: torch.Tensor) -> None:
 
 
 def strengthen_dropout(model: ChestXrayModel, strength: float) -> None:
-    """Raise the keep probability of the architecture's dropout and stochastic depth to the power `strength`.
+    """Raise the keep probability of dropout and stochastic depth to the power `strength`; 2 makes 0.36 of p = 0.2.
 
-    0 disables both, 1 leaves them unchanged, and 2 changes a drop probability of 0.2 to 0.36.
     Raises InputError if the architecture has neither and strength is neither 1 nor 0, which it fulfils.
     """
-    kinds = (nn.Dropout, zoo.load("torchvision").ops.StochasticDepth)
-    places = [(module, "p") for module in model.modules() if isinstance(module, kinds)]
-    places += [(module, name) for module in model.modules() for name in ("drop_prob", "drop_rate")]  # of timm
-    places = [(module, name) for module, name in places if getattr(module, name, 0)]
+    names = ("p", "drop_prob", "drop_rate")  # torch and torchvision; timm
+    places = [(module, name) for module in model.modules() for name in names if getattr(module, name, 0)]
     if not places and strength not in (0, 1):
         raise InputError(f"drop_strength {strength:g} changes nothing: {model.arch} has no dropout; expected 1")
     for module, name in places:
@@ -66,10 +60,7 @@ def strengthen_dropout(model: ChestXrayModel, strength: float) -> None:
 
 
 class EMA:
-    """The exponential moving average of a model's weights and buffers.
-
-    decay: decay of the average, reduced in the first steps; 0 copies the model.
-    """
+    """The exponential moving average of a model's weights and buffers, whose decay is reduced in the first steps."""
 
     def __init__(self, model: nn.Module, decay: float):
         self.model, self.decay = copy.deepcopy(model).requires_grad_(False), decay
@@ -78,9 +69,9 @@ class EMA:
     def update(self, model: nn.Module, step: int) -> None:
         """Include the weights after update `step` (from 0); the first are copied."""
         share = 1 - min(self.decay, (1 + step) / (10 + step)) if self.decay and step else 1.0
-        ours, theirs = self.model.state_dict().values(), model.state_dict().values()
-        smooth = [pair for pair in zip(ours, theirs, strict=True) if pair[0].is_floating_point()]
+        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
+        smooth = [pair for pair in pairs if pair[0].is_floating_point()]
         torch._foreach_lerp_(*map(list, zip(*smooth, strict=True)), share)
-        for mine, other in zip(ours, theirs, strict=True):
+        for mine, other in pairs:
             if not mine.is_floating_point():
                 mine.copy_(other)

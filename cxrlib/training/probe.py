@@ -1,12 +1,9 @@
-"""The linear probe: a head trained on the features of a frozen network.
-
-The features are the input of the model's head. A logistic regression is fitted to them and folded back into the head,
-so that the checkpoint is an ordinary model.
-"""
+"""The linear probe: a head trained on its input from a frozen network, and folded back into an ordinary model."""
 
 import copy
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +14,6 @@ from torch import nn
 
 from cxrlib.core.paths import one_process, write_csv, write_rows
 from cxrlib.core.progress import bar
-from cxrlib.data.cache import ImageCache
 from cxrlib.data.dataset import make_loader
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
@@ -26,13 +22,11 @@ from cxrlib.models.checkpoints import digest
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.device import pick_device
 from cxrlib.training.inference import Engine, predict
-from cxrlib.training.inputs import datasets, parts_to_remember
+from cxrlib.training.inputs import Images, datasets, parts_to_remember, set_aside
 from cxrlib.training.losses import make_loss
 from cxrlib.training.optimization import start_at_prevalence
-from cxrlib.training.resume import set_aside
 
-# Ridge penalties on the weights of standardized features, strongest first; validation selects one for all findings,
-# because single findings have too few positives.
+# ridge penalties on the weights of standardized features; one for all findings, as single ones have too few positives
 PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 _PATIENCE = 2  # penalties without improvement before the weaker ones are skipped
 _ITERATIONS = 200  # of L-BFGS, at most, per penalty
@@ -40,22 +34,17 @@ _CONSTANT = 1e-6  # features with a smaller standard deviation are ignored, such
 
 
 def fit_probe(
-    config: TrainConfig,
-    entries: pd.DataFrame,
-    images: ImageCache | dict[str, Path],
-    out: str | Path,
-    progress: bool = True,
+    config: TrainConfig, entries: pd.DataFrame, images: Images, out: Path, progress: bool = True
 ) -> pd.DataFrame:
     """Train only the head on the training split and select its penalty on the validation split.
 
-    Arguments, files and columns are those of `loop.fit`, with one row per penalty instead of epoch (column penalty; lr
-    is NaN): model_best.pth has the penalty with the highest validation macro AUROC, model_last.pth the last one tried.
-    Of the training parameters only loss and pos_weight_cap are used; images are not augmented.
+    Arguments, files and columns are those of `loop.fit`, with a penalty for an epoch (column penalty; lr is NaN). Of
+    the training parameters only loss and pos_weight_cap are used; images are not augmented.
     """
     set_seed(config.seed)
     model = build_model(config.arch, config.weights, config.image_size).to(pick_device(config.device))
     train, val = datasets(config, entries, images)
-    parts, out = parts_to_remember(config, entries), Path(out)
+    parts = parts_to_remember(config, entries)
     writes = os.environ.get("RANK", "0") == "0"  # the first of several processes, which all find the same head
     if writes:
         set_aside(out)
@@ -66,16 +55,16 @@ def fit_probe(
     labels = train.labels.to(x.device)
     criterion = make_loss(config.loss, labels, config.pos_weight_cap)
     tried = list(_tried((x - mean) / std, (y - mean) / std, labels, val, criterion))
+    best = [each for each in tried if each[0]["best"]][-1]
     history = pd.DataFrame([row for row, _, _ in tried]).assign(images_per_s=speed)
-    best = int(np.flatnonzero(history["best"])[-1])
     if not writes:
         return history
     model.tta = config.tta
-    for name, (row, head, _) in (("last", tried[-1]), ("best", tried[best])):
+    for name, (row, head, _) in (("last", tried[-1]), ("best", best)):
         _fold(model, head, mean, std)
         about = {"parts": parts, "config": config.model_dump(), "epoch": row["epoch"], "val_auroc": row["val_auroc"]}
         save_checkpoint(out / f"model_{name}.pth", model, **about)
-    (predict(model, val, 2 * config.batch_size) if config.tta else tried[best][2]).save(out / "predictions_val.npz")
+    (predict(model, val, 2 * config.batch_size) if config.tta else best[2]).save(out / "predictions_val.npz")
     write_csv(out / "history.csv", history, index=False)
     return history
 
@@ -83,8 +72,7 @@ def fit_probe(
 def features(model: ChestXrayModel, dataset, batch_size: int = 64, progress: bool = True) -> torch.Tensor:
     """The input of the model's head for every row of a dataset, (n, features) float32 on the model's device.
 
-    For an `ImageCache` they are stored in its folder by a hash of the weights below the head, so that only rows that
-    were not computed before need a forward pass.
+    For an `ImageCache` they are stored in its folder by a hash of the weights below the head.
     """
     device = next(model.parameters()).device
     cache = getattr(dataset, "cache", None)
@@ -108,7 +96,7 @@ def features(model: ChestXrayModel, dataset, batch_size: int = 64, progress: boo
 
 
 def _scale(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of the features in x (n, features); infinite for constant ones, which become 0."""
+    """Mean and standard deviation of the features; infinite for constant ones, which become 0."""
     std = x.std(dim=0, correction=0)
     return x.mean(dim=0), torch.where(std > _CONSTANT, std, torch.inf)
 
@@ -123,33 +111,30 @@ def _fold(model: ChestXrayModel, head: nn.Linear, mean: torch.Tensor, std: torch
         model.head.bias.copy_(bias)
 
 
-def _tried(x, y, labels: torch.Tensor, val, criterion: nn.Module):
-    """Yield the history row, head and validation predictions of each penalty until there is no more improvement.
-
-    x, y: standardized features of training and validation; labels: of training.
-    """
-    head, best = nn.Linear(x.shape[1], labels.shape[1]).to(x.device), (-np.inf, 0)
+def _tried(x, y, labels: torch.Tensor, val, criterion: Callable):
+    """Yield history row, head and validation predictions of each penalty, from features of training and validation."""
+    head, best, since = nn.Linear(x.shape[1], labels.shape[1]).to(x.device), -np.inf, 0
     nn.init.zeros_(head.weight)
     start_at_prevalence(head, labels)
+    names, patients = (val.entries[column].to_numpy() for column in ("image", "patient"))
     for number, penalty in enumerate(PENALTIES, start=1):
         began = time.perf_counter()
-        train_loss = _minimize(head, x, labels, criterion, penalty)
+        _minimize(head, x, labels, criterion, penalty)
         with torch.inference_mode():
             logits = head(y)
-            val_loss = float(criterion(logits, val.labels.to(y.device)))
-        names, patients = (val.entries[column].to_numpy() for column in ("image", "patient"))
+            losses = float(criterion(head(x), labels)), float(criterion(logits, val.labels.to(y.device)))
         predictions = Predictions(logits.sigmoid().cpu().numpy(), val.labels.numpy(), names, patients)
         auroc = float(evaluate(predictions, replicates=0).loc["macro", "auroc"])
-        row = {"epoch": number, "penalty": penalty, "lr": np.nan, "train_loss": train_loss, "val_loss": val_loss}
-        row |= {"val_auroc": auroc, "seconds": time.perf_counter() - began, "best": auroc > best[0]}
-        best = max(best, (auroc, number), key=lambda one: one[0])
+        row = {"epoch": number, "penalty": penalty, "lr": np.nan, "train_loss": losses[0], "val_loss": losses[1]}
+        row |= {"val_auroc": auroc, "seconds": time.perf_counter() - began, "best": auroc > best}
         yield row, copy.deepcopy(head), predictions
-        if number - best[1] == _PATIENCE:
+        best, since = max(best, auroc), 0 if auroc > best else since + 1
+        if since == _PATIENCE:
             return
 
 
-def _minimize(head: nn.Linear, x: torch.Tensor, labels: torch.Tensor, criterion: nn.Module, penalty: float) -> float:
-    """Fit the head by L-BFGS from its current weights; returns the loss without the penalty."""
+def _minimize(head: nn.Linear, x: torch.Tensor, labels: torch.Tensor, criterion: Callable, penalty: float) -> None:
+    """Fit the head by L-BFGS from its current weights."""
     optimizer = torch.optim.LBFGS(head.parameters(), max_iter=_ITERATIONS, tolerance_grad=1e-6,
                                   tolerance_change=1e-8, line_search_fn="strong_wolfe")  # fmt: skip
 
@@ -161,8 +146,6 @@ def _minimize(head: nn.Linear, x: torch.Tensor, labels: torch.Tensor, criterion:
         return loss
 
     optimizer.step(objective)
-    with torch.inference_mode():
-        return float(criterion(head(x), labels))
 
 
 def _batches(model: ChestXrayModel, dataset, rows, batch_size: int, progress: bool):

@@ -7,8 +7,7 @@ import torch
 from cxrlib.core.errors import InputError
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.models.architectures import build_model, save_checkpoint
-from cxrlib.models.checkpoints import load_any, load_checkpoint, write_checkpoint
-from cxrlib.models.ensembles import load_ensemble
+from cxrlib.models.checkpoints import load_any, load_checkpoint, load_ensemble, write_checkpoint
 
 SEEN = {"train": ["00000001_000.png", "00000002_000.png"], "val": ["00000003_000.png"]}
 

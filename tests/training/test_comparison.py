@@ -69,7 +69,7 @@ def random_predictions(signal, seed=0, patients=60, noise=0):
 def test_candidates_on_other_labels_are_refused():
     results = {"one": [random_predictions(1)], "two": [random_predictions(1, noise=1)]}
     other = replace(results["two"][0], labels=1 - results["two"][0].labels)
-    with pytest.raises(InputError, match="different images or labels"):
+    with pytest.raises(InputError, match="different seeds, test images or labels"):
         comparison_table(results | {"two": [other]}, replicates=10)
 
 
@@ -81,14 +81,13 @@ def test_a_seed_counts_once(tmp_path):
 def test_costs_that_another_measured_meanwhile_are_kept(tmp_path, monkeypatch):
     path, measured = tmp_path / "costs.json", []
 
-    def measure(configs, progress):
-        [name] = configs
-        measured.append(name)
+    def measure(config):
+        measured.append(config.arch)
         if len(measured) == 1:  # another task waits for its turn, and finds what this one wrote
             other = threading.Thread(target=comparison.kept_costs, args=({"b": QUICK.replace(arch="resnet18")}, path))
             other.start()
             others.append(other)
-        return pd.DataFrame({name: {"memory": 1.0}}).T
+        return {"memory": 1.0}
 
     others = []
     monkeypatch.setattr(comparison, "measure_costs", measure)
@@ -131,8 +130,6 @@ def test_a_budget_that_is_none_is_refused(budget):
 def test_budgets_are_read():
     assert parse_budget("steps = 200") == ("steps", 200)
     assert parse_budget("minutes=0.5") == ("minutes", 0.5)
-    with pytest.raises(InputError, match="did you mean 'steps'"):
-        parse_budget("step=3")
 
 
 def test_the_same_steps_are_the_same_epochs_for_all():
@@ -253,9 +250,9 @@ def test_the_same_model_cannot_be_told_from_itself():
 
 def test_what_cannot_be_paired_is_refused():
     one, two = random_predictions(1.0), random_predictions(0.5)
-    with pytest.raises(InputError, match="same seeds for all"):
+    with pytest.raises(InputError, match="different seeds"):
         comparison_table({"a": [one, two], "b": [two]})
-    with pytest.raises(InputError, match="different images"):
+    with pytest.raises(InputError, match="different seeds, test images"):
         comparison_table({"a": [one], "b": [two.take(np.arange(50))]})
 
 

@@ -17,7 +17,7 @@ from cxrlib.core.errors import InputError
 from cxrlib.models.architectures import build_model
 from cxrlib.training import costs
 from cxrlib.training.config import TrainConfig
-from cxrlib.training.costs import COLUMNS, choose, gflop, images_per_second, measure_costs
+from cxrlib.training.costs import choose, gflop, images_per_second, measure_costs
 
 CPU = torch.device("cpu")
 
@@ -30,27 +30,25 @@ def test_operations_are_twice_the_published_multiply_adds(arch, published):
 
 def test_each_is_measured_for_itself():
     size = {"image_size": 32, "batch_size": 4, "device": "cpu", "precision": "fp32", "layout": "channels_last"}
-    configs = {name: TrainConfig(arch=arch, weights="none", **size)
-               for name, arch in (("large", "vgg16"), ("small", "mobilenet_v2"))}  # fmt: skip
-    measured = measure_costs(configs, progress=False)
-    assert list(measured.columns) == list(COLUMNS)
-    assert list(measured.index) == ["large", "small"]
-    assert measured.loc["large", "parameters"] == pytest.approx(134.3, abs=0.1)
-    assert measured.loc["small", "parameters"] == pytest.approx(2.24, abs=0.01)
-    assert (measured["train_images_per_s"] < measured["images_per_s"]).all()
+    large, small = (measure_costs(TrainConfig(arch=arch, weights="none", **size)) for arch in ("vgg16", "mobilenet_v2"))
+    assert list(large) == ["parameters", "gflop", "train_images_per_s", "images_per_s", "memory"]
+    assert large["parameters"] == pytest.approx(134.3, abs=0.1)
+    assert small["parameters"] == pytest.approx(2.24, abs=0.01)
+    assert all(each["train_images_per_s"] < each["images_per_s"] for each in (large, small))
     # weights, gradients, two moments and the average of 134 million parameters
-    assert measured.loc["large", "memory"] - measured.loc["small", "memory"] > 1.5, "not the peak of who came before"
+    assert large["memory"] - small["memory"] > 1.5, "not the peak of who came before"
 
 
 def test_no_process_outlives_the_one_that_was_killed():
-    """The process that measures would wait for more work for ever."""
+    """Neither the server that forks nor the process that measures."""
     code = """
 from cxrlib.training.costs import measure_costs
 from cxrlib.training.config import TrainConfig
 if __name__ == "__main__":
     config = TrainConfig(arch="mobilenet_v2", weights="none", image_size=32, device="cpu", precision="fp32",
                          layout="channels_last")
-    measure_costs({str(number): config for number in range(100)}, progress=False)
+    while True:
+        measure_costs(config)
 """
     killed = psutil.Process(subprocess.Popen([sys.executable, "-c", code]).pid)
     until = time.monotonic() + 300
@@ -62,11 +60,19 @@ if __name__ == "__main__":
     assert psutil.wait_procs(measuring, timeout=300)[1] == []
 
 
+class Deadly:
+    """Kills the process that reads it."""
+
+    def __reduce__(self):
+        return os.abort, ()
+
+
 def test_a_process_that_measures_and_is_killed_is_a_sentence(monkeypatch):
-    monkeypatch.setattr(costs, "_end_with_parent", os.abort)
-    config = TrainConfig(arch="mobilenet_v2", weights="none", image_size=32, device="cpu", precision="fp32")
-    with pytest.raises(InputError, match="the process that measured the costs of one was killed, often because memory"):
-        measure_costs({"one": config.replace(layout="contiguous")}, progress=False)
+    monkeypatch.setattr(TrainConfig, "replace", lambda self, **_: Deadly())
+    with pytest.raises(
+        InputError, match="the process that measured the costs of mobilenet_v2 was killed, often because"
+    ):
+        measure_costs(config(device="cpu", precision="fp32", layout="contiguous"))
 
 
 # ---- the choice of precision and layout ------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from cxrlib.data.dataset import shifted
 from cxrlib.models.architectures import build_model
 from cxrlib.models.names import ARCHS
 from cxrlib.training import inference
-from cxrlib.training.costs import gflop, images_per_second
+from cxrlib.training.costs import gflop
 from cxrlib.training.inference import Engine, predict
 from cxrlib.training.inputs import make_dataset
 from cxrlib.training.probe import features
@@ -19,7 +19,6 @@ CALLS = {
     "predict": lambda model, dataset: predict(model, dataset, 4),
     "features": lambda model, dataset: features(model, dataset, 4),
     "gflop": lambda model, _: gflop(model),
-    "images_per_second": lambda model, _: images_per_second(model, 2, "fp32", "contiguous", torch.device("cpu")),
 }
 
 

@@ -517,6 +517,7 @@ def test_a_state_of_another_run_or_in_pieces_is_refused(train, tmp_path, monkeyp
 
 SCRIPT = """
 import sys
+from pathlib import Path
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.metadata import read_entries
 from cxrlib.data.splits import split
@@ -526,7 +527,8 @@ config = TrainConfig(arch="mobilenet_v2", weights="none", image_size=32, epochs=
                         split="patient", device="cpu", precision="fp32", layout="channels_last", resume=True,
                         save_minutes=0.002)
 print("ready", flush=True)
-fit(config, split(read_entries(csv), "patient", fractions=(0.5, 0.25, 0.25)), ImageCache(cache), out, progress=False)
+fit(config, split(read_entries(csv), "patient", fractions=(0.5, 0.25, 0.25)), ImageCache(cache), Path(out),
+    progress=False)
 """
 
 

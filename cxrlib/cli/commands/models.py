@@ -24,8 +24,7 @@ from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.explain import case_maps, export as onnx, localization, overlays
 from cxrlib.explain.gradcam import check_method, mean_maps
 from cxrlib.models.architectures import ChestXrayModel, model_from_checkpoint
-from cxrlib.models.checkpoints import load_checkpoint
-from cxrlib.models.ensembles import Ensemble, load_ensemble
+from cxrlib.models.checkpoints import Ensemble, load_checkpoint, load_ensemble
 from cxrlib.plots.overlays import write_overlays
 from cxrlib.training.device import pick_device
 from cxrlib.training.inference import predict

@@ -9,7 +9,7 @@ import psutil
 import pytest
 import torch
 
-from cxrlib.training.memory import free_memory, kept_memory
+from cxrlib.training.device import free_memory, kept_memory
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told what to keep")
 
@@ -17,7 +17,7 @@ glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc
 # Measured in a process of its own: in a long-lived one, earlier tests may have left free pages that are still resident.
 MEASURED = """
 import torch
-from cxrlib.training.memory import free_memory, kept_memory
+from cxrlib.training.device import free_memory, kept_memory
 
 MIB = 2**20
 
