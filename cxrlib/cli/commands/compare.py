@@ -34,7 +34,7 @@ def run(options: CompareOptions) -> None:
     each = comparison.with_budget(each, options.budget, train, val, costs)
     names = _images_used(each, options, entries) | set(test["image"])
     images = images_of(options, data, options.image_size, sorted(names), options.run_dir)
-    results = comparison.compare(each, options.seeds, entries, images, test, out)
+    results = comparison.compare(each, options.seeds, entries, images, test, out, options.jobs)
     table = comparison.comparison_table(results)
     table = table.assign(minutes=comparison.minutes(out, each, options.seeds)).join(costs)
     tables, figures = {"comparison": table}, {"04_accuracy_cost": plots.plot_costs(table)}
