@@ -39,6 +39,7 @@ class CompareOptions(TrainOptions):
     budget: str = Field("epochs=2", description="the same for all: epochs=2, steps=200 or minutes=3")
     sizes: Numbers = Field([], description="also train on about this many images, such as 250,500: a learning curve")
     subset: int = Field(0, ge=0, description="approximate number of test images; 0 for all")
+    jobs: int = Field(1, ge=0, description="trainings at the same time on a CPU, one thread each; 0 is one per core")
     run_dir: Place = Field(str(RUNS / "compare"), description="folder of the models, tables and figures")
 
 

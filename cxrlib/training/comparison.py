@@ -7,9 +7,11 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from itertools import combinations
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 
@@ -32,6 +34,7 @@ from cxrlib.training.inputs import Images, differing, identity, make_dataset, se
 from cxrlib.training.loop import fit
 
 UNITS = ("epochs", "steps", "minutes")
+_TESTED = "predictions_test.npz"
 Results = dict[str, list[Predictions]]
 
 
@@ -89,22 +92,27 @@ def compare(
     images: Images,
     test: pd.DataFrame,
     out: Path,
-    progress: bool = True,
+    jobs: int = 1,
 ) -> Results:
     """Train every candidate with every seed, predict the test entries, and return {name: one Predictions per seed}.
 
     `out` gets NAME/seedN/ with the files of `fit` and predictions_test.npz. A finished member is read, and an
     interrupted one resumed. One of another `inputs.identity` is moved aside and trained again.
+    jobs: trainings at the same time on a CPU, with one thread each, so that a seed gives the same weights on any number
+    of cores; 0 is one per core. With 1, and on a GPU, they follow one another, with all threads.
     """
     if len(set(seeds)) < len(seeds):
         raise InputError(f"seeds {some(seeds, 10)} name one more than once; expected each once: it would count twice")
     if not each or not seeds:
         raise InputError("the comparison is empty; expected at least one architecture and one seed")
-    return {
-        name: [_member(config.replace(seed=seed, resume=True), entries, images, test, member_folder(out, name, seed),
-                       progress) for seed in seeds]
-        for name, config in each.items()
-    }  # fmt: skip
+    folders = {name: [member_folder(out, name, seed) for seed in seeds] for name in each}
+    members = [(config.replace(seed=seed, resume=True), folder)
+               for name, config in each.items() for seed, folder in zip(seeds, folders[name], strict=True)]  # fmt: skip
+    waiting = [member for member in members if not _is_finished(*member, entries, test)]
+    if any(pick_device(config.device) != "cpu" for config in each.values()):
+        jobs = 1
+    _train(waiting, entries, images, test, jobs)
+    return {name: [Predictions.load(folder / _TESTED) for folder in folders[name]] for name in each}
 
 
 def member_folder(out: Path, name: str, seed: int) -> Path:
@@ -181,18 +189,35 @@ def kept_costs(each: dict[str, TrainConfig], path: Path, progress: bool = True) 
     return pd.DataFrame({name: known[about[name]] for name in each}).T
 
 
-def _member(config: TrainConfig, entries, images, test: pd.DataFrame, folder: Path, progress: bool) -> Predictions:
+def _is_finished(config: TrainConfig, folder: Path, entries: pd.DataFrame, test: pd.DataFrame) -> bool:
+    """Whether the folder has this member's predictions; one of another member is moved aside."""
     parts = [entries[entries["part"] == part] for part in ("train", "val")]
     asked, path = identity(config, *parts, test), folder / "member.json"
     if differing(stored(path), asked):
         set_aside(folder)
-    if not (folder / "predictions_test.npz").is_file():
+    if not (folder / _TESTED).is_file():
         write_json(path, asked)
-        fit(config, entries, images, folder, progress, familiarity=False)
-        model = model_from_checkpoint(load_checkpoint(folder / "model_best.pth")).to(pick_device(config.device))
-        predict(model, make_dataset(test, images, config.image_size)).save(folder / "predictions_test.npz")
-        (folder / "model_last.pth").unlink(missing_ok=True)  # not needed; half a gigabyte for VGG16
-    return Predictions.load(folder / "predictions_test.npz")
+    return (folder / _TESTED).is_file()
+
+
+def _train(members: list[tuple[TrainConfig, Path]], entries, images, test: pd.DataFrame, jobs: int) -> None:
+    # with one worker joblib would train in this process, with all threads
+    workers = 1 if jobs == 1 else max(2, min(jobs or joblib.cpu_count(), len(members)))
+    with joblib.parallel_config("loky", n_jobs=workers, inner_max_num_threads=1):
+        parallel = joblib.Parallel(return_as="generator_unordered", max_nbytes=None)  # None: needs no /dev/shm
+        each = (joblib.delayed(_train_member)(*member, entries, images, test, workers == 1) for member in members)
+        try:
+            list(bar(parallel(each), len(members) > 1, total=len(members), desc="trainings", unit=" trainings"))
+        except BrokenProcessPool:
+            raise InputError("a process that trained was killed, often because memory ran out; expected room for "
+                             f"{workers} at once: lower jobs; finished trainings are kept") from None  # fmt: skip
+
+
+def _train_member(config: TrainConfig, folder: Path, entries, images, test: pd.DataFrame, progress: bool) -> None:
+    fit(config, entries, images, folder, progress, familiarity=False)
+    model = model_from_checkpoint(load_checkpoint(folder / "model_best.pth")).to(pick_device(config.device))
+    predict(model, make_dataset(test, images, config.image_size)).save(folder / _TESTED)
+    (folder / "model_last.pth").unlink(missing_ok=True)  # not needed; half a gigabyte for VGG16
 
 
 def _macro(predictions: list[Predictions]) -> np.ndarray:

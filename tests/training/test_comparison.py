@@ -1,12 +1,15 @@
 """One protocol for several architectures: budgets, members that are not trained twice, intervals, Holm, the front."""
 
 import json
+import os
+import signal
 import threading
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from cxrlib.cli.main import main
 from cxrlib.core.errors import InputError
@@ -41,6 +44,17 @@ from cxrlib.training.config import TrainConfig
 SIDE = 32
 QUICK = TrainConfig(arch="mobilenet_v2", weights="none", image_size=SIDE, epochs=1, batch_size=8, split="patient",
                     device="cpu", precision="fp32", layout="channels_last")  # fmt: skip
+
+
+def _kill_this_process():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Kills:
+    """Kills the process that unpickles it."""
+
+    def __reduce__(self):
+        return _kill_this_process, ()
 
 
 @pytest.fixture
@@ -156,7 +170,7 @@ def test_the_same_minutes_are_more_epochs_for_the_fast():
 def test_a_finished_member_is_not_trained_again(entries, cache, tmp_path, trained):
     each = candidates(["mobilenet_v2", "efficientnet_lite0:none"], QUICK)
     test = entries[entries["part"] == "test"]
-    given = {"entries": entries, "images": cache, "test": test, "out": tmp_path / "out", "progress": False}
+    given = {"entries": entries, "images": cache, "test": test, "out": tmp_path / "out"}
     first = compare(each, [0, 1], **given)
     assert trained == ["mobilenet_v2/seed0", "mobilenet_v2/seed1",
                        "efficientnet_lite0-none/seed0", "efficientnet_lite0-none/seed1"]  # fmt: skip
@@ -180,6 +194,29 @@ def test_a_finished_member_is_not_trained_again(entries, cache, tmp_path, traine
     assert trained == ["mobilenet_v2/seed0"], "other test images, too"
     with pytest.raises(InputError, match="the comparison is empty"):
         compare(each, [], **given)
+
+
+def test_trainings_at_the_same_time_have_one_thread_each(entries, cache, tmp_path):
+    each, test = candidates(["mobilenet_v2", "efficientnet_lite0:none"], QUICK), entries[entries["part"] == "test"]
+    together = compare(each, [0], entries, cache, test, tmp_path / "together", jobs=0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        after_another = compare(each, [0], entries, cache, test, tmp_path / "after another")
+    finally:
+        torch.set_num_threads(threads)
+    for name in each:
+        np.testing.assert_array_equal(together[name][0].scores, after_another[name][0].scores)
+    assert torch.get_num_threads() == threads
+
+
+def test_a_training_that_is_killed_is_one_sentence_and_the_others_stay(entries, cache, tmp_path):
+    test = entries[entries["part"] == "test"]
+    given = {"entries": entries, "images": cache, "test": test, "out": tmp_path}
+    compare({"a": QUICK}, [0], **given)
+    with pytest.raises(InputError, match=r"was killed.* lower jobs; finished trainings are kept"):
+        compare({"a": QUICK, "b": QUICK}, [0], **given | {"images": Kills()}, jobs=2)
+    assert (member_folder(tmp_path, "a", 0) / "predictions_test.npz").is_file()
 
 
 def test_a_larger_subset_only_adds(entries, cache, tmp_path):

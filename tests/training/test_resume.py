@@ -78,7 +78,7 @@ def test_a_member_from_a_retrained_start_is_trained_again(start, entries, cache,
     def scores():
         each = {"a": QUICK.replace(weights=str(tmp_path / "a.pth"))}
         test = entries[entries["part"] == "test"]
-        return comparison.compare(each, [0], entries, cache, test, tmp_path / "out", progress=False)["a"][0].scores
+        return comparison.compare(each, [0], entries, cache, test, tmp_path / "out")["a"][0].scores
 
     start(0)
     first = scores()
@@ -176,7 +176,7 @@ def test_what_kills_a_run_before_it_has_a_model_leaves_none_in_its_place(mode, e
 
 def test_a_member_folder_without_its_record_is_not_believed(entries, cache, tmp_path):
     test = entries[entries["part"] == "test"]
-    given = {"entries": entries, "images": cache, "test": test, "out": tmp_path / "out", "progress": False}
+    given = {"entries": entries, "images": cache, "test": test, "out": tmp_path / "out"}
     [first] = comparison.compare({"a": QUICK}, [0], **given)["a"]
     folder = tmp_path / "out" / "a" / "seed0"
     record = json.loads((folder / "member.json").read_text())

@@ -73,7 +73,7 @@ def compare(options: CompareOptions) -> None:
     used = [subset(entries, part, size, seed)["image"] for part, size in largest.items() for seed in options.seeds]
     names = sorted(set(test["image"]).union(*used))
     images = images_of(options, data.images, options.image_size, names, options.run_dir)
-    results = comparison.compare(each, options.seeds, entries, images, test, out)
+    results = comparison.compare(each, options.seeds, entries, images, test, out, options.jobs)
     table = comparison.comparison_table(results)
     table = table.assign(minutes=comparison.minutes(out, each, options.seeds)).join(costs)
     tables, figures = {"comparison": table}, {"04_accuracy_cost": plots.plot_costs(table)}
