@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.scale import FuncScale
-from sklearn.metrics import precision_recall_curve
+from sklearn.metrics import auc, precision_recall_curve, roc_curve
 
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.predictions import Predictions
@@ -15,6 +15,27 @@ from cxrlib.evaluation.thresholds import Thresholds, number
 from cxrlib.plots.style import BLUE, GREY, ORANGE, STYLES, described, draw_bars, panels, pretty
 
 _ROOT = FuncScale(None, (lambda value: np.sign(value) * np.abs(value) ** 0.5, lambda root: np.abs(root) * root))
+
+
+def plot_roc(scores: np.ndarray, positive: np.ndarray, draws: Sequence[float], name: str) -> plt.Figure:
+    """The ROC curve of one finding, and the AUROCs of draws of patients with their middle 95 %, without NaN."""
+    figure, (curve, spread) = plt.subplots(1, 2, figsize=(10, 4))
+    beside, found, _ = roc_curve(positive, scores)
+    area, draws = auc(beside, found), np.array(draws)[np.isfinite(draws)]
+    low, high = np.percentile(draws, [2.5, 97.5])
+    curve.fill_between(beside, found, color=BLUE, alpha=0.15)
+    curve.plot(beside, found, color=BLUE, lw=2)
+    curve.plot([0, 1], [0, 1], color=GREY, ls=":", lw=1.5)
+    curve.text(0.62, 0.3, f"area\n{area:.3f}", color=BLUE, ha="center", size=13)
+    curve.set(xlabel="1 − specificity", ylabel="sensitivity", title=f"{name}: ROC curve", aspect="equal")
+    spread.hist(draws, bins=20, color=BLUE, alpha=0.5)
+    spread.axvline(area, color=BLUE, lw=2, label="all patients, once each")
+    for end in (low, high):
+        spread.axvline(end, color=ORANGE, ls="--", lw=2, label="2.5 % and 97.5 %" if end == low else None)
+    spread.set(xlabel="AUROC", ylabel="draws of patients", title=f"AUROC in {len(draws)} draws")
+    spread.legend(loc="upper left", bbox_to_anchor=(0, -0.18), ncols=2)
+    said = f"The ROC curve of {name} with an area of {area:.3f}, beside the AUROCs of {len(draws)} draws of patients"
+    return described(figure, f"{said}; 95 % of these lie between {low:.3f} and {high:.3f}.")
 
 
 def plot_prevalence(prevalence: Sequence[float], at_half: Sequence, best: Sequence, auroc: float) -> plt.Figure:

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from scipy.special import ndtr
+from sklearn.metrics import roc_auc_score
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
@@ -148,3 +149,14 @@ def test_images_of_unknown_label_enter_no_curve(predictions):
     figure = plots_evaluation.plot_reliability({"raw": nothing}, ["Edema"])
     assert not figure.axes[0].containers
     assert "no positive" in words(plots_evaluation.plot_pr_curves(nothing, points))
+
+
+def test_the_roc_curve_and_the_draws_of_its_area():
+    scores, positive = np.array([0.9, 0.8, 0.7, 0.4, 0.3, 0.2]), np.array([1, 0, 1, 1, 0, 0]) == 1
+    draws = [np.nan, *np.linspace(0.5, 0.9, 41)]
+    figure = plots_evaluation.plot_roc(scores, positive, draws, "Mass")
+    assert f"area of {roc_auc_score(positive, scores):.3f}" in plots.alt_text(figure)
+    assert "41 draws" in plots.alt_text(figure), "one without a positive has no AUROC"
+    assert "between 0.510 and 0.890" in plots.alt_text(figure)
+    curve = figure.axes[0].lines[0]
+    assert (curve.get_xdata()[0], curve.get_ydata()[-1]) == (0, 1)
