@@ -59,10 +59,7 @@ class _Content(_Checked):
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
-    """Checkpoints by the name of their file; a single model is an ensemble of one.
-
-    thresholds: tuned for the mean of the calibrated scores, as in a checkpoint, or None.
-    """
+    """Checkpoints by the name of their file, one or more, and the thresholds tuned for the mean of their scores."""
 
     members: dict[str, dict]
     thresholds: dict | None = None
