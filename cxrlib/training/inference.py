@@ -99,8 +99,7 @@ def _session(network: ChestXrayModel):
 def predict(model, dataset, batch_size: int = 64, accelerator=None, num_workers: int = 0, progress: bool = False):
     """Score every row of a dataset of `inputs.make_dataset` as `Engine` does; returns `Predictions` in its order.
 
-    accelerator: if given, distributes the batches over its processes; each process gets all scores.
-    num_workers: processes that read ahead.
+    accelerator: shares out the batches to its processes, each of which gets all scores. num_workers: that read ahead.
     """
     loader = make_loader(dataset, batch_size, num_workers=num_workers)
     if accelerator is not None:

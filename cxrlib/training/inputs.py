@@ -84,10 +84,7 @@ def left_by(path: Path, ours: dict) -> dict | None:
 
 
 def set_aside(out: Path) -> None:
-    """Move what an earlier run left in the folder `out` to out/previous-N, so that it cannot pass for a new run's.
-
-    In a run folder of the course, what its notebooks made from the earlier model is moved, too.
-    """
+    """Move what an earlier run, and notebooks with its model, left in `out` and its run folder, to out/previous-N."""
     found = [path for path in map(out.joinpath, _RESULTS) if path.exists()]
     if found:
         found += [path for path in map(out.joinpath, _MADE_FROM_THEM) if path.is_dir()]

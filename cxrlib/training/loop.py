@@ -1,8 +1,4 @@
-"""One training run: epochs, evaluation, checkpoints, and resuming after an interruption.
-
-The order of the images, the augmentation and the dropout of a step depend only on the seed, the epoch and the step.
-Thus a killed run that resumes from its last saved state ends with bit-identical weights.
-"""
+"""One training run: epochs, evaluation, checkpoints, and resuming after an interruption, to bit-identical weights."""
 
 import os
 import time
@@ -39,12 +35,7 @@ _LOOK_EVERY = 50  # steps between reads of the loss, each of which synchronizes 
 
 @kept_memory()
 def fit(
-    config: TrainConfig,
-    entries: pd.DataFrame,
-    images: Images,
-    out: Path,
-    progress: bool = True,
-    familiarity: bool = True,
+    config: TrainConfig, entries: pd.DataFrame, images: Images, out: Path, progress: bool = True, familiarity=True
 ) -> pd.DataFrame:
     """Train on the training split and select the epoch on the validation split; the test split is not used.
 
@@ -74,7 +65,7 @@ def _train(config: TrainConfig, entries: pd.DataFrame, images, out: Path, progre
     while not training.over:
         training.epoch()
     training.accelerator.wait_for_everyone()
-    if training.accelerator.is_main_process:
+    if training.main:
         (out / "state.pth").unlink(missing_ok=True)
     return pd.DataFrame(training.rows)
 
