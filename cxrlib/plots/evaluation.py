@@ -1,7 +1,5 @@
 """Figures of evaluation: thresholds, calibration, gaps between groups."""
 
-from collections.abc import Sequence
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -17,7 +15,7 @@ from cxrlib.plots.style import BLUE, GREY, ORANGE, STYLES, described, draw_bars,
 _ROOT = FuncScale(None, (lambda value: np.sign(value) * np.abs(value) ** 0.5, lambda root: np.abs(root) * root))
 
 
-def plot_prevalence(prevalence: Sequence[float], at_half: Sequence, best: Sequence, auroc: float) -> plt.Figure:
+def plot_prevalence(prevalence: np.ndarray, at_half, best, auroc: float) -> plt.Figure:
     """F1 of one model against the prevalence: at the threshold 0.5 and at the best one."""
     figure, axes = plt.subplots(figsize=(8, 3.6))
     axes.axhline(auroc, color=GREY, ls="--", lw=1.5)
@@ -75,7 +73,7 @@ def plot_pr_curves(predictions: Predictions, points: dict[str, Thresholds]) -> p
     return described(figure, f"Precision-recall curve of each finding, with the operating points {', '.join(points)}.")
 
 
-def plot_reliability(tables: dict[str, Predictions], findings: Sequence[str], bins: int = 5) -> plt.Figure:
+def plot_reliability(tables: dict[str, Predictions], findings: list[str], bins: int = 5) -> plt.Figure:
     """Share of positives against the mean score, in bins of equally many images; the dotted diagonal is ideal."""
     labels = "mean score of a bin (both axes: square-root scale)", "share of positives in the bin"
     figure, all_axes = panels(len(findings), 2, 4.3, height=3.6, labels=labels, sharex=True, sharey=True)
