@@ -250,8 +250,7 @@ def _radiographs(name: str, arch: str, norm: tuple) -> dict:
                          f"{', '.join(RADIOGRAPH_WEIGHTS)}")  # fmt: skip
     if arch != "densenet121":
         raise InputError(f"weights {name} are those of a DenseNet-121; expected arch densenet121, not {arch}")
-    path = _download(name)
-    state = _read(path, path)
+    state = _downloaded(name)
     mean, std = (torch.tensor(values, dtype=torch.float32) for values in norm)
     kernel = state["features.conv0.weight"].float()  # (64, 1, 7, 7)
     # the same sums except at the border, whose padding is 0.5 there and the mean grey here
@@ -262,22 +261,21 @@ def _radiographs(name: str, arch: str, norm: tuple) -> dict:
     return new
 
 
-def _download(name: str) -> Path:
+def _downloaded(name: str) -> dict:
     from torchxrayvision.models import model_urls
 
     url = model_urls[RADIOGRAPH_WEIGHTS[name]]["weights_url"]
     path = CACHE / "weights" / url.rsplit("/", 1)[1]
     if path.is_file():
-        return path
+        return _read(path, path)
     try:
         with written_whole(path) as temporary:
             with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, temporary.open("wb") as file:
                 shutil.copyfileobj(response, file, 1 << 20)
-            _read(temporary, path)  # before it takes its name
+            return _read(temporary, path)  # before it takes its name
     except (OSError, HTTPException) as error:  # URLError and time-outs are OSErrors
         raise InputError(f"the weights {name} cannot be downloaded ({error}); connect to a network, put the file at "
                          f"{path}, or use other weights (weights=imagenet, weights=none)") from None  # fmt: skip
-    return path
 
 
 def _read(path: Path, name: Path) -> dict:
