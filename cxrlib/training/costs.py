@@ -166,26 +166,22 @@ def _cpu() -> str:
 
 def _measure(config: TrainConfig, there) -> None:
     """Send the result of `measure_costs`."""
-    from torch.utils.flop_counter import FlopCounterMode  # here, as it takes half a second
-
     device = torch.device(pick_device(config.device))
     model = build_model(config.arch, "none", config.image_size).to(device)
     average = EMA(model, config.ema_decay)  # counts towards the memory
     training = images_per_second(model, config.batch_size, config.precision, config.layout, device)
-    memory = _peak_gib(device)
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     millions = sum(parameter.numel() for parameter in average.model.parameters()) / 1e6
     x = torch.rand(config.batch_size, 1, *2 * [config.image_size], device=device)
     engine = Engine(model.lay_out("channels_last"), 10**6)
     forward = config.batch_size / _fastest(lambda: engine(x)[0].cpu())  # .cpu() waits for a GPU
+    from torch.utils.flop_counter import FlopCounterMode  # here, since it takes half a second, and memory
+
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model.eval()(x[:1])
     gflop = counter.get_total_flops() / 1e9
     of_time = {"train_images_per_s": training, "images_per_s": forward}
-    there.send({"parameters": millions, "gflop": gflop} | of_time | {"memory": memory})
-
-
-def _peak_gib(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    there.send({"parameters": millions, "gflop": gflop} | of_time | {"memory": peak / 2**30})

@@ -44,7 +44,7 @@ def fit(
     an interrupted run resumes from it, and a finished one returns its history; else `set_aside` clears the folder.
 
     entries: with labels, patients and the column part. images: of config.image_size, or {name: path}.
-    familiarity: whether to add what tells that an image is not like those of the run (`training.familiarity`).
+    familiarity: whether to add what tells that another image is unlike those of the run (`training.familiarity`).
     Returns one row per epoch: epoch, lr, train_loss, val_loss, val_auroc (macro), images_per_s, seconds, best. Raises
     InputError if a split is empty, no finding has a validation AUROC, the loss is not finite, or, with config.resume,
     `out` has a run of another configuration.
