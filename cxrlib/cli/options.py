@@ -10,6 +10,7 @@ from pydantic import Field
 from cxrlib.core.config import Archs, Config, Numbers, Place, Places
 from cxrlib.core.paths import CACHE, PHANTOM, RUNS
 from cxrlib.course.config import CALIBRATE, DataConfig, FilesConfig
+from cxrlib.models.names import METHODS
 from cxrlib.phantom.config import PhantomConfig
 from cxrlib.training.config import DEVICES, TrainConfig
 
@@ -82,7 +83,9 @@ class EvalOptions(HeldOutOptions):
 class GradcamOptions(HeldOutOptions):
     """Overlays of heat maps on test images; with --boxes, a score against the radiologists' boxes."""
 
-    method: str = Field("gradcam", description="gradcam, gradcam++, layercam (finer), or activation as a control")
+    method: Literal[METHODS] = Field(
+        "gradcam", description="gradcam, gradcam++, layercam (finer), or activation as a control"
+    )
     boxes: bool = Field(False, description="score the maps against the boxes, with controls")
     samples: int = Field(8, ge=1, description="number of overlays")
     thresholds: Place = Field("", description="thresholds.json, beside its calibration.json; default: the checkpoint's")

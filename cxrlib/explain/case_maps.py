@@ -34,10 +34,9 @@ def case_maps(
 
 
 def control_maps(model: ChestXrayModel, images: ImageCache, cases: pd.DataFrame, maps, seed=0, **options) -> dict:
-    """Controls for the model's maps, each (n, h, w): random, average, untrained. options: of `case_maps`.
+    """Controls for the model's maps, each (n, h, w): random (smooth noise), average (`average_maps`), and untrained.
 
-    random: smooth noise. average: `average_maps`. untrained: of the same architecture with random weights, whose batch
-    norms have seen some of the images.
+    options: of `case_maps`. untrained: the architecture with random weights; its batch norms have seen some images.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)

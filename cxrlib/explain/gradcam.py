@@ -16,17 +16,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cxrlib.core.errors import InputError, nearest
+from cxrlib.core.errors import InputError
 from cxrlib.data.dataset import to_unit
 from cxrlib.models.architectures import ARCHITECTURES, ChestXrayModel, in_mode
-
-METHODS = ("gradcam", "gradcam++", "layercam", "activation")
-
-
-def check_method(method: str) -> None:
-    """Raise InputError, with the nearest name, for a method that is not one of METHODS."""
-    if method not in METHODS:
-        raise InputError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}{nearest(method, METHODS)}")
+from cxrlib.models.names import METHODS
 
 
 def default_layers(model: ChestXrayModel, method: str) -> list[str] | None:
@@ -35,24 +28,21 @@ def default_layers(model: ChestXrayModel, method: str) -> list[str] | None:
 
 
 def grad_cam(
-    model: ChestXrayModel, images: torch.Tensor, layer=None, method: str = "gradcam", with_range=False, findings=None
-) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    model: ChestXrayModel, images: torch.Tensor, layer=None, method: str = "gradcam", findings=None
+) -> torch.Tensor:
     """Where the model looks for each finding: (b, 14, h, w) float32 in [0, 1], in the coordinates of `images`.
 
     images: (b, 1, h, w) uint8 or [0, 1]. layer: the module whose output is read, or its name in the backbone (as in
     `cam_layers`): (b, c, h', w') or tokens (b, 1 + g * g, c); default: the `cam_layer`. Of several layers, the mean of
-    their maps, scaled again. method: one of METHODS. with_range: also return the lowest and the highest raw value,
-    (b, 14, layers, 2), which tell a strong map from a weak one. findings: (b,) places in FINDINGS, the one that is
-    asked for in each image, which takes a single backward pass and gives (b, 1, h, w).
+    their maps, scaled again. method: one of METHODS. findings: (b,) places in FINDINGS, the one that is asked for in
+    each image, which takes a single backward pass and gives (b, 1, h, w).
     A map is the raw one, its negative values set to 0, enlarged bilinearly (cell (i, j) of a g x g grid is centred at
     ((i + 0.5) * h / g - 0.5, (j + 0.5) * w / g - 0.5)), and divided by its highest value unless that is zero.
     Raises InputError for an unknown method, and for a layer that is not run or has no grid.
     """
     raw = raw_maps(model, images, layer, method, findings)
     maps = [_to_one(F.interpolate(grid.relu(), size=images.shape[-2:], mode="bilinear")) for grid in raw]
-    maps = (maps[0] if len(maps) == 1 else _to_one(torch.stack(maps).mean(dim=0))).cpu()
-    ranges = torch.stack([torch.stack([grid.amin((2, 3)), grid.amax((2, 3))], dim=-1) for grid in raw], dim=2).cpu()
-    return (maps, ranges) if with_range else maps
+    return _to_one(torch.stack(maps).mean(dim=0)).cpu()
 
 
 def _to_one(maps: torch.Tensor) -> torch.Tensor:
@@ -68,11 +58,9 @@ def mean_maps(each: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def raw_maps(model: ChestXrayModel, images: torch.Tensor, layer=None, method="gradcam", findings=None) -> list:
-    """The maps on the grid of each layer, (b, 14, h', w') float32, negative values kept. Arguments as in `grad_cam`.
-
-    One forward pass, and one backward pass per map. Works under no_grad and inference_mode; the model is unchanged.
-    """
-    check_method(method)
+    """The maps on the grid of each layer, (b, 14, h', w') float32, negative values kept. Arguments as in `grad_cam`."""
+    if method not in METHODS:
+        raise InputError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
     with torch.inference_mode(False):
         kept, logits = _forward(model, images, layer if isinstance(layer, list | tuple) else [layer])
         grids = [as_grid(one.detach()) for one in kept]
@@ -134,8 +122,8 @@ def _forward(model: ChestXrayModel, images: torch.Tensor, layers: Sequence) -> t
 def _resolved(model: ChestXrayModel, layer: nn.Module | str | None) -> nn.Module:
     if not isinstance(layer, str):
         return model.cam_layer if layer is None else layer
-    named = dict(model.backbone.named_modules())
-    if layer not in named:
-        raise InputError(f"{model.arch} has no layer {layer!r}; expected one such as "
-                         f"{', '.join(ARCHITECTURES[model.arch].cam_layers)}{nearest(layer, named)}")  # fmt: skip
-    return named[layer]
+    try:
+        return model.backbone.get_submodule(layer)
+    except AttributeError:
+        known = ", ".join(ARCHITECTURES[model.arch].cam_layers)
+        raise InputError(f"{model.arch} has no layer {layer!r}; expected one such as {known}") from None

@@ -92,12 +92,6 @@ def measure_all(maps: Sequence[np.ndarray], cases: pd.DataFrame) -> pd.DataFrame
     return table.drop(columns=[*OVERLAPS]).assign(**above)
 
 
-def chance(cases: pd.DataFrame) -> pd.DataFrame:
-    """What a flat map scores, as in `measure_all`; its pointing is that of a random point: the share of the boxes."""
-    flat = measure_all([np.ones((256, 256))] * len(cases), cases)
-    return flat.assign(pointing=flat["energy"])
-
-
 def score_boxes(maps: np.ndarray, cases: pd.DataFrame, controls: Mapping, replicates: int = 1000) -> pd.DataFrame:
     """How well maps and controls find the boxes: one row per kind of map, finding (last: their mean, macro) and metric.
 
@@ -106,7 +100,9 @@ def score_boxes(maps: np.ndarray, cases: pd.DataFrame, controls: Mapping, replic
     high (95 % interval over patients, the same draws for all), and, for a control, ahead, ahead_low, ahead_high: the
     model's value minus the control's, paired.
     """
-    measured = {"model": measure_all(maps, cases), "chance": chance(cases)}
+    flat = measure_all([np.ones((256, 256))] * len(cases), cases)
+    chance = flat.assign(pointing=flat["energy"])  # of a random point: the share of the boxes
+    measured = {"model": measure_all(maps, cases), "chance": chance}
     measured |= {name: measure_all(others, cases) for name, others in controls.items()}
     findings = [name for name in FINDINGS if name in set(cases["finding"])]
     finding = cases["finding"].map(findings.index).to_numpy()
@@ -150,10 +146,9 @@ def _resampled(table, counts, finding, patient, weights) -> tuple[np.ndarray, np
     return np.append(point, macro), np.hstack([free, macros]), np.hstack([ends, macro_ends])
 
 
-def interval_table(table: pd.DataFrame, metric: str = "pointing") -> pd.DataFrame:
-    """One metric of `score_boxes` as text: one row per finding, one column per kind of map, "0.62 [0.55, 0.69]"."""
-    rows = table[table["metric"] == metric]
-    rows = rows.assign(
-        text=["{:.2f} [{:.2f}, {:.2f}]".format(*row) for row in rows[["value", "low", "high"]].to_numpy()]
-    )
-    return rows.pivot_table("text", ["finding", "cases"], "maps", "first", sort=False).rename_axis(columns=None)
+def interval_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The pointing game of `score_boxes` as text: a row per finding, a column per kind of map, "0.62 [0.55, 0.69]"."""
+    rows = table[table["metric"] == "pointing"]
+    texts = ["{:.2f} [{:.2f}, {:.2f}]".format(*row) for row in rows[["value", "low", "high"]].to_numpy()]
+    shown = rows.assign(text=texts).pivot_table("text", ["finding", "cases"], "maps", "first", sort=False)
+    return shown.rename_axis(columns=None)

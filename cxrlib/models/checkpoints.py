@@ -59,10 +59,7 @@ class _Content(_Checked):
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
-    """Checkpoints by the name of their file; a single model is an ensemble of one.
-
-    thresholds: tuned for the mean of the calibrated scores, as in a checkpoint, or None.
-    """
+    """Checkpoints by the name of their file, one or more, and the thresholds tuned for the mean of their scores."""
 
     members: dict[str, dict]
     thresholds: dict | None = None
@@ -117,37 +114,31 @@ def write_checkpoint(path: str | Path, content: dict) -> Path:
 
 def load_checkpoint(path: str | Path) -> dict:
     """Read and validate a checkpoint of one model, on the CPU, without executing code; InputError if it is none."""
-    checkpoint = load_any(path)
-    if "members" in checkpoint:
-        raise InputError(f"{path} is an ensemble of {len(checkpoint['members'])} models; expected a single model")
+    checkpoint, *more = load_ensemble([path]).members.values()
+    if more:
+        raise InputError(f"{path} is an ensemble of {len(more) + 1} models; expected a single model")
     return checkpoint
-
-
-def load_any(path: str | Path) -> dict:
-    """As `load_checkpoint`, but it may also be an ensemble, which has a list of checkpoints in the field members."""
-    if not Path(path).is_file():
-        raise InputError(f"{path} does not exist; {_EXPECTED} (model_best.pth)")
-    content = read(path, f"{path} cannot be read as a checkpoint", _EXPECTED)
-    members = [content]
-    if isinstance(content, dict) and "members" in content:
-        members, tuned = content["members"], content.get("thresholds")
-        if not isinstance(members, list) or len(members) < 2 or not isinstance(tuned, dict | None):
-            raise InputError(f"{path} has unusable members or thresholds; expected an ensemble by cxr ensemble")
-    for member in members:
-        _check(path, member)
-    return content
 
 
 def load_ensemble(weights: Sequence[str | Path]) -> Ensemble:
     """The models of one or several files, each a checkpoint or an ensemble. Raises InputError for one given twice."""
     members, thresholds = {}, None
     for path in map(str, weights):
-        content = load_any(path)
-        each, thresholds = content.get("members", [content]), content.get("thresholds")
-        names = [f"{path} ({number})" for number in range(1, len(each) + 1)] if "members" in content else [path]
-        if names[0] in members:
+        if not Path(path).is_file():
+            raise InputError(f"{path} does not exist; {_EXPECTED} (model_best.pth)")
+        content = read(path, f"{path} cannot be read as a checkpoint", _EXPECTED)
+        each = {path: content}
+        if isinstance(content, dict) and "members" in content:
+            several, tuned = content["members"], content.get("thresholds")
+            if not isinstance(several, list) or len(several) < 2 or not isinstance(tuned, dict | None):
+                raise InputError(f"{path} has unusable members or thresholds; expected an ensemble by cxr ensemble")
+            each = {f"{path} ({number})": one for number, one in enumerate(several, start=1)}
+        for one in each.values():
+            _check(path, one)
+        if members.keys() & each.keys():
             raise InputError(f"{path} is given twice; expected each model once")
-        members |= dict(zip(names, each, strict=True))
+        members |= each
+        thresholds = content.get("thresholds")
     if not members:
         raise InputError("no checkpoint is given; expected one or more (model_best.pth)")
     return Ensemble(members, thresholds if len(weights) == 1 else None)

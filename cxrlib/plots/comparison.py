@@ -1,7 +1,5 @@
 """Figures of comparisons: accuracy against cost, differences, how many images a model needs."""
 
-from collections.abc import Sequence
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -21,12 +19,10 @@ def pareto_front(table: pd.DataFrame, cost: str) -> pd.Series:
 
 
 def plot_costs(table: pd.DataFrame, styles: dict | None = None) -> plt.Figure:
-    """Macro AUROC against each cost of `comparison_table`, with the Pareto front as grey steps. styles: of each name.
-
-    A candidate whose interval includes 0.5 has learned nothing that can be shown: it is hollow and not on the front.
-    """
+    """Macro AUROC against each cost of `comparison_table`; grey steps: the Pareto front. styles: of each name."""
     figure, panels = plt.subplots(1, len(COSTS), figsize=(3.4 * len(COSTS) + 2, 4.2), sharey=True)
-    learned, styles = table["auroc_low"] > 0.5, styles or dict(zip(table.index, STYLES, strict=False))
+    learned = table["auroc_low"] > 0.5  # others are hollow and not on the front: nothing can be shown
+    styles = styles or dict(zip(table.index, STYLES, strict=False))
     fronts = {cost: table[learned][pareto_front(table[learned], cost)].sort_values(cost) for cost in COSTS}
     for axes, (cost, label) in zip(panels, COSTS.items(), strict=True):
         axes.plot(fronts[cost][cost], fronts[cost]["auroc"], color="0.75", lw=4, zorder=0, drawstyle="steps-post")
@@ -93,7 +89,7 @@ def _plot_rows(table: pd.DataFrame, names: pd.Series, unclear: str, title: str) 
     return figure, names + [" {:+.3f} ({:+.3f} to {:+.3f})".format(*row) for row in values]
 
 
-def plot_learning_curves(curves: dict[str, pd.DataFrame], styles: Sequence = STYLES) -> plt.Figure:
+def plot_learning_curves(curves: dict[str, pd.DataFrame], styles=STYLES) -> plt.Figure:
     """Macro AUROC with its interval by the number of training images. curves: name -> `learning_curve`'s table."""
     figure, axes = plt.subplots(figsize=(8, 4.2))
     texts = []

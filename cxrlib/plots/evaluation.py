@@ -1,7 +1,5 @@
 """Figures of evaluation: thresholds, calibration, gaps between groups."""
 
-from collections.abc import Sequence
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -17,11 +15,11 @@ from cxrlib.plots.style import BLUE, GREY, ORANGE, STYLES, described, draw_bars,
 _ROOT = FuncScale(None, (lambda value: np.sign(value) * np.abs(value) ** 0.5, lambda root: np.abs(root) * root))
 
 
-def plot_roc(scores: np.ndarray, positive: np.ndarray, draws: Sequence[float], name: str) -> plt.Figure:
+def plot_roc(scores: np.ndarray, positive: np.ndarray, draws: np.ndarray, name: str) -> plt.Figure:
     """The ROC curve of one finding, and the AUROCs of draws of patients with their middle 95 %, without NaN."""
     figure, (curve, spread) = plt.subplots(1, 2, figsize=(10, 4))
     beside, found, _ = roc_curve(positive, scores)
-    area, draws = auc(beside, found), np.array(draws)[np.isfinite(draws)]
+    area, draws = auc(beside, found), np.asarray(draws)[np.isfinite(draws)]
     low, high = np.percentile(draws, [2.5, 97.5])
     curve.fill_between(beside, found, color=BLUE, alpha=0.15)
     curve.plot(beside, found, color=BLUE, lw=2)
@@ -38,7 +36,7 @@ def plot_roc(scores: np.ndarray, positive: np.ndarray, draws: Sequence[float], n
     return described(figure, f"{said}; 95 % of these lie between {low:.3f} and {high:.3f}.")
 
 
-def plot_prevalence(prevalence: Sequence[float], at_half: Sequence, best: Sequence, auroc: float) -> plt.Figure:
+def plot_prevalence(prevalence: np.ndarray, at_half, best, auroc: float) -> plt.Figure:
     """F1 of one model against the prevalence: at the threshold 0.5 and at the best one."""
     figure, axes = plt.subplots(figsize=(8, 3.6))
     axes.axhline(auroc, color=GREY, ls="--", lw=1.5)
@@ -96,7 +94,7 @@ def plot_pr_curves(predictions: Predictions, points: dict[str, Thresholds]) -> p
     return described(figure, f"Precision-recall curve of each finding, with the operating points {', '.join(points)}.")
 
 
-def plot_reliability(tables: dict[str, Predictions], findings: Sequence[str], bins: int = 5) -> plt.Figure:
+def plot_reliability(tables: dict[str, Predictions], findings: list[str], bins: int = 5) -> plt.Figure:
     """Share of positives against the mean score, in bins of equally many images; the dotted diagonal is ideal."""
     labels = "mean score of a bin (both axes: square-root scale)", "share of positives in the bin"
     figure, all_axes = panels(len(findings), 2, 4.3, height=3.6, labels=labels, sharex=True, sharey=True)

@@ -1,7 +1,5 @@
 """Figures of tests of heat maps: against boxes and controls, by place, sanity, faithfulness."""
 
-from collections.abc import Mapping, Sequence
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -13,7 +11,7 @@ _VALUES = ("value", "low", "high")
 _THIN = {"capsize": 2, "elinewidth": 1}
 
 
-def plot_localization(tables: Mapping[str, pd.DataFrame], order: Sequence[str] = ()) -> plt.Figure:
+def plot_localization(tables: dict[str, pd.DataFrame], order: list[str] | tuple = ()) -> plt.Figure:
     """The pointing game of `score_boxes`' tables, a panel for each title. order: findings from the top, then others."""
     games = {title: table[table["metric"] == "pointing"].set_index("finding") for title, table in tables.items()}
     model = next(iter(games.values())).query("maps == 'model'").drop("macro").sort_values("value", ascending=False)
@@ -54,7 +52,7 @@ def plot_places(density: pd.DataFrame) -> plt.Figure:
     return described(figure, f"Mean density of the heat by place. {'; '.join(texts)}.")
 
 
-def plot_sanity(tables: Mapping[str, pd.DataFrame]) -> plt.Figure:
+def plot_sanity(tables: dict[str, pd.DataFrame]) -> plt.Figure:
     """Mean rank correlation with the trained model's map, where it is defined. tables: method -> `sanity`'s."""
     (figure, axes), texts = plt.subplots(figsize=(7.5, 3.6)), []
     for n, ((name, table), style) in enumerate(zip(tables.items(), STYLES, strict=False)):

@@ -1,7 +1,4 @@
-"""The look of every figure: one palette (safe for colour-blind readers), one font, and text for who cannot see it.
-
-Each `plot_*` of this room takes plain data and returns a matplotlib Figure.
-"""
+"""The look of every figure: one palette (safe for colour-blind readers), one font, and text for who cannot see it."""
 
 import html
 import io
@@ -45,10 +42,7 @@ def alt_text(figure: plt.Figure) -> str:
 
 
 def show(figure: plt.Figure, caption: str = "The figure in words") -> None:
-    """Display a figure in a notebook, once, over its caption, which unfolds to the alt text, and close it.
-
-    JupyterLab does not pass alt text to screen readers yet. As text it is also what nbval compares, unlike pictures.
-    """
+    """Display a figure in a notebook, once, over its caption, which unfolds to the alt text, and close it."""
     from IPython.display import display  # not needed to save figures
 
     words, drawn, small = alt_text(figure), io.BytesIO(), io.BytesIO()

@@ -1,15 +1,13 @@
 """Figures of training: losses, the steps of a loop, the epochs of a run."""
 
-from collections.abc import Mapping, Sequence
-
 import matplotlib.pyplot as plt
 import pandas as pd
 
 from cxrlib.plots.style import BLUE, GREY, ORANGE, described
 
 
-def plot_losses(scores: Sequence[float], curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> plt.Figure:
-    """The loss by the score (0-1); the first is a broad band. curves: name -> (losses of a positive, of a negative)."""
+def plot_losses(scores, curves: dict) -> plt.Figure:
+    """The loss by the scores (n,); the first is a broad band. curves: name -> (losses of a positive, of a negative)."""
     figure, both = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True)
     for axes, side, title in zip(both, (0, 1), ("Positive: the finding is there", "Negative: it is not"), strict=True):
         for (name, losses), line in zip(curves.items(), ("-", "--", ":", "-."), strict=False):
@@ -22,7 +20,7 @@ def plot_losses(scores: Sequence[float], curves: Mapping[str, tuple[Sequence[flo
     return described(figure, f"{what}, for {', '.join(curves)}.")
 
 
-def plot_steps(rates: Sequence[float], losses: Sequence[float], prevalence: float | None = None) -> plt.Figure:
+def plot_steps(rates: list[float], losses: list[float], prevalence: float | None = None) -> plt.Figure:
     """Learning rate and training loss by step, with its mean over five; prevalence: a loss to draw as a dotted line."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2))
     left.plot(rates, color=BLUE, lw=2)

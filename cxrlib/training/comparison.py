@@ -1,9 +1,5 @@
-"""Comparison of architectures on the same images, with one budget and several seeds.
+"""Comparison of architectures on the same images, with one budget and several seeds; a member is one training."""
 
-A member is one training run of one candidate with one seed, which is known by the parameters in its folder.
-"""
-
-import json
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -16,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cxrlib.core.errors import InputError, some
-from cxrlib.core.paths import one_process, write_json, write_text
+from cxrlib.core.paths import one_process, write_json
 from cxrlib.core.progress import bar
 from cxrlib.data.splits import subset
 from cxrlib.evaluation.bootstrap import count_patients, interval, p_values, replicates_with_macro, with_macro
@@ -30,10 +26,9 @@ from cxrlib.training.config import TrainConfig
 from cxrlib.training.costs import measure_costs, stored
 from cxrlib.training.device import pick_device
 from cxrlib.training.inference import predict
-from cxrlib.training.inputs import Images, differing, identity, make_dataset, set_aside
+from cxrlib.training.inputs import differing, identity, make_dataset, set_aside
 from cxrlib.training.loop import fit
 
-UNITS = ("epochs", "steps", "minutes")
 _TESTED = "predictions_test.npz"
 Results = dict[str, list[Predictions]]
 
@@ -51,10 +46,10 @@ def parse_budget(budget: str) -> tuple[str, float]:
     """Parse a budget: "steps=200" gives ("steps", 200). Raises InputError if it is invalid."""
     unit, _, amount = budget.replace(" ", "").partition("=")
     try:
-        value = float(amount) if unit == "minutes" else int(amount)
-    except ValueError:
+        value = {"epochs": int, "steps": int, "minutes": float}[unit](amount)
+    except (KeyError, ValueError):
         value = math.nan
-    if unit not in UNITS or not 0 < value < math.inf:
+    if not 0 < value < math.inf:
         raise InputError(f"budget {budget!r} cannot be read; expected a number above 0, whole for epochs and steps: "
                          "epochs=2, steps=200 or minutes=3")  # fmt: skip
     return unit, value
@@ -86,33 +81,24 @@ def with_budget(
 
 
 def compare(
-    each: dict[str, TrainConfig],
-    seeds: Sequence[int],
-    entries: pd.DataFrame,
-    images: Images,
-    test: pd.DataFrame,
-    out: Path,
-    jobs: int = 1,
+    each: dict[str, TrainConfig], seeds: Sequence[int], entries, images, test: pd.DataFrame, out: Path, jobs: int = 1
 ) -> Results:
     """Train every candidate with every seed, predict the test entries, and return {name: one Predictions per seed}.
 
-    `out` gets NAME/seedN/ with the files of `fit` and predictions_test.npz. A finished member is read, and an
-    interrupted one resumed. One of another `inputs.identity` is moved aside and trained again.
+    entries, images: as in `fit`. `out` gets NAME/seedN/ with the files of `fit` and predictions_test.npz. A finished
+    member is read, an interrupted one resumed, one of another `inputs.identity` moved aside and trained again.
     jobs: trainings at the same time on a CPU, with one thread each, so that a seed gives the same weights on any number
     of cores; 0 is one per core. With 1, and on a GPU, they follow one another, with all threads.
     """
-    if len(set(seeds)) < len(seeds):
-        raise InputError(f"seeds {some(seeds, 10)} name one more than once; expected each once: it would count twice")
-    if not each or not seeds:
-        raise InputError("the comparison is empty; expected at least one architecture and one seed")
-    folders = {name: [member_folder(out, name, seed) for seed in seeds] for name in each}
-    members = [(config.replace(seed=seed, resume=True), folder)
-               for name, config in each.items() for seed, folder in zip(seeds, folders[name], strict=True)]  # fmt: skip
-    waiting = [member for member in members if not _is_finished(*member, entries, test)]
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(f"seeds {some(seeds, 10)} cannot be used; expected one or more, each once")
+    members = {name: [(config.replace(seed=seed, resume=True), member_folder(out, name, seed)) for seed in seeds]
+               for name, config in each.items()}  # fmt: skip
+    waiting = [one for own in members.values() for one in own if not _is_finished(*one, entries, test)]
     if any(pick_device(config.device) != "cpu" for config in each.values()):
         jobs = 1
     _train(waiting, entries, images, test, jobs)
-    return {name: [Predictions.load(folder / _TESTED) for folder in folders[name]] for name in each}
+    return {name: [Predictions.load(folder / _TESTED) for _, folder in own] for name, own in members.items()}
 
 
 def member_folder(out: Path, name: str, seed: int) -> Path:
@@ -134,10 +120,9 @@ def comparison_table(results: Results, replicates: int = 2000, seed: int = 0) ->
     """
     drawn, point, scarcest = _drawn(results, replicates, seed)
     low, high = interval(drawn, point, np.full(len(point), scarcest))
-    columns = {"auroc": point, "auroc_low": low, "auroc_high": high}
-    columns["seed_sd"] = [np.std(_macro(each), ddof=1) if len(each) > 1 else np.nan for each in results.values()]
-    columns["seeds"] = [len(each) for each in results.values()]
-    return pd.DataFrame(columns, index=pd.Index(results, name="arch"))
+    spread = [np.std(_macro(each), ddof=1) if len(each) > 1 else np.nan for each in results.values()]
+    columns = {"auroc": point, "auroc_low": low, "auroc_high": high, "seed_sd": spread}
+    return pd.DataFrame(columns, index=pd.Index(results, name="arch")).assign(seeds=[*map(len, results.values())])
 
 
 def all_differences(results: Results, replicates: int = 2000, seed: int = 0) -> pd.DataFrame:
@@ -158,13 +143,7 @@ def all_differences(results: Results, replicates: int = 2000, seed: int = 0) -> 
 
 
 def learning_curve(
-    config: TrainConfig,
-    sizes: Iterable[int],
-    seeds: Sequence[int],
-    entries: pd.DataFrame,
-    images: Images,
-    test: pd.DataFrame,
-    out: Path,
+    config: TrainConfig, sizes: Iterable[int], seeds: Sequence[int], entries: pd.DataFrame, images, test, out: Path
 ) -> pd.DataFrame:
     """`comparison_table` by approximate number of training images (0 is all), with a column images (their mean)."""
     each = {str(size): config.replace(train_subset=size) for size in sizes}
@@ -185,7 +164,7 @@ def kept_costs(each: dict[str, TrainConfig], path: Path, progress: bool = True) 
         missing = {about[name]: config for name, config in each.items() if about[name] not in known}
         for which, config in bar(missing.items(), show=progress, desc="costs", unit=" models", leave=False):
             known[which] = measure_costs(config)
-            write_text(path, json.dumps(known, indent=1))  # not write_json: memory is NaN on Windows
+            write_json(path, known)
     return pd.DataFrame({name: known[about[name]] for name in each}).T
 
 

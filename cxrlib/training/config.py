@@ -1,8 +1,4 @@
-"""Every parameter of a training run, declared once.
-
-The defaults of what can be switched on and off were chosen by an ablation, shown in notebook 04. Nothing here loads
-torch, so that `--help` answers at once; tests hold the choices to what the other modules offer.
-"""
+"""Every parameter of a training run, declared once; nothing here loads torch, so that `--help` answers at once."""
 
 from typing import Literal
 
@@ -42,18 +38,14 @@ class TrainConfig(Config):
     drop_strength: float = Field(1.0, ge=0, le=5, description="strength of dropout and stochastic depth; 0 for none")
     tta: bool = Field(False, description="score each image in five positions and average (test-time augmentation)")
     patience: int = Field(0, ge=0, description="stop after this many epochs without improvement; 0 for never")
-    split: Literal[SPLITS] = Field(
-        "official", description="official (NIH's lists), patient, or image (which leaks, and shows by how much)"
-    )
+    split: Literal[SPLITS] = Field("official", description="official (NIH's lists), patient, or image (which leaks)")
     val_share: float = Field(0.1, gt=0, lt=0.8, description="share of the images for validation; for test it is 0.2")
     train_subset: int = Field(0, ge=0, description="approximate number of training images, whole patients; 0 for all")
     val_subset: int = Field(0, ge=0, description="approximate number of validation images, whole patients; 0 for all")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="seed of the split, subsets, weights, order and augmentation")
     num_workers: int = Field(0, ge=0, description="processes that read ahead; 0 is right with the cache")
     device: Literal[DEVICES] = Field("auto", description="auto, cpu, cuda or mps")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="fp32, bf16, or auto: the faster in a few timed steps"
-    )
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="fp32, bf16, or auto: the faster, as timed")
     layout: Literal["auto", "channels_last", "contiguous"] = Field(
         "auto", description="memory layout: channels_last, contiguous, or auto: the faster in a few timed steps"
     )

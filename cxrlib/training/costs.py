@@ -1,7 +1,6 @@
 """What a training costs in operations, time and memory, and which precision and memory layout are fastest.
 
-On the same processor, bf16 can make DenseNet-121 twice as fast and EfficientNet slower. Timings are stored in
-data/cache/speed.json, so that later runs start at once and make the same choice.
+Timings are stored in data/cache/speed.json, so that later runs start at once and make the same choice.
 """
 
 import copy
@@ -9,6 +8,7 @@ import json
 import multiprocessing
 import platform
 import re
+import resource
 import sys
 import timeit
 from collections.abc import Callable
@@ -18,7 +18,7 @@ import torch
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import CACHE, one_process, write_json
-from cxrlib.models.architectures import ChestXrayModel, build_model, in_mode
+from cxrlib.models.architectures import ChestXrayModel, build_model
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.device import free_memory, kept_memory, pick_device
 from cxrlib.training.inference import Engine
@@ -54,10 +54,7 @@ def choose(config: TrainConfig, model: ChestXrayModel, device: torch.device, sho
 
 
 def memory_needed(model: ChestXrayModel, batch_size: int, precision: str) -> int:
-    """Bytes that training takes on a CPU beside the weights.
-
-    Gradients, two moments and averaged weights; what a forward pass keeps for the backward pass, and a quarter of it.
-    """
+    """Bytes that training takes on a CPU beside the weights, with a quarter more than a forward pass keeps."""
     model = copy.deepcopy(model).train()  # whose batch normalization would follow
 
     def kept(images: int) -> int:
@@ -75,6 +72,7 @@ def memory_needed(model: ChestXrayModel, batch_size: int, precision: str) -> int
         return sum(sizes.values())
 
     few, more = kept(2), kept(4)  # the weights are among both
+    # the last: gradients, two moments and averaged weights
     return round(1.25 * batch_size * (more - few) / 2 + 16 * sum(weight.numel() for weight in model.parameters()))
 
 
@@ -107,10 +105,8 @@ def measure_costs(config: TrainConfig) -> dict[str, float]:
     """
     model = build_model(config.arch, "none", config.image_size)
     choice = choose(config, model, torch.device(pick_device(config.device)), show=False)
-    # if available, by a fork server that has only imported the libraries
-    context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
-    if sys.platform != "win32":
-        context.set_forkserver_preload([__name__])
+    context = multiprocessing.get_context("forkserver")  # which has only imported the libraries
+    context.set_forkserver_preload([__name__])
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(config.replace(**choice, weights="none"), there), daemon=True)
     process.start()
@@ -122,16 +118,6 @@ def measure_costs(config: TrainConfig) -> dict[str, float]:
                          "out; lower batch_size or image_size") from None  # fmt: skip
     finally:
         process.join()
-
-
-def gflop(model: ChestXrayModel) -> float:
-    """10^9 floating-point operations of a forward pass of one image; a multiply-add counts two."""
-    from torch.utils.flop_counter import FlopCounterMode  # here, as it takes half a second
-
-    image = torch.zeros(1, 1, model.image_size, model.image_size, device=next(model.parameters()).device)
-    with FlopCounterMode(display=False) as counter, in_mode(model), torch.inference_mode():
-        model(image)
-    return counter.get_total_flops() / 1e9
 
 
 def stored(path: Path) -> dict:
@@ -184,21 +170,18 @@ def _measure(config: TrainConfig, there) -> None:
     model = build_model(config.arch, "none", config.image_size).to(device)
     average = EMA(model, config.ema_decay)  # counts towards the memory
     training = images_per_second(model, config.batch_size, config.precision, config.layout, device)
-    memory = _peak_gib(device)
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     millions = sum(parameter.numel() for parameter in average.model.parameters()) / 1e6
     x = torch.rand(config.batch_size, 1, *2 * [config.image_size], device=device)
     engine = Engine(model.lay_out("channels_last"), 10**6)
     forward = config.batch_size / _fastest(lambda: engine(x)[0].cpu())  # .cpu() waits for a GPU
+    from torch.utils.flop_counter import FlopCounterMode  # here, since it takes half a second, and memory
+
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model.eval()(x[:1])
+    gflop = counter.get_total_flops() / 1e9
     of_time = {"train_images_per_s": training, "images_per_s": forward}
-    there.send({"parameters": millions, "gflop": gflop(model)} | of_time | {"memory": memory})
-
-
-def _peak_gib(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    if sys.platform == "win32":
-        return float("nan")  # Windows has no getrusage
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    there.send({"parameters": millions, "gflop": gflop} | of_time | {"memory": peak / 2**30})

@@ -19,9 +19,6 @@ from cxrlib.core.errors import InputError
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _LARGEST, _MAPPINGS, _MIB = 2**31 - 1, 65_536, 2**20
 _depth = 0
-# of control groups, version 2 and 1: limit, use, and the part of the use that is given back on demand
-_FILES = {"": ("memory.max", "memory.current", "inactive_file"),
-          "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")}  # fmt: skip
 
 
 def pick_device(device: str = "auto") -> str:
@@ -35,19 +32,17 @@ def pick_device(device: str = "auto") -> str:
 
 
 def free_memory(root: str | Path = "/") -> int:
-    """Bytes that this process may still take, of the machine and of the control groups (containers) that limit it."""
+    """Bytes that this process may still take of the machine, and of the control groups (version 2) that limit it."""
     free, table = [psutil.virtual_memory().available], Path(root, "proc/self/cgroup")
     for line in table.read_text(encoding="utf-8").splitlines() if table.is_file() else ():
-        _, controllers, name = line.split(":", 2)
-        kind = "memory" if "memory" in controllers.split(",") else controllers
-        group = Path(root, "sys/fs/cgroup", kind, name.lstrip("/"))
-        for folder in (group, *group.parents) if kind in _FILES else ():
+        group = Path(root, "sys/fs/cgroup", line.rpartition(":")[2].lstrip("/"))
+        for folder in (group, *group.parents):
             try:
-                limit, used = (int((folder / file).read_text()) for file in _FILES[kind][:2])
+                limit, used = (int((folder / file).read_text()) for file in ("memory.max", "memory.current"))
                 stat = dict(map(str.split, (folder / "memory.stat").read_text().splitlines()))
             except (OSError, ValueError):  # another folder, or "max": no limit
                 continue
-            free.append(limit - used + int(stat.get(_FILES[kind][2], 0)))
+            free.append(limit - used + int(stat["inactive_file"]))  # which is given back on demand
     return max(0, min(free))
 
 

@@ -12,13 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import torch
-from torch import nn
 
 from cxrlib.core.progress import bar
 from cxrlib.data.dataset import make_loader, shifted, to_unit
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.models.architectures import ARCHITECTURES, ChestXrayModel
+from cxrlib.models.architectures import ChestXrayModel
 from cxrlib.training.device import kept_memory
 
 _MANY = 2**25  # pixels, from which preparing onnxruntime pays: 670 images of 224 x 224
@@ -34,7 +33,7 @@ class Engine:
     def __init__(self, model: ChestXrayModel, images: int = 0):
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
         self._network = copy.deepcopy(model, shared).eval()
-        self._network.backbone.set_submodule(ARCHITECTURES[model.arch].head, _WithInput(model.head))
+        self._network.head.register_forward_hook(lambda head, inputs, output: torch.cat([output, inputs[0]], dim=1))
         self.device, self._session, self._pool = model.mean.device, None, None
         if self.device.type == "cpu":
             self._pool = ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,))
@@ -68,17 +67,6 @@ class Engine:
             return self._network(images)
 
 
-class _WithInput(nn.Module):
-    """A head whose output also holds its input, after its own."""
-
-    def __init__(self, head: nn.Linear):
-        super().__init__()
-        self.head = head
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self.head(x), x], dim=1)
-
-
 def _session(network: ChestXrayModel):
     """The network in onnxruntime, on one core per call; None where this version of torch cannot hand it over."""
     import onnxruntime  # an optional extra
@@ -99,8 +87,7 @@ def _session(network: ChestXrayModel):
 def predict(model, dataset, batch_size: int = 64, accelerator=None, num_workers: int = 0, progress: bool = False):
     """Score every row of a dataset of `inputs.make_dataset` as `Engine` does; returns `Predictions` in its order.
 
-    accelerator: if given, distributes the batches over its processes; each process gets all scores.
-    num_workers: processes that read ahead.
+    accelerator: shares out the batches to its processes, each of which gets all scores. num_workers: that read ahead.
     """
     loader = make_loader(dataset, batch_size, num_workers=num_workers)
     if accelerator is not None:

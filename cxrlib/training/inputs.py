@@ -69,13 +69,10 @@ def differing(theirs: dict, ours: dict) -> dict:
 
 def left_by(path: Path, ours: dict) -> dict | None:
     """What a run left in state.pth or, once finished, model_last.pth; InputError for another identity than `ours`."""
-    if not path.is_file():
-        return None
-    content = read(path, f"{path} cannot be read", "remove it to begin anew")
+    content = read(path, f"{path} cannot be read", "remove it to begin anew") if path.is_file() else {}
     if "identity" not in content:
         return None
-    differ = differing(content["identity"], ours)
-    if differ:
+    if differ := differing(content["identity"], ours):
         shown = ["images or labels" if name == "images" else f"{name} {value!r}, now {ours[name]!r}"
                  for name, value in differ.items()]  # fmt: skip
         raise InputError(f"{path} is of a run with other {some(shown)}; expected the same: "
@@ -84,10 +81,7 @@ def left_by(path: Path, ours: dict) -> dict | None:
 
 
 def set_aside(out: Path) -> None:
-    """Move what an earlier run left in the folder `out` to out/previous-N, so that it cannot pass for a new run's.
-
-    In a run folder of the course, what its notebooks made from the earlier model is moved, too.
-    """
+    """Move what an earlier run, and notebooks with its model, left in `out` and its run folder, to out/previous-N."""
     found = [path for path in map(out.joinpath, _RESULTS) if path.exists()]
     if found:
         found += [path for path in map(out.joinpath, _MADE_FROM_THEM) if path.is_dir()]

@@ -1,8 +1,4 @@
-"""One training run: epochs, evaluation, checkpoints, and resuming after an interruption.
-
-The order of the images, the augmentation and the dropout of a step depend only on the seed, the epoch and the step.
-Thus a killed run that resumes from its last saved state ends with bit-identical weights.
-"""
+"""One training run: epochs, evaluation, checkpoints, and resuming after an interruption, to bit-identical weights."""
 
 import os
 import time
@@ -39,12 +35,7 @@ _LOOK_EVERY = 50  # steps between reads of the loss, each of which synchronizes 
 
 @kept_memory()
 def fit(
-    config: TrainConfig,
-    entries: pd.DataFrame,
-    images: Images,
-    out: Path,
-    progress: bool = True,
-    familiarity: bool = True,
+    config: TrainConfig, entries: pd.DataFrame, images: Images, out: Path, progress: bool = True, familiarity=True
 ) -> pd.DataFrame:
     """Train on the training split and select the epoch on the validation split; the test split is not used.
 
@@ -53,7 +44,7 @@ def fit(
     an interrupted run resumes from it, and a finished one returns its history; else `set_aside` clears the folder.
 
     entries: with labels, patients and the column part. images: of config.image_size, or {name: path}.
-    familiarity: whether to add what tells that an image is not like those of the run (`training.familiarity`).
+    familiarity: whether to add what tells that another image is unlike those of the run (`training.familiarity`).
     Returns one row per epoch: epoch, lr, train_loss, val_loss, val_auroc (macro), images_per_s, seconds, best. Raises
     InputError if a split is empty, no finding has a validation AUROC, the loss is not finite, or, with config.resume,
     `out` has a run of another configuration.
@@ -74,7 +65,7 @@ def _train(config: TrainConfig, entries: pd.DataFrame, images, out: Path, progre
     while not training.over:
         training.epoch()
     training.accelerator.wait_for_everyone()
-    if training.accelerator.is_main_process:
+    if training.main:
         (out / "state.pth").unlink(missing_ok=True)
     return pd.DataFrame(training.rows)
 

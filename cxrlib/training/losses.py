@@ -10,8 +10,7 @@ from functools import partial
 import torch
 from torch.nn import functional as F
 
-from cxrlib.core.errors import InputError, nearest
-from cxrlib.training.config import LOSSES
+from cxrlib.core.errors import InputError
 
 
 def make_loss(name: str, labels: torch.Tensor | None = None, pos_weight_cap: float = 20.0) -> Callable:
@@ -19,14 +18,12 @@ def make_loss(name: str, labels: torch.Tensor | None = None, pos_weight_cap: flo
 
     "bce_pos_weight" weights positives by `pos_weight` of the training `labels` (n, 14), on the device of the logits.
     """
-    if name not in LOSSES:
-        raise InputError(f"unknown loss {name!r}; expected one of {', '.join(LOSSES)}{nearest(name, LOSSES)}")
     bce = partial(F.binary_cross_entropy_with_logits, reduction="none")
     if name == "bce_pos_weight":
         if labels is None:
             raise InputError("the loss bce_pos_weight needs the training labels; expected (n, 14) of 0 and 1")
         bce = partial(bce, pos_weight=pos_weight(labels, pos_weight_cap))
-    each = {"focal": _focal, "asymmetric": _asymmetric}.get(name, bce)
+    each = {"bce": bce, "bce_pos_weight": bce, "focal": _focal, "asymmetric": _asymmetric}[name]
 
     def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         known = labels <= 1  # neither NaN nor UNKNOWN
@@ -37,10 +34,7 @@ def make_loss(name: str, labels: torch.Tensor | None = None, pos_weight_cap: flo
 
 
 def pos_weight(labels: torch.Tensor, cap: float = 20.0) -> torch.Tensor:
-    """Negatives per positive for each finding, between 1 and `cap`: (n, 14) labels to (14,) weights.
-
-    Without the cap, the weight of Hernia would be about 500. A finding without positives has the weight `cap`.
-    """
+    """Negatives per positive for each finding, from 1 to `cap` (no positive): (n, 14) labels to (14,) weights."""
     positives, negatives = ((labels == label).sum(dim=0) for label in (1, 0))
     return torch.where(positives > 0, negatives / positives, cap).clamp(1, cap)
 

@@ -47,10 +47,7 @@ def start_at_prevalence(head: nn.Linear, labels: torch.Tensor) -> None:
 
 
 def strengthen_dropout(model: ChestXrayModel, strength: float) -> None:
-    """Raise the keep probability of dropout and stochastic depth to the power `strength`; 2 makes 0.36 of p = 0.2.
-
-    Raises InputError if the architecture has neither and strength is neither 1 nor 0, which it fulfils.
-    """
+    """Raise the keep probability of dropout and stochastic depth to a power; InputError where there is none."""
     names = ("p", "drop_prob", "drop_rate")  # torch and torchvision; timm
     places = [(module, name) for module in model.modules() for name in names if getattr(module, name, 0)]
     if not places and strength not in (0, 1):

@@ -70,16 +70,14 @@ def fit_probe(
 
 
 def features(model: ChestXrayModel, dataset, batch_size: int = 64, progress: bool = True) -> torch.Tensor:
-    """The input of the model's head for every row of a dataset, (n, features) float32 on the model's device.
-
-    For an `ImageCache` they are stored in its folder by a hash of the weights below the head.
-    """
+    """The input of the model's head for every row of a dataset, (n, features) float32; an `ImageCache` keeps it."""
     device = next(model.parameters()).device
     cache = getattr(dataset, "cache", None)
     if cache is None:
         return torch.cat(list(_batches(model, dataset, range(len(dataset)), batch_size, progress))).to(device)
     head = f"backbone.{ARCHITECTURES[model.arch].head}."
     below = {name: value for name, value in model.state_dict().items() if not name.startswith(head)}
+    # by a hash of the weights below the head
     path = cache.folder / f"features-{model.arch}-{digest(below)}.npy"
     rows, width = cache.rows(dataset.entries["image"]), model.head.in_features
     with one_process(path.with_suffix(".lock")):

@@ -16,11 +16,9 @@ from cxrlib.explain.gradcam import METHODS, grad_cam
 from cxrlib.explain.localization import (
     METRICS,
     box_cases,
-    chance,
     coverage,
     interval_table,
     measure,
-    measure_all,
     peak,
     score_boxes,
 )
@@ -122,10 +120,11 @@ def test_an_empty_map_points_nowhere():
 def test_chance_is_the_share_of_the_image():
     flat = np.ones((SIDE, SIDE))
     table = cases((1, "Mass", [(0, 0, 16, 16)]), (2, "Nodule", [(0, 0, 8, 16), (4, 0, 8, 16)]))
-    expected = chance(table)
-    assert expected["pointing"].tolist() == pytest.approx([1 / 4, 12 * 16 / SIDE**2])
-    measured = measure_all(np.stack([flat, flat]), table)
-    pd.testing.assert_frame_equal(expected.drop(columns="pointing"), measured.drop(columns="pointing"))
+    value = score_boxes(np.stack([flat, flat]), table, {}).set_index(["maps", "finding", "metric"])["value"]
+    shares = [value["chance", name, "pointing"] for name in ("Mass", "Nodule")]
+    assert shares == pytest.approx([1 / 4, 12 * 16 / SIDE**2])
+    others = [value[kind].drop("pointing", level="metric") for kind in ("chance", "model")]
+    pd.testing.assert_series_equal(*others)
     points = np.random.default_rng(0).integers(SIDE, size=(2000, 2))
     hits = [measure(spot(x, y, 1, 1), table["boxes"][0])["pointing"] for x, y in points]
     assert np.mean(hits) == pytest.approx(1 / 4, abs=0.03)

@@ -18,12 +18,13 @@ from cxrlib.models.architectures import (
     ARCHITECTURES,
     ChestXrayModel,
     build_model,
+    imagenet,
     model_from_checkpoint,
+    network,
     save_checkpoint,
 )
 from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
 from cxrlib.models.names import check_image_size
-from cxrlib.models.zoo import imagenet, network
 
 CONFIG = {"arch": "resnet18", "split": "patient", "seed": 0, "val_subset": 0}
 FIELDS = {"parts": {"train": ["a.png"], "val": ["b.png"]}, "config": CONFIG, "epoch": 1}
@@ -98,7 +99,9 @@ def test_sizes_that_do_not_fit_are_refused():
     ):
         with pytest.raises(InputError, match=f"image_size {side} does not fit {arch}; {message}|{message}"):
             build_model(arch, "none", side)
-    with pytest.raises(InputError, match="did you mean 'densenet121'"):
+    with pytest.raises(
+        InputError, match="unknown architecture 'densenet_121'; expected one of efficientnet_b0, densenet121"
+    ):
         check_image_size("densenet_121", 224)
 
 

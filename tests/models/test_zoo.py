@@ -22,8 +22,8 @@ print("torch._dynamo" in sys.modules, "torch._dynamo.utils" in sys.modules)
 
 def test_the_compiler_is_found_when_it_is_called():
     code = """
-from cxrlib.models import zoo
-ops = zoo.load("torchvision").ops
+from cxrlib.models import architectures
+ops = architectures.package("torchvision").ops
 import torch
 box = torch.tensor([[0.0, 0, 0, 4, 4]])
 print(ops.roi_align(torch.ones(1, 3, 8, 8), box, 2).mean().item())
@@ -39,10 +39,10 @@ def test_another_name_of_the_compiler_is_the_real_one(tmp_path, monkeypatch):
     code = """
 import sys
 from pathlib import Path
-from cxrlib.models import zoo
+from cxrlib.models import architectures
 Path("asks.py").write_text("from torch._dynamo.utils import counters")
 sys.path.insert(0, "")
-counters = zoo.load("asks").counters
+counters = architectures.package("asks").counters
 import torch._dynamo.utils
 print(counters is torch._dynamo.utils.counters, "is_compile_supported" in vars(sys.modules["torch._dynamo.utils"]))
 """

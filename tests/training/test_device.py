@@ -76,28 +76,16 @@ def test_elsewhere_nothing_happens(monkeypatch):
         assert torch.ones(3).sum() == 3
 
 
-@pytest.mark.parametrize(
-    ("kind", "table", "files"),
-    [
-        ("", "0::/box/inner", ("memory.max", "memory.current", "inactive_file")),
-        (
-            "memory",
-            "5:cpu:/x\n4:memory:/box/inner\n0::/",
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-        ),
-    ],
-    ids=["cgroup v2", "cgroup v1"],
-)
-def test_free_memory_is_what_the_narrowest_control_group_leaves(kind, table, files, tmp_path, monkeypatch):
+def test_free_memory_is_what_the_narrowest_control_group_leaves(tmp_path, monkeypatch):
     def group(name: str, limit: str, used: int) -> None:
-        folder = tmp_path / "sys/fs/cgroup" / kind / name
+        folder = tmp_path / "sys/fs/cgroup" / name
         folder.mkdir(parents=True, exist_ok=True)
-        for file, text in zip(files, (limit, used, f"anon 5\n{files[2]} 100\n"), strict=True):
-            target = folder / ("memory.stat" if file == files[2] else file)
-            target.write_text(str(text))
+        (folder / "memory.max").write_text(limit)
+        (folder / "memory.current").write_text(str(used))
+        (folder / "memory.stat").write_text("anon 5\ninactive_file 100\n")
 
     (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/self/cgroup").write_text(table)
+    (tmp_path / "proc/self/cgroup").write_text("0::/box/inner")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=9000))
     assert free_memory(tmp_path / "nowhere") == 9000
     group("box/inner", "max", 700)

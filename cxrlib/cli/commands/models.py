@@ -22,7 +22,7 @@ from cxrlib.evaluation.differences import mean_against_members
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.explain import case_maps, export as onnx, localization, overlays
-from cxrlib.explain.gradcam import check_method, mean_maps
+from cxrlib.explain.gradcam import mean_maps
 from cxrlib.models.architectures import ChestXrayModel, model_from_checkpoint
 from cxrlib.models.checkpoints import Ensemble, load_checkpoint, load_ensemble
 from cxrlib.plots.overlays import write_overlays
@@ -188,7 +188,6 @@ def _elsewhere(options: EvalOptions) -> None:
 # ---- cxr gradcam -----------------------------------------------------------------------------------------------------
 def gradcam(options: GradcamOptions) -> None:
     """Overlays of one labelled finding each, on test images; with boxes, also a score of the maps."""
-    check_method(options.method)
     check_folder(options.out)
     ensemble, folder = load_ensemble(options.weights), Path(options.out) / "gradcam"
     calibrators, thresholds = _operating_point(options, ensemble)
