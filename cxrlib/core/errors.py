@@ -7,10 +7,9 @@ _LONGEST = 2500  # characters of a message
 
 
 class InputError(ValueError):
-    """Input that cannot be used. The message states what was found, what was expected and what to do.
+    """Input that cannot be used: what was found, what was expected and what to do; the commands exit with code 2.
 
-    The commands print it and exit with code 2. Control characters are escaped and long messages are cut short, so that
-    text quoted from a file can neither control nor flood the terminal.
+    Text that is quoted from a file can neither control the terminal (`printable`) nor flood it.
     """
 
     def __str__(self) -> str:

@@ -1,8 +1,4 @@
-"""What a path means, where results may go, atomic file writes, and locks.
-
-In a path that somebody gives `~` is the home folder, and a relative path counts from the working directory. What nobody
-names lies in the project: its runs, phantoms and cache.
-"""
+"""What a path means (what nobody names lies in the project), where results may go, atomic file writes, and locks."""
 
 import errno
 import glob
@@ -67,21 +63,18 @@ def located(path: str | Path) -> Path:
 
 def check_folder(folder: str | Path, *inside: str) -> None:
     """Raise InputError where results could not be written, nor what will be made `inside`; makes nothing."""
-    path, found = Path(folder).absolute(), ""
+    path = Path(folder).absolute()
     check_not_committed(path, *inside)
     there = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
-    if not there.is_dir():
-        found = "a file" if there.exists() else "a link that leads nowhere"
-    elif not os.access(there, os.W_OK | os.X_OK):
-        found = "read-only"
-    else:
-        try:
-            with tempfile.TemporaryFile(dir=there):
-                pass
-        except OSError:  # such as /proc, which says that it can be written
-            found = "no place for files"
-    if found:
-        raise InputError(f"{folder} cannot be written ({there} is {found}); choose another folder")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return
+    except OSError as error:
+        if there.is_dir():
+            found = "read-only" if isinstance(error, PermissionError) else "no place for files"  # such as /proc
+        else:
+            found = "a file" if there.exists() else "a link that leads nowhere"
+        raise InputError(f"{folder} cannot be written ({there} is {found}); choose another folder") from None
 
 
 def check_not_committed(path: Path, *inside: str) -> None:
@@ -94,9 +87,9 @@ def check_not_committed(path: Path, *inside: str) -> None:
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """Write a file atomically: yield a temporary path beside it, which is synced and renamed to `path` at the end.
+    """Yield a temporary path beside `path`, which is synced and renamed at the end; remains of killed processes go.
 
-    Remains of killed processes go. Raises InputError where the disk is full, or the folder read-only or not a folder.
+    Raises InputError where the disk is full, or the folder read-only or not a folder.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")

@@ -1,8 +1,4 @@
-"""The tables that come with the radiographs: entries, boxes, official lists, expert labels.
-
-Every reader takes the files as NIH, Kaggle and Google publish them. The metadata of all 112,120 images, without the
-images, comes with the package torchxrayvision: `reference_entries`.
-"""
+"""The tables beside the radiographs, as NIH, Kaggle and Google publish them: entries, boxes, lists, expert labels."""
 
 import functools
 import gzip
@@ -20,7 +16,7 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS, canonical, encode
-from cxrlib.data.sources import PACKED, find_beside, image_root
+from cxrlib.data.sources import find_beside, find_table, image_root
 
 BOXES = "BBox_List_2017.csv"
 BOX_FRAME = 1024  # the boxes are drawn in the coordinates of the published 1024 x 1024 pixel images
@@ -41,11 +37,10 @@ COLUMNS = {
     "spacing_x": ("OriginalImagePixelSpacing[x",),
     "spacing_y": ("y]", "OriginalImagePixelSpacing_y"),
 }
-# values that mean the same, but for case and punctuation
-_SPELLED = {
-    "sex": {r"f(emale)?|w(oman)?": "F", r"m(ale|an)?": "M"},
-    "view": {r"(pa|posteroanterior)(erect)?": "PA", r"(ap|anteroposterior)(erect|supine|portable)?": "AP"},
-}
+# sexes and views that mean the same, but for case and punctuation
+_SPELLED = {"f": "F", "female": "F", "w": "F", "woman": "F", "m": "M", "male": "M", "man": "M"}
+_SPELLED |= {view + how: "PA" for view in ("pa", "posteroanterior") for how in ("", "erect")}
+_SPELLED |= {view + how: "AP" for view in ("ap", "anteroposterior") for how in ("", "erect", "supine", "portable")}
 NEEDED = ("image", "labels", "patient")
 BOX_COLUMNS = {"image": ("Image Index",), "finding": ("Finding Label",), "x": ("Bbox [x",)} | {s: (s,) for s in "ywh"}
 _A_CSV = "a CSV of the data set with commas, in UTF-8 (csv_path)"
@@ -77,8 +72,9 @@ def read_entries(csv_path: str | Path) -> pd.DataFrame:
     entries["patient"] = _numbers_or_text(patients)
     if "age" in entries:
         entries["age"] = age_in_years(entries["age"])
-    for name in _SPELLED.keys() & set(entries):
-        entries[name] = _as_spelled(entries[name], _SPELLED[name])
+    for name in {"sex", "view"} & set(entries):
+        spelled = {text: _SPELLED.get(_plain(text), text) for text in entries[name].unique()}
+        entries[name] = entries[name].map(spelled)
     for name in {"follow_up", "width", "height", "spacing_x", "spacing_y"} & set(entries):
         entries[name] = pd.to_numeric(entries[name], errors="coerce")
     return entries.join(pd.DataFrame(hot, columns=list(FINDINGS), index=entries.index))
@@ -105,18 +101,12 @@ def find_csv(folder: str | Path) -> Path:
 
     Raises InputError where there is none, or more than one.
     """
-    folder = image_root(folder)
-    for pattern in ("Data_Entry_2017*.csv", "*/Data_Entry_2017*.csv", "sample_labels.csv", "*/sample_labels.csv"):
-        matches = sorted(path for packed in PACKED for path in folder.glob(pattern + packed))
-        if len(matches) > 1:
-            raise InputError(f"{folder} contains {some(matches)}; choose one with csv_path")
-        if matches:
-            return matches[0]
-    raise InputError(f"{folder} has neither Data_Entry_2017*.csv nor sample_labels.csv; name the CSV with csv_path")
+    names = "Data_Entry_2017*.csv", "sample_labels.csv"
+    return find_table(image_root(folder), *(place + name for name in names for place in ("", "*/")))
 
 
 def read_lists(*folders: str | Path) -> dict[str, set[str]] | None:
-    """The official lists, {"train_val": names, "test": names}, from the first folder that holds both; else None.
+    """The official lists {"train_val": names, "test": names} of the first folder with both, else None.
 
     Raises InputError where the two name the same image.
     """
@@ -147,8 +137,7 @@ def official_part(entries: pd.DataFrame, *folders: str | Path) -> pd.Series:
         part[entries["image"].isin(listed)] = name
     if len(unnamed := entries.loc[part == "", "image"]):
         raise InputError(f"the official lists name neither part for {some(unnamed)}; put train_val_list.txt and "
-                         "test_list.txt of this data set into img_root, or split by patient "
-                         "(split=patient)")  # fmt: skip
+                         "test_list.txt of this data set into img_root, or take split=patient")  # fmt: skip
     return part
 
 
@@ -269,12 +258,6 @@ def _select(path: Path, columns: dict[str, tuple[str, ...]], needed: Iterable[st
 
 def _plain(name: object) -> str:
     return re.sub(r"[^a-z0-9]", "", str(name).lower()) or str(name)
-
-
-def _as_spelled(column: pd.Series, patterns: dict[str, str]) -> pd.Series:
-    known = {text: next((ours for pattern, ours in patterns.items() if re.fullmatch(pattern, _plain(text))), text)
-             for text in column.unique()}  # fmt: skip
-    return column.map(known)
 
 
 def _numbers_or_text(column: pd.Series) -> pd.Series:

@@ -1,7 +1,4 @@
-"""Splits into train, val and test by patient, by the official lists, or by image to show leakage; nested subsets.
-
-Only splits by patient, such as the official one, keep all images of a patient on the same side.
-"""
+"""Splits into train, val and test by patient, by the official lists, or by image to show leakage; nested subsets."""
 
 import hashlib
 from collections.abc import Iterable
@@ -47,10 +44,9 @@ def split(
 
 
 def subset(entries: pd.DataFrame, part: str, size: int, seed: int = 0) -> pd.DataFrame:
-    """About `size` images of one part, never more, of complete patients; 0 means all.
+    """At most `size` images of one part, of complete patients (but for a first one with more than that); 0 means all.
 
-    A larger subset of one seed contains every smaller one. Only a first patient with more than `size` images is not
-    complete. Raises InputError for an unknown part or a negative size.
+    A larger subset of one seed contains every smaller one. Raises InputError for an unknown part or a negative size.
     """
     if part not in PARTS or size < 0:
         raise InputError(f"no subset of {size} images of {part!r}; expected a size >= 0 and one of {', '.join(PARTS)}")
@@ -183,9 +179,8 @@ def _with_part(entries: pd.DataFrame, part: pd.Series) -> pd.DataFrame:
 def _stratify(entries: pd.DataFrame, by: str, fractions: np.ndarray, seed: int) -> np.ndarray:
     """Assign whole groups (patients) to parts, rarest finding first (after Sechidis et al. 2011): a part per entry.
 
-    A group is assigned at random, with probabilities proportional to what the parts still need of its rarest finding.
-    So the counts are met, and the parts get groups of all sizes (the greatest need would leave val and test only
-    patients with one image).
+    At random, with probabilities proportional to what the parts still need of its rarest finding: the greatest need
+    alone would leave val and test only patients with one image.
     """
     rng = np.random.default_rng(seed)
     names = np.array(PARTS[: len(fractions)])
