@@ -21,7 +21,7 @@ from cxrlib.data.images import BadImage, read_image
 from cxrlib.data.sources import content_digest
 
 _FORMAT = 2  # part of the key: increase it when `read_image` returns something else
-_DONE, _BAD = 1, 2  # in done.npy; 0: not decoded yet
+_DONE = 1  # in done.npy; 0: not decoded
 _BATCH = 512  # images per update of done.npy
 
 
@@ -67,7 +67,7 @@ class ImageCache:
     def _missing(self, names: list[str]) -> np.ndarray:
         """The sorted, distinct rows of the names that have not been tried yet."""
         rows = np.unique(self._index.get_indexer(names))
-        return rows[self._done[rows] == 0]
+        return rows[(self._done[rows] != _DONE) & ~self._index[rows].isin(self.bad)]
 
 
 def build_cache(
@@ -138,7 +138,6 @@ def _fill_up(cache: ImageCache, images, names: list[str], workers: int | None, p
             _write(cache, good, good.values())
     if bad:
         write_json(cache.folder / "bad.json", cache.bad | {cache.names[row]: bad[row] for row in sorted(bad)})
-        _mark(cache, list(bad), _BAD)
     return ImageCache(cache.folder)
 
 
@@ -157,15 +156,11 @@ def _take_over(cache: ImageCache, rows: np.ndarray) -> np.ndarray:
 
 
 def _write(cache: ImageCache, rows: Iterable[int], pixels: Iterable[np.ndarray]) -> None:
-    """Write some rows and, once they are on the disk, their marks."""
+    """Write some rows and, once they are on the disk, that they are done."""
     content = ((int(row), each.tobytes()) for row, each in zip(rows, pixels, strict=True))
     write_rows(cache.folder / "images.npy", cache.images.offset, content)
-    _mark(cache, list(rows), _DONE)
-
-
-def _mark(cache: ImageCache, rows: list[int], value: int) -> None:
     done = np.load(cache.folder / "done.npy", mmap_mode="r+")
-    done[rows] = value
+    done[list(rows)] = _DONE
     done.flush()
 
 
