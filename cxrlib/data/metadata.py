@@ -97,19 +97,13 @@ def read_boxes(csv_path: str | Path) -> pd.DataFrame:
 
 
 def find_csv(folder: str | Path) -> Path:
-    """``Data_Entry_2017*.csv`` or Kaggle's ``sample_labels.csv``, or packed as such, in a folder or one level below.
-
-    Raises InputError where there is none, or more than one.
-    """
+    """Data_Entry_2017*.csv or Kaggle's sample_labels.csv, also packed, in a folder or one below; InputError if none."""
     names = "Data_Entry_2017*.csv", "sample_labels.csv"
     return find_table(image_root(folder), *(place + name for name in names for place in ("", "*/")))
 
 
 def read_lists(*folders: str | Path) -> dict[str, set[str]] | None:
-    """The official lists {"train_val": names, "test": names} of the first folder with both, else None.
-
-    Raises InputError where the two name the same image.
-    """
+    """{"train_val": names, "test": names} of the first folder with both official lists; InputError if they overlap."""
     for folder in folders:
         paths = {part: find_beside(f"{part}_list.txt", folder) for part in ("train_val", "test")}
         if all(paths.values()):
@@ -145,7 +139,7 @@ def read_expert_labels(csv_path: str | Path) -> pd.DataFrame:
     """Radiologists' labels (Nabulsi et al. 2021, 14 findings; Majkowska et al. 2019, four): image, patient, findings.
 
     These are 0 or 1 (uint8), and may be others than the fourteen ("Airspace opacity"). Raises InputError for a missing
-    file, missing columns or values besides YES and NO.
+    file, missing columns, values besides YES and NO, or an image named twice.
     """
     table = read_csv(csv_path).rename(columns={"Image ID": "Image Index"})
     known = table.isin(["YES", "NO"])
@@ -153,6 +147,8 @@ def read_expert_labels(csv_path: str | Path) -> pd.DataFrame:
     if not {"Image Index", "Patient ID"} <= set(table.columns) or yes_no.empty or len(half):
         what = f"values besides YES and NO in {some(half)}" if len(half) else f"the columns {some(table.columns, 12)}"
         raise InputError(f"{csv_path} has {what}; expected an image, a Patient ID and YES / NO findings")
+    if len(repeated := table["Image Index"][table["Image Index"].duplicated()]):
+        raise InputError(f"{csv_path} names {some(repeated)} more than once; expected one row per image")
     labels = pd.DataFrame({"image": table["Image Index"], "patient": _numbers_or_text(table["Patient ID"])})
     by_name = {name.replace("_", " "): name for name in FINDINGS}
     for name in yes_no:
