@@ -38,9 +38,8 @@ Archs = Annotated[Names, AfterValidator(lambda names: list(map(_path_after_colon
 
 
 class Config(BaseModel):
-    """The base of all declared parameters: immutable, every value checked, an unknown name refused.
+    """The base of all declared parameters: immutable, checked, and converted where text can be read as one ("3e-4").
 
-    Text is converted to the declared type where it can be read as one ("3e-4", "true").
     Raises InputError, one sentence that names the parameter, what was given and what was expected.
     """
 

@@ -7,10 +7,7 @@ _LONGEST = 2500  # characters of a message
 
 
 class InputError(ValueError):
-    """Input that cannot be used: what was found, what was expected and what to do; the commands exit with code 2.
-
-    Text that is quoted from a file can neither control the terminal (`printable`) nor flood it.
-    """
+    """Input that cannot be used: what was found, what was expected and what to do. The commands exit with code 2."""
 
     def __str__(self) -> str:
         message = super().__str__()

@@ -87,17 +87,14 @@ def check_not_committed(path: Path, *inside: str) -> None:
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, which is synced and renamed at the end; remains of killed processes go.
-
-    Raises InputError where the disk is full, or the folder read-only or not a folder.
-    """
+    """Yield a temporary path beside `path`, which is synced and renamed at the end; InputError where none can be."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
             with suppress(OSError):
-                if left.stat().st_mtime < time.time() - 3600:  # as no file is that is still being written
+                if left.stat().st_mtime < time.time() - 3600:  # of a killed process; no file is written for so long
                     left.unlink()
         yield temporary
         with temporary.open("r+b") as file:
@@ -115,11 +112,8 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
 
 def write_rows(path: Path, offset: int, rows: Iterable[tuple[int, bytes]]) -> None:
-    """Write rows of equal length, each (row number, bytes), into a file whose row 0 starts at `offset`; sync it.
-
-    On a full disk this raises, whereas a memory map would kill the process.
-    """
-    with path.open("r+b") as file:
+    """Write rows of equal length, each (row number, bytes), into a file whose row 0 starts at `offset`; sync it."""
+    with path.open("r+b") as file:  # on a full disk this raises, whereas a memory map would kill the process
         for number, content in rows:
             file.seek(offset + number * len(content))
             file.write(content)

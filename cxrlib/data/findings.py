@@ -7,22 +7,8 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError, nearest, some
 
-FINDINGS = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Consolidation",
-    "Edema",
-    "Effusion",
-    "Emphysema",
-    "Fibrosis",
-    "Infiltration",
-    "Mass",
-    "Nodule",
-    "Pleural_Thickening",
-    "Pneumonia",
-    "Pneumothorax",
-    "Hernia",
-)
+FINDINGS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis",
+            "Infiltration", "Mass", "Nodule", "Pleural_Thickening", "Pneumonia", "Pneumothorax", "Hernia")  # fmt: skip
 NO_FINDING = "No Finding"
 
 _CANONICAL = {name.lower().replace("_", " "): name for name in (*FINDINGS, NO_FINDING)} | {"infiltrate": "Infiltration"}
@@ -38,10 +24,7 @@ def canonical(name: str) -> str:
 
 
 def encode(labels: Iterable[str]) -> np.ndarray:
-    """Multi-hot rows (n, 14) uint8, in the order of FINDINGS, of n label strings such as "Effusion|Mass".
-
-    Raises InputError with the rows (counted from 0) of unknown, empty or contradictory label strings.
-    """
+    """Multi-hot rows (n, 14) uint8 of n label strings such as "Effusion|Mass"; InputError names unusable rows."""
     # a million rows have few distinct strings, each of which is parsed once
     codes, texts = pd.factorize(np.array([str(text) for text in labels], dtype=object))
     columns = [parse(text) for text in texts]

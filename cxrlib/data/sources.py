@@ -18,10 +18,7 @@ DATASETS = {"data": "nih-chest-xrays/data", "sample": "nih-chest-xrays/sample"}
 
 
 def find_images(img_root: str | Path) -> dict[str, Path]:
-    """Every image in one of the `LAYOUTS` below `img_root`: {"00000013_005.png": Path(...)}, sorted by name.
-
-    Raises InputError where there is no such folder or no image, or two files of one name differ in size.
-    """
+    """Every image in one of the `LAYOUTS`, {name: path}, sorted; InputError for none, or two different of one name."""
     root = image_root(img_root)
     images = {}
     for entry in scan_images(root):

@@ -1,9 +1,8 @@
 """What a threshold is chosen for: an objective to maximize on validation, or a promise for new patients.
 
-"sensitivity>=0.9@0.95" is chosen so that, in 95 of 100 validation sets, it is kept for new patients of the same kind
-(Learn then Test, Angelopoulos et al. 2021, arXiv 2110.01052). Of each patient with the finding, the loss at a threshold
-is the share of the positive images below it; the promise is that its mean over patients is at most 1 - sensitivity. The
-thresholds are tested from the lowest upwards, each at the full level, until one fails; the last that passed is taken.
+"sensitivity>=0.9@0.95" is kept for new patients of the same kind in 95 of 100 validation sets (Learn then Test,
+Angelopoulos et al. 2021, arXiv 2110.01052): the share of a patient's positive images below the threshold is on average
+at most 1 - sensitivity. Thresholds are tested upwards, each at the full level, until one fails.
 """
 
 import re

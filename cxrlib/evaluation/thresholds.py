@@ -1,7 +1,7 @@
 """One decision threshold per finding: chosen on validation, frozen, applied to test.
 
-Every objective rises with the true positives and falls with the false positives. Between the scores of two positive
-images only false positives are added, so the best threshold is the score of a positive image (or above all scores).
+Every objective rises with the true and falls with the false positives, so that the best threshold is the score of a
+positive image (or above all scores): between two of these only false positives are added.
 """
 
 import json
