@@ -1,8 +1,4 @@
-"""Decode and resize once: every radiograph of a source in one uint8 memory map.
-
-The cache is keyed by names, sizes and times of the files and by the image size, filled on demand, resumable after any
-interruption, and safe for two processes at once: one works, the other waits.
-"""
+"""Decode and resize once: every radiograph of a source in one uint8 memory map, filled on demand, by one process."""
 
 import json
 import shutil

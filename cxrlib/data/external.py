@@ -1,8 +1,4 @@
-"""Another hospital's radiographs and table: CheXpert, MIMIC-CXR, PadChest, VinDr-CXR, Open-i, or a labels.csv.
-
-A table has an image column and either a column per finding or, like PadChest's, a list of terms per image. Terms are
-whole: a "pseudonodule" is no Nodule.
-"""
+"""Another hospital's table and radiographs: a labels.csv, CheXpert, MIMIC-CXR, PadChest, VinDr-CXR or Open-i."""
 
 import os
 import re

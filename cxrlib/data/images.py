@@ -1,8 +1,7 @@
 """Read a radiograph: PNG, JPEG or DICOM, known by its content, as 8-bit grey with dark lungs.
 
 A DICOM file is shown as its header says, as NIH did (Wang et al. 2017), and the pixels are then asked whether that was
-right. Only the elements in `_READ` are parsed, so that no name can be passed on. Images become square as NIH's own did:
-squeezed, neither padded nor cropped (registration of 35 patients' wide and high films shows it).
+right. Images become square as NIH's own did: squeezed, neither padded nor cropped.
 """
 
 import struct
@@ -28,6 +27,7 @@ _CODES = {  # what an element may say and be quoted with
     "BodyPartExamined": ("CHEST", "THORAX"),
     "PhotometricInterpretation": ("MONOCHROME1", "MONOCHROME2", "RGB"),
 }
+# of a DICOM file only these elements are parsed, so that no name can be passed on
 _READ = (*_CODES, *_NUMBERS, "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
          "PlanarConfiguration", "PixelPaddingValue", "RescaleSlope", "RescaleIntercept", "RescaleType", "WindowCenter",
          "WindowWidth", "VOILUTFunction", "VOILUTSequence", "ModalityLUTSequence", "PixelData")  # fmt: skip

@@ -103,7 +103,7 @@ def find_csv(folder: str | Path) -> Path:
 
 
 def read_lists(*folders: str | Path) -> dict[str, set[str]] | None:
-    """{"train_val": names, "test": names} of the first folder with both official lists; InputError if they overlap."""
+    """{"train_val": names, "test": names} of the first folder with both lists, or None; InputError if they overlap."""
     for folder in folders:
         paths = {part: find_beside(f"{part}_list.txt", folder) for part in ("train_val", "test")}
         if all(paths.values()):

@@ -75,10 +75,8 @@ def keep_found(entries: pd.DataFrame, images: dict[str, Path]) -> tuple[pd.DataF
     """The entries whose image was found, and what was left out. Raises InputError where no entry has an image."""
     found = entries["image"].isin(images)
     if not found.any():
-        raise InputError(
-            f"none of the {len(entries):,} images of the CSV ({some(entries['image'], 3)}) is among the "
-            f"{len(images):,} found ({some(images, 3)}); csv_path and img_root should belong together"
-        )
+        raise InputError(f"none of the {len(entries):,} images of the CSV ({some(entries['image'], 3)}) was found "
+                         f"({some(images, 3)} were); csv_path and img_root should belong together")  # fmt: skip
     kept, lost = entries[found].reset_index(drop=True), entries.loc[~found, "image"]
     extra = sorted(set(images) - set(entries["image"]))
     parts = [f"{len(kept):,} radiographs of {kept['patient'].nunique():,} patients"]

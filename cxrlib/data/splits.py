@@ -90,9 +90,9 @@ def remembered(
         before = _seen(entries, earlier, kind)
         seen = (before == "train") & (entries["part"] != "train") | (before == "val") & (entries["part"] == "test")
         if seen.any():
-            raise InputError(f"{source} learned from {seen.sum():,} images, or other images of their patients, that "
-                             f"are held out here (such as {some(entries.loc[seen, 'image'], 3)}); expected the split "
-                             "and seed of its training")  # fmt: skip
+            those = f"{seen.sum():,} images, or of their patients, that are held out here"
+            shown = some(entries.loc[seen, "image"], 3)
+            raise InputError(f"{source} learned from {those} ({shown}); expected the split and seed of its training")
         parts["train"] |= set(earlier["train"])
         parts["val"] |= set(earlier["val"]) - parts["train"]
     return {part: sorted(names) for part, names in parts.items()}
@@ -116,9 +116,8 @@ def united(parts: dict[str, dict[str, list[str]]], kind: str) -> dict[str, list[
             held_out |= (ours["train"] | ours["val"]) - theirs["train"] - theirs["val"]
         if held_out:
             whom = "images" if kind == "image" else "patients"
-            raise InputError(f"{one} learned from {len(held_out):,} {whom} that {other} holds out (such as "
-                             f"{some(sorted(held_out), 3)}); expected models of one split, as cxr compare trains them "
-                             "with several seeds")  # fmt: skip
+            raise InputError(f"{one} learned from {len(held_out):,} {whom} that {other} holds out "
+                             f"({some(sorted(held_out), 3)}); expected models of one split, as of cxr compare")  # fmt: skip
     return {part: sorted({name for each in parts.values() for name in each[part]}) for part in ("train", "val")}
 
 

@@ -1,8 +1,6 @@
 """The bootstrap over patients (Field & Welsh 2007), and the intervals and p-values obtained from it.
 
 The sums of all replicates are one matrix product: (sums per patient) @ (how often each counts, a column per replicate).
-Where all images agree, so do all replicates (docs/intervals.md): `limits` gives the interval of a single metric in
-[0, 1], `leave_ends` the replicates of macro means and differences.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,8 +1,4 @@
-"""Calibrated scores: of the images scored 0.2, one in five has the finding, here and at another prevalence.
-
-Every map rises with the score, so that the AUROC stays (isotonic maps tie neighbours). A calibrator and the thresholds
-on its scores form one operating point.
-"""
+"""Calibrated scores: of the images scored 0.2, one in five has the finding, here and at another prevalence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +20,7 @@ _KEYS = {"platt": ("slope", "intercept"), "temperature": ("slope",), "isotonic":
 
 @dataclass(frozen=True, eq=False)
 class Calibrator(SavedPerFinding):
-    """One map from scores to calibrated scores per finding, in the order of FINDINGS; "none" leaves all unchanged.
+    """One rising map from scores to calibrated scores per finding, in the order of FINDINGS; "none" changes nothing.
 
     maps: 14 dicts. Of numbers "slope" (above 0) and "intercept": sigmoid(slope * logit(score) + intercept), where
     temperature is 1 / slope and has no intercept; of lists "scores" (rising) and "values" (not falling), in [0, 1]:

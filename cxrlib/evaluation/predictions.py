@@ -91,9 +91,7 @@ class Predictions:
                 calibration = str(file["calibration"]) if "calibration" in file.files else "none"
         except Exception as error:  # a dozen kinds, of zipfile, zlib and numpy
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise InputError(
-                f"{path} cannot be read as predictions ({reason}); write it with Predictions.save"
-            ) from None
+            raise InputError(f"{path} cannot be read as predictions ({reason}); expected Predictions.save's") from None
         findings = arrays.pop("findings").tolist()
         if findings != list(FINDINGS):
             raise InputError(f"{path} was saved for the findings {some(findings, 14)}; expected {some(FINDINGS, 14)}")
