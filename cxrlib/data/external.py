@@ -166,7 +166,7 @@ def _from_terms(lists: pd.Series) -> pd.DataFrame:
     terms = lists.explode().str.strip()
     labels = {}
     for finding, words in TERMS.items():
-        named, both = terms.isin(words), terms == _EITHER if finding in ("Mass", "Nodule") else terms == "?"
+        named, both = terms.isin(words), (terms == _EITHER) & (finding in ("Mass", "Nodule"))
         rows, open_ = (each.groupby(level=0).any() for each in (named, both))
         known = named.any() or both.any()
         labels[finding] = rows.astype(np.float32).where(rows | ~open_) if known else np.float32(np.nan)

@@ -116,8 +116,8 @@ def united(parts: dict[str, dict[str, list[str]]], kind: str) -> dict[str, list[
             held_out |= (ours["train"] | ours["val"]) - theirs["train"] - theirs["val"]
         if held_out:
             whom = "images" if kind == "image" else "patients"
-            raise InputError(f"{one} learned from {len(held_out):,} {whom} that {other} holds out "
-                             f"({some(sorted(held_out), 3)}); expected models of one split, as of cxr compare")  # fmt: skip
+            raise InputError(f"{one} learned from {len(held_out):,} {whom} that {other} holds out, such as "
+                             f"{some(sorted(held_out), 3)}; expected models of one split")  # fmt: skip
     return {part: sorted({name for each in parts.values() for name in each[part]}) for part in ("train", "val")}
 
 
