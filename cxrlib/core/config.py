@@ -1,8 +1,4 @@
-"""Parameters that are declared once, each with its type, default, range or choices and help; pydantic checks them.
-
-Flags and `--help` are made from the same declaration (`cli.main`); notebooks, profiles and `-p` are checked against it
-(`course.parameters`).
-"""
+"""Parameters that are declared once, each with its type, default, range or choices and help; pydantic checks them."""
 
 import os
 import re
@@ -42,9 +38,8 @@ Archs = Annotated[Names, AfterValidator(lambda names: list(map(_path_after_colon
 
 
 class Config(BaseModel):
-    """The base of all declared parameters: immutable, every value checked, an unknown name refused.
+    """The base of all declared parameters: immutable, checked, and converted where text can be read as one ("3e-4").
 
-    Text is converted to the declared type where it can be read as one ("3e-4", "true").
     Raises InputError, one sentence that names the parameter, what was given and what was expected.
     """
 

@@ -7,11 +7,7 @@ _LONGEST = 2500  # characters of a message
 
 
 class InputError(ValueError):
-    """Input that cannot be used. The message states what was found, what was expected and what to do.
-
-    The commands print it and exit with code 2. Control characters are escaped and long messages are cut short, so that
-    text quoted from a file can neither control nor flood the terminal.
-    """
+    """Input that cannot be used: what was found, what was expected and what to do. The commands exit with code 2."""
 
     def __str__(self) -> str:
         message = super().__str__()

@@ -1,8 +1,4 @@
-"""What a path means, where results may go, atomic file writes, and locks.
-
-In a path that somebody gives `~` is the home folder, and a relative path counts from the working directory. What nobody
-names lies in the project: its runs, phantoms and cache.
-"""
+"""What a path means (what nobody names lies in the project), where results may go, atomic file writes, and locks."""
 
 import errno
 import glob
@@ -67,21 +63,18 @@ def located(path: str | Path) -> Path:
 
 def check_folder(folder: str | Path, *inside: str) -> None:
     """Raise InputError where results could not be written, nor what will be made `inside`; makes nothing."""
-    path, found = Path(folder).absolute(), ""
+    path = Path(folder).absolute()
     check_not_committed(path, *inside)
     there = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
-    if not there.is_dir():
-        found = "a file" if there.exists() else "a link that leads nowhere"
-    elif not os.access(there, os.W_OK | os.X_OK):
-        found = "read-only"
-    else:
-        try:
-            with tempfile.TemporaryFile(dir=there):
-                pass
-        except OSError:  # such as /proc, which says that it can be written
-            found = "no place for files"
-    if found:
-        raise InputError(f"{folder} cannot be written ({there} is {found}); choose another folder")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return
+    except OSError as error:
+        if there.is_dir():
+            found = "read-only" if isinstance(error, PermissionError) else "no place for files"  # such as /proc
+        else:
+            found = "a file" if there.exists() else "a link that leads nowhere"
+        raise InputError(f"{folder} cannot be written ({there} is {found}); choose another folder") from None
 
 
 def check_not_committed(path: Path, *inside: str) -> None:
@@ -94,17 +87,14 @@ def check_not_committed(path: Path, *inside: str) -> None:
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """Write a file atomically: yield a temporary path beside it, which is synced and renamed to `path` at the end.
-
-    Remains of killed processes go. Raises InputError where the disk is full, or the folder read-only or not a folder.
-    """
+    """Yield a temporary path beside `path`, which is synced and renamed at the end; InputError where none can be."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
             with suppress(OSError):
-                if left.stat().st_mtime < time.time() - 3600:  # as no file is that is still being written
+                if left.stat().st_mtime < time.time() - 3600:  # of a killed process; no file is written for so long
                     left.unlink()
         yield temporary
         with temporary.open("r+b") as file:
@@ -122,11 +112,8 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
 
 def write_rows(path: Path, offset: int, rows: Iterable[tuple[int, bytes]]) -> None:
-    """Write rows of equal length, each (row number, bytes), into a file whose row 0 starts at `offset`; sync it.
-
-    On a full disk this raises, whereas a memory map would kill the process.
-    """
-    with path.open("r+b") as file:
+    """Write rows of equal length, each (row number, bytes), into a file whose row 0 starts at `offset`; sync it."""
+    with path.open("r+b") as file:  # on a full disk this raises, whereas a memory map would kill the process
         for number, content in rows:
             file.seek(offset + number * len(content))
             file.write(content)

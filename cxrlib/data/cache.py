@@ -1,9 +1,4 @@
-"""Decode and resize once: every radiograph of a source in one uint8 memory map.
-
-Decoding a 1024-pixel PNG takes 8 to 10 ms, reading a row of the map some microseconds. The cache is keyed by names,
-sizes and times of the files and by the image size, filled on demand, resumable after any interruption, and safe for two
-processes at once: one works, the other waits.
-"""
+"""Decode and resize once: every radiograph of a source in one uint8 memory map, filled on demand, by one process."""
 
 import json
 import shutil
@@ -22,15 +17,15 @@ from cxrlib.data.images import BadImage, read_image
 from cxrlib.data.sources import content_digest
 
 _FORMAT = 2  # part of the key: increase it when `read_image` returns something else
-_DONE, _BAD = 1, 2  # in done.npy; 0: not decoded yet
+_DONE = 1  # in done.npy; 0: not decoded
 _BATCH = 512  # images per update of done.npy
 
 
 class ImageCache:
     """Radiographs ready for a model: `images` (n, image_size, image_size) uint8, memory-mapped and read-only.
 
-    `rows` returns the numbers of those that were requested from `build_cache`. bad: images that cannot be decoded,
-    name -> reason. A pickled cache is its folder. len: of those cached; cache[name]: one, (image_size, image_size).
+    bad: images that cannot be decoded, name -> reason. len: of those cached; cache[name]: one, as (h, w). A pickled
+    cache is its folder.
     """
 
     def __init__(self, folder: str | Path):
@@ -62,13 +57,13 @@ class ImageCache:
         return rows
 
     def keep_good(self, entries: pd.DataFrame) -> pd.DataFrame:
-        """The entries (with a column image) whose image can be decoded (is not in `bad`)."""
+        """The entries whose image is not in `bad`."""
         return entries[~entries["image"].isin(self.bad)]
 
     def _missing(self, names: list[str]) -> np.ndarray:
         """The sorted, distinct rows of the names that have not been tried yet."""
         rows = np.unique(self._index.get_indexer(names))
-        return rows[self._done[rows] == 0]
+        return rows[(self._done[rows] != _DONE) & ~self._index[rows].isin(self.bad)]
 
 
 def build_cache(
@@ -82,11 +77,10 @@ def build_cache(
 ) -> ImageCache:
     """Fill the cache of a source with the radiographs `names` (default: all of `images`), and open it.
 
-    images: the source, file name -> path. image_size: pixels per side. workers: threads that decode; default: one per
-    core. on_bad_image: "error", or "skip": images that cannot be decoded are counted, named, kept in `ImageCache.bad`,
-    and left out of every dataset over this cache. What another cache in `cache_dir` has of the same files is copied.
-    Raises InputError for a name that is not in `images`, too little space, a folder that cannot be written, and, after
-    all others are done, for images that cannot be decoded.
+    images: the source, file name -> path. image_size: pixels per side. workers: threads; default: one per core.
+    on_bad_image: "error", or "skip": images that cannot be decoded are counted, named, kept in `ImageCache.bad`, and
+    left out of every dataset. Raises InputError for a name that is not in `images`, too little space, a folder that
+    cannot be written, and, after all others are done, for images that cannot be decoded.
     """
     names = list(images) if names is None else list(names)
     if unknown := [name for name in names if name not in images]:
@@ -140,15 +134,11 @@ def _fill_up(cache: ImageCache, images, names: list[str], workers: int | None, p
             _write(cache, good, good.values())
     if bad:
         write_json(cache.folder / "bad.json", cache.bad | {cache.names[row]: bad[row] for row in sorted(bad)})
-        _mark(cache, list(bad), _BAD)
     return ImageCache(cache.folder)
 
 
 def _take_over(cache: ImageCache, rows: np.ndarray) -> np.ndarray:
-    """Copy rows that another cache of this size has of the same files, and return those still missing.
-
-    One image replaced, or one more archive unpacked, makes another source, most of which was decoded before.
-    """
+    """Copy rows that the cache of another source (before an archive was added) has; return those still missing."""
     our_stamps = np.load(cache.folder / "stamps.npy")
     for path in sorted(cache.folder.parent.glob(f"*v{_FORMAT}-{cache.image_size}/cache.json")):
         if (folder := path.parent) == cache.folder:
@@ -162,15 +152,11 @@ def _take_over(cache: ImageCache, rows: np.ndarray) -> np.ndarray:
 
 
 def _write(cache: ImageCache, rows: Iterable[int], pixels: Iterable[np.ndarray]) -> None:
-    """Write some rows and, once they are on the disk, their marks."""
+    """Write some rows and, once they are on the disk, that they are done."""
     content = ((int(row), each.tobytes()) for row, each in zip(rows, pixels, strict=True))
     write_rows(cache.folder / "images.npy", cache.images.offset, content)
-    _mark(cache, list(rows), _DONE)
-
-
-def _mark(cache: ImageCache, rows: list[int], value: int) -> None:
     done = np.load(cache.folder / "done.npy", mmap_mode="r+")
-    done[rows] = value
+    done[list(rows)] = _DONE
     done.flush()
 
 

@@ -1,8 +1,4 @@
-"""Tensors for the model, from the cache or directly from the PNGs; augmentation in batches; loaders.
-
-Training and evaluation share one geometry: the whole image, resized, never mirrored or cropped. Images stay uint8 with
-one channel; the model normalizes them.
-"""
+"""Tensors for the model: the whole image, resized, never mirrored or cropped; augmentation in batches; loaders."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -70,9 +66,9 @@ class ChestXrayDataset(_LabelledDataset):
 class EpochBatches(Sampler[list[int]]):
     """Batches of row numbers, in an order that depends only on the seed and the epoch, shared out among processes.
 
-    A batch has `batch_size` rows for each of the `processes`, of which this is number `process`. The remainder is a
-    smaller batch, or is skipped where a process would get fewer than two rows (batch normalization needs two). Set
-    `epoch`, from 1, and `first`, the batch to begin with, before iterating. Raises InputError for too few rows.
+    A batch has `batch_size` rows for each of the `processes`, of which this is number `process`; the last may be
+    smaller, but no process gets fewer than two rows, which batch normalization needs. Set `epoch`, from 1, and `first`,
+    the batch to begin with, before iterating. Raises InputError for too few rows.
     """
 
     def __init__(self, rows: int, batch_size: int, seed: int = 0, process: int = 0, processes: int = 1):
@@ -101,10 +97,10 @@ def make_loader(
 
     num_workers: processes that read ahead; 0 is best for the cache, which is faster than another process.
     """
-    order = {"batch_sampler": batches} if batches else {"batch_size": batch_size}
     return DataLoader(
         dataset,
-        **order,
+        batch_size=1 if batches else batch_size,
+        batch_sampler=batches,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         collate_fn=_whole,

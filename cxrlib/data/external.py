@@ -1,8 +1,4 @@
-"""Another hospital's radiographs and table, as far as it speaks of the fourteen findings: 1, 0 or unknown (NaN).
-
-A table has an image column and either a column per finding or, like PadChest's, a list of terms per image. Those of
-CheXpert, MIMIC-CXR, PadChest, VinDr-CXR and Open-i are known. Terms are whole: a "pseudonodule" is no Nodule.
-"""
+"""Another hospital's table and radiographs: a labels.csv, CheXpert, MIMIC-CXR, PadChest, VinDr-CXR or Open-i."""
 
 import os
 import re
@@ -15,7 +11,7 @@ import pandas as pd
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import known_columns, read_csv
-from cxrlib.data.sources import PACKED
+from cxrlib.data.sources import find_table
 
 TABLES = ("labels.csv", "train.csv", "valid.csv", "mimic-cxr-*-chexpert.csv", "PADCHEST_*.csv", "image_labels_*.csv",
           "indiana_reports.csv")  # fmt: skip
@@ -54,7 +50,7 @@ def open_external(
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; expected the radiographs of another hospital")
-    csv_path = Path(csv_path) if str(csv_path) else _find_table(folder)
+    csv_path = Path(csv_path) if str(csv_path) else find_table(folder, *TABLES)
     entries, said = read_external(csv_path, weights)
     files = _files(folder)
     paths = pd.Series([_find(name, files) for name in entries["image"]], dtype=object)
@@ -114,15 +110,6 @@ def read_external(csv_path: str | Path, weights: str = "") -> tuple[pd.DataFrame
     return entries, "; ".join(said)
 
 
-def _find_table(folder: Path) -> Path:
-    each = (sorted(path for packed in PACKED for path in folder.glob(name + packed)) for name in TABLES)
-    found = next(filter(None, each), [])
-    if len(found) != 1:
-        what = f"several tables, {some(found)}" if found else f"none of {some(TABLES, 7)}"
-        raise InputError(f"{folder} has {what}; name the table with csv_path")
-    return found[0]
-
-
 def _joined(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
     """One row per image where the table has one per study (MIMIC-CXR) or report (Open-i)."""
     for keys, pattern in ((["subject_id", "study_id"], "mimic-cxr-*-metadata.csv*"),
@@ -137,8 +124,8 @@ def _joined(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
 def _refuse(csv_path: Path, table: pd.DataFrame, known: pd.DataFrame, weights: str) -> None:
     """Raise InputError for images that the model may have seen, and for a row without one."""
     seen = {_TRAINED_ON.get(weights): f"that of the images on which the weights {weights} were trained"}
-    for columns, what in (_REFUSED | (seen if weights in _TRAINED_ON else {})).items():
-        if set(columns) <= set(table):
+    for columns, what in (_REFUSED | seen).items():
+        if columns and set(columns) <= set(table):
             raise InputError(f"the table {csv_path} is {what}; expected another hospital, which shares no patient")
     if "image" not in known or known.empty or (known["image"] == "").any():
         raise InputError(f"{csv_path} has no image, or a row without one; expected one of the columns "
@@ -179,7 +166,7 @@ def _from_terms(lists: pd.Series) -> pd.DataFrame:
     terms = lists.explode().str.strip()
     labels = {}
     for finding, words in TERMS.items():
-        named, both = terms.isin(words), terms == _EITHER if finding in ("Mass", "Nodule") else terms == "?"
+        named, both = terms.isin(words), (terms == _EITHER) & (finding in ("Mass", "Nodule"))
         rows, open_ = (each.groupby(level=0).any() for each in (named, both))
         known = named.any() or both.any()
         labels[finding] = rows.astype(np.float32).where(rows | ~open_) if known else np.float32(np.nan)

@@ -7,32 +7,15 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError, nearest, some
 
-FINDINGS = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Consolidation",
-    "Edema",
-    "Effusion",
-    "Emphysema",
-    "Fibrosis",
-    "Infiltration",
-    "Mass",
-    "Nodule",
-    "Pleural_Thickening",
-    "Pneumonia",
-    "Pneumothorax",
-    "Hernia",
-)
+FINDINGS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis",
+            "Infiltration", "Mass", "Nodule", "Pleural_Thickening", "Pneumonia", "Pneumothorax", "Hernia")  # fmt: skip
 NO_FINDING = "No Finding"
 
 _CANONICAL = {name.lower().replace("_", " "): name for name in (*FINDINGS, NO_FINDING)} | {"infiltrate": "Infiltration"}
 
 
 def canonical(name: str) -> str:
-    """The name as FINDINGS spells it ("Infiltrate" is "Infiltration", "pleural thickening" is "Pleural_Thickening").
-
-    Raises InputError for a name that is neither a finding nor "No Finding".
-    """
+    """The name as FINDINGS spells it ("Infiltrate" is "Infiltration"), or "No Finding"; InputError for another."""
     known = _CANONICAL.get(name.strip().lower().replace("_", " "))
     if known is None:
         hint = nearest(name, (*FINDINGS, NO_FINDING))
@@ -41,19 +24,15 @@ def canonical(name: str) -> str:
 
 
 def encode(labels: Iterable[str]) -> np.ndarray:
-    """Multi-hot rows (n, 14) uint8, in the order of FINDINGS, of n label strings such as "Effusion|Mass".
-
-    Raises InputError with the rows (counted from 0) of unknown, empty or contradictory label strings.
-    """
+    """Multi-hot rows (n, 14) uint8 of n label strings such as "Effusion|Mass"; InputError names unusable rows."""
     # a million rows have few distinct strings, each of which is parsed once
     codes, texts = pd.factorize(np.array([str(text) for text in labels], dtype=object))
     columns = [parse(text) for text in texts]
-    bad = [number for number, found in enumerate(columns) if found is None]
-    if bad:
-        named = "; ".join(f"{texts[number]!r} in row {some(np.flatnonzero(codes == number))}" for number in bad[:5])
-        more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise InputError(f"unusable finding labels: {named}{more} (rows counted from 0); expected {NO_FINDING!r}, "
-                         f"or names from {', '.join(FINDINGS)} joined by '|'")  # fmt: skip
+    if None in columns:
+        bad = (number for number, found in enumerate(columns) if found is None)
+        named = some(f"{texts[number]!r} in row {some(np.flatnonzero(codes == number))}" for number in bad)
+        raise InputError(f"unusable finding labels: {named} (rows counted from 0); expected {NO_FINDING!r}, or names "
+                         f"from {', '.join(FINDINGS)} joined by '|'")  # fmt: skip
     hot = [np.isin(np.arange(len(FINDINGS)), found) for found in columns]
     return np.array(hot, dtype=np.uint8).reshape(-1, len(FINDINGS))[codes]
 
@@ -68,6 +47,4 @@ def parse(text: str) -> list[int] | None:
 
 def decode(row: Sequence[int]) -> str:
     """The label string of one multi-hot row (14 values, 0 or 1): ``"Effusion|Mass"``, or "No Finding"."""
-    if len(row) != len(FINDINGS):
-        raise InputError(f"a row of {len(row)} values cannot be decoded; expected {len(FINDINGS)}, one per finding")
     return "|".join(name for name, value in zip(FINDINGS, row, strict=True) if value) or NO_FINDING

@@ -27,8 +27,8 @@ def gather(img_root: str | Path, names: list[str], out: str | Path, csv_path: st
     """
     images, csv_path, out = find_images(img_root), Path(csv_path or find_csv(img_root)), Path(out)
     if missing := [name for name in names if name not in images]:
-        raise InputError(f"{len(missing):,} of {len(names):,} images are not in {img_root} ({some(missing)}); the "
-                         "subset needs the whole download: cxr download data")  # fmt: skip
+        raise InputError(f"{len(missing):,} of {len(names):,} images are not in {img_root} ({some(missing)}); it "
+                         "needs the whole download: cxr download data")  # fmt: skip
     named = read_entries(csv_path)["image"]
     if missing := sorted(set(names) - set(named)):
         raise InputError(f"{csv_path} has no row for {len(missing):,} of the images ({some(missing)}); expected all")

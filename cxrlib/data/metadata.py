@@ -1,8 +1,4 @@
-"""The tables that come with the radiographs: entries, boxes, official lists, expert labels.
-
-Every reader takes the files as NIH, Kaggle and Google publish them. The metadata of all 112,120 images, without the
-images, comes with the package torchxrayvision: `reference_entries`.
-"""
+"""The tables beside the radiographs, as NIH, Kaggle and Google publish them: entries, boxes, lists, expert labels."""
 
 import functools
 import gzip
@@ -20,7 +16,7 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS, canonical, encode
-from cxrlib.data.sources import PACKED, find_beside, image_root
+from cxrlib.data.sources import find_beside, find_table, image_root
 
 BOXES = "BBox_List_2017.csv"
 BOX_FRAME = 1024  # the boxes are drawn in the coordinates of the published 1024 x 1024 pixel images
@@ -41,11 +37,10 @@ COLUMNS = {
     "spacing_x": ("OriginalImagePixelSpacing[x",),
     "spacing_y": ("y]", "OriginalImagePixelSpacing_y"),
 }
-# values that mean the same, but for case and punctuation
-_SPELLED = {
-    "sex": {r"f(emale)?|w(oman)?": "F", r"m(ale|an)?": "M"},
-    "view": {r"(pa|posteroanterior)(erect)?": "PA", r"(ap|anteroposterior)(erect|supine|portable)?": "AP"},
-}
+# sexes and views that mean the same, but for case and punctuation
+_SPELLED = {"f": "F", "female": "F", "w": "F", "woman": "F", "m": "M", "male": "M", "man": "M"}
+_SPELLED |= {view + how: "PA" for view in ("pa", "posteroanterior") for how in ("", "erect")}
+_SPELLED |= {view + how: "AP" for view in ("ap", "anteroposterior") for how in ("", "erect", "supine", "portable")}
 NEEDED = ("image", "labels", "patient")
 BOX_COLUMNS = {"image": ("Image Index",), "finding": ("Finding Label",), "x": ("Bbox [x",)} | {s: (s,) for s in "ywh"}
 _A_CSV = "a CSV of the data set with commas, in UTF-8 (csv_path)"
@@ -77,8 +72,9 @@ def read_entries(csv_path: str | Path) -> pd.DataFrame:
     entries["patient"] = _numbers_or_text(patients)
     if "age" in entries:
         entries["age"] = age_in_years(entries["age"])
-    for name in _SPELLED.keys() & set(entries):
-        entries[name] = _as_spelled(entries[name], _SPELLED[name])
+    for name in {"sex", "view"} & set(entries):
+        spelled = {text: _SPELLED.get(_plain(text), text) for text in entries[name].unique()}
+        entries[name] = entries[name].map(spelled)
     for name in {"follow_up", "width", "height", "spacing_x", "spacing_y"} & set(entries):
         entries[name] = pd.to_numeric(entries[name], errors="coerce")
     return entries.join(pd.DataFrame(hot, columns=list(FINDINGS), index=entries.index))
@@ -101,25 +97,13 @@ def read_boxes(csv_path: str | Path) -> pd.DataFrame:
 
 
 def find_csv(folder: str | Path) -> Path:
-    """``Data_Entry_2017*.csv`` or Kaggle's ``sample_labels.csv``, or packed as such, in a folder or one level below.
-
-    Raises InputError where there is none, or more than one.
-    """
-    folder = image_root(folder)
-    for pattern in ("Data_Entry_2017*.csv", "*/Data_Entry_2017*.csv", "sample_labels.csv", "*/sample_labels.csv"):
-        matches = sorted(path for packed in PACKED for path in folder.glob(pattern + packed))
-        if len(matches) > 1:
-            raise InputError(f"{folder} contains {some(matches)}; choose one with csv_path")
-        if matches:
-            return matches[0]
-    raise InputError(f"{folder} has neither Data_Entry_2017*.csv nor sample_labels.csv; name the CSV with csv_path")
+    """Data_Entry_2017*.csv or Kaggle's sample_labels.csv, also packed, in a folder or one below; InputError if none."""
+    names = "Data_Entry_2017*.csv", "sample_labels.csv"
+    return find_table(image_root(folder), *(place + name for name in names for place in ("", "*/")))
 
 
 def read_lists(*folders: str | Path) -> dict[str, set[str]] | None:
-    """The official lists, {"train_val": names, "test": names}, from the first folder that holds both; else None.
-
-    Raises InputError where the two name the same image.
-    """
+    """{"train_val": names, "test": names} of the first folder with both lists, or None; InputError if they overlap."""
     for folder in folders:
         paths = {part: find_beside(f"{part}_list.txt", folder) for part in ("train_val", "test")}
         if all(paths.values()):
@@ -147,8 +131,7 @@ def official_part(entries: pd.DataFrame, *folders: str | Path) -> pd.Series:
         part[entries["image"].isin(listed)] = name
     if len(unnamed := entries.loc[part == "", "image"]):
         raise InputError(f"the official lists name neither part for {some(unnamed)}; put train_val_list.txt and "
-                         "test_list.txt of this data set into img_root, or split by patient "
-                         "(split=patient)")  # fmt: skip
+                         "test_list.txt of this data set into img_root, or take split=patient")  # fmt: skip
     return part
 
 
@@ -156,7 +139,7 @@ def read_expert_labels(csv_path: str | Path) -> pd.DataFrame:
     """Radiologists' labels (Nabulsi et al. 2021, 14 findings; Majkowska et al. 2019, four): image, patient, findings.
 
     These are 0 or 1 (uint8), and may be others than the fourteen ("Airspace opacity"). Raises InputError for a missing
-    file, missing columns or values besides YES and NO.
+    file, missing columns, values besides YES and NO, or an image named twice.
     """
     table = read_csv(csv_path).rename(columns={"Image ID": "Image Index"})
     known = table.isin(["YES", "NO"])
@@ -164,6 +147,8 @@ def read_expert_labels(csv_path: str | Path) -> pd.DataFrame:
     if not {"Image Index", "Patient ID"} <= set(table.columns) or yes_no.empty or len(half):
         what = f"values besides YES and NO in {some(half)}" if len(half) else f"the columns {some(table.columns, 12)}"
         raise InputError(f"{csv_path} has {what}; expected an image, a Patient ID and YES / NO findings")
+    if len(repeated := table["Image Index"][table["Image Index"].duplicated()]):
+        raise InputError(f"{csv_path} names {some(repeated)} more than once; expected one row per image")
     labels = pd.DataFrame({"image": table["Image Index"], "patient": _numbers_or_text(table["Patient ID"])})
     by_name = {name.replace("_", " "): name for name in FINDINGS}
     for name in yes_no:
@@ -269,12 +254,6 @@ def _select(path: Path, columns: dict[str, tuple[str, ...]], needed: Iterable[st
 
 def _plain(name: object) -> str:
     return re.sub(r"[^a-z0-9]", "", str(name).lower()) or str(name)
-
-
-def _as_spelled(column: pd.Series, patterns: dict[str, str]) -> pd.Series:
-    known = {text: next((ours for pattern, ours in patterns.items() if re.fullmatch(pattern, _plain(text))), text)
-             for text in column.unique()}  # fmt: skip
-    return column.map(known)
 
 
 def _numbers_or_text(column: pd.Series) -> pd.Series:

@@ -18,10 +18,7 @@ DATASETS = {"data": "nih-chest-xrays/data", "sample": "nih-chest-xrays/sample"}
 
 
 def find_images(img_root: str | Path) -> dict[str, Path]:
-    """Every image in one of the `LAYOUTS` below `img_root`: {"00000013_005.png": Path(...)}, sorted by name.
-
-    Raises InputError where there is no such folder or no image, or two files of one name differ in size.
-    """
+    """Every image in one of the `LAYOUTS`, {name: path}, sorted; InputError for none, or two different of one name."""
     root = image_root(img_root)
     images = {}
     for entry in scan_images(root):
@@ -51,6 +48,17 @@ def find_beside(name: str, *folders: str | Path) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
+def find_table(folder: Path, *patterns: str) -> Path:
+    """The file of the first pattern that has one, as it is or packed; InputError where there is none, or several."""
+    for pattern in patterns:
+        matches = sorted(path for packed in PACKED for path in folder.glob(pattern + packed))
+        if len(matches) > 1:
+            raise InputError(f"{folder} has several tables, {some(matches)}; choose one with csv_path")
+        if matches:
+            return matches[0]
+    raise InputError(f"{folder} has none of {some(patterns, 7)}; name the table with csv_path")
+
+
 def scan_images(root: Path) -> Iterator[os.DirEntry]:
     """Every image in a known layout of a root, each file once, in no order; two files may have the same name."""
     folders = [folder for layout in LAYOUTS if layout != "." for folder in sorted(root.glob(layout))]
@@ -67,9 +75,8 @@ def keep_found(entries: pd.DataFrame, images: dict[str, Path]) -> tuple[pd.DataF
     """The entries whose image was found, and what was left out. Raises InputError where no entry has an image."""
     found = entries["image"].isin(images)
     if not found.any():
-        raise InputError(f"none of the {len(entries):,} images of the CSV ({some(entries['image'], 3)}) is among the "
-                         f"{len(images):,} found under img_root ({some(images, 3)}); csv_path and img_root should "
-                         "belong together")  # fmt: skip
+        raise InputError(f"none of the {len(entries):,} images of the CSV ({some(entries['image'], 3)}) was found "
+                         f"({some(images, 3)} were); csv_path and img_root should belong together")  # fmt: skip
     kept, lost = entries[found].reset_index(drop=True), entries.loc[~found, "image"]
     extra = sorted(set(images) - set(entries["image"]))
     parts = [f"{len(kept):,} radiographs of {kept['patient'].nunique():,} patients"]
@@ -79,10 +86,9 @@ def keep_found(entries: pd.DataFrame, images: dict[str, Path]) -> tuple[pd.DataF
 
 
 def download(dataset: str = "sample") -> Path:
-    """Download a data set from Kaggle (kagglehub, which resumes, checks and caches), and return its folder.
+    """Download a data set from Kaggle, unless kagglehub's cache has it complete, and return its folder.
 
     dataset: "data", all 112,120 images, 42 GB (about twice as much while it unpacks), or "sample", 5,606 images, 4 GB.
-    A complete download is used without the network.
     Raises InputError for another name, and where Kaggle cannot be reached.
     """
     if dataset not in DATASETS:

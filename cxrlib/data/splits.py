@@ -1,7 +1,4 @@
-"""Splits into train, val and test by patient, by the official lists, or by image to show leakage; nested subsets.
-
-Only splits by patient, such as the official one, keep all images of a patient on the same side.
-"""
+"""Splits into train, val and test by patient, by the official lists, or by image to show leakage; nested subsets."""
 
 import hashlib
 from collections.abc import Iterable
@@ -47,13 +44,10 @@ def split(
 
 
 def subset(entries: pd.DataFrame, part: str, size: int, seed: int = 0) -> pd.DataFrame:
-    """About `size` images of one part, never more, of complete patients; 0 means all.
+    """At most `size` images of one part, of complete patients (but for a first one with more than that); 0 means all.
 
-    A larger subset of one seed contains every smaller one. Only a first patient with more than `size` images is not
-    complete. Raises InputError for an unknown part or a negative size.
+    A larger subset of one seed contains every smaller one.
     """
-    if part not in PARTS or size < 0:
-        raise InputError(f"no subset of {size} images of {part!r}; expected a size >= 0 and one of {', '.join(PARTS)}")
     chosen = entries[entries["part"] == part]
     if size == 0 or size >= len(chosen):
         return chosen
@@ -77,33 +71,28 @@ def subsets(entries: pd.DataFrame, train: int = 0, val: int = 0, test: int = 0, 
 def leakage(entries: pd.DataFrame) -> pd.DataFrame:
     """Of val and test: images, patients, patients_in_train, images_leaked (of those patients), share_leaked (0-1)."""
     in_train = entries["patient"].isin(entries.loc[entries["part"] == "train", "patient"])
-    all_of_them, leaked = (rows.groupby("part")["patient"] for rows in (entries, entries[in_train]))
-    counts = {
-        "images": all_of_them.size(),
-        "patients": all_of_them.nunique(),
-        "patients_in_train": leaked.nunique(),
-        "images_leaked": leaked.size(),
-    }
-    table = pd.DataFrame(counts, ["val", "test"]).fillna(0).astype(int)
+    of_part = entries.assign(leaked=entries["patient"].where(in_train)).groupby("part")
+    table = of_part.agg(images=("patient", "size"), patients=("patient", "nunique"),
+                        patients_in_train=("leaked", "nunique"), images_leaked=("leaked", "count"))  # fmt: skip
+    table = table.reindex(["val", "test"], fill_value=0).rename_axis(None)
     return table.assign(share_leaked=table["images_leaked"] / table["images"])
 
 
 def remembered(
     entries: pd.DataFrame, kind: str, earlier: dict[str, list[str]] | None = None, source: str | Path = "the checkpoint"
 ) -> dict[str, list[str]]:
-    """What a checkpoint has seen, {"train": image names, "val": image names}, with the parts of an earlier one.
+    """What a checkpoint has seen, {"train": image names, "val": image names}, with the parts of an `earlier` one.
 
-    Raises InputError where the checkpoint `source`, from which the training starts, has seen what is held out here:
-    patients of val or test in its train part, or patients of test in its val part, on which it was chosen.
+    Raises InputError where this one (`source`) has trained on patients of val or test, or was chosen on those of test.
     """
     parts = {part: set(entries.loc[entries["part"] == part, "image"]) for part in ("train", "val")}
     if earlier is not None:
         before = _seen(entries, earlier, kind)
         seen = (before == "train") & (entries["part"] != "train") | (before == "val") & (entries["part"] == "test")
         if seen.any():
-            raise InputError(f"{source} learned from {seen.sum():,} images, or other images of their patients, that "
-                             f"are held out here (such as {some(entries.loc[seen, 'image'], 3)}); expected the split "
-                             "and seed of its training")  # fmt: skip
+            those = f"{seen.sum():,} images, or of their patients, that are held out here"
+            shown = some(entries.loc[seen, "image"], 3)
+            raise InputError(f"{source} learned from {those} ({shown}); expected the split and seed of its training")
         parts["train"] |= set(earlier["train"])
         parts["val"] |= set(earlier["val"]) - parts["train"]
     return {part: sorted(names) for part, names in parts.items()}
@@ -127,9 +116,8 @@ def united(parts: dict[str, dict[str, list[str]]], kind: str) -> dict[str, list[
             held_out |= (ours["train"] | ours["val"]) - theirs["train"] - theirs["val"]
         if held_out:
             whom = "images" if kind == "image" else "patients"
-            raise InputError(f"{one} learned from {len(held_out):,} {whom} that {other} holds out (such as "
-                             f"{some(sorted(held_out), 3)}); expected models of one split, as cxr compare trains them "
-                             "with several seeds")  # fmt: skip
+            raise InputError(f"{one} learned from {len(held_out):,} {whom} that {other} holds out, such as "
+                             f"{some(sorted(held_out), 3)}; expected models of one split")  # fmt: skip
     return {part: sorted({name for each in parts.values() for name in each[part]}) for part in ("train", "val")}
 
 
@@ -181,12 +169,7 @@ def _with_part(entries: pd.DataFrame, part: pd.Series) -> pd.DataFrame:
 
 
 def _stratify(entries: pd.DataFrame, by: str, fractions: np.ndarray, seed: int) -> np.ndarray:
-    """Assign whole groups (patients) to parts, rarest finding first (after Sechidis et al. 2011): a part per entry.
-
-    A group is assigned at random, with probabilities proportional to what the parts still need of its rarest finding.
-    So the counts are met, and the parts get groups of all sizes (the greatest need would leave val and test only
-    patients with one image).
-    """
+    """Assign whole groups (patients) to parts, rarest finding first (after Sechidis et al. 2011): a part per entry."""
     rng = np.random.default_rng(seed)
     names = np.array(PARTS[: len(fractions)])
     codes, patients = pd.factorize(entries[by], sort=True)
@@ -202,7 +185,7 @@ def _stratify(entries: pd.DataFrame, by: str, fractions: np.ndarray, seed: int) 
     assigned = np.empty(len(patients), dtype=int)
     for finding in [*rarity, len(FINDINGS)]:
         for group in order[rarest[order] == finding]:
-            odds = wanted[:, finding].clip(min=0)
+            odds = wanted[:, finding].clip(min=0)  # the greatest need would leave val and test patients of one image
             if odds.sum() == 0:  # no part needs more, after a group larger than its share
                 odds = fractions
             part = min(np.searchsorted(odds.cumsum(), rng.random() * odds.sum(), side="right"), len(names) - 1)

@@ -1,8 +1,4 @@
-"""Agreement of the mined labels with radiologists who read the images: Cohen's kappa, PPV and sensitivity.
-
-Labels were mined from reports by a program. Radiologists have read some of the images: Majkowska et al. 2019 for four
-findings (in the package torchxrayvision), Nabulsi et al. 2021 for all. Phantoms give their truth in the same form.
-"""
+"""Agreement of the labels, mined from reports, with radiologists who read the images: kappa, PPV and sensitivity."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import read_expert_labels
 from cxrlib.data.sources import find_beside
@@ -39,14 +34,14 @@ def agreement(
 ) -> pd.DataFrame:
     """One row per finding: the mined labels of `entries` against the expert labels, on the images in both tables.
 
-    entries: image, patient and 0 / 1 columns; expert: image and 0 / 1 columns; an image counts where both labels are
-    known (not NaN). findings: {column of expert: columns of entries}, any of which counts as positive.
+    entries: image, patient and 0 / 1 columns; expert: image (each once) and 0 / 1 columns; an image counts where both
+    are known (not NaN). findings: {column of expert: columns of entries}, any of which counts as positive.
     Returns images, mined and expert (positives), both (positive in both), Cohen's kappa with its 95 % interval over
     patients, ppv (of the mined positives, the share that the experts confirm) and sensitivity (of the experts', the
     share mined); NaN where undefined. Where no image is positive in both, or they never differ, the limit of kappa on
-    that side is that of the positive agreement 2 both / (mined + expert). Raises InputError for images given twice.
+    that side is that of the positive agreement 2 both / (mined + expert).
     """
-    expert = by_image(expert)
+    expert = expert.set_index("image")
     both = entries[entries["image"].isin(expert.index)]
     expert = expert.loc[both["image"]]
     codes, patients = pd.factorize(both["patient"])
@@ -63,14 +58,6 @@ def agreement(
                       "ppv": ratio(tp, tp + fp), "sensitivity": ratio(tp, tp + fn)}  # fmt: skip
     table = pd.DataFrame.from_dict(rows, orient="index", dtype=float).rename_axis("finding")
     return table.astype(dict.fromkeys(("images", "mined", "expert", "both"), int))
-
-
-def by_image(experts: pd.DataFrame) -> pd.DataFrame:
-    """The expert labels with the images as index; InputError where an image has more than one row."""
-    twice = experts["image"][experts["image"].duplicated()].unique()
-    if len(twice):
-        raise InputError(f"the expert labels contain {some(twice)} more than once; expected one row per image")
-    return experts.set_index("image")
 
 
 def both_known(mined: np.ndarray, read: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -97,10 +84,9 @@ def _kappa_interval(cells, times: np.ndarray) -> tuple[float, float]:
 
 
 def cohen_kappa(both: np.ndarray, first: np.ndarray, second: np.ndarray, neither: np.ndarray) -> np.ndarray:
-    """Cohen's kappa of two readers from counts: positive for both, for the first or second alone, for neither.
+    """Cohen's kappa (1960) from counts: positive for both readers, for the first or second alone, for neither.
 
-    (observed - expected) / (1 - expected) agreement; expected is that of independent readers with the same shares of
-    positives (Cohen 1960). 1 is perfect, 0 is chance; NaN where the expected agreement is 1.
+    (observed - expected) / (1 - expected) agreement, expected of independent readers; NaN where expected is 1.
     """
     n = both + first + second + neither
     observed = ratio(both + neither, n)

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from cxrlib.core.errors import InputError, some
+from cxrlib.core.errors import some
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.agreement import EACH, EXPERT_TASKS, both_known, by_image
+from cxrlib.evaluation.agreement import EACH, EXPERT_TASKS, both_known
 from cxrlib.evaluation.bootstrap import Bootstrap, count_patients
 from cxrlib.evaluation.differences import group_difference, holm
 from cxrlib.evaluation.predictions import Predictions
@@ -20,8 +20,6 @@ _GAP = ("patients", "patients_others", "value", "others", "gap", "low", "high", 
 
 def groups(entries: pd.DataFrame, by: str) -> pd.Series:
     """The group of each entry, of GROUPS, by "sex", "age" or "view"; missing where the entry has no such value."""
-    if by not in GROUPS or by not in entries:
-        raise InputError(f"the entries cannot be grouped by {by!r}; expected one of {some(GROUPS)}, in their columns")
     if by == "age":
         return pd.cut(entries[by], [0, 40, 60, np.inf], right=False, labels=GROUPS[by]).astype(object)
     return entries[by].map({"F": "women", "M": "men"} if by == "sex" else {"AP": "AP", "PA": "PA"})
@@ -90,7 +88,7 @@ def against_experts(
     Columns: images, mined and expert (positives), auroc_mined, auroc_expert, difference (expert - mined), low, high, p,
     note. Undefined, with a note, with fewer than 10 images with it, or without it, by either.
     """
-    experts = by_image(experts)
+    experts = experts.set_index("image")
     both = predictions.take(np.isin(predictions.image, experts.index))
     experts = experts.loc[both.image]
     tasks = EACH | EXPERT_TASKS

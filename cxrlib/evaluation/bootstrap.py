@@ -1,10 +1,6 @@
-"""The bootstrap over patients, and the intervals and p-values obtained from it.
+"""The bootstrap over patients (Field & Welsh 2007), and the intervals and p-values obtained from it.
 
-A replicate draws whole patients (Field & Welsh 2007), and so only changes how often each patient counts. The sums of
-all replicates are one matrix product: (sums per patient) @ (how often each patient counts, a column per replicate).
-
-Where all images agree, so do all replicates (docs/intervals.md). `limits` then gives the interval of a single metric in
-[0, 1], `leave_ends` the replicates of macro means and differences; both take what the metric rests on (`Support`).
+The sums of all replicates are one matrix product: (sums per patient) @ (how often each counts, a column per replicate).
 """
 
 from collections.abc import Iterator, Sequence
@@ -116,25 +112,25 @@ def leave_ends(replicates: np.ndarray, point: np.ndarray, patients: np.ndarray, 
     return free
 
 
-def interval(replicates: np.ndarray, point: np.ndarray, patients: np.ndarray, confidence: float = 0.95) -> np.ndarray:
-    """Ends (2, k) of the expanded percentile intervals of k metrics (Hesterberg 2015, The American Statistician 69).
+def interval(replicates: np.ndarray, point: np.ndarray, patients: np.ndarray) -> np.ndarray:
+    """Ends (2, k) of the expanded percentile intervals (95 %) of k metrics (Hesterberg 2015, Am. Statistician 69).
 
     replicates: (r, k), NaN is ignored. point: (k,), always inside. patients: (k,), the number with the rarer class: the
     fewer, the wider the percentiles (Student's t with patients - 1 degrees of freedom replaces the normal).
     NaN where the point is undefined, no replicate is defined, or fewer than two patients have the rarer class.
     """
-    tails, ends = _tail(np.asarray(patients, dtype=np.float64), confidence), np.full((2, len(point)), np.nan)
-    for k, tail in enumerate(tails):
+    ends = np.full((2, len(point)), np.nan)
+    for k, tail in enumerate(_tail(np.asarray(patients, dtype=np.float64))):
         defined = replicates[~np.isnan(replicates[:, k]), k]
         if len(defined) and not np.isnan(tail):
             ends[:, k] = np.quantile(defined, [tail, 1 - tail])
     return np.stack([np.minimum(ends[0], point), np.maximum(ends[1], point)])
 
 
-def _tail(patients: np.ndarray, confidence: float = 0.95) -> np.ndarray:
+def _tail(patients: np.ndarray) -> np.ndarray:
     """The share of replicates beyond each end of an interval (k,); NaN for a single patient."""
     m = np.where(patients > 1, patients, np.nan)
-    return ndtr(np.sqrt(m / (m - 1)) * stdtrit(m - 1, (1 - confidence) / 2))
+    return ndtr(np.sqrt(m / (m - 1)) * stdtrit(m - 1, (1 - 0.95) / 2))
 
 
 def p_values(replicates: np.ndarray, patients: np.ndarray) -> np.ndarray:

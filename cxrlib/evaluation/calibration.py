@@ -1,8 +1,4 @@
-"""Calibrated scores: of the images scored 0.2, one in five has the finding, here and at another prevalence.
-
-Every map rises with the score, so the ranking of images and the AUROC stay (isotonic maps tie neighbours), and the best
-threshold selects the same images. A calibrator and the thresholds on its scores form one operating point.
-"""
+"""Calibrated scores: of the images scored 0.2, one in five has the finding, here and at another prevalence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +7,7 @@ import numpy as np
 import scipy  # scipy.optimize takes half a second to import, which a prediction need not wait for
 from scipy.special import expit, logit
 
-from cxrlib.core.errors import InputError, nearest, some
+from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.metrics import check_calibration
 from cxrlib.evaluation.predictions import Predictions, fourteen
@@ -24,7 +20,7 @@ _KEYS = {"platt": ("slope", "intercept"), "temperature": ("slope",), "isotonic":
 
 @dataclass(frozen=True, eq=False)
 class Calibrator(SavedPerFinding):
-    """One map from scores to calibrated scores per finding, in the order of FINDINGS; "none" leaves all unchanged.
+    """One rising map from scores to calibrated scores per finding, in the order of FINDINGS; "none" changes nothing.
 
     maps: 14 dicts. Of numbers "slope" (above 0) and "intercept": sigmoid(slope * logit(score) + intercept), where
     temperature is 1 / slope and has no intercept; of lists "scores" (rising) and "values" (not falling), in [0, 1]:
@@ -40,20 +36,18 @@ class Calibrator(SavedPerFinding):
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            hint = nearest(self.method, METHODS)
-            raise InputError(f"the calibration {self.method!r} is unknown; expected one of {', '.join(METHODS)}{hint}")
+            raise InputError(f"the calibration {self.method!r} is unknown; expected one of {', '.join(METHODS)}")
         maps = tuple(_checked(self.method, name, one) for name, one in zip(FINDINGS, self.maps, strict=True))
         vars(self).update(maps=maps, notes=tuple(map(str, self.notes)))
 
     @classmethod
     def fit(cls, val: Predictions, method: str = "platt") -> "Calibrator":
-        """The maps that make `val` most likely.
+        """The maps that make `val` most likely; where that is impossible, the scores stay, and the note says why.
 
         method: "platt" (slope and intercept on the logit; Platt 1999), "temperature" (slope alone; Guo et al. 2017: it
-        cannot shift scores that are too high overall, such as those trained with pos_weight), "isotonic" (any rising
-        map; Zadrozny & Elkan 2002: it needs hundreds of positives, and ties scores) or "none".
-        A finding with fewer than five positive or negative images keeps its scores, with the reason in its note; so
-        does one whose scores are all equal, or whose higher scores do not go with more positives.
+        cannot shift scores that are too high overall), "isotonic" (any rising map; Zadrozny & Elkan 2002: it needs
+        hundreds of positives) or "none". A finding needs five positive and negative images, and scores that rise with
+        the share of positives.
         """
         unfitted, _ = cls(method), raw(val)  # both may raise
         if method == "none":
@@ -203,8 +197,6 @@ def _checked(method: str, finding: str, one: dict) -> dict:
         good = steps.ndim == 2 and steps.size and (steps[0] > 0).all() and (steps[1] >= 0).all()
         good = good and ((table >= 0) & (table <= 1)).all()
     if not good:
-        raise InputError(
-            f"the {method} map of {finding} is {one}; expected finite numbers: a slope above 0, or scores that rise "
-            "and values that do not fall, both in [0, 1]"
-        )
+        raise InputError(f"the {method} map of {finding} is {one}; expected finite numbers: a slope above 0, or scores "
+                         "that rise and values that do not fall, both in [0, 1]")  # fmt: skip
     return dict(zip(keys, table.tolist(), strict=False))

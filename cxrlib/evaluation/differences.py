@@ -1,7 +1,4 @@
-"""Differences between two models, or two groups of images, with intervals, p-values and Holm's correction.
-
-Both sides share the drawn patients, so that what is hard or easy for both cancels in the difference.
-"""
+"""Differences of two models, or two groups of images, on the same draws of patients; p-values, Holm's correction."""
 
 from collections.abc import Sequence
 
@@ -72,11 +69,9 @@ def mean_against_members(
     """
     members = [_in_order_of(mean, one) for one in members]
     drawn = metrics.bootstrap(*members, mean, metrics=["auroc"], **resampling._asdict())
-    macros = []  # of each model: of the data, then of the replicates
-    for one in drawn:
-        replicates = replicates_with_macro(one.replicates["auroc"], one.point["auroc"])[:, -1]
-        macros.append(np.append(with_macro(one.point["auroc"])[-1], replicates))
-    *each, whole = macros
+    aurocs = [(one.point["auroc"], one.replicates["auroc"]) for one in drawn]
+    # of each model: of the data, then of the replicates
+    *each, whole = (replicates_with_macro(np.vstack(both), both[0])[:, -1] for both in aurocs)
     average = sum(each) / len(each)
     point, *replicates = np.column_stack([*each, average, whole, whole - average])
     replicates = np.reshape(replicates, (-1, len(point)))  # of which there may be none
@@ -86,11 +81,7 @@ def mean_against_members(
 
 
 def _replicates(a: metrics.Drawn, b: metrics.Drawn, metric: str, seed: int) -> np.ndarray:
-    """Differences (r, 14). Two models that predict all images alike are not the same model: new patients may differ.
-
-    Where no replicate shows a difference at the thresholds, though scores or thresholds differ, half of the replicates
-    have, in either direction, as large a one as so many patients can hide (`leave_ends`).
-    """
+    """Differences (r, 14); where models differ, but none at the thresholds, as large as so many patients can hide."""
     differences = a.replicates[metric] - b.replicates[metric]
     if metric not in metrics.THRESHOLD_METRICS:
         return differences
@@ -113,11 +104,8 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 def _in_order_of(a: Predictions, b: Predictions) -> Predictions:
     """Put the images of b in the order of a."""
-    only = set(a.image.tolist()) ^ set(b.image.tolist())
-    if only:
-        raise InputError(
-            f"{len(only)} images are in one of the two only, such as {some(sorted(only), 3)}; compare the same images"
-        )
+    if only := sorted(set(a.image.tolist()) ^ set(b.image.tolist())):
+        raise InputError(f"{len(only)} images are in one of the two only ({some(only, 3)}); compare the same images")
     b = b.take(pd.Index(b.image).get_indexer(a.image))
     if (a.patient != b.patient).any() or (a.labels != b.labels).any():
         raise InputError("the two give an image different labels or patients; predict both on the same entries")

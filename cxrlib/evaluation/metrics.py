@@ -1,8 +1,4 @@
-"""Metrics of the scores per finding, each with an interval.
-
-Each is computed from sums over the images of a patient, so that all replicates of the bootstrap come from one matrix
-product. Comparisons of models and groups: `differences`.
-"""
+"""Metrics of the scores per finding with intervals; from sums per patient, so that a matrix product gives all draws."""
 
 import zlib
 from collections.abc import Sequence
@@ -89,7 +85,7 @@ class Drawn(NamedTuple):
     point: dict[str, np.ndarray]
     replicates: dict[str, np.ndarray]
     support: dict[str, Support]  # of the metrics in [0, 1]
-    content: tuple[int, ...] = ()  # of each finding, equal for equal scores and thresholds
+    content: tuple[int, ...]  # of each finding, equal for equal scores and thresholds
 
     def limits(self, name: str) -> np.ndarray:
         """The ends (2, 14) of the 95 % interval of one metric."""
@@ -106,52 +102,47 @@ def bootstrap(
 ) -> list[Drawn]:
     """The metrics in `replicates` draws of whole patients, for each of `predictions`, which share the draws.
 
-    Where none of the patients with a finding is drawn, its metrics are NaN in this replicate.
-    thresholds: 14 values, or Thresholds, for each of `predictions`. metrics: only these (default: all).
+    thresholds: 14 values, or Thresholds, for each of `predictions`. metrics: only these (default: all). NaN in a
+    replicate without a patient who has the finding.
     """
     patients, times = resampling.shared_draws(predictions, replicates, seed)
     pairs = zip(predictions, thresholds or [None] * len(predictions), strict=True)
-    return [PatientSums(one, patients, values, metrics).drawn(times, seed) for one, values in pairs]
+    return [_drawn(one, values, metrics, patients, times, seed) for one, values in pairs]
 
 
-class PatientSums:
-    """The metrics of one set of predictions, as a function of how often each of the sorted `patients` counts."""
+def _drawn(predictions, thresholds, metrics, patients, times, seed) -> Drawn:
+    """The metrics in the draws `times` (r, patients) of the sorted `patients`; see `leave_ends`."""
+    check_calibration(predictions.calibration, thresholds)
+    possible = RANKING_METRICS if thresholds is None else RANKING_METRICS + THRESHOLD_METRICS
+    metrics = possible if metrics is None else metrics
+    for name in set(metrics) - set(possible):
+        wrong = "needs thresholds" if name in THRESHOLD_METRICS else f"is not a metric{nearest(name, possible)}"
+        raise InputError(f"{name!r} {wrong}; expected one of {some(possible, 11)}")
+    values = [None] * len(FINDINGS) if thresholds is None else fourteen("thresholds", thresholds, nan=False)
+    patient, findings = np.searchsorted(patients, predictions.patient), []
+    for k, threshold in enumerate(values):
+        rows = predictions.rows_of(k)
+        scores, positive = predictions.scores[rows, k], predictions.labels[rows, k] == 1
+        findings.append(_Finding(scores, positive, patient[rows], len(patients), threshold))
 
-    def __init__(self, predictions, patients, thresholds=None, metrics=None):
-        check_calibration(predictions.calibration, thresholds)
-        possible = RANKING_METRICS if thresholds is None else RANKING_METRICS + THRESHOLD_METRICS
-        self.metrics = possible if metrics is None else metrics
-        for name in set(self.metrics) - set(possible):
-            wrong = "needs thresholds" if name in THRESHOLD_METRICS else f"is not a metric{nearest(name, possible)}"
-            raise InputError(f"{name!r} {wrong}; expected one of {some(possible, 11)}")
-        values = [None] * len(FINDINGS) if thresholds is None else fourteen("thresholds", thresholds, nan=False)
-        patient, self.findings = np.searchsorted(patients, predictions.patient), []
-        for k, threshold in enumerate(values):
-            rows = predictions.rows_of(k)
-            scores, positive = predictions.scores[rows, k], predictions.labels[rows, k] == 1
-            self.findings.append(_Finding(scores, positive, patient[rows], len(patients), threshold))
+    def measured(weights: np.ndarray) -> dict[str, np.ndarray]:  # (patients, r) to {metric: (r, 14)}
+        each = [finding(weights, metrics) for finding in findings]
+        return {name: np.stack([one[name] for one in each], axis=1) for name in metrics}
 
-    def __call__(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """weights: (patients, r), how often each patient counts in each replicate. Returns {metric: (r, 14)}."""
-        each = [finding(weights, self.metrics) for finding in self.findings]
-        return {name: np.stack([one[name] for one in each], axis=1) for name in self.metrics}
-
-    def drawn(self, times: np.ndarray, seed: int) -> Drawn:
-        """The metrics in the draws `times` (r, patients); see `leave_ends`."""
-        point = {name: value[0] for name, value in self(np.ones((times.shape[1], 1))).items()}
-        rows = max(finding.negatives.shape[0] for finding in self.findings)
-        parts, replicates, support = [self(weights) for weights in resampling.chunks(times, rows)], {}, {}
-        for name in self.metrics:
-            replicates[name] = np.concatenate([part[name] for part in parts])
-            if name in UNBOUNDED:
-                continue
-            each = [one.support(name, value) for one, value in zip(self.findings, point[name], strict=True)]
-            support[name] = Support(*np.array(each).T)
-            change, back = _AS_SHARE.get(name, (np.asarray, np.asarray))
-            seeds = [(seed, zlib.crc32(name.encode()), finding.content) for finding in self.findings]
-            shares, patients = (change(replicates[name]), change(point[name])), support[name].patients
-            replicates[name] = back(resampling.leave_ends(*shares, patients, seeds))
-        return Drawn(point, replicates, support, tuple(finding.content for finding in self.findings))
+    point = {name: value[0] for name, value in measured(np.ones((len(patients), 1))).items()}
+    steps = max(finding.negatives.shape[0] for finding in findings)
+    parts, replicates, support = [measured(weights) for weights in resampling.chunks(times, steps)], {}, {}
+    for name in metrics:
+        replicates[name] = np.concatenate([part[name] for part in parts])
+        if name in UNBOUNDED:
+            continue
+        each = [one.support(name, value) for one, value in zip(findings, point[name], strict=True)]
+        support[name] = Support(*np.array(each).T)
+        change, back = _AS_SHARE.get(name, (np.asarray, np.asarray))
+        seeds = [(seed, zlib.crc32(name.encode()), finding.content) for finding in findings]
+        shares = change(replicates[name]), change(point[name])
+        replicates[name] = back(resampling.leave_ends(*shares, support[name].patients, seeds))
+    return Drawn(point, replicates, support, tuple(finding.content for finding in findings))
 
 
 class _Finding:
@@ -246,10 +237,8 @@ def check_calibration(calibration: str, thresholds) -> None:
     """Raise InputError where thresholds were tuned on scores of another calibration than that of the scores."""
     tuned_on = getattr(thresholds, "calibration", None)
     if tuned_on not in (None, calibration):
-        raise InputError(
-            f"the thresholds are on scores of calibration {tuned_on}, these scores have calibration "
-            f"{calibration}; expected the same: apply the calibrator first, or tune again (cxr eval)"
-        )
+        raise InputError(f"the thresholds are on scores of calibration {tuned_on}, these scores have calibration "
+                         f"{calibration}; expected the same: calibrate first, or tune again (cxr eval)")  # fmt: skip
 
 
 def _notes(positives: np.ndarray, known: np.ndarray, patients: np.ndarray, drawn: Drawn) -> list[str]:

@@ -1,10 +1,4 @@
-"""What a threshold is chosen for: an objective to maximize on validation, or a promise for new patients.
-
-"sensitivity>=0.9@0.95" is chosen so that, in 95 of 100 validation sets, it is kept for new patients of the same kind
-(Learn then Test, Angelopoulos et al. 2021, arXiv 2110.01052). Of each patient with the finding, the loss at a threshold
-is the share of the positive images below it; the promise is that its mean over patients is at most 1 - sensitivity. The
-thresholds are tested from the lowest upwards, each at the full level, until one fails; the last that passed is taken.
-"""
+"""What a threshold is chosen for: an objective to maximize on validation, or a promise for new patients."""
 
 import re
 from collections.abc import Callable
@@ -23,8 +17,7 @@ def parse_objective(text: str) -> tuple[Callable, tuple[float, float] | None]:
     """The objective that `text` names, such as "f1" or "cost=10", and the promise (sensitivity, confidence) after @.
 
     It is a function (tp, fp, positives, negatives) -> (value to maximize, condition met), where tp and fp are
-    (candidates, replicates), all positives and negatives (replicates,). For integer and half-integer betas and costs
-    the value is a single quotient of integers, so that ties are exact.
+    (candidates, replicates), all positives and negatives (replicates,); ties are exact, as quotients of integers.
     Raises InputError for an unknown objective.
     """
     pattern = r"(youden)|(f|sensitivity>=|specificity>=|cost=)([\d.]+)(@0?\.\d+)?"
@@ -66,7 +59,11 @@ _OBJECTIVES = {
 def guaranteed(
     scores: np.ndarray, positive: np.ndarray, patient: np.ndarray, candidates: np.ndarray, promise: tuple[float, float]
 ) -> tuple[float | None, str]:
-    """The highest of the rising `candidates` that keeps the promise (sensitivity, confidence); or None, and why."""
+    """The highest of the rising `candidates` that keeps the promise (sensitivity, confidence); or None, and why.
+
+    It is kept for new patients in 95 of 100 validation sets (Learn then Test, Angelopoulos et al. 2021,
+    arXiv 2110.01052). Candidates are tested upwards, each at the full level, until one fails.
+    """
     (sensitivity, confidence), (_, codes) = promise, np.unique(patient[positive], return_inverse=True)
     patients, level = codes.max(initial=-1) + 1, 1 - confidence
     missed = ~at_or_above(scores[positive], candidates[:, None])  # (candidates, positive images)

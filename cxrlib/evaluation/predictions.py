@@ -38,10 +38,8 @@ class Predictions:
         patient = patient.astype(np.int64 if patient.dtype.kind in "iu" else str)
         n = len(image) if image.ndim == 1 else -1
         if not scores.shape == labels.shape == (n, len(FINDINGS)) or patient.shape != (n,):
-            raise InputError(
-                f"predictions have scores {scores.shape}, labels {labels.shape}, image {image.shape} and patient "
-                f"{patient.shape}; expected (n, {len(FINDINGS)}) twice and (n,) twice, with the same n"
-            )
+            raise InputError(f"predictions have scores {scores.shape}, labels {labels.shape}, image {image.shape} and "
+                             f"patient {patient.shape}; expected (n, {len(FINDINGS)}) twice, (n,) twice")  # fmt: skip
         for bad, values, what in (
             (np.isnan(scores), scores, "scores that are NaN; check whether training diverged"),
             ((scores < 0) | (scores > 1), scores, "scores outside [0, 1]; apply a sigmoid to logits"),
@@ -53,10 +51,8 @@ class Predictions:
                 raise InputError(f"predictions contain {bad.sum()} {what} ({where})")
         names, times = np.unique(image, return_counts=True)
         if len(names) < len(image):
-            raise InputError(
-                f"predictions contain {some(names[times > 1])} more than once; expected one row per image: "
-                "drop the duplicates, which several processes produce when they pad their last batch"
-            )
+            raise InputError(f"predictions contain {some(names[times > 1])} more than once; expected one row per "
+                             "image: drop duplicates, such as of processes that pad their last batch")  # fmt: skip
         vars(self).update(scores=scores, labels=labels.astype(np.uint8), image=image, patient=patient)
 
     def __len__(self) -> int:
@@ -95,8 +91,7 @@ class Predictions:
                 calibration = str(file["calibration"]) if "calibration" in file.files else "none"
         except Exception as error:  # a dozen kinds, of zipfile, zlib and numpy
             reason = " ".join(str(error).split()) or type(error).__name__
-            said = f"{path} cannot be read as predictions ({reason}); save predictions with Predictions.save"
-            raise InputError(said) from None
+            raise InputError(f"{path} cannot be read as predictions ({reason}); expected Predictions.save's") from None
         findings = arrays.pop("findings").tolist()
         if findings != list(FINDINGS):
             raise InputError(f"{path} was saved for the findings {some(findings, 14)}; expected {some(FINDINGS, 14)}")

@@ -43,10 +43,8 @@ class Evaluation:
         """A line per finding, the macros, the models (checkpoints of one split, by name), the data, the notes."""
         lines, config = [], next(iter(models.values()))["config"]
         for (finding, row), threshold in zip(self.table[:-1].iterrows(), self.thresholds.texts, strict=True):
-            lines.append(
-                f"{finding:<19} AUC {_with_interval(row, 'auroc')}  F1 {_with_interval(row, 'f1')}  "
-                f"threshold {threshold:<6}  positives {row['positives']:.0f} of {row['n']:.0f}"
-            )
+            lines.append(f"{finding:<19} AUC {_with_interval(row, 'auroc')}  F1 {_with_interval(row, 'f1')}  threshold "
+                         f"{threshold:<6}  positives {row['positives']:.0f} of {row['n']:.0f}")  # fmt: skip
         for name, metric in (("AUC", "auroc"), ("F1", "f1"), ("AP", "ap")):
             value, defined = _with_interval(self.table.loc["macro"], metric), self.table[metric][:-1].notna().sum()
             lines.append(f"{'macro ' + name:<19} {name:<3} {value}  over {defined} of {len(FINDINGS)} findings")
@@ -60,8 +58,7 @@ class Evaluation:
         if config["split"] == "image":
             lines.append("# this split puts images of one patient on both sides: the figures are too good to be true")
         if {calibrator.method for calibrator in self.calibrators} - {"none"}:
-            methods = methods_text(self.calibrators)
-            lines.append(f"# thresholds are on scores calibrated on validation ({methods})")
+            lines.append(f"# thresholds are on scores calibrated on validation ({methods_text(self.calibrators)})")
         findings_of = {}  # note -> the findings it concerns
         for notes in (*(one.notes for one in self.calibrators), self.thresholds.notes, self.table["note"]):
             for note, finding in zip(notes, FINDINGS, strict=False):

@@ -1,8 +1,4 @@
-"""One decision threshold per finding: chosen on validation, frozen, applied to test.
-
-Every objective rises with the true positives and falls with the false positives. Between the scores of two positive
-images only false positives are added, so the best threshold is the score of a positive image (or above all scores).
-"""
+"""One decision threshold per finding: chosen on validation, frozen, applied to test."""
 
 import json
 from collections.abc import Callable
@@ -227,7 +223,7 @@ def _shortfall(scores: np.ndarray, positive: np.ndarray, lowest: float, chosen: 
 
 def _best(scores, positive, patient, times, grid, value_of: Callable) -> tuple[np.ndarray, np.ndarray]:
     """The best thresholds (r,) in draws (r, patients), NaN without both classes; and whether they are feasible (r,)."""
-    exact = np.append(np.unique(scores[positive]).astype(np.float64), NEVER)
+    exact = np.append(np.unique(scores[positive]).astype(np.float64), NEVER)  # others only add false positives
     candidates = exact if grid is None else grid_values(grid)
     # counted from the top: 0 at or above the highest candidate, ..., len(candidates) below the lowest
     place = len(candidates) - np.searchsorted(candidates.astype(np.float32), scores, side="right")

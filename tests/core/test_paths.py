@@ -3,7 +3,9 @@
 import errno
 import fcntl
 import os
+import tempfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -67,7 +69,7 @@ def test_where_nothing_can_be_written_is_said_and_nothing_is_made(tmp_path, monk
         with pytest.raises(InputError, match="no place for files"):
             check_folder("/proc/cxr")
     check_folder(tmp_path / "new" / "deep")
-    monkeypatch.setattr(os, "access", lambda *_: False)  # for root, too
+    monkeypatch.setattr(tempfile, "TemporaryFile", Mock(side_effect=PermissionError))  # for root, too
     with pytest.raises(InputError, match="is read-only"):
         check_folder(tmp_path / "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "nowhere"]

@@ -10,7 +10,7 @@ from cxrlib.core.errors import InputError
 from cxrlib.core.paths import RESULTS
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import reference_entries, reference_expert_labels
-from cxrlib.evaluation.agreement import EXPERT_TASKS, agreement, cohen_kappa, find_expert_labels
+from cxrlib.evaluation.agreement import EXPERT_FILES, EXPERT_TASKS, agreement, cohen_kappa, find_expert_labels
 
 
 def tables(mined, read, patient=None):
@@ -81,11 +81,10 @@ def test_an_interval_where_no_draw_can_show_another_value_is_that_of_the_positiv
     assert perfect["kappa_low"] < 0.9 < perfect["kappa"] == perfect["kappa_high"] == 1
 
 
-def test_an_image_that_the_experts_have_twice_is_named():
-    entries, expert = tables([1, 0, 1], [1, 0, 1])
-    twice = pd.concat([expert, expert.iloc[:1]])
-    with pytest.raises(InputError, match="more than once; expected one row per image"):
-        agreement(entries, twice, {"Mass": ["Mass"]})
+def test_an_image_that_the_experts_have_twice_is_named(tmp_path):
+    (tmp_path / EXPERT_FILES[0]).write_text("Image Index,Patient ID,Mass\na.png,1,YES\nb.png,1,NO\na.png,1,NO\n")
+    with pytest.raises(InputError, match=r"names a.png more than once; expected one row per image"):
+        find_expert_labels(tmp_path)
 
 
 def test_tables_of_other_images_share_none():

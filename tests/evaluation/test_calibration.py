@@ -256,7 +256,7 @@ def edited(method="platt", one=None, **changes):
         (edited(format="cxrlib calibration 9"), "expected what Calibrator.save writes"),
         (edited(findings={"Mass": {}}), "'Atelectasis' is missing or invalid"),
         (edited(findings=3), "write it again with Calibrator.save"),
-        (edited("plat"), "the calibration 'plat' is unknown; .*did you mean 'platt'"),
+        (edited("plat"), "the calibration 'plat' is unknown; expected one of none, platt"),
         (edited(one={}), "'note' is missing"),
         (edited(one=[1]), "is missing or invalid"),
         (edited(one={"slope": 1, "note": ""}), "platt map of Mass has slope; expected"),
@@ -289,6 +289,6 @@ def test_other_bad_input_is_refused(tmp_path):
         InputError, match=r"calibration.json is not a file; expected what Calibrator.save, or cxr eval, writes"
     ):
         Calibrator.load(tmp_path / "calibration.json")
-    with pytest.raises(InputError, match="did you mean 'isotonic'"):
+    with pytest.raises(InputError, match="expected one of none, platt, temperature, isotonic"):
         Calibrator.fit(calibrated_predictions(0, 50), "isotone")
     assert len(FINDINGS) == len(Calibrator().maps)

@@ -17,7 +17,7 @@ from cxrlib.evaluation.audits import against_experts, audit
 from cxrlib.evaluation.bootstrap import Bootstrap, count_patients
 from cxrlib.evaluation.calibration import METHODS, Calibrator
 from cxrlib.evaluation.differences import group_difference, paired_difference
-from cxrlib.evaluation.metrics import RANKING_METRICS, THRESHOLD_METRICS, PatientSums, evaluate, point_estimates
+from cxrlib.evaluation.metrics import RANKING_METRICS, THRESHOLD_METRICS, bootstrap, evaluate, point_estimates
 from cxrlib.evaluation.predictions import UNKNOWN, Predictions
 from cxrlib.evaluation.protocol import evaluate_at_tuned
 from cxrlib.evaluation.reliability import choose_method, ece_floor, reliability
@@ -57,14 +57,11 @@ some_findings = st.sets(st.integers(0, 13), min_size=3, max_size=3)  # of all fo
 @settings(max_examples=60)
 @given(predictions(), some_findings)
 def test_every_metric_in_every_replicate_is_that_of_the_images_of_known_label(given, findings):
-    patients = np.unique(given.patient)
-    times = np.random.default_rng(1).integers(0, 3, (len(patients), 5)).astype(float)
-    found = PatientSums(given, patients, HALF)(times)
-    assert set(found) == {*RANKING_METRICS, *THRESHOLD_METRICS}
     for k in findings:
-        expected = PatientSums(subset(given, k), patients, HALF)(times)
-        for name, value in found.items():
-            np.testing.assert_array_equal(value[:, k], expected[name][:, k], err_msg=name)
+        found, expected = bootstrap(given, subset(given, k), thresholds=[HALF, HALF], replicates=5, seed=1)
+        assert set(found.replicates) == {*RANKING_METRICS, *THRESHOLD_METRICS}
+        for name, value in found.replicates.items():
+            np.testing.assert_array_equal(value[:, k], expected.replicates[name][:, k], err_msg=name)
 
 
 @settings(max_examples=25)

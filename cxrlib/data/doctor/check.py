@@ -1,8 +1,6 @@
 """What is wrong with a data set, counted and named, in one pass over CSV, lists, boxes and images.
 
-Each check has a level: it "stops" cxrlib, "changes" a result, or is "harmless" (handled and reported). The readers in
-`metadata` stop at the first problem; here every problem is found and named by row or image. Pixels are decoded only
-where a file looks truncated or, with `deep`, in every image.
+Each check has a level: it "stops" cxrlib, "changes" a result, or is "harmless" (handled and reported).
 """
 
 import csv
@@ -79,7 +77,7 @@ def check_dataset(img_root: str | Path, csv_path: str | Path = "", deep: bool = 
     """Count and name what is wrong with a data set or unusual in it. Writes nothing.
 
     img_root: a folder in any layout of `sources`. csv_path: "" for the CSV in `img_root`; the official lists and the
-    boxes are searched in both places. deep: decode every image on all cores, instead of reading the header.
+    boxes are searched in both places. deep: decode every image on all cores, not only those that look truncated.
     Raises InputError where `img_root` is not a folder that can be read or `csv_path` not a file.
     """
     root, found = image_root(img_root), {}  # found: subject -> check -> names; None: there is nothing to check
