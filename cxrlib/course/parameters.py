@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from cxrlib.core.errors import InputError, nearest, some
+from cxrlib.core.errors import InputError, nearest
 from cxrlib.core.paths import NOTEBOOKS, PROFILES, expanded
 from cxrlib.course.config import CourseConfig
 from cxrlib.evaluation.objectives import parse_objective
@@ -17,14 +17,7 @@ from cxrlib.models.architectures import ARCHITECTURES
 from cxrlib.training.comparison import parse_budget
 from cxrlib.training.config import TrainConfig
 
-COURSE = (
-    "01_eda",
-    "02_preprocess",
-    "03_train_efficientnet",
-    "04_compare_architectures",
-    "05_thresholds",
-    "06_gradcam",
-)
+COURSE = ("01_eda", "02_preprocess", "03_train_efficientnet", "04_compare_architectures", "05_thresholds", "06_gradcam")
 
 
 def code_cells(name: str) -> list[tuple[str, list[str]]]:
@@ -40,36 +33,37 @@ def notebook_parameters(name: str) -> dict:
     return {line.target.id: ast.literal_eval(line.value) for line in ast.parse(source).body}
 
 
+def defaults() -> dict:
+    """The parameters of all notebooks in one, with their defaults; a name means the same in each."""
+    return {name: value for notebook in COURSE for name, value in notebook_parameters(notebook).items()}
+
+
 def read_profile(profile: str | Path) -> dict:
     """The parameters of a profile: a name from notebooks/profiles, or the path of a YAML file."""
     ours = {path.stem: path for path in sorted(PROFILES.glob("*.yaml"))}
     path = ours.get(str(profile), Path(expanded(profile)))
     if not path.is_file():
-        raise InputError(
-            f"no profile {str(profile)!r}; expected {', '.join(ours)} or a YAML file{nearest(profile, ours)}"
-        )
+        raise InputError(f"no profile {str(profile)!r}; expected {', '.join(ours)} or a YAML file")
     try:
         text = path.read_text(encoding="utf-8")
-        has_alias = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text))
-        values = {} if has_alias else yaml.safe_load(text)
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ValueError("it holds an alias, *name, with which a line may unfold to any size")
+        values = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{path} is not a YAML file ({reason}); expected name: value") from None
-    if has_alias:
-        raise InputError(f"{path} holds an alias (*name), with which a line may unfold to any size; write it out")
     if values is not None and not isinstance(values, dict):
         raise InputError(f"{path} holds no parameters; expected lines of name: value")
     return values or {}
 
 
-def check_parameters(values: dict) -> dict[str, dict]:
-    """Check all parameters before anything runs; text is converted to the declared type (`CourseConfig`).
+def check_parameters(values: dict) -> dict:
+    """Check all parameters before anything runs; returns them in their declared types (`CourseConfig`).
 
-    Returns what each notebook gets besides its defaults, {notebook: {name: value}}. Raises InputError for a name that
-    no notebook has, and for values that a training, a comparison or the tuning of thresholds would refuse.
+    Raises InputError for a name that no notebook has, and for values that a training, a comparison or the tuning of
+    thresholds would refuse.
     """
-    defaults = {name: notebook_parameters(name) for name in COURSE}
-    known = merged(defaults)
+    known = defaults()
     values = _typed(values, known)
     every = known | values
     try:
@@ -80,15 +74,7 @@ def check_parameters(values: dict) -> dict[str, dict]:
         raise InputError(f"in the comparison (archs, compare_...): {error}") from None
     grid_values(tuple(every[f"threshold_{end}"] for end in ("min", "max", "step")))
     parse_objective(every["objective"])
-    return {
-        name: {parameter: value for parameter, value in values.items() if parameter in parameters}
-        for name, parameters in defaults.items()
-    }
-
-
-def merged(parameters: dict[str, dict]) -> dict:
-    """The parameters of all notebooks in one; a name means the same in each."""
-    return {name: value for each in parameters.values() for name, value in each.items()}
+    return values
 
 
 def compared(values: dict) -> list[dict]:
@@ -104,8 +90,7 @@ def each_run(pairs: list[tuple[str, str]]) -> dict[str, dict]:
     [("arch", "resnet18"), ("arch", "vgg16"), ("lr", "3e-4")] is two runs, "-arch=resnet18" and "-arch=vgg16", both
     with that lr. Raises InputError where two runs would have one folder, and for a repeated run_dir.
     """
-    known = merged({name: notebook_parameters(name) for name in COURSE})
-    values: dict[str, list] = {}
+    known, values = defaults(), {}
     for name, value in pairs:
         values.setdefault(name, []).append(_typed({name: value}, known)[name])
     varied = [name for name in values if len(values[name]) > 1]
@@ -124,8 +109,8 @@ def _in_a_name(value) -> str:
 
 def _typed(values: dict, known: dict) -> dict:
     """Parameters in their declared types; InputError for an unknown name or an unusable value."""
-    for name in values:
-        if name not in known:
-            named = some(sorted(known), 60)
-            raise InputError(f"unknown parameter {name!r}; expected one of {named}{nearest(name, known)}")
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        named = f"{', '.join(sorted(known))}{nearest(unknown[0], known)}"
+        raise InputError(f"unknown parameter {unknown[0]!r}; expected one of {named}")
     return CourseConfig(**known | values).model_dump(include=set(values))

@@ -16,7 +16,7 @@ from cxrlib.core.paths import NOTEBOOKS, RUNS, check_folder
 from cxrlib.course import parameters, stages
 from cxrlib.course.config import with_paths
 from cxrlib.course.opening import Data, open_data
-from cxrlib.course.parameters import COURSE, merged, notebook_parameters
+from cxrlib.course.parameters import COURSE, notebook_parameters
 from cxrlib.course.report.page import write_index
 from cxrlib.course.runs import RunFolder
 from cxrlib.data.findings import FINDINGS
@@ -42,15 +42,16 @@ def plan_runs(
 
     Raises InputError; nothing is written.
     """
-    plans, defaults = [], merged({name: notebook_parameters(name) for name in COURSE})
+    plans = []
     for suffix, values in parameters.each_run(pairs or []).items():
         values = parameters.read_profile(profile) | values
         values["run_dir"] = f"{values.get('run_dir') or RUNS / Path(profile).stem}{suffix}"
         if data is not None:
             values["img_root"] = data
         # the notebooks run in another folder than this
-        given = {name: with_paths(own, os.path.abspath) for name, own in parameters.check_parameters(values).items()}
-        plans.append(Plan(str(profile), given, defaults | merged(given)))
+        values = with_paths(parameters.check_parameters(values), os.path.abspath)
+        given = {name: {key: values[key] for key in notebook_parameters(name) if key in values} for name in COURSE}
+        plans.append(Plan(str(profile), given, parameters.defaults() | values))
     return plans
 
 

@@ -6,7 +6,6 @@ Each executed copy has a NAME.json, written when the notebook has finished: that
 import ast
 import functools
 import hashlib
-import json
 import re
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import cxrlib
 from cxrlib.core.paths import NOTEBOOKS, RESULTS, write_json
 from cxrlib.course.opening import BESIDE, Data
 from cxrlib.course.parameters import COURSE, code_cells
-from cxrlib.course.runs import RunFolder, versions
+from cxrlib.course.runs import RunFolder, read_json, versions
 from cxrlib.data.sources import content_digest
 from cxrlib.models.names import SUFFIXES
 
@@ -103,7 +102,7 @@ def stamps(run: RunFolder) -> dict[str, int]:
 
 def _difference(run: RunFolder, name: str, basis: dict) -> str | None:
     """What differs from the basis of the last time; "" where there is no record of it, None where nothing does."""
-    record = _read(run, name)
+    record = read_json(_record(run, name))
     if any(not isinstance(record.get(key), dict) for key in basis):
         return ""
     for key, now in basis.items():
@@ -125,17 +124,8 @@ def _record(run: RunFolder, name: str) -> Path:
     return run.notebooks / f"{name}.json"
 
 
-def _read(run: RunFolder, name: str) -> dict:
-    """The record of a notebook; empty where there is none that can be read."""
-    try:
-        record = json.loads(_record(run, name).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
 def _files(run: RunFolder, name: str) -> list[str]:
-    return _read(run, name).get("files", [])
+    return read_json(_record(run, name)).get("files", [])
 
 
 def _code(name: str) -> str:

@@ -5,7 +5,6 @@ Every number of a report is an element that names its file, row and column, so t
 the values there are unique, else by its number (`#3`, counted from 1).
 """
 
-import json
 import math
 import numbers
 import os
@@ -28,7 +27,7 @@ from cxrlib.core.errors import InputError
 from cxrlib.core.html import data_uri, templates_in
 from cxrlib.core.paths import NOTEBOOKS, one_process, written_whole
 from cxrlib.course.parameters import COURSE
-from cxrlib.course.runs import RunFolder
+from cxrlib.course.runs import RunFolder, read_json
 
 _TEMPLATES = templates_in(Path(__file__).parent / "templates")
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge",
@@ -49,7 +48,7 @@ class Evidence:
 
     def __init__(self, path: Path):
         self.path = path
-        self.table, self.json = cache(self._table), cache(self._json)
+        self.table, self.json = cache(self._table), cache(lambda file: read_json(path / file))
 
     def _table(self, file: str) -> pd.DataFrame:
         try:
@@ -58,13 +57,6 @@ class Evidence:
             return pd.DataFrame()
         keys = table.iloc[:, 0].astype(str)
         return table.set_axis(keys if keys.is_unique else [f"#{n}" for n in range(1, len(table) + 1)], axis=0)
-
-    def _json(self, file: str) -> dict:
-        try:
-            content = json.loads((self.path / file).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
 
     def value(self, file: str, *keys: str):
         """A cell (row, column) of a CSV file, or the value under nested keys of a JSON file; None if missing."""
