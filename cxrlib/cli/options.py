@@ -1,7 +1,4 @@
-"""What the commands that read radiographs and models take, declared once; `main` makes flags of each class.
-
-The docstring of a command's class is its help.
-"""
+"""What the commands take, declared once: `main` makes flags of each class, and a command's help of its docstring."""
 
 from typing import Literal
 

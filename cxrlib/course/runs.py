@@ -55,10 +55,7 @@ class RunFolder:
         write_csv(self.splits, entries[["image", "patient", "part"]], index=False)
 
     def load_splits(self, entries: pd.DataFrame) -> pd.DataFrame:
-        """The entries with the column part of splits.csv, without the images that notebook 02 had to leave out.
-
-        Raises InputError where it was made from other images.
-        """
+        """The entries with their parts, but for what notebook 02 left out; InputError for splits of other images."""
         path = self.need(self.splits, "02_preprocess")
         try:
             parts = pd.read_csv(path).set_index("image")["part"].to_dict()

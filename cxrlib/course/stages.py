@@ -1,7 +1,4 @@
-"""Whether a notebook must run again: what its result depends on, and whether it last ran with the same.
-
-Each executed copy has a NAME.json, written when the notebook has finished: that basis, and which files it wrote.
-"""
+"""Whether a notebook must run again: what its result depends on is kept, when it ends, beside its executed copy."""
 
 import ast
 import functools
@@ -62,10 +59,7 @@ def modules(code: str) -> set[str]:
 
 
 def reasons_to_rerun(run: RunFolder, every: dict[str, dict]) -> dict[str, str]:
-    """{notebook: why it must run}, in the order of the course; "" for one that has not finished yet.
-
-    every: {notebook: its basis}; one that has finished with this very basis is not among the reasons.
-    """
+    """{notebook: why it must run, "" where it has not finished yet}; the others, in `every` with their bases, need not."""
     again = {}
     for name in COURSE:
         why = _difference(run, name, every[name] | _results(run, name, _files(run, name)))
@@ -81,20 +75,14 @@ def remember(run: RunFolder, name: str, basis: dict, files: list[str]) -> None:
 
 
 def forget(run: RunFolder, name: str) -> None:
-    """Take back that a notebook has finished, with the tables and figures that could be taken for the next run's.
-
-    What lies in the folders of architectures and comparisons stays: a comparison that was stopped goes on from there.
-    """
+    """Take back that a notebook has finished, with its tables and figures; a comparison that was stopped can go on."""
     tables = {file for file in _files(run, name) if "/" not in file}
     for path in (*(run.path / file for file in tables), *run.figures.glob(f"{name[:2]}_*"), _record(run, name)):
         path.unlink(missing_ok=True)
 
 
 def stamps(run: RunFolder) -> dict[str, int]:
-    """When each file of the run folder was last written; what differs after a notebook is what it wrote.
-
-    Results of an earlier training, which `set_aside` moves to previous-N, are not counted: they may be removed.
-    """
+    """When each file of the run folder was written, but for results of earlier trainings (previous-N) and run.json."""
     paths = [path for path in run.path.rglob("[!.]*") if path.is_file() and run.notebooks not in path.parents]
     times = {path.relative_to(run.path).as_posix(): path.stat().st_mtime_ns for path in paths}
     return {name: time for name, time in times.items() if name != "run.json" and "/previous-" not in name}

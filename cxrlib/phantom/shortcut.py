@@ -1,8 +1,4 @@
-"""A shortcut for a model to learn: a marker on the film that correlates with a finding, as chest tubes do.
-
-Two sets of the same radiographs have the same number of markers: one where the finding is labelled, the other at
-random. A model trained on the first can rely on the marker (Zech et al. 2018), which its heat maps reveal.
-"""
+"""A shortcut for a model to learn: a marker that correlates with a finding, as chest tubes do (Zech et al. 2018)."""
 
 from pathlib import Path
 

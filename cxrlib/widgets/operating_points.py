@@ -1,7 +1,4 @@
-"""Counts, rates, cost and curves of one finding at any threshold, and a session of choosing thresholds; no widgets.
-
-A threshold is looked up among the sorted scores, so that a slider moves over 25,000 images as smoothly as over 200.
-"""
+"""Counts, rates, cost and curves of one finding at any threshold, and a session of choosing thresholds; no widgets."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -88,10 +85,7 @@ class Curve:
         return [("chance", _path(_ENDS, np.full(2, prevalence))), (style, curve)]
 
     def charts(self, points: dict[str, Counts], prevalence: float) -> list[tuple[list, list]]:
-        """The ROC and the PR curve, each as lines (style, path) and marks (name, pixels) of `points`.
-
-        PR is also drawn at `prevalence`, where that is another than in the images.
-        """
+        """The ROC and the PR curve, this also at `prevalence`: lines (style, path) and marks (name, pixels) of points."""
         roc, pr = self._lines
         in_roc, in_pr = ({name: place(point) for name, point in points.items()} for place in (_roc, _pr))
         if prevalence != self.prevalence:
@@ -138,10 +132,7 @@ def _bars(scores: np.ndarray, sign: int) -> str:
 
 
 class Session:
-    """Fourteen thresholds being chosen on the images of `val`, from `tuned` on; `past` is what undo goes back to.
-
-    Raises InputError without an image and for thresholds of another calibration.
-    """
+    """Thresholds being chosen on `val`, from `tuned` on. InputError without an image or for another calibration."""
 
     def __init__(self, val: Predictions, tuned: Thresholds):
         if not len(val):

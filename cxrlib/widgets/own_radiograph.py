@@ -17,13 +17,8 @@ _SHOW = macros("own.html")
 class OwnRadiograph(HeatExplorer):
     """A radiograph of one's own, PNG, JPEG or DICOM, with its probabilities and the heat map of one finding.
 
-    A chosen file is read from memory, predicted once with all fourteen maps, and not kept: another finding or opacity
-    only redraws.
-
-    Args:
-        models: the checkpoints of one or several models.
-        example: the path of an image to begin with. JupyterLab passes on uploads of 10 MB at most, unless it was
-            started by `make lab`: a larger file can be given here.
+    A chosen file is read from memory, predicted once, and not kept. models: the checkpoints of one or several models;
+    example: the path of an image to begin with, such as a file over the 10 MB that JupyterLab usually passes on.
     """
 
     def __init__(self, models, example=None):

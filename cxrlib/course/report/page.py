@@ -157,10 +157,7 @@ def write_page(path: Path, template: str, **values) -> Path:
 
 
 def write_report(run: RunFolder) -> list[Path]:
-    """Write report.html, and report.pdf where a browser is installed, into the run folder; returns their paths.
-
-    Raises InputError for a folder that holds no run.
-    """
+    """Write report.html, and report.pdf where a browser is installed; returns their paths. InputError without a run."""
     if not run.read():
         raise InputError(f"{run.path} holds no run.json; expected a run folder such as runs/quick: cxr run makes one")
     page = write_page(
@@ -176,10 +173,7 @@ def write_report(run: RunFolder) -> list[Path]:
 
 
 def _figures(run: RunFolder) -> list[dict]:
-    """The figures in the order of the notebooks, each with its caption, its alt text and a value for `<img src>`.
-
-    Of two forms the smaller: a PNG with 256 colours, which suits drawings, or a JPEG, which suits radiographs.
-    """
+    """The figures with caption, alt text and, for `<img src>`, the smaller of a PNG with 256 colours and a JPEG."""
     figures = []
     for file in sorted(run.figures.glob("*.png")):
         caption = file.stem[3:].replace("_", " ").capitalize()
