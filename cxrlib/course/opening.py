@@ -66,7 +66,7 @@ class Data:
 
 
 def check_parameters(notebook: dict) -> None:
-    """Give a notebook's parameters, in its `globals()`, declared types and absolute paths; InputError for other kinds."""
+    """Give a notebook's parameters, in its `globals()`, declared types and absolute paths; InputError for others."""
     named = {name: value for name, value in notebook.items() if name in CourseConfig.model_fields}
     # an imported function may have the name of a parameter that another notebook has, such as augment
     given = {name: value for name, value in named.items() if not callable(value)}

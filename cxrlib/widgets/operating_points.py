@@ -85,7 +85,7 @@ class Curve:
         return [("chance", _path(_ENDS, np.full(2, prevalence))), (style, curve)]
 
     def charts(self, points: dict[str, Counts], prevalence: float) -> list[tuple[list, list]]:
-        """The ROC and the PR curve, this also at `prevalence`: lines (style, path) and marks (name, pixels) of points."""
+        """ROC and PR curve, the latter also at `prevalence`: lines (style, path) and marks (name, pixels) of `points`."""
         roc, pr = self._lines
         in_roc, in_pr = ({name: place(point) for name, point in points.items()} for place in (_roc, _pr))
         if prevalence != self.prevalence:
