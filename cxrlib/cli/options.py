@@ -58,9 +58,7 @@ class HeldOutOptions(_Cached, _Models):
 class EvalOptions(HeldOutOptions):
     """Calibrate and tune on the validation images of a checkpoint, then report on its test images."""
 
-    calibrate: Literal[CALIBRATE] = Field(
-        "auto", description="none, platt, temperature, isotonic, or auto: the best for held-out validation patients"
-    )
+    calibrate: Literal[CALIBRATE] = Field("auto", description="none, platt, temperature, isotonic, or auto: the best")
     grid: str = Field("0.05:0.4:0.05", description="thresholds to try, first:last:step, or exact for all scores")
     objective: str = Field(
         "f1",
@@ -71,8 +69,7 @@ class EvalOptions(HeldOutOptions):
     update_checkpoint: bool = Field(False, description="also put thresholds and calibration into the checkpoint")
     external: Place = Field("", description="folder of another hospital, with labels.csv or --csv_path: measure only, "
                           "with calibration and thresholds as they are")  # fmt: skip
-    here: Place = Field("", description="for --external: the model's predictions of its own test part; default: "
-                      "predictions_test.npz beside the checkpoint")  # fmt: skip
+    here: Place = Field("", description="for --external: predictions_test.npz; default: the one beside the checkpoint")
     audit: bool = Field(False, description="also audit.csv (gaps by sex, age, view) and experts.csv (expert labels)")
 
 

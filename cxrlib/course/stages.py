@@ -59,7 +59,7 @@ def modules(code: str) -> set[str]:
 
 
 def reasons_to_rerun(run: RunFolder, every: dict[str, dict]) -> dict[str, str]:
-    """{notebook: why it must run, "" where it has not finished yet}; the others of `every`, {notebook: basis}, need not."""
+    """{notebook: why it must run, "" where it has not finished}; the others of `every`, {notebook: basis}, need not."""
     again = {}
     for name in COURSE:
         why = _difference(run, name, every[name] | _results(run, name, _files(run, name)))

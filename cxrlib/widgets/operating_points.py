@@ -1,7 +1,6 @@
 """Counts, rates, cost and curves of one finding at any threshold, and a session of choosing thresholds; no widgets."""
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 
@@ -85,7 +84,7 @@ class Curve:
         return [("chance", _path(_ENDS, np.full(2, prevalence))), (style, curve)]
 
     def charts(self, points: dict[str, Counts], prevalence: float) -> list[tuple[list, list]]:
-        """ROC and PR curve, the latter also at `prevalence`: lines (style, path) and marks (name, pixels) of `points`."""
+        """ROC and PR curve, the latter also at `prevalence`: lines (style, path) and marks (name, pixels) of points."""
         roc, pr = self._lines
         in_roc, in_pr = ({name: place(point) for name, point in points.items()} for place in (_roc, _pr))
         if prevalence != self.prevalence:
@@ -161,16 +160,10 @@ class Session:
         for known in (self.tuned, self.exact):
             if (self.values == known.values).all():
                 return known
-        kept = self.values == self.tuned.values
-        return dataclasses.replace(
-            self.tuned,
-            values=self.values,
-            objective=f"by hand, from {self.tuned.objective}",
-            grid=None,
-            low=np.where(kept, self.tuned.low, np.nan),
-            high=np.where(kept, self.tuned.high, np.nan),
-            notes=tuple(np.where(kept, self.tuned.notes, "by hand")),
-        )
+        objective, kept = f"by hand, from {self.tuned.objective}", self.values == self.tuned.values
+        low, high = (np.where(kept, end, np.nan) for end in (self.tuned.low, self.tuned.high))
+        notes = tuple(np.where(kept, self.tuned.notes, "by hand"))
+        return replace(self.tuned, values=self.values, objective=objective, grid=None, low=low, high=high, notes=notes)
 
     def changed(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Which images (n,) bool of known label change side of finding k against the tuned threshold; rows to show.

@@ -33,7 +33,7 @@ from cxrlib.training.inputs import make_dataset
 
 # ---- what several of them need ---------------------------------------------------------------------------------------
 def held_out(options, ensemble: Ensemble, data: Data, needed=("val", "test")) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Validation and test entries that the checkpoints remember, in their subsets. InputError if one `needed` is empty."""
+    """Validation and test entries that the checkpoints remember, in their subsets. InputError if `needed` ones lack."""
     config = ensemble.config
     entries = restore(data.entries, ensemble.parts, config["split"], data.folders)
     if "val" not in needed and config["split"] != "official" and (entries["part"] == "").all():

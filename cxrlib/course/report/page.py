@@ -160,15 +160,9 @@ def write_report(run: RunFolder) -> list[Path]:
     """Write report.html, and report.pdf where a browser is installed; returns their paths. InputError without a run."""
     if not run.read():
         raise InputError(f"{run.path} holds no run.json; expected a run folder such as runs/quick: cxr run makes one")
-    page = write_page(
-        run.path / "report.html",
-        "report.html",
-        e=Evidence(run.path),
-        name=run.path.name,
-        phantoms=run.on_phantoms,
-        others=sorted(file.name for file in run.path.glob("*.csv") if file.stem not in _PLACED),
-        figures=_figures(run),
-    )
+    others = sorted(file.name for file in run.path.glob("*.csv") if file.stem not in _PLACED)
+    values = {"name": run.path.name, "phantoms": run.on_phantoms, "others": others, "figures": _figures(run)}
+    page = write_page(run.path / "report.html", "report.html", e=Evidence(run.path), **values)
     return [page, *print_pdf(page, run.path / "report.pdf")]
 
 
@@ -197,17 +191,10 @@ def print_pdf(page: Path, target: Path) -> list[Path]:
         print("no PDF: no browser of the Chromium family is installed or named by CXR_BROWSER; the HTML prints as well")
         return []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, written_whole(target) as unfinished:
-        command = [
-            browser,
-            "--headless",
-            "--disable-gpu",
-            "--no-pdf-header-footer",
-            "--host-resolver-rules=MAP * ~NOTFOUND",
-            f"--user-data-dir={profile}",
-            f"--print-to-pdf={unfinished}",
-            *(["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),  # root cannot have one
-            page.resolve().as_uri(),
-        ]
+        command = [browser, "--headless", "--disable-gpu", "--no-pdf-header-footer"]
+        command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}"]
+        command += ["--no-sandbox"] if os.geteuid() == 0 else []  # root cannot have one
+        command += [f"--print-to-pdf={unfinished}", page.resolve().as_uri()]
         how = f"took more than {_PATIENCE} s"
         with suppress(subprocess.TimeoutExpired):
             code = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=False).returncode
