@@ -58,7 +58,7 @@ class HeldOutOptions(_Cached, _Models):
 class EvalOptions(HeldOutOptions):
     """Calibrate and tune on the validation images of a checkpoint, then report on its test images."""
 
-    calibrate: Literal[CALIBRATE] = Field("auto", description="none, platt, temperature, isotonic, or auto: the best")
+    calibrate: Literal[CALIBRATE] = Field("auto", description="none, platt, temperature, isotonic; auto: the best")
     grid: str = Field("0.05:0.4:0.05", description="thresholds to try, first:last:step, or exact for all scores")
     objective: str = Field(
         "f1",

@@ -12,7 +12,7 @@ import nbformat
 import pandas as pd
 
 from cxrlib.core.errors import InputError
-from cxrlib.core.paths import NOTEBOOKS, RUNS, check_folder
+from cxrlib.core.paths import NOTEBOOKS, RUNS, check_folder, one_process
 from cxrlib.course import parameters, stages
 from cxrlib.course.config import with_paths
 from cxrlib.course.opening import Data, open_data
@@ -88,7 +88,9 @@ def _run(plan: Plan, data: Data, force: bool) -> None:
         "phantoms": data.are_phantoms,
         "fingerprint": data.fingerprint,
     }
-    with run.locked():
+    run.path.parent.mkdir(parents=True, exist_ok=True)
+    lock = run.path.with_name(f".{run.path.name}.lock")  # next to the folder, which `start` may move aside
+    with one_process(lock, f"at work in {run.path}", wait=False):
         own = {name: {key: plan.every[key] for key in notebook_parameters(name)} for name in COURSE}
         bases = {name: stages.basis(name, own[name], data) for name in COURSE}
         again = dict.fromkeys(COURSE, "")

@@ -4,7 +4,7 @@ import datetime
 import json
 import platform
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from importlib import metadata as installed
 from pathlib import Path
 
@@ -109,12 +109,6 @@ class RunFolder:
             stages = {name: values for name, values in run.get("stages", {}).items() if name in keep}
             run.clear()
             run.update(about | {"started": started, "versions": versions(), "stages": stages})
-
-    def locked(self) -> AbstractContextManager[None]:
-        """Hold the run folder for one process. Raises InputError where another one is at work in it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = self.path.parent / f".{self.path.name}.lock"  # next to the folder, which `start` may move aside
-        return one_process(lock, f"at work in {self.path}", wait=False)
 
     def save_figure(self, figure: Figure, name: str) -> None:
         """Export a figure for print into the run folder: a PNG at 300 dots per inch and a PDF."""

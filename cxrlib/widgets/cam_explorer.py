@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.explain.gradcam import METHODS, default_layers, grad_cam
 from cxrlib.models.architectures import ARCHITECTURES
@@ -21,12 +20,10 @@ class CamExplorer(HeatExplorer):
     """A radiograph under the heat map of one finding, with scores, labels and boxes.
 
     model: a `ChestXrayModel`; images: name -> (h, w) uint8 at its size, such as an `ImageCache`; predictions: its
-    `Predictions`; thresholds: `Thresholds`; boxes: as of `read_boxes`. InputError for predictions without an image.
+    `Predictions`; thresholds: `Thresholds`; boxes: as of `read_boxes`, or None.
     """
 
     def __init__(self, model, images, predictions, thresholds, boxes=None):
-        if not len(predictions):
-            raise InputError("there is no image to explore; expected predictions with at least one row")
         self._model, self._images, self.predictions, self._thresholds = model, images, predictions, thresholds
         self._positive = thresholds.apply(predictions)
         names = np.array(["true negative", "false negative", "false positive", "true positive"])
