@@ -1,7 +1,7 @@
 """Parameters that are declared once, each with its type, default, range or choices and help; pydantic checks them.
 
 Flags and `--help` are made from the same declaration (`cli.main`); notebooks, profiles and `-p` are checked against it
-(`course.parameters`).
+(`course.notebooks`).
 """
 
 import os

@@ -41,10 +41,7 @@ def _apart(masks, size):
 
 
 def energy_by_place(heat: np.ndarray, masks: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The share of a heat map's sum in each place, and, as "place density", the share divided by that of the area.
-
-    NaN for an empty map, and for the density of an empty place.
-    """
+    """Shares of a heat map's sum by place, and, as "place density", each over that of the area; NaN where undefined."""
     total = heat.sum()
     shares = {name: float((heat * mask).sum() / total) if total else np.nan for name, mask in masks.items()}
     density = {f"{name} density": shares[name] / mask.mean() if mask.any() else np.nan for name, mask in masks.items()}

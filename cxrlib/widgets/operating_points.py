@@ -166,10 +166,7 @@ class Session:
         return replace(self.tuned, values=self.values, objective=objective, grid=None, low=low, high=high, notes=notes)
 
     def changed(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Which images (n,) bool of known label change side of finding k against the tuned threshold; rows to show.
-
-        The rows are the SHOWN of them nearest to the threshold; if there is none, the nearest on either side of it.
-        """
+        """Which images (n,) bool change side of finding k against the tuned threshold; the rows to show, in order."""
         scores, known = self.val.scores[:, k], self.val.known[:, k]
         positive = at_or_above(scores, self.values[k])
         changed = known & (positive != at_or_above(scores, self.tuned.values[k]))

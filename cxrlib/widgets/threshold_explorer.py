@@ -25,14 +25,9 @@ _PANELS = macros("threshold.html")
 class ThresholdExplorer(w.VBox):
     """Set the threshold of each finding by hand, on the validation images, and save the choice.
 
-    `session.thresholds()` returns the current choice as `Thresholds`. A notebook with an explorer also runs headless.
-
-    Args:
-        val: `Predictions` on which thresholds are chosen (never the test split).
-        thresholds: `Thresholds` to start with, and to compare with.
-        images: name -> (h, w) uint8, such as an `ImageCache`, for the gallery; without it, names and scores are listed.
-        save_to: file that the button "save" writes, such as `run.thresholds`; without it the button is disabled.
-        checkpoint: of the model with these scores; "save" also stores the thresholds there, for heat maps.
+    val: `Predictions`, never of test; thresholds: `Thresholds` to start with; images: name -> (h, w) uint8, for the
+    gallery; save_to: the file that the button "save" writes, if there is one; checkpoint: of the model, in which it
+    stores them, too. `session.thresholds()` returns the current choice.
     """
 
     def __init__(self, val, thresholds, images=None, save_to=None, checkpoint=None):
@@ -91,15 +86,16 @@ class ThresholdExplorer(w.VBox):
         name = w.Button(description=pretty(FINDINGS[k]), tabbable=False, layout={"width": "142px"}, tooltip="Choose")
         name.on_click(lambda _: self._choose(k))
         tip = f"Threshold of {pretty(FINDINGS[k])}"
-        slider = self._slider(SCALE, lambda value: self._move(value, k), tip, width="112px")
+        slider = self._slider(SCALE, partial(self._move, k), tip, width="112px")
         row = w.HBox([name, slider, w.HTML()], layout={"height": "27px", "overflow": "hidden"})
         row.add_class("cxr-row")
         return row
 
     def _detail(self) -> w.VBox:
-        self._threshold = self._slider(SCALE, self._move, "Threshold of the chosen finding", "Threshold")
+        move, tip = lambda value: self._move(self.chosen, value), "Threshold of the chosen finding"
+        self._threshold = self._slider(SCALE, move, tip, "Threshold")
         self._typed = w.BoundedFloatText(min=0, max=1, step=0.001, layout={"width": "90px"}, tooltip="Threshold, typed")
-        self._on_change(self._typed, self._move)
+        self._on_change(self._typed, move)
         price, share = "Cost of a missed finding, in false alarms", "Patients with the finding, per 1,000"
         self._ratio = self._slider(COSTS, partial(self._set, self._miss_costs), price, "Cost of a miss")
         of = self._prevalences
@@ -113,8 +109,7 @@ class ThresholdExplorer(w.VBox):
         return w.VBox([*lines, self._figures, self._numbers], layout={"flex": "1 1 640px"})
 
     # ---- actions of the user ---------------------------------------------------------------------------------------
-    def _move(self, value: float, k: int | None = None) -> None:
-        k = self.chosen if k is None else k
+    def _move(self, k: int, value: float) -> None:
         self.session.choose(k, value)
         self._choose(k)
 

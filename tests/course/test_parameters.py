@@ -6,9 +6,9 @@ import pytest
 from cxrlib.cli.main import main
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import PROFILES
-from cxrlib.course import config, parameters
+from cxrlib.course import config, notebooks
 from cxrlib.course.config import CourseConfig
-from cxrlib.course.parameters import COURSE, check_parameters, each_run, notebook_parameters, read_profile
+from cxrlib.course.notebooks import COURSE, check_parameters, each_run, notebook_parameters, read_profile
 from cxrlib.course.runner import plan_runs, run_course
 from cxrlib.data.splits import FRACTIONS, KINDS
 from cxrlib.evaluation.calibration import METHODS
@@ -22,7 +22,7 @@ OURS = sorted(path.stem for path in PROFILES.glob("*.yaml"))
 @pytest.fixture
 def notebook(tmp_path, monkeypatch):
     """Write a notebook of code cells, (source, tags), and make it the course's."""
-    monkeypatch.setattr(parameters, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
 
     def write(*cells, name="one"):
         nb = nbformat.v4.new_notebook()

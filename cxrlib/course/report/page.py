@@ -26,7 +26,7 @@ from PIL.PngImagePlugin import PngInfo
 from cxrlib.core.errors import InputError
 from cxrlib.core.html import data_uri, templates_in
 from cxrlib.core.paths import NOTEBOOKS, one_process, written_whole
-from cxrlib.course.parameters import COURSE
+from cxrlib.course.notebooks import COURSE
 from cxrlib.course.runs import RunFolder, read_json
 
 _TEMPLATES = templates_in(Path(__file__).parent / "templates")
@@ -182,10 +182,7 @@ def _figures(run: RunFolder) -> list[dict]:
 
 
 def print_pdf(page: Path, target: Path) -> list[Path]:
-    """Print a page to PDF without a network; returns [target], or [] with a message where no browser is installed.
-
-    Raises RuntimeError if the browser (of the Chromium family, CXR_BROWSER may name it) fails.
-    """
+    """Print a page to PDF; returns [target], or [] where there is no browser. RuntimeError where the browser fails."""
     browser = next(filter(None, map(shutil.which, (os.environ.get("CXR_BROWSER", ""), *_BROWSERS))), None)
     if browser is None:
         print("no PDF: no browser of the Chromium family is installed or named by CXR_BROWSER; the HTML prints as well")
