@@ -60,11 +60,8 @@ class EvalOptions(HeldOutOptions):
 
     calibrate: Literal[CALIBRATE] = Field("auto", description="none, platt, temperature, isotonic; auto: the best")
     grid: str = Field("0.05:0.4:0.05", description="thresholds to try, first:last:step, or exact for all scores")
-    objective: str = Field(
-        "f1",
-        description="f1, f2, youden, sensitivity>=0.9, sensitivity>=0.9@0.95 (for new patients, with confidence 0.95), "
-        "specificity>=0.9 or cost=10 (false alarms that a miss is worth)",
-    )
+    objective: str = Field("f1", description="f1, f2, youden, specificity>=0.9, sensitivity>=0.9, with @0.95 for new "
+                           "patients with that confidence, or cost=10 (false alarms that a miss is worth)")  # fmt: skip
     thresholds: Place = Field("", description="thresholds.json to use instead of tuning, as notebook 05 saves it")
     update_checkpoint: bool = Field(False, description="also put thresholds and calibration into the checkpoint")
     external: Place = Field("", description="folder of another hospital, with labels.csv or --csv_path: measure only, "
@@ -144,10 +141,8 @@ class RunOptions(Config):
 
     profile: str = Field("quick", description="a name from notebooks/profiles, or a YAML file")
     data: str | None = Field(None, description="a folder of radiographs with its CSV; default: phantoms")
-    parameter: list[tuple[str, str]] = Field(
-        [], description="override a parameter of the notebooks; one that is repeated (-p arch resnet18 -p arch vgg16) "
-        "makes one run per value, several such parameters one run per combination"
-    )  # fmt: skip
+    parameter: list[tuple[str, str]] = Field([], description="override a parameter of the notebooks; repeated ones "
+                           "(-p arch resnet18 -p arch vgg16) make one run per value, or combination")  # fmt: skip
     force: bool = Field(False, description="also run again what has finished with the same parameters")
     dry_run: bool = Field(False, description="check every name and type, run nothing")
 

@@ -1,8 +1,4 @@
-"""The notebooks of the course: their parameters, checked together before a run, and which of them must run again.
-
-Parameters stand in the notebooks' `parameters` cells, in profiles and behind `-p`. What a notebook's result depends on
-is kept, when it ends, in a NAME.json beside its executed copy.
-"""
+"""The notebooks of the course: their parameters (cells, profiles, `-p`), and whether one must run again."""
 
 import ast
 import functools
@@ -10,6 +6,7 @@ import hashlib
 import itertools
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -104,7 +101,7 @@ def compared(values: dict) -> list[dict]:
     return [own | {"arch": arch} | ({"weights": weights} if weights else {}) for arch, _, weights in named]
 
 
-def each_run(pairs: list[tuple[str, str]]) -> dict[str, dict]:
+def each_run(pairs: Iterable[tuple[str, str]]) -> dict[str, dict]:
     """What to run for repeated parameters: {suffix of the run's name: {parameter: value}}, every combination once.
 
     [("arch", "resnet18"), ("arch", "vgg16"), ("lr", "3e-4")] is two runs, "-arch=resnet18" and "-arch=vgg16", both

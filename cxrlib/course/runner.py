@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
@@ -35,12 +36,10 @@ class Plan(NamedTuple):
     every: dict  # the parameters of all notebooks in one
 
 
-def plan_runs(
-    profile: str = "quick", pairs: list[tuple[str, str]] | None = None, data: str | Path | None = None
-) -> list[Plan]:
+def plan_runs(profile: str = "quick", pairs: Sequence = (), data: str | Path | None = None) -> list[Plan]:
     """Check a profile, what overrides it (`each_run`) and the data's folder. InputError; nothing is written."""
     plans = []
-    for suffix, values in notebooks.each_run(pairs or []).items():
+    for suffix, values in notebooks.each_run(pairs).items():
         values = notebooks.read_profile(profile) | values
         values["run_dir"] = f"{values.get('run_dir') or RUNS / Path(profile).stem}{suffix}"
         if data is not None:
