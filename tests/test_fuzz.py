@@ -18,7 +18,7 @@ from PIL import Image
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import PROFILES
-from cxrlib.course.parameters import check_parameters, read_profile
+from cxrlib.course.notebooks import check_parameters, read_profile
 from cxrlib.course.runs import RunFolder
 from cxrlib.data.doctor.check import check_dataset, read_header
 from cxrlib.data.findings import FINDINGS

@@ -22,7 +22,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from cxrlib.core.errors import InputError
-from cxrlib.course.parameters import read_profile
+from cxrlib.course.notebooks import read_profile
 from cxrlib.course.runner import plan_runs, run_course
 from cxrlib.data.cache import build_cache
 from cxrlib.data.doctor.check import check_dataset

@@ -1,7 +1,4 @@
-"""The command line `cxr`: flags from declared parameters, one command, and what went wrong as a sentence and a code.
-
-Bad input ends with one sentence and exit code 2, a failed notebook with exit code 1. scripts/*.py call `main`, too.
-"""
+"""The command line `cxr`: flags from declared parameters, one command, and errors as a sentence and an exit code."""
 
 import argparse
 import errno
@@ -11,6 +8,7 @@ import io
 import os
 import sys
 from contextlib import nullcontext, redirect_stdout
+from functools import partial
 
 from cxrlib.cli import options, processes
 from cxrlib.core.config import Config
@@ -39,11 +37,8 @@ _SWITCHES = {
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """Errors in one sentence, with the nearest flag or command for an unknown one; no abbreviations."""
-
-    def __init__(self, **keywords):
-        super().__init__(**keywords, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+class _Parser(argparse.ArgumentParser):
+    """Errors in one sentence, with the nearest flag for an unknown one."""
 
     def parse_known_args(self, args=None, namespace=None):
         """As argparse does, but an unknown flag is an error that names the nearest one."""
@@ -55,19 +50,12 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         return given, unknown
 
-    def _check_value(self, action: argparse.Action, value) -> None:
-        if action.choices is not None and value not in action.choices:
-            known = ", ".join(action.choices)
-            raise argparse.ArgumentError(
-                None, f"unknown command {value!r}; expected one of {known}{nearest(value, action.choices)}"
-            )
-
     def error(self, message: str):
         """Print one sentence and exit with 2."""
         self.exit(2, f"{self.prog}: {printable(message)} (see {self.prog} --help)\n")
 
 
-def _add_flags(parser: Parser, kind: type[Config], positional: str) -> None:
+def _add_flags(parser: _Parser, kind: type[Config], positional: str) -> None:
     """One flag per declared parameter, with its default and help; what has no default is given without a flag."""
     for name, field in kind.model_fields.items():
         text, default, flag = field.description, field.default, f"--{_FLAGS.get(name, name)}"
@@ -91,10 +79,11 @@ def _add_flags(parser: Parser, kind: type[Config], positional: str) -> None:
             parser.add_argument(flag, dest=name, help=f"{text} (default: {shown})" if shown else text, **how)
 
 
-def _parser() -> Parser:
+def _parser() -> _Parser:
     """The parser of all commands; the namespace names the command, its `module` and its `options`."""
-    parser = Parser(prog="cxr", description="From chest radiographs to an honestly measured classifier.")
-    every = parser.add_subparsers(dest="name", required=True, metavar="COMMAND", parser_class=Parser)
+    make = partial(_Parser, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser = make(prog="cxr", description="From chest radiographs to an honestly measured classifier.")
+    every = parser.add_subparsers(dest="name", required=True, metavar="COMMAND", parser_class=make)
     for module, name in ((module, name) for module, names in _COMMANDS.items() for name in names):
         kind = getattr(options, f"{name.capitalize()}Options")
         text = (kind.__doc__[0].lower() + kind.__doc__[1:]).removesuffix(".")
@@ -105,10 +94,7 @@ def _parser() -> Parser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns 0, 1 (a notebook failed, the doctor found something), 2 (bad input) or 130.
-
-    Where the reader of its output has ended, as `head` does, it ends quietly with 141, as other tools do.
-    """
+    """Run one command; returns 0, 1 (a failed notebook, faults that the doctor found), 2 (bad input), 130 or 141."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is printed escaped
             stream.reconfigure(errors="backslashreplace")

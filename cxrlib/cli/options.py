@@ -1,7 +1,4 @@
-"""What the commands that read radiographs and models take, declared once; `main` makes flags of each class.
-
-The docstring of a command's class is its help.
-"""
+"""What the commands take, declared once: `main` makes flags of each class, and a command's help of its docstring."""
 
 from typing import Literal
 
@@ -62,21 +59,15 @@ class HeldOutOptions(_Cached, _Models):
 class EvalOptions(HeldOutOptions):
     """Calibrate and tune on the validation images of a checkpoint, then report on its test images."""
 
-    calibrate: Literal[CALIBRATE] = Field(
-        "auto", description="none, platt, temperature, isotonic, or auto: the best for held-out validation patients"
-    )
+    calibrate: Literal[CALIBRATE] = Field("auto", description="none, platt, temperature, isotonic; auto: the best")
     grid: str = Field("0.05:0.4:0.05", description="thresholds to try, first:last:step, or exact for all scores")
-    objective: str = Field(
-        "f1",
-        description="f1, f2, youden, sensitivity>=0.9, sensitivity>=0.9@0.95 (for new patients, with confidence 0.95), "
-        "specificity>=0.9 or cost=10 (false alarms that a miss is worth)",
-    )
+    objective: str = Field("f1", description="f1, f2, youden, specificity>=0.9, sensitivity>=0.9, with @0.95 for new "
+                           "patients with that confidence, or cost=10 (false alarms that a miss is worth)")  # fmt: skip
     thresholds: Place = Field("", description="thresholds.json to use instead of tuning, as notebook 05 saves it")
     update_checkpoint: bool = Field(False, description="also put thresholds and calibration into the checkpoint")
     external: Place = Field("", description="folder of another hospital, with labels.csv or --csv_path: measure only, "
                           "with calibration and thresholds as they are")  # fmt: skip
-    here: Place = Field("", description="for --external: the model's predictions of its own test part; default: "
-                      "predictions_test.npz beside the checkpoint")  # fmt: skip
+    here: Place = Field("", description="for --external: predictions_test.npz; default: the one beside the checkpoint")
     audit: bool = Field(False, description="also audit.csv (gaps by sex, age, view) and experts.csv (expert labels)")
 
 
@@ -153,10 +144,8 @@ class RunOptions(Config):
 
     profile: str = Field("quick", description="a name from notebooks/profiles, or a YAML file")
     data: str | None = Field(None, description="a folder of radiographs with its CSV; default: phantoms")
-    parameter: list[tuple[str, str]] = Field(
-        [], description="override a parameter of the notebooks; one that is repeated (-p arch resnet18 -p arch vgg16) "
-        "makes one run per value, several such parameters one run per combination"
-    )  # fmt: skip
+    parameter: list[tuple[str, str]] = Field([], description="override a parameter of the notebooks; repeated ones "
+                           "(-p arch resnet18 -p arch vgg16) make one run per value, or combination")  # fmt: skip
     force: bool = Field(False, description="also run again what has finished with the same parameters")
     dry_run: bool = Field(False, description="check every name and type, run nothing")
 

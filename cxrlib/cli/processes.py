@@ -28,8 +28,6 @@ def start_missing() -> None:
         return
     asked = re.search(r"\baccelerate\b.* --num[_-]processes[= ](\d+)", words)
     if asked and (wanted := int(asked[1])) > 1 and "WORLD_SIZE" not in os.environ:
-        print(
-            f"accelerate launched one process where {wanted} were asked for; starting {wanted} on the CPU", flush=True
-        )
+        print(f"accelerate launched one process of {wanted}; starting {wanted} on the CPU", flush=True)
         launcher = ["torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={wanted}"]
         os.execv(sys.executable, [sys.executable, "-m", *launcher, *sys.argv])

@@ -22,9 +22,7 @@ class FilesConfig(Config):
 class DataConfig(FilesConfig):
     """Which radiographs a notebook or a command reads."""
 
-    on_bad_image: Literal["error", "skip"] = Field(
-        "error", description="error, or skip: leave out, count and name images that cannot be decoded"
-    )
+    on_bad_image: Literal["error", "skip"] = Field("error", description="error, or skip what cannot be decoded")
 
 
 class CourseConfig(TrainConfig, DataConfig):

@@ -1,7 +1,4 @@
-"""Checks of the notebooks' exercises: each prints "not yet", "not quite" or "right".
-
-An expected number or word is sealed, so that the check does not give it away.
-"""
+"""Checks of the notebooks' exercises, which print "not yet", "not quite" or "right"; what they expect is sealed."""
 
 import hashlib
 import operator
@@ -49,10 +46,7 @@ def check_that(truth: bool | None, *hints: str) -> None:
 
 
 def seal(answer, digits: int = 3) -> str:
-    """Eight hex digits per value, in their order; those of a set are sorted and stand in braces.
-
-    Numbers count to `digits` decimal places, words without upper case and spaces around them.
-    """
+    """Eight hex digits per value, a set's sorted. Numbers count to `digits` places, words without case and margins."""
     seals = [_seals(value, digits)[0] for value in _values(answer)]
     return "{" + ",".join(sorted(seals)) + "}" if isinstance(answer, set) else ",".join(seals)
 

@@ -20,10 +20,7 @@ _PLACES = (
 
 
 def welcome() -> None:
-    """On Kaggle and Colab, print which radiographs are attached and where results go; elsewhere do nothing.
-
-    Raises InputError where a library was replaced after this process had loaded it.
-    """
+    """On Kaggle and Colab, say what is attached; InputError where a library was replaced after its import."""
     if ROOT not in SERVICES:
         return
     for name in ("numpy", "pandas"):  # Colab loads them before the first cell

@@ -66,10 +66,7 @@ class Data:
 
 
 def check_parameters(notebook: dict) -> None:
-    """Convert the parameters of a notebook, its `globals()`, to their declared types; paths are made absolute.
-
-    Raises InputError for a value of another kind: papermill passes on whatever it is given.
-    """
+    """Give a notebook's parameters, in its `globals()`, declared types and absolute paths; InputError for others."""
     named = {name: value for name, value in notebook.items() if name in CourseConfig.model_fields}
     # an imported function may have the name of a parameter that another notebook has, such as augment
     given = {name: value for name, value in named.items() if not callable(value)}

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
@@ -12,11 +13,11 @@ import nbformat
 import pandas as pd
 
 from cxrlib.core.errors import InputError
-from cxrlib.core.paths import NOTEBOOKS, RUNS, check_folder
-from cxrlib.course import parameters, stages
+from cxrlib.core.paths import NOTEBOOKS, RUNS, check_folder, one_process
+from cxrlib.course import notebooks
 from cxrlib.course.config import with_paths
+from cxrlib.course.notebooks import COURSE, notebook_parameters
 from cxrlib.course.opening import Data, open_data
-from cxrlib.course.parameters import COURSE, merged, notebook_parameters
 from cxrlib.course.report.page import write_index
 from cxrlib.course.runs import RunFolder
 from cxrlib.data.findings import FINDINGS
@@ -35,29 +36,25 @@ class Plan(NamedTuple):
     every: dict  # the parameters of all notebooks in one
 
 
-def plan_runs(
-    profile: str = "quick", pairs: list[tuple[str, str]] | None = None, data: str | Path | None = None
-) -> list[Plan]:
-    """Check the parameters of a profile, those that override it (`each_run`), and the folder of radiographs, if given.
-
-    Raises InputError; nothing is written.
-    """
-    plans, defaults = [], merged({name: notebook_parameters(name) for name in COURSE})
-    for suffix, values in parameters.each_run(pairs or []).items():
-        values = parameters.read_profile(profile) | values
+def plan_runs(profile: str = "quick", pairs: Sequence = (), data: str | Path | None = None) -> list[Plan]:
+    """Check a profile, what overrides it (`each_run`) and the data's folder. InputError; nothing is written."""
+    plans = []
+    for suffix, values in notebooks.each_run(pairs).items():
+        values = notebooks.read_profile(profile) | values
         values["run_dir"] = f"{values.get('run_dir') or RUNS / Path(profile).stem}{suffix}"
         if data is not None:
             values["img_root"] = data
         # the notebooks run in another folder than this
-        given = {name: with_paths(own, os.path.abspath) for name, own in parameters.check_parameters(values).items()}
-        plans.append(Plan(str(profile), given, defaults | merged(given)))
+        values = with_paths(notebooks.check_parameters(values), os.path.abspath)
+        given = {name: {key: values[key] for key in notebook_parameters(name) if key in values} for name in COURSE}
+        plans.append(Plan(str(profile), given, notebooks.defaults() | values))
     return plans
 
 
 def run_course(plans: list[Plan], force: bool = False) -> None:
     """Run the six notebooks headless, each run into its folder, and print where the results are.
 
-    A notebook that has finished with the same (`stages`) is not run again unless `force`. Raises InputError for bad
+    A notebook that has finished with the same (`notebooks`) is not run again unless `force`. Raises InputError for bad
     input before anything runs, RuntimeError where a notebook fails; of several runs, those after it run all the same.
     """
     data, failed = [], []
@@ -87,17 +84,19 @@ def _run(plan: Plan, data: Data, force: bool) -> None:
         "phantoms": data.are_phantoms,
         "fingerprint": data.fingerprint,
     }
-    with run.locked():
+    run.path.parent.mkdir(parents=True, exist_ok=True)
+    lock = run.path.with_name(f".{run.path.name}.lock")  # next to the folder, which `start` may move aside
+    with one_process(lock, f"at work in {run.path}", wait=False):
         own = {name: {key: plan.every[key] for key in notebook_parameters(name)} for name in COURSE}
-        bases = {name: stages.basis(name, own[name], data) for name in COURSE}
+        bases = {name: notebooks.basis(name, own[name], data) for name in COURSE}
         again = dict.fromkeys(COURSE, "")
         if run.read().get("data") == about and not force:
-            again = stages.reasons_to_rerun(run, bases)
+            again = notebooks.reasons_to_rerun(run, bases)
         if again:
             started = {"profile": plan.profile, "parameters": plan.every, "data": about, "beside": data.beside}
             run.start(set(COURSE) - set(again), **started)
         for name in again:
-            stages.forget(run, name)
+            notebooks.forget(run, name)
         try:
             for number, name in enumerate(COURSE, 1):
                 title = f"[{number}/{len(COURSE)}] {name}"
@@ -113,7 +112,7 @@ def _run(plan: Plan, data: Data, force: bool) -> None:
 
 
 def _one(run: RunFolder, name: str, title: str, given: dict, basis: dict) -> None:
-    earlier, began = stages.stamps(run), time.time()
+    earlier, began = notebooks.stamps(run), time.time()
     print(title, end=" ", flush=True)
     try:
         _execute(name, given, run)
@@ -124,8 +123,8 @@ def _one(run: RunFolder, name: str, title: str, given: dict, basis: dict) -> Non
     seconds = time.time() - began
     print(f"\r{title} {seconds:.0f} s" if sys.stdout.isatty() else f"{seconds:.0f} s")
     run.record(name, seconds=round(seconds, 1))
-    now = stages.stamps(run)
-    stages.remember(run, name, basis, sorted(file for file in now if now[file] != earlier.get(file)))
+    now = notebooks.stamps(run)
+    notebooks.remember(run, name, basis, sorted(file for file in now if now[file] != earlier.get(file)))
 
 
 def _execute(name: str, given: dict, run: RunFolder) -> None:
@@ -181,6 +180,6 @@ def _outcome(run: RunFolder) -> str:
 def _check_machine(values: dict) -> None:
     """InputError for a device or weights that cannot be had here, before an hour of training says so."""
     pick_device(values["device"])
-    for each in [values, *(values | own for own in parameters.compared(values))]:
+    for each in [values, *(values | own for own in notebooks.compared(values))]:
         if each["weights"] != "none":
             build_model(each["arch"], each["weights"], each["image_size"])

@@ -4,7 +4,7 @@ import datetime
 import json
 import platform
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from importlib import metadata as installed
 from pathlib import Path
 
@@ -55,10 +55,7 @@ class RunFolder:
         write_csv(self.splits, entries[["image", "patient", "part"]], index=False)
 
     def load_splits(self, entries: pd.DataFrame) -> pd.DataFrame:
-        """The entries with the column part of splits.csv, without the images that notebook 02 had to leave out.
-
-        Raises InputError where it was made from other images.
-        """
+        """The entries with their parts, but for what notebook 02 left out; InputError for splits of other images."""
         path = self.need(self.splits, "02_preprocess")
         try:
             parts = pd.read_csv(path).set_index("image")["part"].to_dict()
@@ -113,12 +110,6 @@ class RunFolder:
             run.clear()
             run.update(about | {"started": started, "versions": versions(), "stages": stages})
 
-    def locked(self) -> AbstractContextManager[None]:
-        """Hold the run folder for one process. Raises InputError where another one is at work in it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = self.path.parent / f".{self.path.name}.lock"  # next to the folder, which `start` may move aside
-        return one_process(lock, f"at work in {self.path}", wait=False)
-
     def save_figure(self, figure: Figure, name: str) -> None:
         """Export a figure for print into the run folder: a PNG at 300 dots per inch and a PDF."""
         save_figure(figure, name, self.figures, dpi=PRINT, pdf=True)
@@ -134,6 +125,15 @@ class RunFolder:
             # numpy's numbers as Python's, anything else that JSON does not know as text
             text = json.dumps(run, indent=2, default=lambda one: one.item() if hasattr(one, "item") else str(one))
             write_text(self.path / "run.json", text)
+
+
+def read_json(path: Path) -> dict:
+    """The dict in a JSON file; empty where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,4 @@
-"""Phantom radiographs: a drawn data set in the layout of NIH's ChestX-ray14, with the true and the mined labels.
-
-`patients` samples who comes from NIH's metadata, `film` draws the radiographs. No pixel comes from a patient.
-"""
+"""Phantom radiographs: a drawn data set in the layout of NIH's ChestX-ray14, of which no pixel comes from a patient."""
 
 import glob
 import json

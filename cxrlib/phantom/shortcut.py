@@ -1,8 +1,4 @@
-"""A shortcut for a model to learn: a marker on the film that correlates with a finding, as chest tubes do.
-
-Two sets of the same radiographs have the same number of markers: one where the finding is labelled, the other at
-random. A model trained on the first can rely on the marker (Zech et al. 2018), which its heat maps reveal.
-"""
+"""A shortcut for a model to learn: a marker that correlates with a finding, as chest tubes do (Zech et al. 2018)."""
 
 from pathlib import Path
 
@@ -29,9 +25,7 @@ def plant(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.n
     return np.asarray(film.resize((size, size), Image.Resampling.BOX)), np.array([x, y, side, side]) * BOX_FRAME / size
 
 
-def trap(
-    folder: Path, cache: ImageCache, entries: pd.DataFrame, finding: str, seed: int = 0
-) -> tuple[dict[str, dict[str, Path]], pd.DataFrame]:
+def trap(folder: Path, cache: ImageCache, entries: pd.DataFrame, finding: str, seed: int = 0) -> tuple:
     """Writes two sets of PNGs into `folder`, "marked" and "clean", in which different images have the marker.
 
     In the marked set, the marker agrees with the label of the finding in 95 % of the images; in the clean set as many

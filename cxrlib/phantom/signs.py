@@ -1,8 +1,7 @@
 """The fourteen findings as signs on a radiograph, drawn into a healthy chest; data/README.md has each sign's source.
 
-A finding is drawn in two steps. `reshape` changes the exposure's anatomy before the scene is built (a wide heart, flat
-domes, a shifted mediastinum). The finding's painter changes the maps of the built scene: `fill`, `soft`, `air` and
-`vessels`. It returns one mask per lesion, from which the boxes are made, or "heart" where the box is that of the heart.
+`reshape` changes the exposure's anatomy before the scene is built. Then the finding's painter changes its maps `fill`,
+`soft`, `air` and `vessels`; it returns a mask per lesion, for the boxes, or "heart" where the box is that of the heart.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,5 @@
 """`CamExplorer`: step through radiographs, findings, methods and layers, and see where the model looks."""
 
-from collections.abc import Mapping
 from functools import lru_cache, partial
 
 import ipywidgets as w
@@ -8,12 +7,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.explain.gradcam import METHODS, default_layers, grad_cam
-from cxrlib.models.architectures import ARCHITECTURES, ChestXrayModel
+from cxrlib.models.architectures import ARCHITECTURES
 from cxrlib.plots.style import pretty
 from cxrlib.widgets.html import CONTROL, WRAP, HeatExplorer, finding_choice, plain_button
 
@@ -23,20 +19,11 @@ KEPT = 32  # (image, method, layer) whose maps are kept: 14 maps each
 class CamExplorer(HeatExplorer):
     """A radiograph under the heat map of one finding, with scores, labels and boxes.
 
-    The maps of all fourteen findings come from one pass and are kept: another finding or opacity needs no new pass.
-    images: name -> (h, w) uint8 at the model's image size, such as an `ImageCache`; boxes: as of `read_boxes`.
+    model: a `ChestXrayModel`; images: name -> (h, w) uint8 at its size, such as an `ImageCache`; predictions: its
+    `Predictions`; thresholds: `Thresholds`; boxes: as of `read_boxes`, or None.
     """
 
-    def __init__(
-        self,
-        model: ChestXrayModel,
-        images: Mapping[str, np.ndarray],
-        predictions: Predictions,
-        thresholds: Thresholds,
-        boxes: pd.DataFrame | None = None,
-    ):
-        if not len(predictions):
-            raise InputError("there is no image to explore; expected predictions with at least one row")
+    def __init__(self, model, images, predictions, thresholds, boxes=None):
         self._model, self._images, self.predictions, self._thresholds = model, images, predictions, thresholds
         self._positive = thresholds.apply(predictions)
         names = np.array(["true negative", "false negative", "false positive", "true positive"])
@@ -49,7 +36,8 @@ class CamExplorer(HeatExplorer):
         super().__init__(finding_choice(value=most, layout=CONTROL))
         layers = ARCHITECTURES[model.arch].cam_layers
         layers = [("usual for the method", "usual"), *((one, one) for one in layers), ("all of these, fused", layers)]
-        self._row = w.BoundedIntText(0, 0, len(predictions) - 1, description="Image", layout=CONTROL)
+        first = next(iter(self._ranked("true positive")), 0)
+        self._row = w.BoundedIntText(first, 0, len(predictions) - 1, description="Image", layout=CONTROL)
         self._method = w.Dropdown(options=list(METHODS), description="Method", layout=CONTROL)
         self._layer = w.Dropdown(options=layers, description="Layer", layout=CONTROL)
         self._box = w.Checkbox(description="boxes", indent=False, disabled=not self._boxes, layout={"width": "90px"})
@@ -61,23 +49,26 @@ class CamExplorer(HeatExplorer):
             self._buttons[outcome] = plain_button(f"next {outcome}", tip, partial(self._step, outcome))
         opacity, steps = w.HBox([self._opacity, self._box]), w.HBox(list(self._buttons.values()), layout=WRAP)
         self._arrange(self._row, self._finding, self._method, self._layer, opacity, steps)
-        self._step("true positive", start=True)
+        self._show()
 
     def __repr__(self) -> str:
         return f"CamExplorer({self._model.arch}, {len(self.predictions):,} images)"
 
-    def _step(self, outcome: str, start: bool = False) -> None:
-        """Go to the next image with this outcome of the finding, by falling score; from the last one to the first."""
-        k, finding = self._finding.value, pretty(FINDINGS[self._finding.value])
+    def _ranked(self, outcome: str) -> list[int]:
+        """The rows with this outcome of the finding, by falling score."""
+        k = self._finding.value
         rows = np.flatnonzero(self._outcomes[:, k] == outcome)
-        rows = rows[np.argsort(-self.predictions.scores[rows, k], kind="stable")]
-        if not len(rows):
-            return self._show(f"There is no {outcome} of {finding} among these images. ")
-        at = np.flatnonzero(rows == self._row.value)
-        following = int(rows[(at[0] + 1) % len(rows)]) if len(at) and not start else int(rows[0])
-        if following == self._row.value:
-            return self._show("" if start else f"There is no other {outcome} of {finding}. ")
-        self._row.value = following
+        return rows[np.argsort(-self.predictions.scores[rows, k], kind="stable")].tolist()
+
+    def _step(self, outcome: str) -> None:
+        """Go to the next image with this outcome of the finding; from the last one to the first."""
+        rows = self._ranked(outcome)
+        following = dict(zip(rows, rows[1:] + rows[:1], strict=True)).get(self._row.value, next(iter(rows), None))
+        if following in (None, self._row.value):
+            finding = pretty(FINDINGS[self._finding.value])
+            self._show(f"There is no {'other ' if rows else ''}{outcome} of {finding} among these images. ")
+        else:
+            self._row.value = following
 
     def maps(self) -> np.ndarray:
         """The fourteen maps (14, h, w) of the chosen image, method and layer."""

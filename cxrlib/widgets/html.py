@@ -1,7 +1,4 @@
-"""Shared by the explorers: templates, pictures as text for `ipywidgets.HTML`, and a radiograph under a heat map.
-
-Charts are SVG text rather than matplotlib figures: ten kilobytes are written and shown between two key presses.
-"""
+"""Shared by the explorers: templates, buttons, and a radiograph under a heat map."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

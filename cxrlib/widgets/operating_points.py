@@ -1,13 +1,8 @@
-"""Counts, rates, cost and curves of one finding at any threshold, and a session of choosing thresholds; no widgets.
+"""Counts, rates, cost and curves of one finding at any threshold, and a session of choosing thresholds; no widgets."""
 
-A threshold is looked up among the sorted scores, so that a slider moves over 25,000 images as smoothly as over 200.
-"""
-
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from time import monotonic
 
 import numpy as np
 
@@ -21,7 +16,6 @@ from cxrlib.evaluation.thresholds import NEVER, Thresholds, tune_thresholds
 # Stops of a slider: 0 to 1, finest near 0, where the scores of rare findings lie, and last above every score.
 SCALE = np.r_[np.arange(10) / 1000, np.arange(2, 20) / 200, np.arange(10, 60) / 100, np.arange(30, 51) / 50, NEVER]
 SHOWN = 12  # pictures of a gallery at most
-_GESTURE = 1.0  # seconds: moves of one slider at shorter intervals are undone together
 _ENDS = np.array([0, 1])
 
 
@@ -89,16 +83,9 @@ class Curve:
         curve = _path(*_pr(self.points.per(1000, prevalence)))
         return [("chance", _path(_ENDS, np.full(2, prevalence))), (style, curve)]
 
-    def charts(self, points: dict[str, Counts], miss_cost: float, prevalence: float) -> list[tuple[list, list]]:
-        """The ROC and the PR curve, each as lines (style, path) and marks (name, pixels) of `points`.
-
-        A line through the point "now" of ROC shows where all points cost the same; PR is also drawn at `prevalence`.
-        """
+    def charts(self, points: dict[str, Counts], prevalence: float) -> list[tuple[list, list]]:
+        """ROC and PR curve, the latter also at `prevalence`: lines (style, path) and marks (name, pixels) of points."""
         roc, pr = self._lines
-        x, y = _roc(points["now"])
-        slope = (1 - prevalence) / (miss_cost * prevalence)
-        ends = np.clip(x + (_ENDS - y) / slope, 0, 1)
-        roc = [*roc, ("other", _path(ends, y + slope * (ends - x)))]
         in_roc, in_pr = ({name: place(point) for name, point in points.items()} for place in (_roc, _pr))
         if prevalence != self.prevalence:
             pr = pr + self._pr_lines(prevalence, "other")
@@ -144,10 +131,7 @@ def _bars(scores: np.ndarray, sign: int) -> str:
 
 
 class Session:
-    """Fourteen thresholds being chosen on the images of `val`, from `tuned` on; `past` is what undo goes back to.
-
-    Raises InputError without an image and for thresholds of another calibration.
-    """
+    """Thresholds being chosen on `val`, from `tuned` on. InputError without an image or for another calibration."""
 
     def __init__(self, val: Predictions, tuned: Thresholds):
         if not len(val):
@@ -155,30 +139,19 @@ class Session:
         check_calibration(val.calibration, tuned)
         objective = "f1" if tuned.objective.startswith("by hand") else tuned.objective
         self.exact = tune_thresholds(val, grid=None, objective=objective, resampling=Bootstrap(0))
-        self.val, self.tuned, self.values, self.past = val, tuned, tuned.values.copy(), []
+        self.val, self.tuned, self.values, self.past = val, tuned, tuned.values, []
         self.curves = [Curve(val.scores[:, k], val.labels[:, k]) for k in range(len(FINDINGS))]
-        self._gesture = (None, -np.inf)
 
-    def move(self, k: int, value: float) -> None:
-        """Set the threshold of finding k; moves of the same finding in quick succession are one step of undo."""
-        if value == self.values[k]:
-            return
-        now = monotonic()
-        if self._gesture[0] != k or now - self._gesture[1] > _GESTURE:
-            self.past.append(self.values.copy())
-        self._gesture = (k, now)
-        self.values[k] = value
-
-    def choose(self, values: np.ndarray) -> None:
-        """Take over `values` (14,) as one step of undo."""
-        if (values != self.values).any():
+    def choose(self, which: int | slice, values: float | np.ndarray) -> None:
+        """Set one finding, or those of a slice, to their places in `values`, (14,) or one for all; one step of undo."""
+        changed = self.values.copy()
+        changed[which] = np.broadcast_to(values, len(FINDINGS))[which]
+        if (changed != self.values).any():
             self.past.append(self.values)
-            self.values = values.copy()
-        self._gesture = (None, -np.inf)
+            self.values = changed
 
     def undo(self) -> None:
         """Go back by one step, where there is one."""
-        self._gesture = (None, -np.inf)
         if self.past:
             self.values = self.past.pop()
 
@@ -187,22 +160,13 @@ class Session:
         for known in (self.tuned, self.exact):
             if (self.values == known.values).all():
                 return known
-        kept = self.values == self.tuned.values
-        return dataclasses.replace(
-            self.tuned,
-            values=self.values.copy(),
-            objective=f"by hand, from {self.tuned.objective}",
-            grid=None,
-            low=np.where(kept, self.tuned.low, np.nan),
-            high=np.where(kept, self.tuned.high, np.nan),
-            notes=tuple(np.where(kept, self.tuned.notes, "by hand")),
-        )
+        objective, kept = f"by hand, from {self.tuned.objective}", self.values == self.tuned.values
+        low, high = (np.where(kept, end, np.nan) for end in (self.tuned.low, self.tuned.high))
+        notes = tuple(np.where(kept, self.tuned.notes, "by hand"))
+        return replace(self.tuned, values=self.values, objective=objective, grid=None, low=low, high=high, notes=notes)
 
     def changed(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Which images (n,) bool of known label change side of finding k against the tuned threshold; rows to show.
-
-        The rows are the SHOWN of them nearest to the threshold; if there is none, the nearest on either side of it.
-        """
+        """Which images (n,) bool change side of finding k against the tuned threshold; the rows to show, in order."""
         scores, known = self.val.scores[:, k], self.val.known[:, k]
         positive = at_or_above(scores, self.values[k])
         changed = known & (positive != at_or_above(scores, self.tuned.values[k]))

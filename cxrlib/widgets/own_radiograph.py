@@ -1,9 +1,7 @@
 """`OwnRadiograph`: choose a file, and see its fourteen probabilities and heat maps."""
 
 import io
-from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import ipywidgets as w
 import numpy as np
@@ -19,17 +17,12 @@ _SHOW = macros("own.html")
 class OwnRadiograph(HeatExplorer):
     """A radiograph of one's own, PNG, JPEG or DICOM, with its probabilities and the heat map of one finding.
 
-    A chosen file is read from memory, predicted once with all fourteen maps, and not kept: another finding or opacity
-    only redraws.
-
-    Args:
-        models: a `Predictor`, or the checkpoints of one or several models.
-        example: the path of an image to begin with. JupyterLab passes on uploads of 10 MB at most, unless it was
-            started by `make lab`: a larger file can be given here.
+    A chosen file is read from memory, predicted once, and not kept. models: the checkpoints of one or several models;
+    example: the path of an image to begin with, such as a file over the 10 MB that JupyterLab usually passes on.
     """
 
-    def __init__(self, models: Predictor | Sequence[str | Path], example: str | Path | None = None):
-        self._predictor = models if isinstance(models, Predictor) else Predictor(models)
+    def __init__(self, models, example=None):
+        self._predictor = Predictor(models)
         self.case: Prediction | None = None
         super().__init__(finding_choice(disabled=True, layout=CONTROL))
         tip = "Choose a PNG, JPEG or DICOM file of a frontal chest radiograph; it stays on this machine"
@@ -52,7 +45,7 @@ class OwnRadiograph(HeatExplorer):
         self._upload.value = ()
         self._load(file)
 
-    def _load(self, file: str | Path | BinaryIO) -> None:
+    def _load(self, file) -> None:
         self.case = None  # until all is there, nothing is drawn, and nothing of an earlier image stays beside its error
         for part in (self._picture, self._notice, self._table):
             part.value = ""

@@ -1,20 +1,16 @@
 """`ThresholdExplorer`: move a threshold and see at once what it finds, what it misses and what it costs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache, partial
-from pathlib import Path
 
 import ipywidgets as w
 import numpy as np
-import pandas as pd
 from markupsafe import Markup
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.html import radiograph_uri
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.metrics import at_or_above, point_estimates
-from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
 from cxrlib.plots.style import pretty
 from cxrlib.widgets.html import STYLE, WRAP, finding_choice, macros, plain_button
@@ -29,25 +25,12 @@ _PANELS = macros("threshold.html")
 class ThresholdExplorer(w.VBox):
     """Set the threshold of each finding by hand, on the validation images, and save the choice.
 
-    `session` holds the current choice; `session.thresholds()` returns it as `Thresholds`. All controls use observe and
-    nothing is printed, so that a notebook with an explorer also runs headless.
-
-    Args:
-        val: predictions on which thresholds are chosen (never the test split).
-        thresholds: where to start, and what to compare with.
-        images: name -> (h, w) uint8, such as an `ImageCache`, for the gallery; without it, names and scores are listed.
-        save_to: file that the button "save" writes, such as `run.thresholds`; without it the button is disabled.
-        checkpoint: of the model with these scores; "save" also stores the thresholds there, for heat maps.
+    val: `Predictions`, never of test; thresholds: `Thresholds` to start with; images: name -> (h, w) uint8, for the
+    gallery; save_to: the file that the button "save" writes, if there is one; checkpoint: of the model, in which it
+    stores them, too. `session.thresholds()` returns the current choice.
     """
 
-    def __init__(
-        self,
-        val: Predictions,
-        thresholds: Thresholds,
-        images: Mapping[str, np.ndarray] | None = None,
-        save_to: str | Path | None = None,
-        checkpoint: str | Path | None = None,
-    ):
+    def __init__(self, val, thresholds, images=None, save_to=None, checkpoint=None):
         self.session, self._save_to, self._checkpoint = Session(val, thresholds), save_to, checkpoint
         self._thumb = cache(lambda name: "" if images is None else radiograph_uri(images[name], 92))
         self._miss_costs = np.full(len(FINDINGS), 5.0)
@@ -72,14 +55,9 @@ class ThresholdExplorer(w.VBox):
 
     def _slider(self, values, action: Callable, tooltip: str, description: str = "", width: str = "430px"):
         """A slider that stops at each of `values`, without a readout: the current value may lie between two stops."""
-        slider = w.SelectionSlider(
-            options=[(f"{value:.4g}", float(value)) for value in values],
-            description=description,
-            readout=False,
-            tooltip=tooltip,
-            layout={"width": width},
-            style={"description_width": "100px" if description else "0px"},
-        )
+        stops = [(f"{value:.4g}", float(value)) for value in values]
+        slider = w.SelectionSlider(options=stops, description=description, readout=False, tooltip=tooltip)
+        slider.layout.width, slider.style.description_width = width, "100px" if description else "0px"
         self._on_change(slider, action)
         return slider
 
@@ -108,33 +86,31 @@ class ThresholdExplorer(w.VBox):
         name = w.Button(description=pretty(FINDINGS[k]), tabbable=False, layout={"width": "142px"}, tooltip="Choose")
         name.on_click(lambda _: self._choose(k))
         tip = f"Threshold of {pretty(FINDINGS[k])}"
-        slider = self._slider(SCALE, lambda value: self._move(value, k), tip, width="112px")
+        slider = self._slider(SCALE, partial(self._move, k), tip, width="112px")
         row = w.HBox([name, slider, w.HTML()], layout={"height": "27px", "overflow": "hidden"})
         row.add_class("cxr-row")
         return row
 
     def _detail(self) -> w.VBox:
-        self._threshold = self._slider(SCALE, self._move, "Threshold of the chosen finding", "Threshold")
+        move, tip = lambda value: self._move(self.chosen, value), "Threshold of the chosen finding"
+        self._threshold = self._slider(SCALE, move, tip, "Threshold")
         self._typed = w.BoundedFloatText(min=0, max=1, step=0.001, layout={"width": "90px"}, tooltip="Threshold, typed")
-        self._on_change(self._typed, self._move)
+        self._on_change(self._typed, move)
         price, share = "Cost of a missed finding, in false alarms", "Patients with the finding, per 1,000"
         self._ratio = self._slider(COSTS, partial(self._set, self._miss_costs), price, "Cost of a miss")
-        self._prevalence = self._slider(
-            PREVALENCES, lambda n: self._set(self._prevalences, n / 1000), share, "Prevalence"
-        )
+        of = self._prevalences
+        self._prevalence = self._slider(PREVALENCES, lambda n: self._set(of, n / 1000), share, "Prevalence")
+        tip = "The prevalence of these images"
+        self._as_here = plain_button("as here", tip, lambda: self._set(of, self.session.curves[self.chosen].prevalence))
         self._ratio_text, self._prevalence_text = w.HTML(), w.HTML()
-        self._as_here = plain_button(
-            "as here", "The prevalence of these images", lambda: self._set(self._prevalences, None)
-        )
         prevalence = [self._prevalence, self._prevalence_text, self._as_here]
         lines = [[self._threshold, self._typed], [self._ratio, self._ratio_text], prevalence]
         lines = [w.HBox(line, layout={"align_items": "center"}) for line in lines]
         return w.VBox([*lines, self._figures, self._numbers], layout={"flex": "1 1 640px"})
 
     # ---- actions of the user ---------------------------------------------------------------------------------------
-    def _move(self, value: float, k: int | None = None) -> None:
-        k = self.chosen if k is None else k
-        self.session.move(k, value)
+    def _move(self, k: int, value: float) -> None:
+        self.session.choose(k, value)
         self._choose(k)
 
     def _choose(self, k: int) -> None:
@@ -142,14 +118,13 @@ class ThresholdExplorer(w.VBox):
         self.chosen = k
         self._update()
 
-    def _set(self, values: np.ndarray, value: float | None) -> None:
-        """Set a cost or prevalence of the chosen finding; None is the prevalence of the images."""
-        values[self.chosen] = self.session.curves[self.chosen].prevalence if value is None else value
+    def _set(self, values: np.ndarray, value: float) -> None:
+        """Set the cost or prevalence of the chosen finding."""
+        values[self.chosen] = value
         self._update()
 
     def _take(self, values: np.ndarray | float) -> None:
-        which = self._all.value | (np.arange(len(FINDINGS)) == self.chosen)
-        self.session.choose(np.where(which, values, self.session.values))
+        self.session.choose(slice(None) if self._all.value else self.chosen, values)
         self._update()
 
     def _cheapest(self) -> np.ndarray:
@@ -194,10 +169,10 @@ class ThresholdExplorer(w.VBox):
         self._as_here.disabled = bool(prevalence == curve.prevalence)
         for row, one, value, tuned in zip(self._rows, session.curves, values, session.tuned.values, strict=True):
             row.children[2].value = _PANELS.list_metrics(value, one.counts(value), tuned)
-        self._show_chosen(k, curve, cost, prevalence, message)
+        self._show_chosen(curve, cost, prevalence, message)
 
-    def _show_chosen(self, k, curve, cost, prevalence, message) -> None:
-        session, finding = self.session, pretty(FINDINGS[k])
+    def _show_chosen(self, curve, cost, prevalence, message) -> None:
+        session, k, finding = self.session, self.chosen, pretty(FINDINGS[self.chosen])
         lines = {"now": session.values[k], "tuned": session.tuned.values[k], "tuned (exact)": session.exact.values[k]}
         lines["0.5"] = 0.5
         if curve.drawable:
@@ -207,22 +182,16 @@ class ThresholdExplorer(w.VBox):
         charts = []
         if curve.drawable:
             points = {name: choices[name][1] for name in ("0.5", "tuned", "cheapest", "now")}  # the topmost mark last
-            charts = curve.charts(points, cost, prevalence)
+            charts = curve.charts(points, prevalence)
         ranking = (self._ranking[name][k] for name in ("auroc", "ap"))
-        self._figures.value = _PANELS.figures(
-            curve, _TICKS, threshold, round(across(threshold), 1), now, charts, *ranking
-        )
+        place = round(across(threshold), 1)
+        self._figures.value = _PANELS.figures(curve, _TICKS, threshold, place, now, charts, *ranking)
         self._confusion.value = _PANELS.confusion(now, now.per(1000, prevalence), prevalence, curve.n)
         self._numbers.value = _PANELS.metrics(choices, cost, prevalence)
         changed, rows = session.changed(k)
-        columns = {
-            "name": session.val.image[rows],
-            "uri": [self._thumb(name) for name in session.val.image[rows]],
-            "score": session.val.scores[rows, k],
-            "positive": at_or_above(session.val.scores[rows, k], session.values[k]),
-            "labelled": session.val.labels[rows, k],
-        }
-        images = pd.DataFrame(columns).to_dict("records")
+        shown, scores = session.val.image[rows], session.val.scores[rows, k]
+        sides = at_or_above(scores, session.values[k]).tolist(), session.val.labels[rows, k].tolist()
+        images = zip(shown, map(self._thumb, shown), scores, *sides, strict=True)
         self._gallery.value = _PANELS.gallery(finding, *choices["tuned"], now, changed.sum(), images)
         self._status.value = _PANELS.threshold_status(message, finding, choices, curve)
 

@@ -19,7 +19,7 @@ from cxrlib.cli.options import CompareOptions, ReportOptions
 from cxrlib.core import paths
 from cxrlib.core.errors import InputError
 from cxrlib.course import opening
-from cxrlib.course.parameters import COURSE, code_cells
+from cxrlib.course.notebooks import COURSE, code_cells
 from cxrlib.course.runner import plan_runs, run_course
 from cxrlib.data.doctor.check import check_dataset
 from cxrlib.data.metadata import read_entries

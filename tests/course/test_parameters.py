@@ -6,9 +6,9 @@ import pytest
 from cxrlib.cli.main import main
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import PROFILES
-from cxrlib.course import config, parameters
+from cxrlib.course import config, notebooks
 from cxrlib.course.config import CourseConfig
-from cxrlib.course.parameters import COURSE, check_parameters, each_run, notebook_parameters, read_profile
+from cxrlib.course.notebooks import COURSE, check_parameters, each_run, notebook_parameters, read_profile
 from cxrlib.course.runner import plan_runs, run_course
 from cxrlib.data.splits import FRACTIONS, KINDS
 from cxrlib.evaluation.calibration import METHODS
@@ -22,7 +22,7 @@ OURS = sorted(path.stem for path in PROFILES.glob("*.yaml"))
 @pytest.fixture
 def notebook(tmp_path, monkeypatch):
     """Write a notebook of code cells, (source, tags), and make it the course's."""
-    monkeypatch.setattr(parameters, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
 
     def write(*cells, name="one"):
         nb = nbformat.v4.new_notebook()
@@ -54,10 +54,10 @@ def test_there_are_three_profiles():
 @pytest.mark.parametrize("profile", OURS)
 def test_our_profiles_can_be_run(profile):
     values = read_profile(profile)
-    each = check_parameters(values)
-    assert set(each) == set(COURSE)
-    reached = {name for parameters in each.values() for name in parameters}
-    assert reached == set(values), "a value of the profile reaches no notebook"
+    [plan] = plan_runs(profile)
+    assert set(plan.given) == set(COURSE)
+    reached = {name for parameters in plan.given.values() for name in parameters}
+    assert reached == set(values) | {"run_dir"}, "a value of the profile reaches no notebook"
     assert "img_root" not in values, "the data are given with DATA="
 
 
@@ -68,8 +68,8 @@ def test_a_profile_may_be_a_file_of_its_own(tmp_path):
     assert read_profile(tmp_path / "empty.yaml") == {}
 
 
-def test_an_unknown_profile_suggests_the_nearest():
-    with pytest.raises(InputError, match=r"no profile 'quik'; expected cpu_10k, gpu_full, quick.*did you mean 'quick'"):
+def test_an_unknown_profile_is_told_the_known_ones():
+    with pytest.raises(InputError, match=r"no profile 'quik'; expected cpu_10k, gpu_full, quick or a YAML file"):
         read_profile("quik")
 
 
@@ -97,12 +97,16 @@ def test_a_profile_that_is_none_is_refused(content, message, tmp_path, monkeypat
 
 # ---- checked before anything runs ------------------------------------------------------------------------------------
 def test_text_of_the_command_line_becomes_what_the_default_is():
-    each = check_parameters({"epochs": "3", "lr": "1e-4", "archs": "resnet18, vgg16", "split": "patient", "seed": 5})
-    assert each["03_train_efficientnet"] == {"epochs": 3, "lr": 1e-4, "seed": 5}
-    assert each["02_preprocess"] == {"split": "patient", "seed": 5}
-    assert each["04_compare_architectures"] == {"archs": ["resnet18", "vgg16"], "seed": 5}
-    assert check_parameters({"lr": 1})["03_train_efficientnet"] == {"lr": 1.0}
-    assert type(check_parameters({"lr": 1})["03_train_efficientnet"]["lr"]) is float
+    read = check_parameters({"epochs": "3", "lr": "1e-4", "archs": "resnet18, vgg16", "split": "patient", "seed": 5})
+    assert read == {"epochs": 3, "lr": 1e-4, "archs": ["resnet18", "vgg16"], "split": "patient", "seed": 5}
+    assert type(check_parameters({"lr": 1})["lr"]) is float
+
+
+def test_each_notebook_gets_what_it_has():
+    [plan] = plan_runs("quick", [("epochs", "3"), ("split", "patient"), ("seed", "5")])
+    assert {notebook for notebook, given in plan.given.items() if given.get("split") == "patient"} == {"02_preprocess"}
+    assert "epochs" not in plan.given["02_preprocess"]
+    assert plan.given["03_train_efficientnet"]["epochs"] == plan.every["epochs"] == 3
 
 
 BAD = [

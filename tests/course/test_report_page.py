@@ -17,8 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from cxrlib.cli.main import main
 from cxrlib.course.report import page
-from cxrlib.course.report.evidence import written
-from cxrlib.course.report.page import write_index, write_report
+from cxrlib.course.report.page import write_index, write_report, written
 from cxrlib.course.runs import RunFolder
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.audits import audit

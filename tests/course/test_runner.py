@@ -16,8 +16,8 @@ from filelock import FileLock
 import cxrlib
 from cxrlib.cli.main import main
 from cxrlib.core.errors import InputError
-from cxrlib.course import parameters, runner as course, runs, stages
-from cxrlib.course.parameters import COURSE, notebook_parameters
+from cxrlib.course import notebooks, runner as course, runs
+from cxrlib.course.notebooks import COURSE, notebook_parameters
 from cxrlib.course.runner import plan_runs, run_course
 from cxrlib.course.runs import RunFolder
 
@@ -131,17 +131,17 @@ def test_other_data_other_code_and_a_lost_file_run_again(run, folder, tiny_nih, 
     assert run() == list(COURSE[1:])
     assert "02_preprocess runs again: splits.csv is gone" in capsys.readouterr().out
 
-    whole = stages.content_digest
-    uses = {name: stages.modules("\n".join(code for code, _ in parameters.code_cells(name))) for name in COURSE}
+    whole = notebooks.content_digest
+    uses = {name: notebooks.modules("\n".join(code for code, _ in notebooks.code_cells(name))) for name in COURSE}
     module = min(uses["06_gradcam"] - set().union(*(uses[name] for name in COURSE[:5])))  # that only the last one uses
-    changed = [stages._file(module)]
+    changed = [notebooks._file(module)]
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "content_digest", lambda files: "other" if files == changed else whole(files))
+        patch.setattr(notebooks, "content_digest", lambda files: "other" if files == changed else whole(files))
         assert run() == ["06_gradcam"]
         assert f"06_gradcam runs again: cxrlib changed ({module})" in capsys.readouterr().out
     with monkeypatch.context() as patch:
         patch.setattr(runs, "versions", lambda: {})
-        patch.setattr(stages, "versions", lambda: {"torch": "9"})
+        patch.setattr(notebooks, "versions", lambda: {"torch": "9"})
         assert run() == list(COURSE)
     run()
     table = tiny_nih.csv_path.read_text().splitlines()
@@ -218,8 +218,8 @@ def test_a_start_checkpoint_is_known_by_its_content(pretend, folder, tiny_nih, t
 
 def test_a_table_of_the_notebooks_is_code(run, monkeypatch, tmp_path):
     tables = tmp_path / "notebooks" / "tables"
-    shutil.copytree(stages.NOTEBOOKS / "tables", tables)
-    monkeypatch.setattr(stages, "NOTEBOOKS", tables.parent)
+    shutil.copytree(notebooks.NOTEBOOKS, tables.parent, ignore=shutil.ignore_patterns(".*"))
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tables.parent)
     run()
     with (tables / "ablation_folds.csv").open("a") as file:
         file.write("\n")
@@ -229,15 +229,15 @@ def test_a_table_of_the_notebooks_is_code(run, monkeypatch, tmp_path):
 def test_prose_and_outputs_of_a_notebook_may_change(run, tmp_path, monkeypatch):
     run()
     copies = tmp_path / "notebooks"
-    copies.mkdir()
+    shutil.copytree(notebooks.NOTEBOOKS / "tables", copies / "tables")
     for name in COURSE:
-        nb = nbformat.read(parameters.NOTEBOOKS / f"{name}.ipynb", as_version=4)
+        nb = nbformat.read(notebooks.NOTEBOOKS / f"{name}.ipynb", as_version=4)
         nb.cells[0].source += "\nA typo mended."
         for cell in nb.cells:
             if name == "06_gradcam" and cell.cell_type == "code":
                 cell.outputs = []
         nbformat.write(nb, copies / f"{name}.ipynb")
-    for module in (course, parameters):
+    for module in (course, notebooks):
         monkeypatch.setattr(module, "NOTEBOOKS", copies)
     assert run() == []
     nb.cells.append(nbformat.v4.new_code_cell("1 + 1"))
@@ -275,35 +275,35 @@ def test_a_record_that_cannot_be_read_is_no_record(run, folder):
 
 
 def test_a_notebook_names_in_quotes_what_it_reads():
-    assert stages.reads_from("01_eda") == []
+    assert notebooks.reads_from("01_eda") == []
     for name in COURSE[2:]:
-        assert stages.reads_from(name), name
-    assert stages.reads_from("05_thresholds") == ["03_train_efficientnet"]
-    assert stages.reads_from("06_gradcam") == ["03_train_efficientnet", "05_thresholds"]
+        assert notebooks.reads_from(name), name
+    assert notebooks.reads_from("05_thresholds") == ["03_train_efficientnet"]
+    assert notebooks.reads_from("06_gradcam") == ["03_train_efficientnet", "05_thresholds"]
 
 
 def test_the_modules_of_a_notebook_are_those_it_imports_and_those_they_import():
-    assert stages.modules("from cxrlib.data.findings import FINDINGS") == {"data.findings", "core.errors"}
-    assert {"models.architectures", "training.losses"} <= stages.modules("import cxrlib.training.loop")
-    assert "plots.style" in stages.modules("from cxrlib.plots import style")
-    assert "course.report.page" in stages.modules("from cxrlib.course.report import page")
-    assert not {name for name in stages.modules("from cxrlib.plots import style") if name.startswith("course")}
+    assert notebooks.modules("from cxrlib.data.findings import FINDINGS") == {"data.findings", "core.errors"}
+    assert {"models.architectures", "training.losses"} <= notebooks.modules("import cxrlib.training.loop")
+    assert "plots.style" in notebooks.modules("from cxrlib.plots import style")
+    assert "course.report.page" in notebooks.modules("from cxrlib.course.report import page")
+    assert not {name for name in notebooks.modules("from cxrlib.plots import style") if name.startswith("course")}
 
 
 def test_a_changed_line_in_a_room_runs_exactly_the_notebooks_that_use_it_again(run, folder, tmp_path, monkeypatch):
     run()
     package = tmp_path / "cxrlib"
     shutil.copytree(Path(cxrlib.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(stages, "_PACKAGE", package)
+    monkeypatch.setattr(notebooks, "_PACKAGE", package)
     assert run() == [], "a copy is no change"
-    uses = {name: stages.modules("\n".join(code for code, _ in parameters.code_cells(name))) for name in COURSE}
+    uses = {name: notebooks.modules("\n".join(code for code, _ in notebooks.code_cells(name))) for name in COURSE}
     expected = [name for name in COURSE if "evaluation.metrics" in uses[name]]
     assert 0 < len(expected) < len(COURSE)
     with (package / "evaluation" / "metrics.py").open("a") as file:
         file.write("CHANGED = True\n")
     again = set(run())
     assert set(expected) <= again
-    assert all(set(stages.reads_from(name)) & again for name in again - set(expected)), "the others read from these"
+    assert all(set(notebooks.reads_from(name)) & again for name in again - set(expected)), "the others read from these"
 
 
 # ---- several runs ----------------------------------------------------------------------------------------------------

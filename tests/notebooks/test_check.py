@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from cxrlib.core.paths import NOTEBOOKS
-from cxrlib.course.parameters import COURSE
+from cxrlib.course.notebooks import COURSE
 from tests.notebooks import check
 
 REPOSITORY = NOTEBOOKS.parent

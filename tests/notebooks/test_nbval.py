@@ -17,7 +17,7 @@ import nbformat
 import pytest
 
 from cxrlib.core.paths import NOTEBOOKS
-from cxrlib.course.parameters import COURSE, notebook_parameters
+from cxrlib.course.notebooks import COURSE, notebook_parameters
 from tests.notebooks import compared
 
 

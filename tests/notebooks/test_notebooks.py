@@ -18,7 +18,7 @@ import pytest
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import NOTEBOOKS
-from cxrlib.course.parameters import COURSE, notebook_parameters, read_profile
+from cxrlib.course.notebooks import COURSE, notebook_parameters, read_profile
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds

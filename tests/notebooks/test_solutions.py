@@ -8,7 +8,7 @@ import pytest
 
 from cxrlib.core.paths import NOTEBOOKS
 from cxrlib.course.exercises import NOT_YET
-from cxrlib.course.parameters import notebook_parameters
+from cxrlib.course.notebooks import notebook_parameters
 from cxrlib.course.runs import RunFolder
 
 OPEN_ALONE = ("01_eda", "02_preprocess")  # the others need a trained model

@@ -125,30 +125,25 @@ def test_the_scale_is_fine_near_zero_and_holds_every_grid_value():
 
 
 # ---- undo and save ---------------------------------------------------------------------------------------------------
-def test_moves_in_quick_succession_are_undone_together(val, tuned, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr("cxrlib.widgets.operating_points.monotonic", lambda: now[0])
+def test_each_choice_is_one_step_of_undo(val, tuned):
     session = Session(val, tuned)
-    start = session.values.copy()
-    for value in (0.31, 0.32, 0.33):
-        session.move(2, value)
-        now[0] += 0.1
-    now[0] += 5
-    session.move(2, 0.6)
-    session.move(3, 0.7)
+    session.choose(2, 0.33)
+    session.choose(2, 0.33)
+    session.choose(2, 0.6)
+    session.choose(slice(None), np.full(14, 0.7))
     session.undo()
-    assert (session.values[2], session.values[3]) == (0.6, start[3])
+    assert (session.values[2], session.values[3]) == (0.6, tuned.values[3])
     session.undo()
     assert session.values[2] == 0.33
     session.undo()
-    np.testing.assert_array_equal(session.values, start)
+    np.testing.assert_array_equal(session.values, tuned.values)
     assert not session.past
 
 
 def test_what_was_not_moved_keeps_interval_and_note(val, tuned):
     session = Session(val, tuned)
     assert session.thresholds() is tuned
-    session.move(4, 0.123)
+    session.choose(4, 0.123)
     made = session.thresholds()
     assert made.values[4] == 0.123
     assert made.notes[4] == "by hand"

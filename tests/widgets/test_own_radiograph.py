@@ -172,7 +172,7 @@ def test_where_nothing_is_tuned_it_is_said(tmp_path, film):
 
 def test_several_models_are_averaged_with_their_range(tmp_path, film):
     both = [checkpoint(tmp_path / f"{seed}.pth", seed, size) for seed, size in ((1, 32), (2, 48))]
-    own = OwnRadiograph(Predictor(both), film)
+    own = OwnRadiograph(both, film)
     row = own.case.rows[2]
     expected = f"{number(row['probability'])} ({number(row['low'])} to {number(row['high'])})"
     assert table_of(own)[2][2] == expected

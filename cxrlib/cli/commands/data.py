@@ -25,10 +25,7 @@ def _root(options: FilesConfig) -> Path:
 
 
 def data_of(options: DataConfig) -> Data:
-    """Open the data set and print what it holds; a labels.csv is read as `data.external` does, its gaps as unknown.
-
-    Raises InputError where no folder is given.
-    """
+    """Open the data set and print what it holds; the gaps of a labels.csv are unknown. InputError without a folder."""
     csv_path, img_root = Path(options.csv_path).absolute() if options.csv_path else "", _root(options)
     table = csv_path or img_root / "labels.csv"
     if table.name == "labels.csv" and table.is_file() and "Finding Labels" not in read_csv(table):

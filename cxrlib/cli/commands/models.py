@@ -33,10 +33,7 @@ from cxrlib.training.inputs import make_dataset
 
 # ---- what several of them need ---------------------------------------------------------------------------------------
 def held_out(options, ensemble: Ensemble, data: Data, needed=("val", "test")) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Validation and test entries by what the checkpoints remember, each reduced to its subset.
-
-    Raises InputError where a part that is `needed` has no image.
-    """
+    """Validation and test entries that the checkpoints remember, in their subsets. InputError if `needed` ones lack."""
     config = ensemble.config
     entries = restore(data.entries, ensemble.parts, config["split"], data.folders)
     if "val" not in needed and config["split"] != "official" and (entries["part"] == "").all():
@@ -82,10 +79,7 @@ def _caches(options: HeldOutOptions, models: list[ChestXrayModel], images: dict[
 
 
 def _predicted(options: HeldOutOptions, ensemble: Ensemble, images: dict[str, Path], *parts: pd.DataFrame):
-    """The models on the device asked for, their caches, and for each part of the entries what each model predicts.
-
-    Several processes share the work, and each has all predictions.
-    """
+    """The models on their device, their caches, and for each part what each predicts: all of it, in each process."""
     together = None
     if processes.count() > 1:
         from accelerate import Accelerator  # before the models: it gives each process a GPU of its own

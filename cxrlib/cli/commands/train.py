@@ -41,10 +41,7 @@ def train(options: TrainOptions) -> None:
 
 
 def _split(configs: list[TrainConfig], options: TrainOptions) -> tuple[Data, pd.DataFrame]:
-    """The data set and its entries with their parts.
-
-    Raises InputError, before anything is decoded, for a model, a start or parts that `fit` would refuse.
-    """
+    """The data set and its parts; InputError, before an image is decoded, for what `fit` would refuse."""
     data = data_of(options)
     entries = split(data.entries, options.split, options.seed, options.fractions, data.folders)
     for config in configs:

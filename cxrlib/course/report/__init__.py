@@ -1,1 +1,1 @@
-"""The report of a run: evidence, pages, the index of all runs."""
+"""The report of a run, and the index of all runs."""

@@ -1,22 +1,33 @@
-"""The pages of runs: the report of one (HTML that opens offline, PDF), the index of all, and copies of its figures."""
+"""The pages of runs: the report of one (HTML that opens offline, PDF), the index of all, and copies of its figures.
 
+Every number of a report is an element that names its file, row and column, so that a reader, or a test, can look it up:
+`<data value="0.8513506" data-source="metrics.csv#macro/auroc">0.851</data>`. A row is named by its first column where
+the values there are unique, else by its number (`#3`, counted from 1).
+"""
+
+import math
+import numbers
 import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote
 
+import pandas as pd
+from markupsafe import Markup
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.html import data_uri, templates_in
 from cxrlib.core.paths import NOTEBOOKS, one_process, written_whole
-from cxrlib.course.parameters import COURSE
-from cxrlib.course.report.evidence import Evidence
-from cxrlib.course.runs import RunFolder
+from cxrlib.course.notebooks import COURSE
+from cxrlib.course.runs import RunFolder, read_json
 
 _TEMPLATES = templates_in(Path(__file__).parent / "templates")
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge",
@@ -26,8 +37,118 @@ _DPI = 110  # of the copies
 _PATIENCE = 120  # seconds for a PDF
 _PLACED = ("splits", "metrics", "audit", "experts", "comparison", "comparison_differences", "localization")
 _METRICS = ("n", "auroc", "auroc_low", "auroc_high", "f1", "f1_low", "f1_high")
+_NAMES = pd.read_csv(Path(__file__).with_name("columns.csv"), index_col="column")["name"]
+_ELEMENT = Markup('<data value="{0}" data-source="{1}" title="{1} = {0}">{2}</data>')
+_UNDEFINED = Markup('<span class="undefined">undefined</span>')
 
 
+# ---- the values of a run folder --------------------------------------------------------------------------------------
+class Evidence:
+    """The files of a run folder, each read once; one that is missing or cannot be read counts as empty."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.table, self.json = cache(self._table), cache(lambda file: read_json(path / file))
+
+    def _table(self, file: str) -> pd.DataFrame:
+        try:
+            table = pd.read_csv(self.path / file)
+        except (OSError, ValueError):  # pandas' own errors are ValueErrors
+            return pd.DataFrame()
+        keys = table.iloc[:, 0].astype(str)
+        return table.set_axis(keys if keys.is_unique else [f"#{n}" for n in range(1, len(table) + 1)], axis=0)
+
+    def value(self, file: str, *keys: str):
+        """A cell (row, column) of a CSV file, or the value under nested keys of a JSON file; None if missing."""
+        if file.endswith(".csv"):
+            row, column = keys
+            found = self.table(file).get(column, {}).get(row)
+            return found.item() if hasattr(found, "item") else found
+        found = self.json(file)
+        for key in keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        return found
+
+    def show(self, file: str, *keys: str, exact: bool = False) -> Markup:
+        """The element that shows a value; the word "undefined" for one that is missing or not a number."""
+        value = self.value(file, *keys)
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return _UNDEFINED
+        text = str(value) if exact and isinstance(value, float) else written(value)
+        return _ELEMENT.format(value, f"{file}#{'/'.join(keys)}", text)
+
+    def count(self, file: str, column: str, value: str, unique: str) -> Markup:
+        """The number of distinct values of `unique` in the rows of a CSV file with `value` in a column."""
+        table = self.table(file)
+        if not {column, unique} <= set(table):
+            return _UNDEFINED
+        found = table.loc[table[column] == value, unique].nunique()
+        return _ELEMENT.format(found, f"{file}#count/{column}={value}/{unique}", written(found))
+
+    def interval(self, file: str, row: str, column: str) -> Markup:
+        """The element that shows a value, followed by its interval where the file has one."""
+        shown = self.show(file, row, column)
+        ends = [self.show(file, row, end) for end in _ends(column, self.table(file))]
+        if not ends or _UNDEFINED in ends:
+            return shown
+        return shown + Markup(' <span class="interval">[{}, {}]</span>').format(*ends)
+
+    def listing(self, file: str, columns: Sequence[str] = (), summary: bool = False) -> dict | None:
+        """A CSV file as a table: head and rows of cells, each value with its interval; None if the file is missing.
+
+        It has all columns, or `columns` in this order; a `summary` leaves out single findings, except those that are
+        significant after correction (p_holm). What a mean does not have, such as a threshold, is blank.
+        """
+        table = rows = self.table(file)
+        if table.columns.empty:
+            return None
+        ends = {end for name in table for end in _ends(name, table)}
+        names = [name for name in columns or table if name in table and name not in ends and table[name].notna().any()]
+        if summary and "finding" in table:
+            rows = table[(table["finding"] == "macro") | (table.get("p_holm", 1) < 0.05)]
+        totals = rows.iloc[:, :4].eq("macro").any(axis=1)
+        cells = {key: [self.interval(file, key, name) for name in names] for key in rows.index}
+        if "macro" in cells:
+            cells["macro"] = ["" if cell == _UNDEFINED else cell for cell in cells["macro"]]
+        return {
+            "file": file,
+            "head": [
+                (
+                    name,
+                    _NAMES.get(name, (name[:1].upper() + name[1:]).replace("_", " ")),
+                    table[name].dtype.kind in "iuf",
+                )
+                for name in names
+            ],
+            "rows": [{"total": totals[key] and not totals.all(), "cells": cells[key]} for key in cells],
+            "left_out": len(table) - len(rows),
+        }
+
+
+def written(value) -> str:
+    """A value for readers: 1,605; 0.851; 9.4e-05; yes or no; lists with commas; other text as it is."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none given"
+    if not isinstance(value, numbers.Real):
+        return str(value).replace("_", " ") if str(value).istitle() else str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if 0 < abs(value) < 0.001:
+        return f"{value:.2g}"
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def _ends(name: str, table: pd.DataFrame) -> list[str]:
+    """The columns with the interval of a column: name_low and name_high, or low and high where these follow it."""
+    ends = [f"{name}_low", f"{name}_high"]
+    if set(ends) <= set(table):
+        return ends
+    return ["low", "high"] if (name, "low") in pairwise(table) else []
+
+
+# ---- pages -----------------------------------------------------------------------------------------------------------
 def write_page(path: Path, template: str, **values) -> Path:
     """Fill a template of templates/; values are escaped unless they are `Markup`, and may be long generators."""
     with written_whole(path) as beside, beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
@@ -36,29 +157,17 @@ def write_page(path: Path, template: str, **values) -> Path:
 
 
 def write_report(run: RunFolder) -> list[Path]:
-    """Write report.html, and report.pdf where a browser is installed, into the run folder; returns their paths.
-
-    Raises InputError for a folder that holds no run.
-    """
+    """Write report.html, and report.pdf where a browser is installed; returns their paths. InputError without a run."""
     if not run.read():
         raise InputError(f"{run.path} holds no run.json; expected a run folder such as runs/quick: cxr run makes one")
-    page = write_page(
-        run.path / "report.html",
-        "report.html",
-        e=Evidence(run.path),
-        name=run.path.name,
-        phantoms=run.on_phantoms,
-        others=sorted(file.name for file in run.path.glob("*.csv") if file.stem not in _PLACED),
-        figures=_figures(run),
-    )
+    others = sorted(file.name for file in run.path.glob("*.csv") if file.stem not in _PLACED)
+    values = {"name": run.path.name, "phantoms": run.on_phantoms, "others": others, "figures": _figures(run)}
+    page = write_page(run.path / "report.html", "report.html", e=Evidence(run.path), **values)
     return [page, *print_pdf(page, run.path / "report.pdf")]
 
 
 def _figures(run: RunFolder) -> list[dict]:
-    """The figures in the order of the notebooks, each with its caption, its alt text and a value for `<img src>`.
-
-    Of two forms the smaller: a PNG with 256 colours, which suits drawings, or a JPEG, which suits radiographs.
-    """
+    """The figures with caption, alt text and, for `<img src>`, the smaller of a PNG with 256 colours and a JPEG."""
     figures = []
     for file in sorted(run.figures.glob("*.png")):
         caption = file.stem[3:].replace("_", " ").capitalize()
@@ -73,26 +182,16 @@ def _figures(run: RunFolder) -> list[dict]:
 
 
 def print_pdf(page: Path, target: Path) -> list[Path]:
-    """Print a page to PDF without a network; returns [target], or [] with a message where no browser is installed.
-
-    Raises RuntimeError if the browser (of the Chromium family, CXR_BROWSER may name it) fails.
-    """
+    """Print a page to PDF; returns [target], or [] where there is no browser. RuntimeError where the browser fails."""
     browser = next(filter(None, map(shutil.which, (os.environ.get("CXR_BROWSER", ""), *_BROWSERS))), None)
     if browser is None:
         print("no PDF: no browser of the Chromium family is installed or named by CXR_BROWSER; the HTML prints as well")
         return []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, written_whole(target) as unfinished:
-        command = [
-            browser,
-            "--headless",
-            "--disable-gpu",
-            "--no-pdf-header-footer",
-            "--host-resolver-rules=MAP * ~NOTFOUND",
-            f"--user-data-dir={profile}",
-            f"--print-to-pdf={unfinished}",
-            *(["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),  # root cannot have one
-            page.resolve().as_uri(),
-        ]
+        command = [browser, "--headless", "--disable-gpu", "--no-pdf-header-footer"]
+        command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}"]
+        command += ["--no-sandbox"] if os.geteuid() == 0 else []  # root cannot have one
+        command += [f"--print-to-pdf={unfinished}", page.resolve().as_uri()]
         how = f"took more than {_PATIENCE} s"
         with suppress(subprocess.TimeoutExpired):
             code = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=False).returncode
@@ -135,36 +234,30 @@ def write_index(folder: Path) -> Path:
 
 def _row(run: Evidence) -> dict:
     macro = {name: run.value("metrics.csv", "macro", name) for name in _METRICS}
-    seconds = [run.value("run.json", "stages", name, "seconds") for name in COURSE]
     measured = all(isinstance(value, int | float) for value in macro.values())
+    seconds = [run.value("run.json", "stages", name, "seconds") for name in COURSE]
+    seconds = [value for value in seconds if isinstance(value, int | float)]
+    failed = [name for name in COURSE if run.value("run.json", "stages", name, "error") is not None]
+    needed = {"run.json": run.json("run.json"), "metrics.csv": measured}
+    unread = [file for file, content in needed.items() if not content and (run.path / file).is_file()]
+    if unread:
+        state = f"cannot be read: {unread[0]}"
+    elif failed:
+        state = f"failed in {failed[0]}"
+    elif len(seconds) == len(COURSE):
+        state = "finished"
+    else:
+        state = f"{len(seconds)} of {len(COURSE)} notebooks" if seconds else "run by hand"
     files = {"report": "report.html", "PDF": "report.pdf"}
     files |= {file.stem[:2]: f"notebooks/{file.name}" for file in sorted(run.path.glob("notebooks/*.ipynb"))}
     files |= {"metrics.csv": "metrics.csv", "run.json": "run.json"}
+    there = {text: file for text, file in files.items() if (run.path / file).is_file()}
     return {
+        "evidence": run,
         "name": run.path.name,
         "started": str(run.value("run.json", "started") or ""),
-        "profile": run.value("run.json", "profile") or "",
-        "arch": run.value("run.json", "stages", "03_train_efficientnet", "arch") or "",
-        "split": run.value("run.json", "stages", "02_preprocess", "split") or "",
-        "data": run.value("run.json", "stages", "02_preprocess", "data") or "",
-        "phantoms": run.value("run.json", "data", "phantoms"),
-        "links": {
-            text: quote(f"{run.path.name}/{file}") for text, file in files.items() if (run.path / file).is_file()
-        },
-        "seconds": sum(value for value in seconds if isinstance(value, int | float)),
-        "state": _state(run, measured),
+        "links": {text: quote(f"{run.path.name}/{file}") for text, file in there.items()},
+        "seconds": sum(seconds),
+        "state": state,
         "macro": macro if measured else None,
     }
-
-
-def _state(run: Evidence, measured: bool) -> str:
-    for file, content in {"run.json": run.json("run.json"), "metrics.csv": measured}.items():
-        if not content and (run.path / file).is_file():
-            return f"cannot be read: {file}"
-    failed = [name for name in COURSE if run.value("run.json", "stages", name, "error") is not None]
-    done = [name for name in COURSE if run.value("run.json", "stages", name, "seconds") is not None]
-    if failed:
-        return f"failed in {failed[0]}"
-    if len(done) == len(COURSE):
-        return "finished"
-    return f"{len(done)} of {len(COURSE)} notebooks" if done else "run by hand"
