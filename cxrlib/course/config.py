@@ -38,6 +38,7 @@ class CourseConfig(TrainConfig, DataConfig):
     compare_train_subset: int = Field(1200, ge=0, description="approximate number of training images; 0 for all")
     compare_lr: float = Field(3e-3, gt=0, description="peak learning rate in the comparison")
     compare_batch_size: int = Field(16, ge=2, description="images per step in the comparison")
+    compare_jobs: int = Field(0, ge=0, description="trainings at once on a CPU, one thread each; 0 is one per core")
     calibrate: Literal[CALIBRATE] = Field("auto", description=", ".join(CALIBRATE))
     objective: str = Field("f1", description="what a threshold maximizes on validation")
     threshold_min: float = Field(0.05, description="first value of the threshold grid")
