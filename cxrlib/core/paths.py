@@ -71,7 +71,8 @@ def check_folder(folder: str | Path, *inside: str) -> None:
             return
     except OSError as error:
         if there.is_dir():
-            found = "read-only" if isinstance(error, PermissionError) else "no place for files"  # such as /proc
+            closed = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+            found = "read-only" if closed else "no place for files"  # such as /proc
         else:
             found = "a file" if there.exists() else "a link that leads nowhere"
         raise InputError(f"{folder} cannot be written ({there} is {found}); choose another folder") from None

@@ -256,7 +256,7 @@ def test_the_variance_over_seeds_is_not_too_small(monkeypatch):
     values = rng.normal(0.7, 0.05, 3)
     results = field({"a": 1.0})
     monkeypatch.setattr(comparison, "_macro", lambda each: values)
-    drawn = [Drawn({"auroc": np.ones(14)}, {"auroc": np.full((4000, 14), value)}, {}) for value in values]
+    drawn = [Drawn({"auroc": np.ones(14)}, {"auroc": np.full((4000, 14), value)}, {}, ()) for value in values]
     monkeypatch.setattr(comparison, "bootstrap", lambda *flat, **_: drawn)
     drawn, point, _ = comparison._drawn(results, 4000, 0)
     assert point[0] == pytest.approx(values.mean())
