@@ -26,6 +26,8 @@ def gather(img_root: str | Path, names: list[str], out: str | Path, csv_path: st
     Raises InputError where an image or its row is missing, since a part of a subset would be another subset.
     """
     images, csv_path, out = find_images(img_root), Path(csv_path or find_csv(img_root)), Path(out)
+    if out.resolve() == csv_path.resolve().parent:
+        raise InputError(f"{csv_path} lies in {out}, where the subset's would replace it; choose another folder")
     if missing := [name for name in names if name not in images]:
         raise InputError(f"{len(missing):,} of {len(names):,} images are not in {img_root} ({some(missing)}); it "
                          "needs the whole download: cxr download data")  # fmt: skip

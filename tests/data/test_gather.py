@@ -106,6 +106,18 @@ def test_a_part_of_a_subset_is_refused(tiny_nih, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_table_that_it_reads_is_not_replaced(tiny_nih, tmp_path):
+    table = tmp_path / "mine"
+    table.write_bytes(tiny_nih.csv_path.read_bytes())
+    names = sorted(open_data("", tiny_nih.root).images)[:3]
+    with pytest.raises(
+        InputError, match=r"mine lies in .*, where the subset's would replace it; choose another folder"
+    ):
+        gather(tiny_nih.root, names, tmp_path, table)
+    assert table.read_bytes() == tiny_nih.csv_path.read_bytes()
+    assert not (tmp_path / "images").exists()
+
+
 @pytest.mark.parametrize("line", ["../../x.png", "/etc/passwd", "a.png", "00000013_005.png,x", "\x00"])
 def test_what_is_no_name_is_refused(line, tmp_path):
     (tmp_path / "names.txt").write_text(f"00000001_000.png\n{line}\n")
