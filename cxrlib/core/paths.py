@@ -172,6 +172,15 @@ def write_json(path: str | Path, content: dict) -> Path:
     return write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
+def read_json(path: Path) -> dict:
+    """The dict in a JSON file; empty where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def write_csv(path: str | Path, table, index: bool = True) -> Path:
     """Write a DataFrame atomically as a CSV and return its path."""
     return write_text(path, table.to_csv(index=index))

@@ -13,10 +13,10 @@ import yaml
 
 import cxrlib
 from cxrlib.core.errors import InputError, nearest
-from cxrlib.core.paths import NOTEBOOKS, PROFILES, RESULTS, expanded, write_json
+from cxrlib.core.paths import NOTEBOOKS, PROFILES, RESULTS, expanded, read_json, write_json
 from cxrlib.course.config import CourseConfig
 from cxrlib.course.opening import BESIDE, Data
-from cxrlib.course.runs import RunFolder, read_json, versions
+from cxrlib.course.runs import RunFolder, versions
 from cxrlib.data.sources import content_digest
 from cxrlib.evaluation.objectives import parse_objective
 from cxrlib.evaluation.thresholds import grid_values

@@ -127,15 +127,6 @@ class RunFolder:
             write_text(self.path / "run.json", text)
 
 
-def read_json(path: Path) -> dict:
-    """The dict in a JSON file; empty where there is none that can be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def versions() -> dict[str, str]:
     """The versions of this package, which need not be installed, of the libraries and of Python."""
     ours = {"cxrlib": cxrlib.__version__, "python": platform.python_version()}

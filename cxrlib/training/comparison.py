@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cxrlib.core.errors import InputError, some
-from cxrlib.core.paths import one_process, write_json
+from cxrlib.core.paths import one_process, read_json, write_json
 from cxrlib.core.progress import bar
 from cxrlib.data.splits import subset
 from cxrlib.evaluation.bootstrap import count_patients, interval, p_values, replicates_with_macro, with_macro
@@ -23,7 +23,7 @@ from cxrlib.models.architectures import model_from_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint
 from cxrlib.models.names import ARCHS
 from cxrlib.training.config import TrainConfig
-from cxrlib.training.costs import measure_costs, stored
+from cxrlib.training.costs import measure_costs
 from cxrlib.training.device import pick_device
 from cxrlib.training.inference import predict
 from cxrlib.training.inputs import differing, identity, make_dataset, set_aside
@@ -160,7 +160,7 @@ def kept_costs(each: dict[str, TrainConfig], path: Path, progress: bool = True) 
     about = {name: ", ".join(f"{part} {getattr(config, part)}" for part in parts) for name, config in each.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with one_process(path.with_suffix(".lock"), "measuring costs"):  # measurements must not overlap
-        known = stored(path)
+        known = read_json(path)
         missing = {about[name]: config for name, config in each.items() if about[name] not in known}
         for which, config in bar(missing.items(), show=progress, desc="costs", unit=" models", leave=False):
             known[which] = measure_costs(config)
@@ -172,7 +172,7 @@ def _is_finished(config: TrainConfig, folder: Path, entries: pd.DataFrame, test:
     """Whether the folder has this member's predictions; one of another member is moved aside."""
     parts = [entries[entries["part"] == part] for part in ("train", "val")]
     asked, path = identity(config, *parts, test), folder / "member.json"
-    if differing(stored(path), asked):
+    if differing(read_json(path), asked):
         set_aside(folder)
     if not (folder / _TESTED).is_file():
         write_json(path, asked)

@@ -4,7 +4,6 @@ Timings are stored in data/cache/speed.json, so that later runs start at once an
 """
 
 import copy
-import json
 import multiprocessing
 import platform
 import re
@@ -17,7 +16,7 @@ from pathlib import Path
 import torch
 
 from cxrlib.core.errors import InputError
-from cxrlib.core.paths import CACHE, one_process, write_json
+from cxrlib.core.paths import CACHE, one_process, read_json, write_json
 from cxrlib.models.architectures import ChestXrayModel, build_model
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.device import free_memory, kept_memory, pick_device
@@ -120,14 +119,6 @@ def measure_costs(config: TrainConfig) -> dict[str, float]:
         process.join()
 
 
-def stored(path: Path) -> dict:
-    """The content of a JSON file, empty where it is missing or damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
 @kept_memory()
 def _fastest(step: Callable) -> float:
     """Seconds of the fastest of three calls, after one to warm up."""
@@ -143,7 +134,7 @@ def _speeds(config: TrainConfig, model: ChestXrayModel, options: list[str], devi
     path = CACHE / "speed.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with one_process(path.with_suffix(".lock")):
-        known = stored(path)
+        known = read_json(path)
         speeds = known.setdefault(about, {})
         for option in (option for option in options if option not in speeds):
             try:

@@ -25,9 +25,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.html import data_uri, templates_in
-from cxrlib.core.paths import NOTEBOOKS, one_process, written_whole
+from cxrlib.core.paths import NOTEBOOKS, one_process, read_json, written_whole
 from cxrlib.course.notebooks import COURSE
-from cxrlib.course.runs import RunFolder, read_json
+from cxrlib.course.runs import RunFolder
 
 _TEMPLATES = templates_in(Path(__file__).parent / "templates")
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge",
