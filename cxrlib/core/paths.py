@@ -71,7 +71,7 @@ def check_folder(folder: str | Path, *inside: str) -> None:
             return
     except OSError as error:
         if there.is_dir():
-            closed = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+            closed = isinstance(error, PermissionError) or error.errno == errno.EROFS
             found = "read-only" if closed else "no place for files"  # such as /proc
         else:
             found = "a file" if there.exists() else "a link that leads nowhere"
