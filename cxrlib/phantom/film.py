@@ -71,19 +71,6 @@ def _box(scene, mask):
 def _devices(scene, rng, drain):
     """The attenuation that implants, calcified granulomas, lines, tubes and electrodes add: (size, size) float32."""
     pen, h, w = Pen(scene), scene.lung_height, scene.patient.half_width
-    _implants(scene, pen, h, w)
-    for side, down, across, radius in scene.patient.marks:
-        pen.disc(*scene.in_lung(side, across, down), radius, 60)
-    if scene.exposure.view == "AP":
-        _bedside(rng, pen, h, w)
-    for aside, width, grey in ((0, 0.42, 55), (0.1, 0.12, 150)) if drain >= 0 else ():  # a tube with a dense stripe
-        sign = OUTWARDS[drain]
-        wall = [(sign * (w + 3.5 + aside), 0.75 * h + aside), (sign * (w - 0.8 + aside), 0.62 * h + aside)]
-        pen.curve([*wall, (sign * 0.8 * w + aside, 0.3 * h), (sign * 0.55 * w + aside, 0.14 * h)], width, grey)
-    return 1.7 * pen.map()
-
-
-def _implants(scene, pen, h, w):
     match scene.patient.hardware:
         case "wires":
             for k in range(6):
@@ -100,6 +87,15 @@ def _implants(scene, pen, h, w):
             clip_rng = np.random.default_rng(scene.patient.texture + 1)
             x, y, rise = clip_rng.uniform((-4, 0.3, -0.4), (4, 0.6, 0.4), (6, 3)).T
             pen.lines(np.stack([x, x + 0.35], 1), np.stack([y * h, y * h + rise], 1), 0.14, 230)
+    for side, down, across, radius in scene.patient.marks:
+        pen.disc(*scene.in_lung(side, across, down), radius, 60)
+    if scene.exposure.view == "AP":
+        _bedside(rng, pen, h, w)
+    for aside, width, grey in ((0, 0.42, 55), (0.1, 0.12, 150)) if drain >= 0 else ():  # a tube with a dense stripe
+        sign = OUTWARDS[drain]
+        wall = [(sign * (w + 3.5 + aside), 0.75 * h + aside), (sign * (w - 0.8 + aside), 0.62 * h + aside)]
+        pen.curve([*wall, (sign * 0.8 * w + aside, 0.3 * h), (sign * 0.55 * w + aside, 0.14 * h)], width, grey)
+    return 1.7 * pen.map()
 
 
 def _bedside(rng, pen, h, w):
@@ -137,32 +133,23 @@ def _attenuation(scene, rng):
     share = np.clip(lung / 4, 0, 1)
     tissue = scene.body - lung * (1 - filled) + 2.0 * scene.vessels * share * (1 - 0.7 * np.clip(scene.fill, 0, 1))
     tissue += scene.soft
-    _trachea(scene, tissue)
-    _bubbles(scene, tissue, rng)
-    tissue += (0.35 * noise(still, 12) + 0.12 * noise(still, 40)) * np.clip(scene.body * 0.1, 0, 1)
-    return SOFT * np.maximum(tissue, 0) + BONE * scene.bone
-
-
-def _trachea(scene, tissue):
-    split = 0.36 * scene.lung_height
+    split = 0.36 * scene.lung_height  # of the trachea into the main bronchi
     centre = scene.midline * 0.8 + 0.02 * (scene.y - split)
     column = np.sqrt(np.maximum(1 - np.square((scene.x - centre) / 0.85), 0)) * np.clip((split - scene.y) * 2 + 1, 0, 1)
     tissue -= 1.7 * column * np.clip((scene.y + 9) / 6, 0, 1)
     for run in (-3.0, 4.2):
         window, away = scene.segment((scene.midline, split), (scene.midline + run, split + 2.6), 0.7)
         tissue[window] -= 1.2 * np.sqrt(np.maximum(1 - np.square(away / 0.65), 0))
-
-
-def _bubbles(scene, tissue, rng):
-    """Air in the stomach under the left dome and sometimes in the bowel."""
-    x, r, flat = scene.patient.bubble
-    r *= rng.uniform(0.6, 1.2)
-    places = [(x, r, flat)] if r > 1 else []
-    places += [(rng.uniform(-8, 9), rng.uniform(0.8, 1.8), rng.uniform(0.5, 1.2)) for _ in range(rng.poisson(0.6))]
-    for n, (cx, radius, ratio) in enumerate(places):
-        top = float(scene.dome(1, np.float32(abs(cx)))) + 0.8 + (0 if n == 0 else rng.uniform(2, 9))
-        window, inside = scene.ellipse(cx, top + ratio * radius, radius, ratio * radius)
+    x, radius, flat = scene.patient.bubble  # air in the stomach, under the left dome, and sometimes in the bowel
+    radius *= rng.uniform(0.6, 1.2)
+    bubbles = [(x, radius, flat)] if radius > 1 else []
+    bubbles += rng.uniform((-8, 0.8, 0.5), (9, 1.8, 1.2), (rng.poisson(0.6), 3)).tolist()
+    for n, (x, radius, flat) in enumerate(bubbles):
+        top = float(scene.dome(1, np.float32(abs(x)))) + 0.8 + (0 if n == 0 else rng.uniform(2, 9))
+        window, inside = scene.ellipse(x, top + flat * radius, radius, flat * radius)
         tissue[window] -= (5.0 if n == 0 else 2.5) * np.sqrt(inside) * np.clip(radius / 3, 0.3, 1)
+    tissue += (0.35 * noise(still, 12) + 0.12 * noise(still, 40)) * np.clip(scene.body * 0.1, 0, 1)
+    return SOFT * np.maximum(tissue, 0) + BONE * scene.bone
 
 
 def _blurred(image, cells):
@@ -186,11 +173,11 @@ def _film(scene, attenuation, rng, machine):
     step = max(1, scene.size // 64)
     core = level[::step, ::step][8:-8, 10:-10]
     dark, bright = np.percentile(core, [22, 88])
-    low, high = rng.normal(106 if portable else 88, 18), rng.normal(203 if portable else 208, 12)
-    low, high = np.clip(low + machine.lungs, 45, 150), np.clip(high + machine.mediastinum, 170, 230)
-    logit = lambda grey: np.log(grey / (250 - grey))  # noqa: E731
-    slope = (logit(high) - logit(low)) / max(bright - dark, 0.3)
-    picture = 250 / (1 + np.exp(-(logit(low) + np.float32(slope) * (level - np.float32(dark)))))
+    grey = rng.normal((106, 203) if portable else (88, 208), (18, 12))  # of dark and bright
+    grey = np.clip(grey + np.array([machine.lungs, machine.mediastinum]), (45, 170), (150, 230))
+    low, high = np.log(grey / (250 - grey))
+    slope = (high - low) / max(bright - dark, 0.3)
+    picture = 250 / (1 + np.exp(-(low + np.float32(slope) * (level - np.float32(dark)))))
     if rng.random() < machine.borders:  # the unexposed border of a collimator
         edges = rng.uniform(0, 0.06, 4) * (rng.random(4) < 0.5)
         tilt = np.tan(rng.normal(0, 0.012))

@@ -53,7 +53,12 @@ class Scene:
         self._lungs()
         self._mediastinum()
         self._skeleton()
-        self._vessels()
+        pen = Pen(self)
+        for side, tree in enumerate(patient.vessels):
+            kept = tree[tree[:, 4] > np.quantile(tree[:, 4], exposure.pruning)][::-1]
+            widths = kept[:, 4] * exposure.engorged
+            pen.lines(*self.in_lung(side, kept[:, [0, 2]], kept[:, [1, 3]]), widths, np.clip(widths * 300, 20, 255))
+        self.vessels = pen.map()
         self.fill, self.soft, self.air = np.zeros((3, size, size), np.float32)
 
     # ---- the grid ----------------------------------------------------------------------------------------------------
@@ -196,8 +201,18 @@ class Scene:
             index = ((np.clip(levels, -12, 50) - _TOP) * np.float32(1 / _STEP)).astype(np.int32)
             tables = [self._rib_table(side, strength)[index] for side in (0, 1)]
             bone += np.where(self.x < self.bend, *tables) * weight * inside
-        bone += self._spine()
-        bone += self._clavicles()
+        spine = np.abs(self.x - self.bend - 0.3 * self.exposure.turn)
+        half = self.along(1.5 + 0.022 * np.clip(self.heights + 5, 0, 40))
+        level = self.heights / (2.15 + 0.025 * np.clip(self.heights, 0, 40)) % 1.0  # within one vertebra
+        disc = 1 - 0.35 * np.exp(-((level - 0.5) ** 2) / 0.012)
+        process = self.along(0.5 * np.exp(-((level - 0.2) ** 2) / 0.03)) * np.exp(-((spine / 0.35) ** 2))
+        bone += np.sqrt(np.maximum(1 - (spine / half) ** 4, 0)) * self.along(0.75 * disc) + 0.4 * process
+        level, slope, bow, half = p.clavicle
+        out = np.abs(self.x)
+        centre = level - slope * 14 * (out / 14.0) - bow * 1.5 * np.sin(3.6 * (out / 14.0))
+        q = np.abs(self.y - centre) / half
+        clavicle = np.where(q < 1, 0.75 + 0.6 * q**4, 0) * np.clip((1.2 - q) * 4, 0, 1)
+        bone += clavicle * np.clip((out - 1.6) * 2, 0, 1) * np.clip((p.half_width + 3 - out) * 2, 0, 1)
         for sign, arm in zip(OUTWARDS, self.upper_arms, strict=True):
             self._shoulder(bone, sign, *arm)
         self.bone = bone * p.bone
@@ -213,23 +228,6 @@ class Scene:
             table[near] += strength * (0.46 + 0.28 * q * q) * np.clip((1.25 - np.sqrt(q)) * 4, 0, 1)
         return table
 
-    def _spine(self):
-        x = np.abs(self.x - self.bend - 0.3 * self.exposure.turn)
-        half = self.along(1.5 + 0.022 * np.clip(self.heights + 5, 0, 40))
-        body = np.sqrt(np.maximum(1 - (x / half) ** 4, 0))
-        level = self.heights / (2.15 + 0.025 * np.clip(self.heights, 0, 40)) % 1.0  # within one vertebra
-        disc = 1 - 0.35 * np.exp(-((level - 0.5) ** 2) / 0.012)
-        process = self.along(0.5 * np.exp(-((level - 0.2) ** 2) / 0.03)) * np.exp(-((x / 0.35) ** 2))
-        return body * self.along(0.75 * disc) + 0.4 * process
-
-    def _clavicles(self):
-        level, slope, bow, half = self.patient.clavicle
-        out, ends = np.abs(self.x), self.patient.half_width + 3
-        centre = level - slope * 14 * (out / 14.0) - bow * 1.5 * np.sin(3.6 * (out / 14.0))
-        q = np.abs(self.y - centre) / half
-        tube = np.where(q < 1, 0.75 + 0.6 * q**4, 0) * np.clip((1.2 - q) * 4, 0, 1)
-        return tube * np.clip((out - 1.6) * 2, 0, 1) * np.clip((ends - out) * 2, 0, 1)
-
     def _shoulder(self, bone, sign, joint, elbow):
         """Head and shaft of the humerus, and the scapula as a plate with a dense border."""
         window, head = self.ellipse(*joint, 2.3, 2.5)
@@ -242,14 +240,6 @@ class Scene:
         bone[window] += np.where(blade < half, 0.16 + 0.3 * np.square(np.square(blade / half)), 0)
         window, crest = self.segment(joint - (sign * 0.3, 2.2), joint - (sign * 7.0, -0.4), 0.6)
         bone[window] += np.where(crest < 0.5, 0.35, 0)
-
-    def _vessels(self):
-        pen = Pen(self)
-        for side, tree in enumerate(self.patient.vessels):
-            kept = tree[tree[:, 4] > np.quantile(tree[:, 4], self.exposure.pruning)][::-1]
-            widths = kept[:, 4] * self.exposure.engorged
-            pen.lines(*self.in_lung(side, kept[:, [0, 2]], kept[:, [1, 3]]), widths, np.clip(widths * 300, 20, 255))
-        self.vessels = pen.map()
 
 
 class Pen:
