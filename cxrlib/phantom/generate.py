@@ -66,12 +66,10 @@ def _is_complete(root, config):
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     drawn, images = read_manifest(root)
-    found, wanted = drawn.model_dump(), config.model_dump()
-    if found != wanted:
-        differ = ", ".join(f"{key}={found[key]!r}, not {wanted[key]!r}" for key in wanted if found[key] != wanted[key])
+    pairs = zip(drawn.model_dump().items(), config.model_dump().values(), strict=True)
+    if differ := ", ".join(f"{key}={found!r}, not {wanted!r}" for (key, found), wanted in pairs if found != wanted):
         raise InputError(f"{root} holds phantoms of other parameters ({differ}); name another folder or remove it")
-    there = sum(1 for _ in root.glob("images_*/images/*.png"))
-    if there != images:
+    if (there := sum(1 for _ in root.glob("images_*/images/*.png"))) != images:
         raise InputError(f"{root} holds {there} of its {images} phantoms; remove the folder to draw them again")
     return True
 
@@ -139,8 +137,7 @@ def _write_tables(visits, boxes, folder):
     header = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
     header += "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
     columns = ["image", "mined", "follow_up", "patient", "age", "sex", "view", "width", "height", "spacing_x"]
-    entries = visits[[*columns, "spacing_y"]].astype({"age": int, "width": int, "height": int})
-    entries = entries.assign(mined=entries["mined"].map(decode), end="")
+    entries = visits.assign(mined=visits["mined"].map(decode), end="").astype({"age": int, "width": int, "height": int})
     names = ["Image ID", "Patient ID", "Abnormal", *(name.replace("_", " ") for name in FINDINGS)]
     truth = np.stack(visits["truth"])
     answers = pd.DataFrame(np.where(np.column_stack([truth.any(axis=1), truth]), "YES", "NO"))
@@ -148,7 +145,7 @@ def _write_tables(visits, boxes, folder):
     boxed = boxes[1].isin(TRAITS.index[TRAITS["boxed"]])
     boxes[1] = boxes[1].replace("Infiltration", "Infiltrate")
     for name, head, table in (
-        ("Data_Entry_2017.csv", header, entries),
+        ("Data_Entry_2017.csv", header, entries[[*columns, "spacing_y", "end"]]),
         ("true_labels.csv", ",".join(names), pd.concat([visits[["image", "patient"]], answers], axis=1)),
         ("true_boxes.csv", "Image Index,Finding Label,Bbox [x,y,w,h],,,", boxes),
         ("BBox_List_2017.csv", "Image Index,Finding Label,Bbox [x,y,w,h],,,", boxes[boxed]),

@@ -34,7 +34,15 @@ def plan_visits(config):
     strength = np.clip(patients[who] + rng.normal(0, 0.10, truth.shape), 0.02, 1)
     mined, drain = _mine(rng, who, truth, strength, visits["view"].eq("AP").to_numpy(), config.label_noise)
     visits["image"] = [f"{p:08d}_{k:03d}.png" for p, k in zip(visits["patient"], visits["follow_up"], strict=True)]
-    visits["test"] = _test_patients(rng, who, truth | mined)[who]
+    carries = pd.DataFrame(truth | mined).groupby(who).any().to_numpy()
+    test, placed = np.zeros((2, len(carries)), dtype=bool)
+    rarest = np.argsort(carries.sum(axis=0), kind="stable")
+    for group in [*carries.T[rarest], np.ones(len(carries), dtype=bool)]:  # a fifth of each finding, the rarest first
+        free = rng.permutation(np.flatnonzero(group & ~placed))
+        lacking = round(0.2 * group.sum()) - (group & test).sum()
+        test[free[: max(lacking, 0)]] = True
+        placed[free] = True
+    visits["test"] = test[who]
     return visits.assign(truth=list(truth), mined=list(mined), strength=list(strength), drain=drain)
 
 
@@ -49,7 +57,12 @@ def _histories(rng, config):
     weights = _lifted(carries, counts) if teaching else np.ones(len(counts))
     if config.hospital == "second":
         weights = weights * np.where(carries, TRAITS["second"], 1).prod(axis=1)
-    chosen = _systematic(rng, weights, counts, config.n_patients)
+    # a systematic sample, in the order of the number of visits, so that the total of visits hardly varies
+    order = rng.permutation(len(weights))
+    order = order[np.argsort(counts[order], kind="stable")]
+    share = np.cumsum(weights[order])
+    points = (np.arange(config.n_patients) + rng.random()) / config.n_patients * share[-1]
+    chosen = rng.permutation(order[np.minimum(np.searchsorted(share, points, side="right"), len(order) - 1)])
     each = np.split(np.arange(len(entries)), np.cumsum(counts)[:-1])
     columns = ["age", "sex", "view", "width", "height", "spacing_x", "spacing_y"]
     visits = entries[columns].iloc[np.concatenate([each[i] for i in chosen])].reset_index(drop=True)
@@ -69,15 +82,6 @@ def _lifted(carries, counts):
         excess = np.average(counts, weights=weights) / _VISITS
         weights *= np.exp(-0.5 * (excess - 1) * np.log(counts))
     return weights
-
-
-def _systematic(rng, weights, counts, n):
-    """Systematic sample of n patients, ordered by number of visits, so that the total of visits hardly varies."""
-    order = rng.permutation(len(weights))
-    order = order[np.argsort(counts[order], kind="stable")]
-    share = np.cumsum(weights[order])
-    points = (np.arange(n) + rng.random()) / n * share[-1]
-    return rng.permutation(order[np.minimum(np.searchsorted(share, points, side="right"), len(order) - 1)])
 
 
 def _episodes(labels):
@@ -116,19 +120,6 @@ def _mine(rng, who, truth, strength, bedside, noise):
             wrong |= chance[kind, :, column] < np.minimum(scale * tendency, 0.95)
         mined[:, column] ^= wrong
     return mined, drain
-
-
-def _test_patients(rng, who, labels):
-    """The patients of the test split, (patients,) bool: a fifth of those with each finding, the rarest first."""
-    carries = pd.DataFrame(labels).groupby(who).any().to_numpy()
-    test, placed = np.zeros((2, len(carries)), dtype=bool)
-    rarest = np.argsort(carries.sum(axis=0), kind="stable")
-    for group in [*carries.T[rarest], np.ones(len(carries), dtype=bool)]:
-        free = rng.permutation(np.flatnonzero(group & ~placed))
-        lacking = round(0.2 * group.sum()) - (group & test).sum()
-        test[free[: max(lacking, 0)]] = True
-        placed[free] = True
-    return test
 
 
 # ---- anatomy ---------------------------------------------------------------------------------------------------------

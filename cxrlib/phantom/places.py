@@ -20,24 +20,18 @@ def places(root: str | Path, images: Iterable[str], size: int) -> dict[str, dict
     lungs; elsewhere is the rest, with the inside of the heart. Raises InputError if `root` holds no phantoms.
     """
     config, _ = read_manifest(root)
-    visits, images = plan_visits(config), list(images)
-    drawn = {}
-    for _, group in visits[visits["image"].isin(images)].groupby("patient"):
-        drawn |= {visit["image"]: masks for visit, _, _, masks in render_visits(group.to_dict("records"), config)}
-    return {image: _apart(drawn[image], size) for image in images}
-
-
-def _apart(masks, size):
-    """The masks at another size, disjoint, with the heart's border and the rest of the image."""
-    films = {name: Image.fromarray(255 * mask.astype(np.uint8)) for name, mask in masks.items()}
-    masks = {name: np.asarray(film.resize((size, size), Image.Resampling.BOX)) > 85 for name, film in films.items()}
-    heart = masks["heart"]
-    wide = max(1, len(heart) // 40)
-    border = binary_dilation(heart, iterations=wide) & ~binary_erosion(heart, iterations=wide)
-    place = np.full(heart.shape, PLACES.index("elsewhere"))
-    for number, mask in enumerate((masks["lungs"], border, masks["devices"], binary_dilation(masks["letters"]))):
-        place[mask] = number  # the later ones lie above
-    return {name: place == number for number, name in enumerate(PLACES)}
+    visits, images, found, wide = plan_visits(config), list(images), {}, max(1, size // 40)
+    patients = visits[visits["image"].isin(images)].groupby("patient")
+    for visit, _, _, masks in (drawn for _, own in patients for drawn in render_visits(own.to_dict("records"), config)):
+        films = [Image.fromarray(255 * mask.astype(np.uint8)) for mask in masks.values()]
+        small = [np.asarray(film.resize((size, size), Image.Resampling.BOX)) > 85 for film in films]
+        lungs, heart, devices, letters = small
+        border = binary_dilation(heart, iterations=wide) & ~binary_erosion(heart, iterations=wide)
+        place = np.full(heart.shape, PLACES.index("elsewhere"))
+        for number, mask in enumerate((lungs, border, devices, binary_dilation(letters))):
+            place[mask] = number  # the later ones lie above
+        found[visit["image"]] = {name: place == number for number, name in enumerate(PLACES)}
+    return {image: found[image] for image in images}
 
 
 def energy_by_place(heat: np.ndarray, masks: Mapping[str, np.ndarray]) -> dict[str, float]:
