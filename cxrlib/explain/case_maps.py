@@ -19,9 +19,7 @@ def radiographs(images: ImageCache, names) -> torch.Tensor:
     return torch.from_numpy(images.images[images.rows(names)])[:, None]
 
 
-def case_maps(
-    model: ChestXrayModel, images: ImageCache, cases, method: str = METHOD, layer=None, batch_size=32, progress=False
-) -> np.ndarray:
+def case_maps(model, images: ImageCache, cases, method=METHOD, layer=None, batch_size=32, progress=False) -> np.ndarray:
     """The map of each case, a row with image and finding. Others as in `grad_cam`; layer None: `default_layers`."""
     layer = default_layers(model, method) if layer is None else layer
     findings = torch.tensor([FINDINGS.index(name) for name in cases["finding"]], dtype=torch.int64)

@@ -47,8 +47,7 @@ def export(checkpoint: dict, path: str | Path) -> Path:
     example = torch.zeros(2, 1, model.image_size, model.image_size, dtype=torch.uint8)
     batch = {"images": {0: torch.export.Dim("batch")}}
     try:
-        with warnings.catch_warnings():  # of the exporter, about itself
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):  # of the exporter, about itself
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)
             program = torch.onnx.export(graph, (example,), dynamo=True, dynamic_shapes=batch, input_names=["images"],
                                         output_names=graph.outputs, verbose=False)  # fmt: skip
@@ -56,9 +55,8 @@ def export(checkpoint: dict, path: str | Path) -> Path:
         raise InputError(f"a package for ONNX is missing ({error}); pip install -e '.[onnx]'") from None
     tuned = [None] * len(FINDINGS) if thresholds is None else np.where(thresholds.tuned, thresholds.values, None)
     program.model.metadata_props.update(
-        {"arch": model.arch, "image_size": str(model.image_size), "findings": json.dumps(FINDINGS),
-         "thresholds": json.dumps(list(tuned)), "calibration": calibrator.method,
-         "about": f"{__doc__}\nNot for diagnosis."}
+        arch=model.arch, image_size=str(model.image_size), findings=json.dumps(FINDINGS),
+        thresholds=json.dumps(list(tuned)), calibration=calibrator.method, about=f"{__doc__}\nNot for diagnosis."
     )  # fmt: skip
     with written_whole(path) as beside:
         program.save(beside, external_data=False)
@@ -82,9 +80,8 @@ class _Graph(nn.Module):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         kept = []
-        hook = self.model.cam_layer.register_forward_hook(lambda _, inputs, output: kept.append(output))
-        logits = self.model(images)
-        hook.remove()
+        with self.model.cam_layer.register_forward_hook(lambda _, inputs, output: kept.append(output)):
+            logits = self.model(images)
         views = shifted(images) if self.model.tta else ()
         scores = torch.stack([self.model(view).sigmoid() for view in views]).mean(dim=0) if views else logits.sigmoid()
         features = as_grid(kept[0])  # DenseNet-121 has by now written its ReLU into them

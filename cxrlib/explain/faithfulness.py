@@ -69,9 +69,7 @@ def sanity(model: ChestXrayModel, images: torch.Tensor, findings: Sequence, seed
     return pd.DataFrame(rows, columns=["step", "layer", "image", "rank"])
 
 
-def perturbation(
-    model: ChestXrayModel, images: torch.Tensor, maps: np.ndarray, findings: Sequence[int], steps=10, seed=0, orders=5
-) -> pd.DataFrame:
+def perturbation(model: ChestXrayModel, images, maps, findings, steps=10, seed=0, orders=5) -> pd.DataFrame:
     """Deletion and insertion curves: one row per image, kind, order and step, the mean over `orders` random orders.
 
     images: (b, 1, h, w) uint8 or [0, 1]; maps: (b, h, w) in [0, 1], of the findings (b,), columns of FINDINGS.
@@ -85,11 +83,10 @@ def perturbation(
     chosen = np.arange(len(x)), np.asarray(findings)
 
     def score(pictures: torch.Tensor) -> np.ndarray:
-        with torch.inference_mode():
-            return model(pictures.to(device)).sigmoid().cpu().numpy()[chosen]
+        return model(pictures.to(device)).sigmoid().cpu().numpy()[chosen]
 
     rows = []
-    with in_mode(model):
+    with in_mode(model), torch.inference_mode():
         ends = score(x), score(blurred)
         for draw in range(orders):
             noise = random_maps(len(x), x.shape[-2:], seed=(seed, draw)).reshape(len(x), -1)

@@ -9,7 +9,7 @@ A layer with a grid gives c channels A, small pictures of the radiograph; G is t
 """
 
 import math
-from collections.abc import Sequence
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -27,18 +27,15 @@ def default_layers(model: ChestXrayModel, method: str) -> list[str] | None:
     return list(ARCHITECTURES[model.arch].cam_layers) if method == "layercam" else None
 
 
-def grad_cam(
-    model: ChestXrayModel, images: torch.Tensor, layer=None, method: str = "gradcam", findings=None
-) -> torch.Tensor:
+def grad_cam(model: ChestXrayModel, images: torch.Tensor, layer=None, method="gradcam", findings=None) -> torch.Tensor:
     """Where the model looks for each finding: (b, 14, h, w) float32 in [0, 1], in the coordinates of `images`.
 
     images: (b, 1, h, w) uint8 or [0, 1]. layer: the module whose output is read, or its name in the backbone (as in
     `cam_layers`): (b, c, h', w') or tokens (b, 1 + g * g, c); default: the `cam_layer`. Of several layers, the mean of
     their maps, scaled again. method: one of METHODS. findings: (b,) places in FINDINGS, the one that is asked for in
     each image, which takes a single backward pass and gives (b, 1, h, w).
-    A map is the raw one, its negative values set to 0, enlarged bilinearly (cell (i, j) of a g x g grid is centred at
-    ((i + 0.5) * h / g - 0.5, (j + 0.5) * w / g - 0.5)), and divided by its highest value unless that is zero.
-    Raises InputError for an unknown method, and for a layer that is not run or has no grid.
+    A map is the raw one, its negative values set to 0, enlarged bilinearly without aligned corners, and divided by its
+    highest value unless that is zero. Raises InputError for an unknown method, a layer that is not run or has no grid.
     """
     raw = raw_maps(model, images, layer, method, findings)
     maps = [_to_one(F.interpolate(grid.relu(), size=images.shape[-2:], mode="bilinear")) for grid in raw]
@@ -50,7 +47,7 @@ def _to_one(maps: torch.Tensor) -> torch.Tensor:
     return maps.div_(maps.amax(dim=(2, 3), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny))
 
 
-def mean_maps(each: Sequence[np.ndarray]) -> np.ndarray:
+def mean_maps(each: list[np.ndarray]) -> np.ndarray:
     """The mean of several models' maps (..., h, w), each enlarged or shrunk to the size of the first."""
     flat = [torch.from_numpy(one).reshape(1, -1, *one.shape[-2:]) for one in each]
     resized = [F.interpolate(one, size=flat[0].shape[-2:], mode="bilinear") for one in flat]
@@ -96,9 +93,14 @@ def _weighed(method: str, channels: torch.Tensor, gradients: torch.Tensor) -> to
     return torch.einsum("bc,bchw->bhw", weights, channels)
 
 
-def _forward(model: ChestXrayModel, images: torch.Tensor, layers: Sequence) -> tuple[list, torch.Tensor]:
+def _forward(model: ChestXrayModel, images: torch.Tensor, layers: list) -> tuple[list, torch.Tensor]:
     """The outputs of `layers`, in that order, and the logits (b, 14) as a differentiable function of them."""
-    layers, outputs = [_resolved(model, layer) for layer in layers], {}
+    known = {None: model.cam_layer}
+    known |= {name.removeprefix("backbone."): part for name, part in model.named_modules(remove_duplicate=False)}
+    layers, outputs = [known.get(layer, layer) for layer in layers], {}
+    if unknown := [layer for layer in layers if isinstance(layer, str)]:
+        choices = ", ".join(ARCHITECTURES[model.arch].cam_layers)
+        raise InputError(f"{model.arch} has no layer {unknown[0]!r}; expected one such as {choices}")
 
     def keep(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
         if not isinstance(output, torch.Tensor):
@@ -107,23 +109,10 @@ def _forward(model: ChestXrayModel, images: torch.Tensor, layers: Sequence) -> t
         torch.set_grad_enabled(True)  # the rest is differentiated
         return outputs[module].clone()  # DenseNet's ReLU after its last layer writes in place
 
-    hooks = [layer.register_forward_hook(keep) for layer in dict.fromkeys(layers)]
-    try:
-        with in_mode(model), torch.no_grad():
-            logits = model(to_unit(images).to(next(model.parameters()).device))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, in_mode(model), torch.no_grad():
+        for layer in dict.fromkeys(layers):
+            hooks.enter_context(layer.register_forward_hook(keep))
+        logits = model(to_unit(images).to(next(model.parameters()).device))
     if lost := [type(layer).__name__ for layer in layers if layer not in outputs]:
         raise InputError(f"{lost[0]} is not part of this {model.arch}; choose one of its layers")
     return [outputs[layer] for layer in layers], logits
-
-
-def _resolved(model: ChestXrayModel, layer: nn.Module | str | None) -> nn.Module:
-    if not isinstance(layer, str):
-        return model.cam_layer if layer is None else layer
-    try:
-        return model.backbone.get_submodule(layer)
-    except AttributeError:
-        known = ", ".join(ARCHITECTURES[model.arch].cam_layers)
-        raise InputError(f"{model.arch} has no layer {layer!r}; expected one such as {known}") from None

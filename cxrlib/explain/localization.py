@@ -13,7 +13,6 @@ it. Of the last four, the share of cases above .1, .3, .5 and .7 is reported. An
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -53,9 +52,8 @@ def coverage(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def peak(heat: np.ndarray) -> tuple[float, float]:
     """The place (x, y) of a map's highest value in the 1024-pixel frame; the mean place where several have it."""
-    rows, columns = np.nonzero(heat >= heat.max() * (1 - 1e-5))  # four pixels share the centre of an even cell
-    places = ((columns, heat.shape[1]), (rows, heat.shape[0]))
-    return tuple(float(at.mean() + 0.5) * BOX_FRAME / pixels for at, pixels in places)
+    places = np.nonzero((heat >= heat.max() * (1 - 1e-5)).T)  # four pixels share the centre of an even cell
+    return tuple(float(at.mean() + 0.5) * BOX_FRAME / pixels for at, pixels in zip(places, heat.T.shape, strict=True))
 
 
 def measure(heat: np.ndarray, boxes: np.ndarray) -> dict[str, float]:
@@ -84,7 +82,7 @@ def _iou(detected: np.ndarray, truth: np.ndarray) -> float:
     return float(both / (detected.sum() + truth.sum() - both))
 
 
-def measure_all(maps: Sequence[np.ndarray], cases: pd.DataFrame) -> pd.DataFrame:
+def measure_all(maps: np.ndarray, cases: pd.DataFrame) -> pd.DataFrame:
     """One row per case: image, patient, finding and METRICS, those above a threshold as 0 or 1. maps: (n, h, w)."""
     rows = [measure(np.asarray(heat, float), own) for heat, own in zip(maps, cases["boxes"], strict=True)]
     table = cases[["image", "patient", "finding"]].join(pd.DataFrame(rows, index=cases.index))
@@ -92,7 +90,7 @@ def measure_all(maps: Sequence[np.ndarray], cases: pd.DataFrame) -> pd.DataFrame
     return table.drop(columns=[*OVERLAPS]).assign(**above)
 
 
-def score_boxes(maps: np.ndarray, cases: pd.DataFrame, controls: Mapping, replicates: int = 1000) -> pd.DataFrame:
+def score_boxes(maps: np.ndarray, cases: pd.DataFrame, controls: dict, replicates: int = 1000) -> pd.DataFrame:
     """How well maps and controls find the boxes: one row per kind of map, finding (last: their mean, macro) and metric.
 
     maps: (n, h, w), one for each row of `cases`, which `box_cases` makes. controls: name -> maps of the same cases;
@@ -100,9 +98,8 @@ def score_boxes(maps: np.ndarray, cases: pd.DataFrame, controls: Mapping, replic
     high (95 % interval over patients, the same draws for all), and, for a control, ahead, ahead_low, ahead_high: the
     model's value minus the control's, paired.
     """
-    flat = measure_all([np.ones((256, 256))] * len(cases), cases)
-    chance = flat.assign(pointing=flat["energy"])  # of a random point: the share of the boxes
-    measured = {"model": measure_all(maps, cases), "chance": chance}
+    flat = measure_all([np.ones((256, 256))] * len(cases), cases)  # a random point is in the boxes' share of the image
+    measured = {"model": measure_all(maps, cases), "chance": flat.assign(pointing=flat["energy"])}
     measured |= {name: measure_all(others, cases) for name, others in controls.items()}
     findings = [name for name in FINDINGS if name in set(cases["finding"])]
     finding = cases["finding"].map(findings.index).to_numpy()
@@ -149,6 +146,6 @@ def _resampled(table, counts, finding, patient, weights) -> tuple[np.ndarray, np
 def interval_table(table: pd.DataFrame) -> pd.DataFrame:
     """The pointing game of `score_boxes` as text: a row per finding, a column per kind of map, "0.62 [0.55, 0.69]"."""
     rows = table[table["metric"] == "pointing"]
-    texts = ["{:.2f} [{:.2f}, {:.2f}]".format(*row) for row in rows[["value", "low", "high"]].to_numpy()]
-    shown = rows.assign(text=texts).pivot_table("text", ["finding", "cases"], "maps", "first", sort=False)
+    text = ["{:.2f} [{:.2f}, {:.2f}]".format(*row) for row in rows[["value", "low", "high"]].to_numpy()]
+    shown = rows.assign(text=text).pivot_table("text", ["finding", "cases"], "maps", "first", sort=False)
     return shown.rename_axis(columns=None)

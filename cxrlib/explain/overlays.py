@@ -1,16 +1,12 @@
 """Which images and findings overlays show, with their scores and maps. A pair: row of predictions, finding's place."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pandas as pd
 
-from cxrlib.data.cache import ImageCache
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.predictions import UNKNOWN, Predictions
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.explain.case_maps import case_maps
-from cxrlib.models.architectures import ChestXrayModel
 
 
 def choose(entries: pd.DataFrame, samples: int, seed: int) -> pd.DataFrame:
@@ -41,6 +37,6 @@ def score_table(predictions: Predictions, pairs: list, thresholds: Thresholds | 
     return table.assign(called=called, **dict(zip(FINDINGS, predictions.scores[rows].T, strict=True)))
 
 
-def overlay_maps(model: ChestXrayModel, images: ImageCache, table: pd.DataFrame, method: str) -> Iterator[np.ndarray]:
-    """The map (h, w) of each row of `score_table`, made when it is needed."""
+def overlay_maps(model, images, table: pd.DataFrame, method: str):
+    """The map (h, w) of each row of `score_table`, made when it is needed. Arguments as in `case_maps`."""
     return (case_maps(model, images, table.iloc[[row]], method)[0] for row in range(len(table)))

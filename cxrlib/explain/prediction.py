@@ -1,9 +1,4 @@
-"""From image files to fourteen calls each: one trained model, or the mean of several, in constant memory.
-
->>> predictor = Predictor(["model_best.pth"])
->>> for case in predictor.predict(["film.dcm", "film.png"]):
-...     print(case.error or case.table)
-"""
+"""From image files to fourteen calls each: one trained model, or the mean of several, in constant memory."""
 
 import re
 from collections import deque
@@ -31,28 +26,19 @@ from cxrlib.training.device import kept_memory, pick_device
 from cxrlib.training.familiarity import Familiarity
 from cxrlib.training.inference import Engine
 
-_INVERTED = "air is bright and bone dark, as in an inverted radiograph; it is scored as it is"
-_UNCHECKED = "not compared with the training images, of which the checkpoint has no record (train again)"
-_NOT_TUNED = "no threshold is tuned: run cxr eval --update_checkpoint"
-
 
 @dataclass(eq=False)
 class Prediction:
-    """What is predicted for one image.
-
-    error: why it could not be read or is refused; then there are no scores. warnings: sentences about the image.
-    images: as each model gets it, (side, side) uint8. scores, members: (models, 14) raw and calibrated, of each model.
-    thresholds: (14,) on the calibrated scores, NaN where none is tuned, and notes (14 texts) say why.
-    """
+    """What is predicted for one image; with an `error` there are no scores."""
 
     path: Path
-    error: str = ""
-    warnings: tuple[str, ...] = ()
-    images: tuple[np.ndarray, ...] = ()
-    scores: np.ndarray | None = None
-    members: np.ndarray | None = None
-    thresholds: np.ndarray | None = None
-    notes: tuple[str, ...] = ()
+    error: str = ""  # why the image could not be read or is refused
+    warnings: tuple[str, ...] = ()  # sentences about the image
+    images: tuple[np.ndarray, ...] = ()  # as each model gets it, (side, side) uint8
+    scores: np.ndarray | None = None  # of each model, (models, 14)
+    members: np.ndarray | None = None  # the calibrated scores of each model, (models, 14)
+    thresholds: np.ndarray | None = None  # on the calibrated scores, (14,), NaN where none is tuned
+    notes: tuple[str, ...] = ()  # 14 texts, which say why none is
 
     @property
     def probability(self) -> np.ndarray:
@@ -68,14 +54,12 @@ class Prediction:
     def rows(self) -> list[dict]:
         """The findings as plain values; low, high: among models. Untuned, threshold and call are None."""
         numbers = [self.scores.mean(axis=0), self.probability, self.members.min(axis=0), self.members.max(axis=0)]
-        columns = zip(FINDINGS, np.transpose(numbers), self.thresholds.tolist(), self.positive, self.notes, strict=True)
-        rows = []
-        for finding, values, threshold, positive, note in columns:
-            call = None if np.isnan(threshold) else "positive" if positive else "negative"
-            score, probability, low, high = (float(f"{value:.6g}") for value in values)
-            rows.append({"finding": finding, "score": score, "probability": probability, "low": low, "high": high,
-                         "threshold": threshold if call else None, "call": call, "note": note})  # fmt: skip
-        return rows
+        rounded = ([float(f"{value:.6g}") for value in values] for values in numbers)
+        tuned = ~np.isnan(self.thresholds)
+        calls = np.where(tuned, np.where(self.positive, "positive", "negative"), None)
+        names = ("finding", "score", "probability", "low", "high", "threshold", "call", "note")
+        columns = zip(FINDINGS, *rounded, np.where(tuned, self.thresholds, None), calls, self.notes, strict=True)
+        return [dict(zip(names, row, strict=True)) for row in columns]
 
     @property
     def table(self) -> pd.DataFrame:
@@ -97,7 +81,16 @@ class Predictor:
         checkpoints = list(ensemble.members.values())
         self._calibrators, for_mean = operating_points(ensemble.calibrations, ensemble.thresholds)
         each = [operating_points([one.get("calibration")], one.get("thresholds"))[1] for one in checkpoints]
-        self.thresholds, self.notes = _mean_thresholds([for_mean] if for_mean else each)
+        points = [for_mean] if for_mean else each
+        if None in points:
+            self.thresholds = np.full(len(FINDINGS), np.nan)
+            self.notes = ("no threshold is tuned: run cxr eval --update_checkpoint",) * len(FINDINGS)
+        else:
+            self.thresholds = np.mean([np.where(one.tuned, one.values, np.nan) for one in points], axis=0)
+            notes = zip(*(one.notes for one in points), strict=True)
+            # without what an evaluation falls back to: here nothing is called
+            why = (dict.fromkeys(re.sub(r"; \S+ is kept$", "", note) for note in each if note) for each in notes)
+            self.notes = tuple(map("; ".join, why))
         self.models = [model_from_checkpoint(checkpoint).to(pick_device(device)) for checkpoint in checkpoints]
         kinds = zip((each.get("familiarity") for each in checkpoints), self.models, strict=True)
         self._familiarity = [None if kind is None else Familiarity(kind, of.head.in_features) for kind, of in kinds]
@@ -137,7 +130,7 @@ class Predictor:
         images = tuple(radiograph.square(model.image_size).copy() for model in self.models)
         warnings = radiograph.warnings
         if not radiograph.is_dicom and looks_inverted(images[0]):
-            warnings += (_INVERTED,)
+            warnings += ("air is bright and bone dark, as in an inverted radiograph; it is scored as it is",)
         if path.name in self._learned_from:
             warnings += ("an image of this name was used for training or validation",)
         return Prediction(path, warnings=warnings, images=images)
@@ -153,8 +146,9 @@ class Predictor:
             if self._familiarity[number]:
                 verdicts.append(self._familiarity[number].judge(features, images))
         raw, calibrated = np.stack(raw, axis=1), np.stack(calibrated, axis=1)  # (n, models, 14)
+        unchecked = "not compared with the training images, of which the checkpoint has no record (train again)"
         for place, case in enumerate(cases):
-            kinds = [of_model[place] for of_model in verdicts] or [(False, _UNCHECKED)]
+            kinds = [of_model[place] for of_model in verdicts] or [(False, unchecked)]
             reasons = tuple(dict.fromkeys(reason for _, reason in kinds if reason))
             if all(refused for refused, _ in kinds) and not self.force:
                 case.error = f"{printable(case.path)} is refused: {reasons[0]}; --force predicts it all the same"
@@ -162,14 +156,3 @@ class Predictor:
             case.warnings += reasons
             case.scores, case.members = raw[place], calibrated[place]
             case.thresholds, case.notes = self.thresholds, self.notes
-
-
-def _mean_thresholds(points: Sequence) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(14,) the mean of Thresholds (None where a model has none), NaN where one is not tuned, and 14 notes."""
-    if None in points:
-        return np.full(len(FINDINGS), np.nan), (_NOT_TUNED,) * len(FINDINGS)
-    values = np.mean([np.where(each.tuned, each.values, np.nan) for each in points], axis=0)
-    notes = zip(*(each.notes for each in points), strict=True)
-    # without what an evaluation falls back to: here nothing is called
-    reasons = (dict.fromkeys(re.sub(r"; \S+ is kept$", "", note) for note in each if note) for each in notes)
-    return values, tuple(map("; ".join, reasons))

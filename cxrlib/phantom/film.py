@@ -1,6 +1,6 @@
 """One radiograph of a patient: projection of the scene, devices, texture, exposure, and burnt-in text."""
 
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -12,22 +12,12 @@ from cxrlib.phantom.signs import PAINTERS, reshape
 SOFT = 0.19  # attenuation of soft tissue, 1 / cm, at the effective energy of a chest exposure
 BONE = 0.36  # further attenuation of bone, 1 / cm
 LUNG = 0.27  # density of aerated lung relative to soft tissue
-
-
-class Machine(NamedTuple):
-    """How the radiographs of a hospital are taken and marked."""
-
-    noise: float = 1.0  # standard deviation of the quantum noise, relative
-    sharpness: float = 1.0  # cells of the detector per pixel, along each side
-    edges: float = 1.0  # enhancement of edges, relative
-    lungs: float = 0.0  # added to the grey level of the lungs
-    mediastinum: float = 0.0  # and to that of the mediastinum
-    borders: float = 0.3  # share of the films with a collimator's border
-    plate: bool = False  # whether the side marker is a dark letter on a bright plate
-
-
+# noise: standard deviation of the quantum noise, relative; sharpness: cells of the detector per pixel, along each side;
+# edges: their enhancement, relative; lungs, mediastinum: added to their grey levels; borders: share of the films with a
+# collimator's border; plate: whether the side marker is a dark letter on a bright plate
+Machine = namedtuple("Machine", "noise sharpness edges lungs mediastinum borders plate")
 MACHINES = {
-    "first": Machine(),
+    "first": Machine(noise=1, sharpness=1, edges=1, lungs=0, mediastinum=0, borders=0.3, plate=False),
     "second": Machine(noise=2, sharpness=0.6, edges=0.3, lungs=22, mediastinum=-18, borders=0.9, plate=True),
 }
 
@@ -46,7 +36,7 @@ def render(patient, view, lesions, size, rng, drain=-1, machine=MACHINES["first"
     boxes = {}
     for lesion in sorted(lesions, key=lambda lesion: list(PAINTERS).index(lesion.finding)):
         masks = PAINTERS[lesion.finding](scene, lesion, np.random.default_rng(lesion.seed)) or []
-        boxes[lesion.finding] = [box for box in (_box(scene, mask) for mask in masks) if box]
+        boxes[lesion.finding] = [box for mask in masks if (box := _box(scene, mask))]
     devices = _devices(scene, rng, drain)
     bare = _film(scene, _attenuation(scene, rng) + devices, rng, machine)
     picture = _with_letters(scene, bare, rng, machine.plate)
@@ -67,7 +57,6 @@ def _box(scene, mask):
     return tuple(float(value) for value in (cols.min(), rows.min(), np.ptp(cols), np.ptp(rows)))
 
 
-# ---- devices ---------------------------------------------------------------------------------------------------------
 def _devices(scene, rng, drain):
     """The attenuation that implants, calcified granulomas, lines, tubes and electrodes add: (size, size) float32."""
     pen, h, w = Pen(scene), scene.lung_height, scene.patient.half_width
@@ -118,7 +107,6 @@ def _bedside(rng, pen, h, w):
         pen.curve([(0.4, -9), (0.4, 0.3 * h), (0.9, 0.75 * h), (3.5, h + 4)], 0.22, 60)
 
 
-# ---- from the scene to the film --------------------------------------------------------------------------------------
 def _attenuation(scene, rng):
     """The line integral of the patient's attenuation along each ray: (size, size), dimensionless."""
 
@@ -171,8 +159,7 @@ def _film(scene, attenuation, rng, machine):
     level = -np.log(np.maximum(light, 1e-4))
     level += rng.uniform(0.1, 0.45) * machine.edges * (level - _blurred(level, 40))
     step = max(1, scene.size // 64)
-    core = level[::step, ::step][8:-8, 10:-10]
-    dark, bright = np.percentile(core, [22, 88])
+    dark, bright = np.percentile(level[::step, ::step][8:-8, 10:-10], [22, 88])
     grey = rng.normal((106, 203) if portable else (88, 208), (18, 12))  # of dark and bright
     grey = np.clip(grey + np.array([machine.lungs, machine.mediastinum]), (45, 170), (150, 230))
     low, high = np.log(grey / (250 - grey))

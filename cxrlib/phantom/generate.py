@@ -26,20 +26,18 @@ VERSION = 2  # of the drawing: another version draws other radiographs from the 
 
 
 def make_phantoms(root: str | Path, progress: bool = True, **parameters) -> Path:
-    """Draws a data set of phantom radiographs, whose files data/README.md describes, into the folder `root`.
+    """Draws phantom radiographs, a data set that data/README.md describes, into the folder `root`, and returns that.
 
-    The folder appears under its name only when complete; a complete set of the same parameters is not drawn again.
-    **parameters: those of `PhantomConfig`, such as `n_patients=1000, size=256, seed=0`. Returns `root`.
+    It appears only when complete; a complete set of the same parameters (of `PhantomConfig`) is not drawn again.
     Raises InputError if a parameter is out of range, the folder holds anything else, or drawing or writing fails.
     """
     root, config = Path(root), PhantomConfig(**parameters)
-    if _is_complete(root, config):
-        return root
     try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with one_process(root.with_name(f".{root.name}.lock"), f"drawing {root}"):
-            if not _is_complete(root, config):
-                _make(root, config, progress)
+        if not _is_complete(root, config):
+            root.parent.mkdir(parents=True, exist_ok=True)
+            with one_process(root.with_name(f".{root.name}.lock"), f"drawing {root}"):
+                if not _is_complete(root, config):  # another process may have drawn it
+                    _make(root, config, progress)
     except BrokenProcessPool:
         raise InputError(f"a process that drew phantoms for {root} was killed, often because memory ran out; "
                          "draw with fewer workers") from None  # fmt: skip

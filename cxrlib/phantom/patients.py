@@ -54,9 +54,16 @@ def _histories(rng, config):
         entries = entries[entries.groupby("patient").cumcount() < _MOST_VISITS]
     labels, patients = entries[list(FINDINGS)].to_numpy(bool), entries.groupby("patient")
     counts, carries = patients.size().to_numpy(), patients[list(FINDINGS)].any().to_numpy()
-    weights = _lifted(carries, counts) if teaching else np.ones(len(counts))
+    weights = np.ones(len(counts))
+    for _ in range(200 if teaching else 0):  # raking: enough have each finding, and the mean number of visits is right
+        for column in carries.T:
+            share = weights[column].sum() / weights.sum()
+            if share < _CARRIERS:
+                weights[column] *= _CARRIERS / share * (1 - share) / (1 - _CARRIERS)
+        excess = np.average(counts, weights=weights) / _VISITS
+        weights *= np.exp(-0.5 * (excess - 1) * np.log(counts))
     if config.hospital == "second":
-        weights = weights * np.where(carries, TRAITS["second"], 1).prod(axis=1)
+        weights *= np.where(carries, TRAITS["second"], 1).prod(axis=1)
     # a systematic sample, in the order of the number of visits, so that the total of visits hardly varies
     order = rng.permutation(len(weights))
     order = order[np.argsort(counts[order], kind="stable")]
@@ -69,19 +76,6 @@ def _histories(rng, config):
     visits["patient"] = np.repeat(np.arange(len(chosen)), counts[chosen])
     visits["follow_up"] = visits.groupby("patient").cumcount()
     return visits, np.concatenate([_episodes(labels[each[i]]) for i in chosen])
-
-
-def _lifted(carries, counts):
-    """Weights of the patients so that enough have each finding and the mean number of visits is right, by raking."""
-    weights = np.ones(len(counts))
-    for _ in range(200):
-        for column in carries.T:
-            share = weights[column].sum() / weights.sum()
-            if share < _CARRIERS:
-                weights[column] *= _CARRIERS / share * (1 - share) / (1 - _CARRIERS)
-        excess = np.average(counts, weights=weights) / _VISITS
-        weights *= np.exp(-0.5 * (excess - 1) * np.log(counts))
-    return weights
 
 
 def _episodes(labels):
@@ -114,15 +108,12 @@ def _mine(rng, who, truth, strength, bedside, noise):
         alarm = ~true * (1 + 12.0 * alike + 2.0 * bedside * hazy)
         if finding == "Pneumothorax":
             alarm *= np.where(drained, 8.0, 0.3)
-        wrong = np.zeros(len(true), dtype=bool)
         for kind, tendency in enumerate((miss, alarm)):  # as many false positives as misses
             scale = error * true.sum() / max(tendency.sum(), 1e-9)
-            wrong |= chance[kind, :, column] < np.minimum(scale * tendency, 0.95)
-        mined[:, column] ^= wrong
+            mined[:, column] ^= chance[kind, :, column] < np.minimum(scale * tendency, 0.95)
     return mined, drain
 
 
-# ---- anatomy ---------------------------------------------------------------------------------------------------------
 def draw_patient(rng, age, sex):
     """A random anatomy, which stays over the visits, for an age in years and a sex, "M" or "F"; lengths in cm."""
     male = sex == "M"

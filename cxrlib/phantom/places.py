@@ -1,6 +1,5 @@
 """Regions of a phantom, drawn again from the same random numbers: lungs, heart border, devices and letters."""
 
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +12,14 @@ from cxrlib.phantom.patients import plan_visits
 PLACES = ("lungs", "heart border", "devices", "letters", "elsewhere")
 
 
-def places(root: str | Path, images: Iterable[str], size: int) -> dict[str, dict[str, np.ndarray]]:
+def places(root: str | Path, images: list[str], size: int) -> dict[str, dict[str, np.ndarray]]:
     """The regions of images in a folder of `make_phantoms`: {image: {place: mask}}, masks (size, size) bool.
 
     A pixel is in one place: letters before devices, heart border (a fortieth of the image to either side of it) and
     lungs; elsewhere is the rest, with the inside of the heart. Raises InputError if `root` holds no phantoms.
     """
     config, _ = read_manifest(root)
-    visits, images, found, wide = plan_visits(config), list(images), {}, max(1, size // 40)
+    visits, wide, found = plan_visits(config), max(1, size // 40), {}
     patients = visits[visits["image"].isin(images)].groupby("patient")
     for visit, _, _, masks in (drawn for _, own in patients for drawn in render_visits(own.to_dict("records"), config)):
         films = [Image.fromarray(255 * mask.astype(np.uint8)) for mask in masks.values()]
@@ -34,7 +33,7 @@ def places(root: str | Path, images: Iterable[str], size: int) -> dict[str, dict
     return {image: found[image] for image in images}
 
 
-def energy_by_place(heat: np.ndarray, masks: Mapping[str, np.ndarray]) -> dict[str, float]:
+def energy_by_place(heat: np.ndarray, masks: dict[str, np.ndarray]) -> dict[str, float]:
     """Shares of a heat map's sum by place, and, as "place density", each over that of the area; NaN where undefined."""
     total = heat.sum()
     shares = {name: float((heat * mask).sum() / total) if total else np.nan for name, mask in masks.items()}

@@ -61,7 +61,6 @@ class Scene:
         self.vessels = pen.map()
         self.fill, self.soft, self.air = np.zeros((3, size, size), np.float32)
 
-    # ---- the grid ----------------------------------------------------------------------------------------------------
     def pixels(self, x, y):
         """Pixel coordinates (columns, rows) of points in cm."""
         dx, dy = np.asarray(x) - self.exposure.origin[0], np.asarray(y) - self.exposure.origin[1]
@@ -109,7 +108,6 @@ class Scene:
         """Replaces a share of the remaining air by fluid or tissue."""
         self.fill += (1 - self.fill) * share
 
-    # ---- the anatomy -------------------------------------------------------------------------------------------------
     def _trunk(self):
         """Neck, trunk, upper arms and breasts."""
         p, y = self.patient, self.heights
@@ -213,8 +211,17 @@ class Scene:
         q = np.abs(self.y - centre) / half
         clavicle = np.where(q < 1, 0.75 + 0.6 * q**4, 0) * np.clip((1.2 - q) * 4, 0, 1)
         bone += clavicle * np.clip((out - 1.6) * 2, 0, 1) * np.clip((p.half_width + 3 - out) * 2, 0, 1)
-        for sign, arm in zip(OUTWARDS, self.upper_arms, strict=True):
-            self._shoulder(bone, sign, *arm)
+        for sign, (joint, elbow) in zip(OUTWARDS, self.upper_arms, strict=True):  # humerus, scapula
+            window, head = self.ellipse(*joint, 2.3, 2.5)
+            bone[window] += np.sqrt(head)
+            window, shaft = self.segment(joint, elbow, 1.2)
+            bone[window] += np.where(shaft < 1.1, 0.5 + 0.7 * (shaft / 1.1) ** 4, 0)
+            tip = (sign * (p.half_width - 0.4), 12.5 + 0.4 * p.arms)
+            window, blade = self.segment(joint - (sign * 2.2, -0.6), tip, 2.8)
+            half = 2.6 - 2.0 * np.clip((self.y[window] - float(joint[1])) / 12, 0, 1)
+            bone[window] += np.where(blade < half, 0.16 + 0.3 * np.square(np.square(blade / half)), 0)
+            window, crest = self.segment(joint - (sign * 0.3, 2.2), joint - (sign * 7.0, -0.4), 0.6)
+            bone[window] += np.where(crest < 0.5, 0.35, 0)
         self.bone = bone * p.bone
 
     def _rib_table(self, side, strength):
@@ -227,19 +234,6 @@ class Scene:
             q = np.square((self.heights[near] - centre) / half)
             table[near] += strength * (0.46 + 0.28 * q * q) * np.clip((1.25 - np.sqrt(q)) * 4, 0, 1)
         return table
-
-    def _shoulder(self, bone, sign, joint, elbow):
-        """Head and shaft of the humerus, and the scapula as a plate with a dense border."""
-        window, head = self.ellipse(*joint, 2.3, 2.5)
-        bone[window] += np.sqrt(head)
-        window, shaft = self.segment(joint, elbow, 1.2)
-        bone[window] += np.where(shaft < 1.1, 0.5 + 0.7 * (shaft / 1.1) ** 4, 0)
-        tip = (sign * (self.patient.half_width - 0.4), 12.5 + 0.4 * self.patient.arms)
-        window, blade = self.segment(joint - (sign * 2.2, -0.6), tip, 2.8)
-        half = 2.6 - 2.0 * np.clip((self.y[window] - float(joint[1])) / 12, 0, 1)
-        bone[window] += np.where(blade < half, 0.16 + 0.3 * np.square(np.square(blade / half)), 0)
-        window, crest = self.segment(joint - (sign * 0.3, 2.2), joint - (sign * 7.0, -0.4), 0.6)
-        bone[window] += np.where(crest < 0.5, 0.35, 0)
 
 
 class Pen:

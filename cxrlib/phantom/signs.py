@@ -4,15 +4,14 @@
 `soft`, `air` and `vessels`; it returns a mask per lesion, for the boxes, or "heart" where the box is that of the heart.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from cxrlib.phantom.scene import OUTWARDS, Pen, enlarged
 
 
-@dataclass
-class Lesion:
+class Lesion(NamedTuple):
     """One finding of one patient at one visit. Side, place and seed are constant over the patient's visits."""
 
     finding: str
@@ -56,7 +55,6 @@ def reshape(e, f):
             e.shift -= outwards * max(0.0, f.strength - 0.6) * 2.5
 
 
-# ---- shapes ----------------------------------------------------------------------------------------------------------
 def _patches(scene, rng, cells):
     """A smooth random map, about 0 to 1, with about `cells` blobs along each side."""
     return enlarged(rng.random((cells + 2, cells + 2), dtype=np.float32), scene.size)
@@ -96,7 +94,6 @@ def _airspace(scene, f, rng, size, down, border):
     return _cloud(scene, rng, place, axes, *border), place, a
 
 
-# ---- painters --------------------------------------------------------------------------------------------------------
 def _atelectasis(scene, f, rng):
     x, y = scene.in_lung(f.side, *_spot(f.place, (0.42, 0.72), (0.78, 0.93)))
     aside = scene.x - np.float32(x)
