@@ -77,10 +77,6 @@ def _ball(scene, centre, radius, rng, lobes):
     border = 1 + lobes * sum(np.sin(k * angle + rng.uniform(0, 6.3)) / k for k in (2, 3, 5))
     inside = np.maximum(1 - (dx * dx + dy * dy) / (radius * border) ** 2, 0)
     scene.soft[window] += (1.4 * radius + 1.0) * np.sqrt(inside)
-    return _mask(scene, window, inside)
-
-
-def _mask(scene, window, inside):
     mask = np.zeros(scene.x.shape, dtype=bool)
     mask[window] = inside > 0
     return mask
@@ -253,7 +249,9 @@ def _hernia(scene, f, rng):
     level = np.clip((y + fluid * r - scene.y[window]) * 4 + 0.5, 0, 1)
     air = level * np.sqrt(np.maximum(inside - 0.16, 0)) * f.grade(2.0, 8.0)
     scene.soft[window] += f.grade(1.4, 2.6) * np.sqrt(inside) - air
-    return [_mask(scene, window, inside)]
+    mask = np.zeros(scene.x.shape, dtype=bool)
+    mask[window] = inside > 0
+    return [mask]
 
 
 PAINTERS = {  # in the order of drawing: findings that hide vessels come late
