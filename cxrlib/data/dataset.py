@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.cache import ImageCache
@@ -97,30 +98,15 @@ def make_loader(
 
     num_workers: processes that read ahead; 0 is best for the cache, which is faster than another process.
     """
-    return DataLoader(
-        dataset,
-        batch_size=1 if batches else batch_size,
-        batch_sampler=batches,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        collate_fn=_whole,
-        pin_memory=torch.cuda.is_available(),
-    )
+    order = {"batch_sampler": batches} if batches else {"batch_size": batch_size}
+    workers = {"num_workers": num_workers, "persistent_workers": num_workers > 0, "worker_init_fn": _send_content}
+    # datasets give whole batches, so that nothing is left to collate
+    return DataLoader(dataset, **order, **workers, collate_fn=tuple, pin_memory=torch.cuda.is_available())
 
 
-def _whole(batch: Batch) -> tuple:
-    """A batch, which a worker sends through its pipe: shared memory may be too small (64 MB in Docker)."""
-    return tuple(map(_Sent, batch)) if get_worker_info() else tuple(batch)
-
-
-class _Sent:
-    """A tensor that is pickled with its content."""
-
-    def __init__(self, tensor: torch.Tensor):
-        self.array = tensor.numpy()
-
-    def __reduce__(self):
-        return torch.from_numpy, (self.array,)
+def _send_content(_: int) -> None:
+    """Let a worker send tensors through its pipe: shared memory may be too small (64 MB in Docker)."""
+    ForkingPickler.register(torch.Tensor, lambda tensor: (torch.from_numpy, (tensor.numpy(),)))
 
 
 def augment(
@@ -153,10 +139,8 @@ def augment(
 def shifted(images: torch.Tensor, share: float = 0.03) -> list[torch.Tensor]:
     """The images (b, 1, h, w), and shifted left, right, up and down by a share of the side; black comes in."""
     by = max(1, round(share * images.shape[-1]))
-    wide = F.pad(images, (by, by, by, by))
-    height, width = images.shape[-2:]
-    corners = [(by, by), (by, 0), (by, 2 * by), (0, by), (2 * by, by)]
-    return [wide[..., top : top + height, left : left + width] for top, left in corners]
+    right_and_down = [(0, 0), (by, 0), (-by, 0), (0, by), (0, -by)]
+    return [F.pad(images, (right, -right, down, -down)) for right, down in right_and_down]
 
 
 def to_unit(images: torch.Tensor) -> torch.Tensor:
