@@ -25,23 +25,16 @@ def _listed(value):
     return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
 
 
-def _path_after_colon(name: str) -> str:
-    arch, colon, path = name.partition(":")
-    return arch + colon + expanded(path)
-
-
 Place = Annotated[str, AfterValidator(expanded)]  # a path, or what leads to one: weights
 Names = Annotated[list[str], BeforeValidator(_listed)]
 Numbers = Annotated[list[int], BeforeValidator(_listed)]
 Places = Annotated[Names, AfterValidator(lambda paths: list(map(expanded, paths)))]
-Archs = Annotated[Names, AfterValidator(lambda names: list(map(_path_after_colon, names)))]  # resnet18:weights
+# such as resnet18:weights
+Archs = Annotated[Names, AfterValidator(lambda names: [":".join(map(expanded, name.split(":", 1))) for name in names])]
 
 
 class Config(BaseModel):
-    """The base of all declared parameters: immutable, checked, and converted where text can be read as one ("3e-4").
-
-    Raises InputError, one sentence that names the parameter, what was given and what was expected.
-    """
+    """The base of declared parameters: immutable, checked, read from text ("3e-4"); InputError names a wrong one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
@@ -56,9 +49,8 @@ class Config(BaseModel):
     def _plain(cls, values: Any) -> Any:
         """numpy's scalars as Python's, paths as text; True is refused where a number is expected."""
         plain = {name: value.item() if hasattr(value, "item") else value for name, value in values.items()}
+        plain |= {name: os.fspath(value) for name, value in plain.items() if isinstance(value, os.PathLike)}
         for name, value in plain.items():
-            if isinstance(value, os.PathLike):
-                plain[name] = os.fspath(value)
             kind = cls.model_fields[name].annotation if name in cls.model_fields else bool
             if isinstance(value, bool) and kind is not bool:
                 raise InputError(f"{name} {value!r} cannot be used; expected {expected(cls, name)}")

@@ -67,8 +67,7 @@ def check_folder(folder: str | Path, *inside: str) -> None:
     check_not_committed(path, *inside)
     there = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
     try:
-        with tempfile.TemporaryFile(dir=there):
-            return
+        tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
         if there.is_dir():
             closed = isinstance(error, PermissionError) or error.errno == errno.EROFS

@@ -1,6 +1,5 @@
 """Decode and resize once: every radiograph of a source in one uint8 memory map, filled on demand, by one process."""
 
-import json
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ import pandas as pd
 from joblib import cpu_count
 
 from cxrlib.core.errors import InputError, some
-from cxrlib.core.paths import CACHE, one_process, write_json, write_rows
+from cxrlib.core.paths import CACHE, one_process, read_json, write_json, write_rows
 from cxrlib.core.progress import bar
 from cxrlib.data.images import BadImage, read_image
 from cxrlib.data.sources import content_digest
@@ -30,12 +29,11 @@ class ImageCache:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).absolute()
-        self.image_size: int = json.loads((self.folder / "cache.json").read_text())["image_size"]
+        self.image_size: int = read_json(self.folder / "cache.json")["image_size"]
         names = (self.folder / "names.txt").read_text(encoding="utf-8", errors="surrogateescape")
         self.names: list[str] = [name.replace("\0", "\n") for name in names.split("\n")]
         self.images = np.load(self.folder / "images.npy", mmap_mode="r")
-        path = self.folder / "bad.json"
-        self.bad: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
+        self.bad: dict[str, str] = read_json(self.folder / "bad.json")
         self._done = np.load(self.folder / "done.npy", mmap_mode="r")
         self._index = pd.Index(self.names)
 

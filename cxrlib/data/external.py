@@ -38,9 +38,7 @@ _TRAINED_ON = {"xrv-chex": ("Path", "AP/PA"), "xrv-mimic": ("subject_id", "study
 _NIH = r"000(?:[0-2]\d{4}|30[0-7]\d{2}|3080[0-5])_\d{3}\b|1\.2\.276\.0\.7230010\.3\.1\.4\.8323329\."  # or SIIM's
 
 
-def open_external(
-    folder: str | Path, csv_path: str | Path = "", weights: str = ""
-) -> tuple[pd.DataFrame, dict[str, Path], str]:
+def open_external(folder: str | Path, csv_path: str | Path = "", weights: str = "") -> tuple[pd.DataFrame, dict, str]:
     """Entries, images (name -> path) and a sentence on what was read and left out, of another hospital's folder.
 
     csv_path: "" for the table in the folder (`TABLES`). Entries: those of `read_external` whose file lies below the

@@ -69,14 +69,13 @@ def read_radiograph(path: str | Path | BinaryIO) -> Radiograph:
             return _dicom(file) if is_dicom(file.read(132)) else _picture(file)
     except FileNotFoundError:
         raise InputError(f"{name} does not exist; expected a radiograph") from None
-    except InputError as error:
-        raise type(error)(f"{name} cannot be decoded ({error}); expected a whole PNG, JPEG or DICOM file") from None
     except Exception as error:  # Pillow raises many types for a damaged file
         if getattr(error, "errno", None):  # an error of the disk or the network: the file may be intact
             raise InputError(f"{name} cannot be read ({error.strerror}); expected a radiograph") from None
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "it is neither PNG, JPEG nor DICOM, or its header is damaged" if unknown else error
-        raise BadImage(f"{name} cannot be decoded ({reason}); expected a whole PNG, JPEG or DICOM file") from None
+        kind = type(error) if isinstance(error, InputError) else BadImage
+        raise kind(f"{name} cannot be decoded ({reason}); expected a whole PNG, JPEG or DICOM file") from None
 
 
 def is_image(path: str | Path) -> bool:
@@ -97,8 +96,7 @@ def looks_inverted(grey: Image.Image | np.ndarray) -> bool:
     Of 3,068 NIH images 3 are found inverted (2 are), of 247 of JSRT none, of 103 of vqa-rad 1 (it is not); of their
     inversions 15, 2 and 1 are missed.
     """
-    cells = Image.fromarray(np.asarray(grey)).resize((8, 8), Image.Resampling.BOX)
-    cells = np.asarray(cells, dtype=np.float64)
+    cells = np.asarray(Image.fromarray(np.asarray(grey)).resize((8, 8), Image.Resampling.BOX), dtype=np.float64)
     cells = (cells - cells.mean()) / (cells.std() + 1e-9)
     chest = np.hstack([_CHEST, _CHEST[:, ::-1]])
     chest = (chest - chest.mean()) / chest.std()

@@ -8,7 +8,6 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterable
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -81,10 +80,7 @@ def read_entries(csv_path: str | Path) -> pd.DataFrame:
 
 
 def read_boxes(csv_path: str | Path) -> pd.DataFrame:
-    """The boxes of ``BBox_List_2017.csv``: columns image, finding, x, y (upper left), w, h of 1024 pixels a side.
-
-    Raises InputError for a missing file, missing columns, an unknown finding or a box without size.
-    """
+    """Boxes as in ``BBox_List_2017.csv``: image, finding, x, y (upper left), w, h of 1024 pixels; InputError otherwise."""
     boxes = _select(csv_path, BOX_COLUMNS, BOX_COLUMNS, "BBox_List_2017.csv")
     try:
         boxes["finding"] = [canonical(name) for name in boxes["finding"]]
@@ -122,7 +118,7 @@ def official_part(entries: pd.DataFrame, *folders: str | Path) -> pd.Series:
     """
     lists = read_lists(*folders)
     if lists is None:
-        patients = resources.files("cxrlib.data").joinpath("official_test_patients.txt").read_text().split()
+        patients = Path(__file__).with_name("official_test_patients.txt").read_text().split()
         nih = reference_entries()
         of_test = nih["patient"].isin(list(map(int, patients)))
         lists = {"train_val": nih["image"][~of_test], "test": nih["image"][of_test]}
@@ -213,8 +209,8 @@ def read_csv(path: str | Path) -> pd.DataFrame:
     """All columns of a CSV as text, nothing guessed; empty, unnamed columns dropped. Raises InputError."""
     text = read_text(path)
     try:
-        with warnings.catch_warnings():  # for a first row that is too long, pandas drops values with only a warning
-            warnings.simplefilter("error", pd.errors.ParserWarning)
+        # for a first row that is too long, pandas drops values with only a warning
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
             table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, index_col=False)
     except (pd.errors.ParserWarning, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         too_long = isinstance(error, pd.errors.ParserWarning)

@@ -18,11 +18,7 @@ FRACTIONS = (0.7, 0.1, 0.2)
 
 
 def split(
-    entries: pd.DataFrame,
-    kind: str = "patient",
-    seed: int = 0,
-    fractions: tuple[float, float, float] = FRACTIONS,
-    lists_in: Iterable[str | Path] = (),
+    entries: pd.DataFrame, kind: str = "patient", seed: int = 0, fractions: tuple = FRACTIONS, lists_in: Iterable = ()
 ) -> pd.DataFrame:
     """The entries with a column part: "train", "val" or "test", each with its share of rare findings.
 
@@ -44,10 +40,7 @@ def split(
 
 
 def subset(entries: pd.DataFrame, part: str, size: int, seed: int = 0) -> pd.DataFrame:
-    """At most `size` images of one part, of complete patients (but for a first one with more than that); 0 means all.
-
-    A larger subset of one seed contains every smaller one.
-    """
+    """At most `size` images of a part (0: all), of whole patients unless the first has more; larger contain smaller."""
     chosen = entries[entries["part"] == part]
     if size == 0 or size >= len(chosen):
         return chosen
@@ -123,11 +116,8 @@ def united(parts: dict[str, dict[str, list[str]]], kind: str) -> dict[str, list[
 
 def digest(*parts: pd.DataFrame) -> str:
     """16 hex digits of the images, patients and labels of some entries; the order of the rows does not matter."""
-    summed = hashlib.sha256()
-    for entries in parts:
-        rows = entries[["image", "patient", *FINDINGS]].sort_values("image")
-        summed.update(rows.to_csv(index=False).encode() + b"\n\n")
-    return summed.hexdigest()[:16]
+    tables = (entries[["image", "patient", *FINDINGS]].sort_values("image").to_csv(index=False) for entries in parts)
+    return hashlib.sha256("".join(f"{table}\n\n" for table in tables).encode()).hexdigest()[:16]
 
 
 def restore(
@@ -185,9 +175,8 @@ def _stratify(entries: pd.DataFrame, by: str, fractions: np.ndarray, seed: int) 
     assigned = np.empty(len(patients), dtype=int)
     for finding in [*rarity, len(FINDINGS)]:
         for group in order[rarest[order] == finding]:
-            odds = wanted[:, finding].clip(min=0)  # the greatest need would leave val and test patients of one image
-            if odds.sum() == 0:  # no part needs more, after a group larger than its share
-                odds = fractions
+            need = wanted[:, finding].clip(min=0)  # the greatest need would leave val and test patients of one image
+            odds = need if need.any() else fractions  # no part needs more, after a group larger than its share
             part = min(np.searchsorted(odds.cumsum(), rng.random() * odds.sum(), side="right"), len(names) - 1)
             assigned[group] = part
             wanted[part] -= counts[group]

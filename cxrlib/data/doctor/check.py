@@ -1,7 +1,4 @@
-"""What is wrong with a data set, counted and named, in one pass over CSV, lists, boxes and images.
-
-Each check has a level: it "stops" cxrlib, "changes" a result, or is "harmless" (handled and reported).
-"""
+"""What is wrong with a data set, counted and named: it "stops" cxrlib, "changes" a result, or is "harmless"."""
 
 import csv
 import hashlib
@@ -96,22 +93,13 @@ def check_dataset(img_root: str | Path, csv_path: str | Path = "", deep: bool = 
         files[entry.name].append(Path(entry.path))
     used = set(entries["image"]) if len(entries) else set(files)
     found["images"], image_facts = _check_images(files, used, deep, progress)
-    found["images"] |= {
-        "no image": [] if files else [str(root)],
-        "without image": sorted(used - set(files)),
-        "without row": sorted(set(files) - used),
-    }
+    found["images"] |= {"without image": sorted(used - set(files)), "without row": sorted(set(files) - used)}
+    found["images"]["no image"] = [] if files else [str(root)]
     subjects = CHECKS["subject"].items()
     names = {check: found[subject].get(check, []) if found.get(subject) else None for check, subject in subjects}
-    facts = {
-        "img_root": str(root),
-        "csv_path": str(path or ""),
-        "deep": deep,
-        "rows": len(entries),
-        "patients": int(entries["patient"].nunique()),
-        "images": len(files),
-        "folders": describe_layout({name: paths[0] for name, paths in files.items()}, root),
-    }
+    facts = {"img_root": str(root), "csv_path": str(path or ""), "deep": deep, "rows": len(entries)}
+    facts |= {"patients": int(entries["patient"].nunique()), "images": len(files)}
+    facts["folders"] = describe_layout({name: paths[0] for name, paths in files.items()}, root)
     return Report(facts | image_facts, names | ({"no CSV": [reason]} if reason else {}))
 
 
