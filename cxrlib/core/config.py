@@ -9,14 +9,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 from cxrlib.core.errors import InputError, nearest
 from cxrlib.core.paths import expanded
 
-_KINDS = {
-    str: "text",
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    list[int]: "whole numbers, separated by commas",
-    list[str]: "names, separated by commas",
-}
+_KINDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
+_KINDS |= {list[int]: "whole numbers, separated by commas", list[str]: "names, separated by commas"}
 _LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
@@ -74,7 +68,6 @@ def expected(kind: type[Config], name: str) -> str:
 
 
 def _sentence(kind: type[Config], error: dict) -> str:
-    """One of pydantic's errors as a sentence for the user."""
     if "error" in error.get("ctx", {}):  # raised as an InputError by a validator
         return str(error["ctx"]["error"])
     name, value = str(error["loc"][0]), error["input"]

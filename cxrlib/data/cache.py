@@ -23,8 +23,7 @@ _BATCH = 512  # images per update of done.npy
 class ImageCache:
     """Radiographs ready for a model: `images` (n, image_size, image_size) uint8, memory-mapped and read-only.
 
-    bad: images that cannot be decoded, name -> reason. len: of those cached; cache[name]: one, as (h, w). A pickled
-    cache is its folder.
+    bad: name -> reason, of images that cannot be decoded. len: of those cached; cache[name]: one, as (h, w).
     """
 
     def __init__(self, folder: str | Path):
@@ -76,9 +75,8 @@ def build_cache(
     """Fill the cache of a source with the radiographs `names` (default: all of `images`), and open it.
 
     images: the source, file name -> path. image_size: pixels per side. workers: threads; default: one per core.
-    on_bad_image: "error", or "skip": images that cannot be decoded are counted, named, kept in `ImageCache.bad`, and
-    left out of every dataset. Raises InputError for a name that is not in `images`, too little space, a folder that
-    cannot be written, and, after all others are done, for images that cannot be decoded.
+    on_bad_image: "skip" names images that cannot be decoded and leaves them out of every dataset (`ImageCache.bad`).
+    Raises InputError for them ("error") when the others are done, a name not in `images`, and where there is no space.
     """
     names = list(images) if names is None else list(names)
     if unknown := [name for name in names if name not in images]:
@@ -138,9 +136,8 @@ def _fill_up(cache: ImageCache, images, names: list[str], workers: int | None, p
 def _take_over(cache: ImageCache, rows: np.ndarray) -> np.ndarray:
     """Copy rows that the cache of another source (before an archive was added) has; return those still missing."""
     our_stamps = np.load(cache.folder / "stamps.npy")
-    for path in sorted(cache.folder.parent.glob(f"*v{_FORMAT}-{cache.image_size}/cache.json")):
-        if (folder := path.parent) == cache.folder:
-            continue
+    whole = {path.parent for path in cache.folder.parent.glob(f"*v{_FORMAT}-{cache.image_size}/cache.json")}
+    for folder in sorted(whole - {cache.folder}):
         other, their_stamps = ImageCache(folder), np.load(folder / "stamps.npy")
         theirs = other._index.get_indexer(cache._index[rows])
         same = (theirs >= 0) & (their_stamps[theirs] == our_stamps[rows]).all(axis=1) & (other._done[theirs] == _DONE)

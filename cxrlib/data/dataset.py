@@ -16,8 +16,6 @@ from cxrlib.data.cache import ImageCache
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.images import read_image
 
-Batch = tuple[torch.Tensor, torch.Tensor]
-
 
 class _LabelledDataset(Dataset):
     """Rows of `entries` in order; item: image (1, size, size) uint8 and labels (14,) float32: 1, 0 or NaN (unknown)."""
@@ -30,11 +28,11 @@ class _LabelledDataset(Dataset):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         images, labels = self.__getitems__([index])
         return images[0], labels[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
+    def __getitems__(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """A whole batch at once: images (b, 1, size, size) uint8, labels (b, 14) float32."""
         return torch.from_numpy(self._images(list(indices)))[:, None], self.labels[list(indices)]
 
@@ -73,22 +71,21 @@ class EpochBatches(Sampler[list[int]]):
     """
 
     def __init__(self, rows: int, batch_size: int, seed: int = 0, process: int = 0, processes: int = 1):
-        self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        self.process, self.processes = process, processes
+        self.rows, self.seed, self.process, self.processes = rows, seed, process, processes
+        self.together = batch_size * processes
         self.epoch, self.first = 1, 0
         if len(self) == 0:
             least = processes * min(2, batch_size)
             raise InputError(f"the part 'train' has {rows} images; expected at least {least} for {processes} processes")
 
     def __len__(self) -> int:
-        whole, rest = divmod(self.rows, self.batch_size * self.processes)
+        whole, rest = divmod(self.rows, self.together)
         return whole + (rest >= 2 * self.processes)
 
     def __iter__(self) -> Iterator[list[int]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.rows)
-        together = self.batch_size * self.processes
         for batch in range(self.first, len(self)):
-            yield order[batch * together : (batch + 1) * together][self.process :: self.processes].tolist()
+            yield order[batch * self.together : (batch + 1) * self.together][self.process :: self.processes].tolist()
 
 
 def make_loader(
@@ -123,8 +120,7 @@ def augment(
     rotation: maximum in degrees, either way; shift: share of the image's side; scale, contrast: relative; strength:
     factor of all four. Pixels from outside the image are black. generator: on the CPU, so that all devices draw alike.
     """
-    x = to_unit(images)
-    n = len(x)
+    x, n = to_unit(images), len(images)
     draws = (torch.rand(6, n, generator=generator) * 2 - 1) * strength
     turn, zoom, right, down, gain, offset = draws.to(x.device, non_blocking=True)
     angle, zoom = turn * math.radians(rotation), 1 + zoom * scale
@@ -139,8 +135,7 @@ def augment(
 def shifted(images: torch.Tensor, share: float = 0.03) -> list[torch.Tensor]:
     """The images (b, 1, h, w), and shifted left, right, up and down by a share of the side; black comes in."""
     by = max(1, round(share * images.shape[-1]))
-    right_and_down = [(0, 0), (by, 0), (-by, 0), (0, by), (0, -by)]
-    return [F.pad(images, (right, -right, down, -down)) for right, down in right_and_down]
+    return [F.pad(images, (x, -x, y, -y)) for x, y in ((0, 0), (by, 0), (-by, 0), (0, by), (0, -by))]
 
 
 def to_unit(images: torch.Tensor) -> torch.Tensor:

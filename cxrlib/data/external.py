@@ -191,5 +191,4 @@ def _find(name: str, files: dict[str, Path | None]) -> Path | None:
 
 
 def _bare(name: str) -> str:
-    """A name without the suffix of an image."""
     return re.sub(r"\.(png|jpe?g|dcm|dicom)$", "", name, flags=re.IGNORECASE)

@@ -6,7 +6,7 @@ right. Images become square as NIH's own did: squeezed, neither padded nor cropp
 
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -82,12 +82,10 @@ def is_image(path: str | Path) -> bool:
     """Whether a file is an image by its suffix; one without a suffix by its first bytes."""
     if suffix := Path(path).suffix.lower():
         return suffix in SUFFIXES
-    try:
-        with open(path, "rb") as file:
-            start = file.read(132)
-    except OSError:
-        return False
-    return start.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or is_dicom(start)
+    with suppress(OSError), open(path, "rb") as file:
+        start = file.read(132)
+        return start.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or is_dicom(start)
+    return False
 
 
 def looks_inverted(grey: Image.Image | np.ndarray) -> bool:
@@ -109,8 +107,7 @@ def _picture(file: BinaryIO) -> Radiograph:
         _check_size(image.width, image.height)  # known before a pixel is unpacked
         image.load()
         if image.mode.startswith("I"):  # 16-bit PNG; convert("L") would clip it at 255
-            values = np.asarray(image).astype(np.uint32)
-            return Radiograph(Image.fromarray((values >> 8).astype(np.uint8)))
+            return Radiograph(Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)))
         if image.format == "JPEG":
             image = ImageOps.exif_transpose(image)
         return Radiograph(image.convert("L"), _colour(image))
@@ -147,10 +144,8 @@ def _no_quotation(reason: str) -> Iterator[None]:
     """Any error becomes a BadImage with this reason: pydicom's errors can quote the header."""
     try:
         yield
-    except InputError:
-        raise
-    except Exception:
-        raise BadImage(reason) from None
+    except Exception as error:
+        raise error if isinstance(error, InputError) else BadImage(reason) from None
 
 
 def _read(file: BinaryIO, **options):

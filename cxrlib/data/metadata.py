@@ -21,12 +21,11 @@ BOXES = "BBox_List_2017.csv"
 BOX_FRAME = 1024  # the boxes are drawn in the coordinates of the published 1024 x 1024 pixel images
 
 NIH_NAME = re.compile(r"(\d{8})_\d{3}\.png")  # the patient and the follow-up
+UNSAFE = r"[/\\\x00-\x1f\x7f]|^\.{0,2}$"  # a name that would leave its folder or control the terminal that prints it
 
 # our column -> its names in the 2017 release, the v2020 release and Kaggle's sample, but for case and punctuation
-COLUMNS = {
-    "image": ("Image Index",),
-    "labels": ("Finding Labels",),
-    "patient": ("Patient ID",),
+NEEDED = {"image": ("Image Index",), "labels": ("Finding Labels",), "patient": ("Patient ID",)}
+COLUMNS = NEEDED | {
     "follow_up": ("Follow-up #",),
     "age": ("Patient Age",),
     "sex": ("Patient Gender", "Patient Sex"),
@@ -40,7 +39,6 @@ COLUMNS = {
 _SPELLED = {"f": "F", "female": "F", "w": "F", "woman": "F", "m": "M", "male": "M", "man": "M"}
 _SPELLED |= {view + how: "PA" for view in ("pa", "posteroanterior") for how in ("", "erect")}
 _SPELLED |= {view + how: "AP" for view in ("ap", "anteroposterior") for how in ("", "erect", "supine", "portable")}
-NEEDED = ("image", "labels", "patient")
 BOX_COLUMNS = {"image": ("Image Index",), "finding": ("Finding Label",), "x": ("Bbox [x",)} | {s: (s,) for s in "ywh"}
 _A_CSV = "a CSV of the data set with commas, in UTF-8 (csv_path)"
 _AGE_IN_YEARS = {"Y": 1.0, "M": 1 / 12, "D": 1 / 365.25}  # Kaggle's sample writes 060Y, 007M, 012D
@@ -58,7 +56,7 @@ def read_entries(csv_path: str | Path) -> pd.DataFrame:
     if entries.empty:
         raise InputError(f"{csv_path} has a header and no row; expected one row per image")
     images, patients = entries["image"], entries["patient"]
-    if len(unsafe := images[is_unsafe(images)]):
+    if len(unsafe := images[images.str.contains(UNSAFE)]):
         raise InputError(f"{csv_path} names images {some(map(repr, unsafe))}; expected plain file names without a path")
     if len(repeated := images[images.duplicated()]):
         raise InputError(f"{csv_path} names {some(repeated)} more than once; expected one row per image")
@@ -80,7 +78,7 @@ def read_entries(csv_path: str | Path) -> pd.DataFrame:
 
 
 def read_boxes(csv_path: str | Path) -> pd.DataFrame:
-    """Boxes as in ``BBox_List_2017.csv``: image, finding, x, y (upper left), w, h of 1024 pixels; InputError otherwise."""
+    """Boxes as in BBox_List_2017.csv: image, finding, x, y (upper left), w, h of 1024 pixels; InputError otherwise."""
     boxes = _select(csv_path, BOX_COLUMNS, BOX_COLUMNS, "BBox_List_2017.csv")
     try:
         boxes["finding"] = [canonical(name) for name in boxes["finding"]]
@@ -145,11 +143,10 @@ def read_expert_labels(csv_path: str | Path) -> pd.DataFrame:
         raise InputError(f"{csv_path} has {what}; expected an image, a Patient ID and YES / NO findings")
     if len(repeated := table["Image Index"][table["Image Index"].duplicated()]):
         raise InputError(f"{csv_path} names {some(repeated)} more than once; expected one row per image")
-    labels = pd.DataFrame({"image": table["Image Index"], "patient": _numbers_or_text(table["Patient ID"])})
-    by_name = {name.replace("_", " "): name for name in FINDINGS}
-    for name in yes_no:
-        labels[by_name.get(name, name)] = (table[name] == "YES").astype(np.uint8)
-    return labels
+    labels = (
+        (table[yes_no] == "YES").astype(np.uint8).rename(columns={name.replace("_", " "): name for name in FINDINGS})
+    )
+    return pd.DataFrame({"image": table["Image Index"], "patient": _numbers_or_text(table["Patient ID"])}).join(labels)
 
 
 def _reference_file(name: str) -> Path:
@@ -192,11 +189,6 @@ def parse_numbers(boxes: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
 def nih_patient(images: pd.Series) -> pd.Series:
     """The patient in each name such as "00000013_005.png", as text; missing for names that are not NIH's."""
     return images.where(images.str.fullmatch(NIH_NAME)).str[:8]
-
-
-def is_unsafe(images: pd.Series) -> pd.Series:
-    """Which names would leave their folder or control the terminal that prints them."""
-    return images.str.contains(r"[/\\\x00-\x1f\x7f]") | images.isin(["", ".", ".."])
 
 
 def age_in_years(column: pd.Series) -> pd.Series:

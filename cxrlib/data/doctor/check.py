@@ -27,11 +27,10 @@ Header = namedtuple("Header", "size kind ends mark")
 
 
 class Report:
-    """The result of `check_dataset`.
+    """The result of `check_dataset`: facts (plain values), names (check -> what it applies to, None where not done).
 
-    facts: plain values about the data set. names: check -> what it applies to, None where it was not done. table: one
-    row per check, most serious first: subject, level, count (missing: not done), examples, meaning, what to do; found:
-    those that found something. ok: whether none of them stops cxrlib or changes a result; verdict: that in one line.
+    table: one row per check, most serious first: subject, level, count (missing: not done), examples, meaning, to do;
+    found: those that found something. ok: whether none of these changes a result; verdict: that in one line.
     """
 
     def __init__(self, facts: dict, names: dict[str, list[str] | None]):
@@ -114,7 +113,7 @@ def _check_csv(path: Path) -> tuple[Found, pd.DataFrame]:
     if table.empty or found["column missing"]:
         return found, entries
     image, patient = entries["image"], entries["patient"]
-    found["unsafe name"] = [repr(name) for name in image[metadata.is_unsafe(image)]]
+    found["unsafe name"] = [repr(name) for name in image[image.str.contains(metadata.UNSAFE)]]
     found["image named twice"] = list(image[image.duplicated()].unique())
     found["no patient"] = list(image[patient == ""])
     usable = entries["labels"].map({label: parse(label) is not None for label in entries["labels"].unique()})
@@ -126,8 +125,11 @@ def _check_csv(path: Path) -> tuple[Found, pd.DataFrame]:
     other = number.notna() & patient.str.fullmatch(r"\d+") & (number.str.lstrip("0") != patient.str.lstrip("0"))
     found["patient unlike the name"] = list((image + " (" + patient + ")")[other])
     if pd.to_numeric(number).between(1, 30_805).any():  # NIH's patients
-        known = entries[usable].drop_duplicates("image")
-        both = known.merge(metadata.reference_entries(), on="image", suffixes=("", "_v2020"))
+        both = (
+            entries[usable]
+            .drop_duplicates("image")
+            .merge(metadata.reference_entries(), on="image", suffixes=("", "_v2020"))
+        )
         both = both[both["labels"] != both["labels_v2020"]]  # most are the same text and need no parsing
         parsed = zip(both["image"], both["labels"].map(parse), both["labels_v2020"].map(parse), strict=True)
         found["labels of another release"] = [name for name, ours, theirs in parsed if set(ours) != set(theirs)]
@@ -246,10 +248,8 @@ def _check_images(files: dict[str, list[Path]], used: set[str], deep: bool, prog
     decode = [name for name in paths if deep or name not in known or not known[name].ends]
     digests = _check_pixels({name: paths[name] for name in decode}, found, progress and deep)
     marks = digests if deep else {name: header.mark for name, header in known.items()}
-    first = {}
-    for name, mark in marks.items():
-        if first.setdefault(mark, name) != name:
-            found["same picture twice"].append(f"{name} = {first[mark]}")
+    first = {mark: name for name, mark in reversed(marks.items())}
+    found["same picture twice"] = [f"{name} = {first[mark]}" for name, mark in marks.items() if first[mark] != name]
     sizes, kinds = (Counter(getattr(header, what) for header in headers.values()) for what in ("size", "kind"))
     return found, {"sizes": dict(sizes.most_common()), "kinds": dict(kinds.most_common())}
 
