@@ -91,10 +91,7 @@ class EpochBatches(Sampler[list[int]]):
 def make_loader(
     dataset: Dataset, batch_size: int = 32, batches: EpochBatches | None = None, num_workers: int = 0
 ) -> DataLoader:
-    """Batches (images (b, 1, size, size) uint8, labels (b, 14) float32) in the order of `batches`, else of the dataset.
-
-    num_workers: processes that read ahead; 0 is best for the cache, which is faster than another process.
-    """
+    """Images (b, 1, size, size) uint8 and labels (b, 14) float32 in the order of `batches`, else of the dataset."""
     order = {"batch_sampler": batches} if batches else {"batch_size": batch_size}
     workers = {"num_workers": num_workers, "persistent_workers": num_workers > 0, "worker_init_fn": _send_content}
     # datasets give whole batches, so that nothing is left to collate

@@ -111,8 +111,7 @@ def read_lists(*folders: str | Path) -> dict[str, set[str]] | None:
 def official_part(entries: pd.DataFrame, *folders: str | Path) -> pd.Series:
     """The official split, "train_val" or "test" for each entry, by the lists in one of the folders.
 
-    Where none has them, the 2,797 patients of the official test set, which come with the package, determine the split
-    of NIH's images (it is by patient). Raises InputError for an image that is in no list.
+    Without them, the package's own list of the 2,797 patients of NIH's test set decides. InputError for other images.
     """
     lists = read_lists(*folders)
     if lists is None:
@@ -132,8 +131,7 @@ def official_part(entries: pd.DataFrame, *folders: str | Path) -> pd.Series:
 def read_expert_labels(csv_path: str | Path) -> pd.DataFrame:
     """Radiologists' labels (Nabulsi et al. 2021, 14 findings; Majkowska et al. 2019, four): image, patient, findings.
 
-    These are 0 or 1 (uint8), and may be others than the fourteen ("Airspace opacity"). Raises InputError for a missing
-    file, missing columns, values besides YES and NO, or an image named twice.
+    These are 0 or 1 (uint8), and may be others than the fourteen ("Airspace opacity"). InputError for another table.
     """
     table = read_csv(csv_path).rename(columns={"Image ID": "Image Index"})
     known = table.isin(["YES", "NO"])

@@ -114,10 +114,7 @@ def describe_layout(images: dict[str, Path], img_root: str | Path) -> dict[str, 
 
 
 def content_digest(files: Iterable[Path], listed: Iterable[Path] = ()) -> str:
-    """What files are, wherever they lie, in 16 hex digits. Raises InputError for one that is not there.
-
-    files: known by their content, in the order given. listed: by name, size and modification time (ns), in any order.
-    """
+    """16 hex digits of files (content, in order) and `listed` ones (name, size, time); InputError if one is missing."""
     digest = hashlib.blake2b(digest_size=8)
     try:
         for path in files:

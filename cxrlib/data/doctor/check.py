@@ -30,7 +30,7 @@ class Report:
     """The result of `check_dataset`: facts (plain values), names (check -> what it applies to, None where not done).
 
     table: one row per check, most serious first: subject, level, count (missing: not done), examples, meaning, to do;
-    found: those that found something. ok: whether none of these changes a result; verdict: that in one line.
+    found: those that found something. ok: whether none stops cxrlib or changes a result; verdict: that in one line.
     """
 
     def __init__(self, facts: dict, names: dict[str, list[str] | None]):
@@ -125,11 +125,8 @@ def _check_csv(path: Path) -> tuple[Found, pd.DataFrame]:
     other = number.notna() & patient.str.fullmatch(r"\d+") & (number.str.lstrip("0") != patient.str.lstrip("0"))
     found["patient unlike the name"] = list((image + " (" + patient + ")")[other])
     if pd.to_numeric(number).between(1, 30_805).any():  # NIH's patients
-        both = (
-            entries[usable]
-            .drop_duplicates("image")
-            .merge(metadata.reference_entries(), on="image", suffixes=("", "_v2020"))
-        )
+        known = entries[usable].drop_duplicates("image")
+        both = known.merge(metadata.reference_entries(), on="image", suffixes=("", "_v2020"))
         both = both[both["labels"] != both["labels_v2020"]]  # most are the same text and need no parsing
         parsed = zip(both["image"], both["labels"].map(parse), both["labels_v2020"].map(parse), strict=True)
         found["labels of another release"] = [name for name, ours, theirs in parsed if set(ours) != set(theirs)]
