@@ -76,7 +76,7 @@ def build_cache(
 
     images: the source, file name -> path. image_size: pixels per side. workers: threads; default: one per core.
     on_bad_image: "skip" names images that cannot be decoded and leaves them out of every dataset (`ImageCache.bad`).
-    Raises InputError for them ("error") once others are done, for names not in `images`, for want of space or permission.
+    Raises InputError for them ("error") once others are done, for names outside `images`, want of space or permission.
     """
     names = list(images) if names is None else list(names)
     if unknown := [name for name in names if name not in images]:
