@@ -9,14 +9,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 from cxrlib.core.errors import InputError, nearest
 from cxrlib.core.paths import expanded
 
-_KINDS = {
-    str: "text",
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    list[int]: "whole numbers, separated by commas",
-    list[str]: "names, separated by commas",
-}
+_KINDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
+_KINDS |= {list[int]: "whole numbers, separated by commas", list[str]: "names, separated by commas"}
 _LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
@@ -25,23 +19,16 @@ def _listed(value):
     return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
 
 
-def _path_after_colon(name: str) -> str:
-    arch, colon, path = name.partition(":")
-    return arch + colon + expanded(path)
-
-
 Place = Annotated[str, AfterValidator(expanded)]  # a path, or what leads to one: weights
 Names = Annotated[list[str], BeforeValidator(_listed)]
 Numbers = Annotated[list[int], BeforeValidator(_listed)]
 Places = Annotated[Names, AfterValidator(lambda paths: list(map(expanded, paths)))]
-Archs = Annotated[Names, AfterValidator(lambda names: list(map(_path_after_colon, names)))]  # resnet18:weights
+# such as resnet18:weights
+Archs = Annotated[Names, AfterValidator(lambda names: [":".join(map(expanded, name.split(":", 1))) for name in names])]
 
 
 class Config(BaseModel):
-    """The base of all declared parameters: immutable, checked, and converted where text can be read as one ("3e-4").
-
-    Raises InputError, one sentence that names the parameter, what was given and what was expected.
-    """
+    """The base of declared parameters: immutable, checked, read from text ("3e-4"); InputError names a wrong one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
@@ -56,9 +43,8 @@ class Config(BaseModel):
     def _plain(cls, values: Any) -> Any:
         """numpy's scalars as Python's, paths as text; True is refused where a number is expected."""
         plain = {name: value.item() if hasattr(value, "item") else value for name, value in values.items()}
+        plain |= {name: os.fspath(value) for name, value in plain.items() if isinstance(value, os.PathLike)}
         for name, value in plain.items():
-            if isinstance(value, os.PathLike):
-                plain[name] = os.fspath(value)
             kind = cls.model_fields[name].annotation if name in cls.model_fields else bool
             if isinstance(value, bool) and kind is not bool:
                 raise InputError(f"{name} {value!r} cannot be used; expected {expected(cls, name)}")
@@ -82,7 +68,6 @@ def expected(kind: type[Config], name: str) -> str:
 
 
 def _sentence(kind: type[Config], error: dict) -> str:
-    """One of pydantic's errors as a sentence for the user."""
     if "error" in error.get("ctx", {}):  # raised as an InputError by a validator
         return str(error["ctx"]["error"])
     name, value = str(error["loc"][0]), error["input"]

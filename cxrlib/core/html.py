@@ -11,13 +11,8 @@ from PIL import Image
 
 def templates_in(folder: Path) -> Environment:
     """The templates of a folder; text that they are given is escaped unless it is `Markup`."""
-    return Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    no_empty_lines = {"trim_blocks": True, "lstrip_blocks": True}
+    return Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, **no_empty_lines)
 
 
 def radiograph_uri(pixels: np.ndarray, side: int) -> str:

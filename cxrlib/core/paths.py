@@ -18,8 +18,7 @@ from cxrlib.core.errors import InputError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _CHECKOUT = _PACKAGE.parent if (_PACKAGE.parent / "pyproject.toml").is_file() else None
-# Installed from a wheel, the package contains its notebooks and writes its output where Kaggle or Colab keeps it, else
-# to the user's home.
+# installed from a wheel, the package holds its notebooks, and writes where Kaggle or Colab keeps it, else to the home
 SERVICES = (Path("/kaggle/working"), Path("/content"))
 _HOME = _CHECKOUT or next((folder for folder in SERVICES if folder.is_dir()), Path.home() / ".cache" / "cxrlib")
 ROOT = Path(os.environ.get("CXR_HOME") or _HOME).expanduser().resolve()  # CXR_HOME moves figures, runs and data
@@ -28,15 +27,13 @@ NOTEBOOKS = (_CHECKOUT or _PACKAGE) / "notebooks"
 PROFILES = NOTEBOOKS / "profiles"
 RESULTS = (_CHECKOUT / "data" / "results" if _CHECKOUT else _PACKAGE / "results") / "nih-mini"  # of real radiographs
 RUNS = ROOT / "runs"
-# on Kaggle not among the output, which is limited
-CACHE = Path("/kaggle/temp/cache") if ROOT in SERVICES[:1] else ROOT / "data" / "cache"
+CACHE = Path("/kaggle/temp/cache") if ROOT in SERVICES[:1] else ROOT / "data" / "cache"  # Kaggle's output is limited
 PHANTOM = ROOT / "data" / "phantom"
 
 # full disk, exceeded quota or file size limit, no write permission, not a folder or a folder, a name too long
 _NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
              errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG}  # fmt: skip
-# what flock says on network mounts without locks
-_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}  # on network mounts without locks
 
 
 def expanded(path: str | os.PathLike) -> str:
@@ -44,21 +41,17 @@ def expanded(path: str | os.PathLike) -> str:
     text = os.path.expanduser(os.fspath(path))
     if text.startswith("~"):
         raise InputError(f"{text[:80]!r} cannot be a path; there is no such user: a name with ~ first is written ./~")
-    try:
-        longest = max(map(len, os.fsencode(text).split(b"/")))
-    except UnicodeEncodeError:
-        longest = 256
-    if longest > 255 or "\0" in text:
-        raise InputError(f"{text[:80]!r} cannot be a path; a name has at most 255 bytes that the file system can hold")
-    return text
+    with suppress(UnicodeEncodeError):
+        if "\0" not in text and all(len(name) <= 255 for name in os.fsencode(text).split(b"/")):
+            return text
+    raise InputError(f"{text[:80]!r} cannot be a path; a name has at most 255 bytes that the file system can hold")
 
 
 def located(path: str | Path) -> Path:
     """The absolute path of what a notebook names: in Jupyter relative to the project's root, as defaults are always."""
     path = Path(expanded(path))
     is_default = path.as_posix() in ("data/phantom", "runs/quick")
-    of_project = is_default or (not path.is_absolute() and Path.cwd() == NOTEBOOKS)
-    return (ROOT if of_project else Path.cwd()) / path
+    return (ROOT if is_default or Path.cwd() == NOTEBOOKS else Path.cwd()) / path
 
 
 def check_folder(folder: str | Path, *inside: str) -> None:
@@ -67,8 +60,7 @@ def check_folder(folder: str | Path, *inside: str) -> None:
     check_not_committed(path, *inside)
     there = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
     try:
-        with tempfile.TemporaryFile(dir=there):
-            return
+        tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
         if there.is_dir():
             closed = isinstance(error, PermissionError) or error.errno == errno.EROFS
@@ -126,8 +118,7 @@ def write_rows(path: Path, offset: int, rows: Iterable[tuple[int, bytes]]) -> No
 def one_process(path: str | Path, doing: str = "", wait: bool = True) -> Iterator[None]:
     """Hold the lock file `path`: one process works while others wait and, where `doing` is given, print the reason.
 
-    Where the file system has no locks, as some network mounts, the work goes on without, which is said.
-    Raises InputError without `wait` while another process holds it.
+    Where a file system has no locks, the work goes on, which is said. InputError where it is held, without `wait`.
     """
     lock = FileLock(path)
     try:

@@ -1,6 +1,5 @@
 """Decode and resize once: every radiograph of a source in one uint8 memory map, filled on demand, by one process."""
 
-import json
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ import pandas as pd
 from joblib import cpu_count
 
 from cxrlib.core.errors import InputError, some
-from cxrlib.core.paths import CACHE, one_process, write_json, write_rows
+from cxrlib.core.paths import CACHE, one_process, read_json, write_json, write_rows
 from cxrlib.core.progress import bar
 from cxrlib.data.images import BadImage, read_image
 from cxrlib.data.sources import content_digest
@@ -24,18 +23,16 @@ _BATCH = 512  # images per update of done.npy
 class ImageCache:
     """Radiographs ready for a model: `images` (n, image_size, image_size) uint8, memory-mapped and read-only.
 
-    bad: images that cannot be decoded, name -> reason. len: of those cached; cache[name]: one, as (h, w). A pickled
-    cache is its folder.
+    bad: name -> reason, of images that cannot be decoded. len: of those cached; cache[name]: one, as (h, w).
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).absolute()
-        self.image_size: int = json.loads((self.folder / "cache.json").read_text())["image_size"]
+        self.image_size: int = read_json(self.folder / "cache.json")["image_size"]
         names = (self.folder / "names.txt").read_text(encoding="utf-8", errors="surrogateescape")
         self.names: list[str] = [name.replace("\0", "\n") for name in names.split("\n")]
         self.images = np.load(self.folder / "images.npy", mmap_mode="r")
-        path = self.folder / "bad.json"
-        self.bad: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
+        self.bad: dict[str, str] = read_json(self.folder / "bad.json")
         self._done = np.load(self.folder / "done.npy", mmap_mode="r")
         self._index = pd.Index(self.names)
 
@@ -78,9 +75,8 @@ def build_cache(
     """Fill the cache of a source with the radiographs `names` (default: all of `images`), and open it.
 
     images: the source, file name -> path. image_size: pixels per side. workers: threads; default: one per core.
-    on_bad_image: "error", or "skip": images that cannot be decoded are counted, named, kept in `ImageCache.bad`, and
-    left out of every dataset. Raises InputError for a name that is not in `images`, too little space, a folder that
-    cannot be written, and, after all others are done, for images that cannot be decoded.
+    on_bad_image: "skip" names images that cannot be decoded and leaves them out of every dataset (`ImageCache.bad`).
+    Raises InputError for them ("error") once others are done, for names outside `images`, want of space or permission.
     """
     names = list(images) if names is None else list(names)
     if unknown := [name for name in names if name not in images]:
@@ -140,9 +136,8 @@ def _fill_up(cache: ImageCache, images, names: list[str], workers: int | None, p
 def _take_over(cache: ImageCache, rows: np.ndarray) -> np.ndarray:
     """Copy rows that the cache of another source (before an archive was added) has; return those still missing."""
     our_stamps = np.load(cache.folder / "stamps.npy")
-    for path in sorted(cache.folder.parent.glob(f"*v{_FORMAT}-{cache.image_size}/cache.json")):
-        if (folder := path.parent) == cache.folder:
-            continue
+    whole = {path.parent for path in cache.folder.parent.glob(f"*v{_FORMAT}-{cache.image_size}/cache.json")}
+    for folder in sorted(whole - {cache.folder}):
         other, their_stamps = ImageCache(folder), np.load(folder / "stamps.npy")
         theirs = other._index.get_indexer(cache._index[rows])
         same = (theirs >= 0) & (their_stamps[theirs] == our_stamps[rows]).all(axis=1) & (other._done[theirs] == _DONE)

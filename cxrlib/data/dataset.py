@@ -2,20 +2,19 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.images import read_image
-
-Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class _LabelledDataset(Dataset):
@@ -29,11 +28,11 @@ class _LabelledDataset(Dataset):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         images, labels = self.__getitems__([index])
         return images[0], labels[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
+    def __getitems__(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """A whole batch at once: images (b, 1, size, size) uint8, labels (b, 14) float32."""
         return torch.from_numpy(self._images(list(indices)))[:, None], self.labels[list(indices)]
 
@@ -72,55 +71,36 @@ class EpochBatches(Sampler[list[int]]):
     """
 
     def __init__(self, rows: int, batch_size: int, seed: int = 0, process: int = 0, processes: int = 1):
-        self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        self.process, self.processes = process, processes
+        self.rows, self.seed, self.process, self.processes = rows, seed, process, processes
+        self.together = batch_size * processes
         self.epoch, self.first = 1, 0
         if len(self) == 0:
             least = processes * min(2, batch_size)
             raise InputError(f"the part 'train' has {rows} images; expected at least {least} for {processes} processes")
 
     def __len__(self) -> int:
-        whole, rest = divmod(self.rows, self.batch_size * self.processes)
+        whole, rest = divmod(self.rows, self.together)
         return whole + (rest >= 2 * self.processes)
 
     def __iter__(self) -> Iterator[list[int]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.rows)
-        together = self.batch_size * self.processes
         for batch in range(self.first, len(self)):
-            yield order[batch * together : (batch + 1) * together][self.process :: self.processes].tolist()
+            yield order[batch * self.together : (batch + 1) * self.together][self.process :: self.processes].tolist()
 
 
 def make_loader(
     dataset: Dataset, batch_size: int = 32, batches: EpochBatches | None = None, num_workers: int = 0
 ) -> DataLoader:
-    """Batches (images (b, 1, size, size) uint8, labels (b, 14) float32) in the order of `batches`, else of the dataset.
-
-    num_workers: processes that read ahead; 0 is best for the cache, which is faster than another process.
-    """
-    return DataLoader(
-        dataset,
-        batch_size=1 if batches else batch_size,
-        batch_sampler=batches,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        collate_fn=_whole,
-        pin_memory=torch.cuda.is_available(),
-    )
+    """Images (b, 1, size, size) uint8 and labels (b, 14) float32 in the order of `batches`, else of the dataset."""
+    order = {"batch_sampler": batches} if batches else {"batch_size": batch_size}
+    workers = {"num_workers": num_workers, "persistent_workers": num_workers > 0, "worker_init_fn": _send_content}
+    # datasets give whole batches, so that nothing is left to collate
+    return DataLoader(dataset, **order, **workers, collate_fn=tuple, pin_memory=torch.cuda.is_available())
 
 
-def _whole(batch: Batch) -> tuple:
-    """A batch, which a worker sends through its pipe: shared memory may be too small (64 MB in Docker)."""
-    return tuple(map(_Sent, batch)) if get_worker_info() else tuple(batch)
-
-
-class _Sent:
-    """A tensor that is pickled with its content."""
-
-    def __init__(self, tensor: torch.Tensor):
-        self.array = tensor.numpy()
-
-    def __reduce__(self):
-        return torch.from_numpy, (self.array,)
+def _send_content(_: int) -> None:
+    """Let a worker send tensors through its pipe: shared memory may be too small (64 MB in Docker)."""
+    ForkingPickler.register(torch.Tensor, lambda tensor: (torch.from_numpy, (tensor.numpy(),)))
 
 
 def augment(
@@ -137,8 +117,7 @@ def augment(
     rotation: maximum in degrees, either way; shift: share of the image's side; scale, contrast: relative; strength:
     factor of all four. Pixels from outside the image are black. generator: on the CPU, so that all devices draw alike.
     """
-    x = to_unit(images)
-    n = len(x)
+    x, n = to_unit(images), len(images)
     draws = (torch.rand(6, n, generator=generator) * 2 - 1) * strength
     turn, zoom, right, down, gain, offset = draws.to(x.device, non_blocking=True)
     angle, zoom = turn * math.radians(rotation), 1 + zoom * scale
@@ -153,10 +132,7 @@ def augment(
 def shifted(images: torch.Tensor, share: float = 0.03) -> list[torch.Tensor]:
     """The images (b, 1, h, w), and shifted left, right, up and down by a share of the side; black comes in."""
     by = max(1, round(share * images.shape[-1]))
-    wide = F.pad(images, (by, by, by, by))
-    height, width = images.shape[-2:]
-    corners = [(by, by), (by, 0), (by, 2 * by), (0, by), (2 * by, by)]
-    return [wide[..., top : top + height, left : left + width] for top, left in corners]
+    return [F.pad(images, (x, -x, y, -y)) for x, y in ((0, 0), (by, 0), (-by, 0), (0, by), (0, -by))]
 
 
 def to_unit(images: torch.Tensor) -> torch.Tensor:

@@ -38,9 +38,7 @@ _TRAINED_ON = {"xrv-chex": ("Path", "AP/PA"), "xrv-mimic": ("subject_id", "study
 _NIH = r"000(?:[0-2]\d{4}|30[0-7]\d{2}|3080[0-5])_\d{3}\b|1\.2\.276\.0\.7230010\.3\.1\.4\.8323329\."  # or SIIM's
 
 
-def open_external(
-    folder: str | Path, csv_path: str | Path = "", weights: str = ""
-) -> tuple[pd.DataFrame, dict[str, Path], str]:
+def open_external(folder: str | Path, csv_path: str | Path = "", weights: str = "") -> tuple[pd.DataFrame, dict, str]:
     """Entries, images (name -> path) and a sentence on what was read and left out, of another hospital's folder.
 
     csv_path: "" for the table in the folder (`TABLES`). Entries: those of `read_external` whose file lies below the
@@ -81,8 +79,7 @@ def read_external(csv_path: str | Path, weights: str = "") -> tuple[pd.DataFrame
     Raises InputError for a table of NIH's images, or of those that `weights` (such as "xrv-chex") were trained on, one
     without an image column or any finding, and other values.
     """
-    csv_path = Path(csv_path)
-    table = _joined(csv_path, read_csv(csv_path).rename(columns=str.strip))
+    table = _joined(Path(csv_path), read_csv(csv_path).rename(columns=str.strip))
     known = known_columns(table, COLUMNS)
     _refuse(csv_path, table, known, weights)
     if "Frontal/Lateral" in table:  # CheXpert
@@ -94,20 +91,18 @@ def read_external(csv_path: str | Path, weights: str = "") -> tuple[pd.DataFrame
     if not labels.notna().any(axis=None):
         raise InputError(f"{csv_path} gives no label of the fourteen findings (it has {some(table.columns, 12)}); "
                          f"expected columns such as {some(FINDINGS[:2])}, with 1, 0 or empty")  # fmt: skip
-    entries, said = known[[name for name in ("image", "patient", "view") if name in known]].join(labels), []
+    entries = known[[name for name in ("image", "patient", "view") if name in known]].join(labels)
     if "reader" in known:
         yes, no = ((labels == value).groupby(known["image"]).mean() > 0.5 for value in (1, 0))
         entries = yes.astype(np.float32).where(yes | no).reset_index()
     patient = entries.get("patient", pd.Series("", entries.index)).fillna("")
     entries["patient"] = patient.where(patient != "", entries["image"])
-    if (patient == "").any():
-        said.append(f"{(patient == '').sum():,} rows name no patient and count as a patient each")
     silent = entries[list(FINDINGS)].isna().all(axis=1)
     frontal = entries["view"].str.upper().isin(FRONTAL) if "view" in entries else pd.Series(True, entries.index)
-    for what, rows in (("other than frontal views", ~frontal), ("no known label", frontal & silent)):
-        said += [f"{rows.sum():,} rows of {what} left out"] if rows.any() else []
-    entries = entries[frontal & ~silent].reset_index(drop=True)
-    return entries, "; ".join(said)
+    counted = {"name no patient and count as a patient each": patient == ""}
+    counted |= {"of other than frontal views left out": ~frontal, "of no known label left out": frontal & silent}
+    said = "; ".join(f"{rows.sum():,} rows {what}" for what, rows in counted.items() if rows.any())
+    return entries[frontal & ~silent].reset_index(drop=True), said
 
 
 def _joined(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
@@ -193,5 +188,4 @@ def _find(name: str, files: dict[str, Path | None]) -> Path | None:
 
 
 def _bare(name: str) -> str:
-    """A name without the suffix of an image."""
     return re.sub(r"\.(png|jpe?g|dcm|dicom)$", "", name, flags=re.IGNORECASE)

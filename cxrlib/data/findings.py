@@ -16,11 +16,10 @@ _CANONICAL = {name.lower().replace("_", " "): name for name in (*FINDINGS, NO_FI
 
 def canonical(name: str) -> str:
     """The name as FINDINGS spells it ("Infiltrate" is "Infiltration"), or "No Finding"; InputError for another."""
-    known = _CANONICAL.get(name.strip().lower().replace("_", " "))
-    if known is None:
-        hint = nearest(name, (*FINDINGS, NO_FINDING))
-        raise InputError(f"{name!r} is not one of the fourteen findings nor {NO_FINDING!r}{hint}")
-    return known
+    if known := _CANONICAL.get(name.strip().lower().replace("_", " ")):
+        return known
+    hint = nearest(name, (*FINDINGS, NO_FINDING))
+    raise InputError(f"{name!r} is not one of the fourteen findings nor {NO_FINDING!r}{hint}")
 
 
 def encode(labels: Iterable[str]) -> np.ndarray:

@@ -6,7 +6,7 @@ right. Images become square as NIH's own did: squeezed, neither padded nor cropp
 
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -69,26 +69,23 @@ def read_radiograph(path: str | Path | BinaryIO) -> Radiograph:
             return _dicom(file) if is_dicom(file.read(132)) else _picture(file)
     except FileNotFoundError:
         raise InputError(f"{name} does not exist; expected a radiograph") from None
-    except InputError as error:
-        raise type(error)(f"{name} cannot be decoded ({error}); expected a whole PNG, JPEG or DICOM file") from None
     except Exception as error:  # Pillow raises many types for a damaged file
         if getattr(error, "errno", None):  # an error of the disk or the network: the file may be intact
             raise InputError(f"{name} cannot be read ({error.strerror}); expected a radiograph") from None
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "it is neither PNG, JPEG nor DICOM, or its header is damaged" if unknown else error
-        raise BadImage(f"{name} cannot be decoded ({reason}); expected a whole PNG, JPEG or DICOM file") from None
+        kind = type(error) if isinstance(error, InputError) else BadImage
+        raise kind(f"{name} cannot be decoded ({reason}); expected a whole PNG, JPEG or DICOM file") from None
 
 
 def is_image(path: str | Path) -> bool:
     """Whether a file is an image by its suffix; one without a suffix by its first bytes."""
     if suffix := Path(path).suffix.lower():
         return suffix in SUFFIXES
-    try:
-        with open(path, "rb") as file:
-            start = file.read(132)
-    except OSError:
-        return False
-    return start.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or is_dicom(start)
+    with suppress(OSError), open(path, "rb") as file:
+        start = file.read(132)
+        return start.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or is_dicom(start)
+    return False
 
 
 def looks_inverted(grey: Image.Image | np.ndarray) -> bool:
@@ -97,8 +94,7 @@ def looks_inverted(grey: Image.Image | np.ndarray) -> bool:
     Of 3,068 NIH images 3 are found inverted (2 are), of 247 of JSRT none, of 103 of vqa-rad 1 (it is not); of their
     inversions 15, 2 and 1 are missed.
     """
-    cells = Image.fromarray(np.asarray(grey)).resize((8, 8), Image.Resampling.BOX)
-    cells = np.asarray(cells, dtype=np.float64)
+    cells = np.asarray(Image.fromarray(np.asarray(grey)).resize((8, 8), Image.Resampling.BOX), dtype=np.float64)
     cells = (cells - cells.mean()) / (cells.std() + 1e-9)
     chest = np.hstack([_CHEST, _CHEST[:, ::-1]])
     chest = (chest - chest.mean()) / chest.std()
@@ -111,8 +107,7 @@ def _picture(file: BinaryIO) -> Radiograph:
         _check_size(image.width, image.height)  # known before a pixel is unpacked
         image.load()
         if image.mode.startswith("I"):  # 16-bit PNG; convert("L") would clip it at 255
-            values = np.asarray(image).astype(np.uint32)
-            return Radiograph(Image.fromarray((values >> 8).astype(np.uint8)))
+            return Radiograph(Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)))
         if image.format == "JPEG":
             image = ImageOps.exif_transpose(image)
         return Radiograph(image.convert("L"), _colour(image))
@@ -149,10 +144,8 @@ def _no_quotation(reason: str) -> Iterator[None]:
     """Any error becomes a BadImage with this reason: pydicom's errors can quote the header."""
     try:
         yield
-    except InputError:
-        raise
-    except Exception:
-        raise BadImage(reason) from None
+    except Exception as error:
+        raise error if isinstance(error, InputError) else BadImage(reason) from None
 
 
 def _read(file: BinaryIO, **options):

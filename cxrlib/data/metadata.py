@@ -8,7 +8,6 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterable
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +21,11 @@ BOXES = "BBox_List_2017.csv"
 BOX_FRAME = 1024  # the boxes are drawn in the coordinates of the published 1024 x 1024 pixel images
 
 NIH_NAME = re.compile(r"(\d{8})_\d{3}\.png")  # the patient and the follow-up
+UNSAFE = r"[/\\\x00-\x1f\x7f]|^\.{0,2}$"  # a name that would leave its folder or control the terminal that prints it
 
 # our column -> its names in the 2017 release, the v2020 release and Kaggle's sample, but for case and punctuation
-COLUMNS = {
-    "image": ("Image Index",),
-    "labels": ("Finding Labels",),
-    "patient": ("Patient ID",),
+NEEDED = {"image": ("Image Index",), "labels": ("Finding Labels",), "patient": ("Patient ID",)}
+COLUMNS = NEEDED | {
     "follow_up": ("Follow-up #",),
     "age": ("Patient Age",),
     "sex": ("Patient Gender", "Patient Sex"),
@@ -41,7 +39,6 @@ COLUMNS = {
 _SPELLED = {"f": "F", "female": "F", "w": "F", "woman": "F", "m": "M", "male": "M", "man": "M"}
 _SPELLED |= {view + how: "PA" for view in ("pa", "posteroanterior") for how in ("", "erect")}
 _SPELLED |= {view + how: "AP" for view in ("ap", "anteroposterior") for how in ("", "erect", "supine", "portable")}
-NEEDED = ("image", "labels", "patient")
 BOX_COLUMNS = {"image": ("Image Index",), "finding": ("Finding Label",), "x": ("Bbox [x",)} | {s: (s,) for s in "ywh"}
 _A_CSV = "a CSV of the data set with commas, in UTF-8 (csv_path)"
 _AGE_IN_YEARS = {"Y": 1.0, "M": 1 / 12, "D": 1 / 365.25}  # Kaggle's sample writes 060Y, 007M, 012D
@@ -59,7 +56,7 @@ def read_entries(csv_path: str | Path) -> pd.DataFrame:
     if entries.empty:
         raise InputError(f"{csv_path} has a header and no row; expected one row per image")
     images, patients = entries["image"], entries["patient"]
-    if len(unsafe := images[is_unsafe(images)]):
+    if len(unsafe := images[images.str.contains(UNSAFE)]):
         raise InputError(f"{csv_path} names images {some(map(repr, unsafe))}; expected plain file names without a path")
     if len(repeated := images[images.duplicated()]):
         raise InputError(f"{csv_path} names {some(repeated)} more than once; expected one row per image")
@@ -81,10 +78,7 @@ def read_entries(csv_path: str | Path) -> pd.DataFrame:
 
 
 def read_boxes(csv_path: str | Path) -> pd.DataFrame:
-    """The boxes of ``BBox_List_2017.csv``: columns image, finding, x, y (upper left), w, h of 1024 pixels a side.
-
-    Raises InputError for a missing file, missing columns, an unknown finding or a box without size.
-    """
+    """Boxes as in BBox_List_2017.csv: image, finding, x, y (upper left), w, h of 1024 pixels; InputError otherwise."""
     boxes = _select(csv_path, BOX_COLUMNS, BOX_COLUMNS, "BBox_List_2017.csv")
     try:
         boxes["finding"] = [canonical(name) for name in boxes["finding"]]
@@ -117,12 +111,11 @@ def read_lists(*folders: str | Path) -> dict[str, set[str]] | None:
 def official_part(entries: pd.DataFrame, *folders: str | Path) -> pd.Series:
     """The official split, "train_val" or "test" for each entry, by the lists in one of the folders.
 
-    Where none has them, the 2,797 patients of the official test set, which come with the package, determine the split
-    of NIH's images (it is by patient). Raises InputError for an image that is in no list.
+    Without them, the package's own list of the 2,797 patients of NIH's test set decides. InputError for other images.
     """
     lists = read_lists(*folders)
     if lists is None:
-        patients = resources.files("cxrlib.data").joinpath("official_test_patients.txt").read_text().split()
+        patients = Path(__file__).with_name("official_test_patients.txt").read_text().split()
         nih = reference_entries()
         of_test = nih["patient"].isin(list(map(int, patients)))
         lists = {"train_val": nih["image"][~of_test], "test": nih["image"][of_test]}
@@ -138,8 +131,7 @@ def official_part(entries: pd.DataFrame, *folders: str | Path) -> pd.Series:
 def read_expert_labels(csv_path: str | Path) -> pd.DataFrame:
     """Radiologists' labels (Nabulsi et al. 2021, 14 findings; Majkowska et al. 2019, four): image, patient, findings.
 
-    These are 0 or 1 (uint8), and may be others than the fourteen ("Airspace opacity"). Raises InputError for a missing
-    file, missing columns, values besides YES and NO, or an image named twice.
+    These are 0 or 1 (uint8), and may be others than the fourteen ("Airspace opacity"). InputError for another table.
     """
     table = read_csv(csv_path).rename(columns={"Image ID": "Image Index"})
     known = table.isin(["YES", "NO"])
@@ -149,11 +141,10 @@ def read_expert_labels(csv_path: str | Path) -> pd.DataFrame:
         raise InputError(f"{csv_path} has {what}; expected an image, a Patient ID and YES / NO findings")
     if len(repeated := table["Image Index"][table["Image Index"].duplicated()]):
         raise InputError(f"{csv_path} names {some(repeated)} more than once; expected one row per image")
-    labels = pd.DataFrame({"image": table["Image Index"], "patient": _numbers_or_text(table["Patient ID"])})
-    by_name = {name.replace("_", " "): name for name in FINDINGS}
-    for name in yes_no:
-        labels[by_name.get(name, name)] = (table[name] == "YES").astype(np.uint8)
-    return labels
+    labels = (
+        (table[yes_no] == "YES").astype(np.uint8).rename(columns={name.replace("_", " "): name for name in FINDINGS})
+    )
+    return pd.DataFrame({"image": table["Image Index"], "patient": _numbers_or_text(table["Patient ID"])}).join(labels)
 
 
 def _reference_file(name: str) -> Path:
@@ -198,11 +189,6 @@ def nih_patient(images: pd.Series) -> pd.Series:
     return images.where(images.str.fullmatch(NIH_NAME)).str[:8]
 
 
-def is_unsafe(images: pd.Series) -> pd.Series:
-    """Which names would leave their folder or control the terminal that prints them."""
-    return images.str.contains(r"[/\\\x00-\x1f\x7f]") | images.isin(["", ".", ".."])
-
-
 def age_in_years(column: pd.Series) -> pd.Series:
     """Ages as in NIH's CSV (58, or 58.0) and Kaggle's sample (058Y, 007M, 012D), in years; NaN for anything else."""
     parts = column.str.upper().str.extract(r"^(?P<number>\d{1,9}(?:\.\d{1,9})?)(?P<unit>[YMD]?)$")
@@ -213,8 +199,8 @@ def read_csv(path: str | Path) -> pd.DataFrame:
     """All columns of a CSV as text, nothing guessed; empty, unnamed columns dropped. Raises InputError."""
     text = read_text(path)
     try:
-        with warnings.catch_warnings():  # for a first row that is too long, pandas drops values with only a warning
-            warnings.simplefilter("error", pd.errors.ParserWarning)
+        # for a first row that is too long, pandas drops values with only a warning
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
             table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, index_col=False)
     except (pd.errors.ParserWarning, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         too_long = isinstance(error, pd.errors.ParserWarning)

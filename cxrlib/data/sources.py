@@ -61,14 +61,13 @@ def find_table(folder: Path, *patterns: str) -> Path:
 
 def scan_images(root: Path) -> Iterator[os.DirEntry]:
     """Every image in a known layout of a root, each file once, in no order; two files may have the same name."""
-    folders = [folder for layout in LAYOUTS if layout != "." for folder in sorted(root.glob(layout))]
+    folders = [folder for layout in LAYOUTS if layout != "." for folder in sorted(root.glob(layout)) if folder.is_dir()]
     for folder in dict.fromkeys([*folders, root]):
-        if folder.is_dir():
-            try:
-                with os.scandir(folder) as entries:
-                    yield from (entry for entry in entries if entry.is_file() and is_image(entry.path))
-            except OSError as error:
-                raise InputError(f"{folder} cannot be read ({error.strerror}); expected a folder of images") from None
+        try:
+            with os.scandir(folder) as entries:
+                yield from (entry for entry in entries if entry.is_file() and is_image(entry.path))
+        except OSError as error:
+            raise InputError(f"{folder} cannot be read ({error.strerror}); expected a folder of images") from None
 
 
 def keep_found(entries: pd.DataFrame, images: dict[str, Path]) -> tuple[pd.DataFrame, str]:
@@ -115,10 +114,7 @@ def describe_layout(images: dict[str, Path], img_root: str | Path) -> dict[str, 
 
 
 def content_digest(files: Iterable[Path], listed: Iterable[Path] = ()) -> str:
-    """What files are, wherever they lie, in 16 hex digits. Raises InputError for one that is not there.
-
-    files: known by their content, in the order given. listed: by name, size and modification time (ns), in any order.
-    """
+    """16 hex digits of files (content, in order) and `listed` ones (name, size, time); InputError if one is missing."""
     digest = hashlib.blake2b(digest_size=8)
     try:
         for path in files:

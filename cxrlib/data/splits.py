@@ -1,6 +1,8 @@
-"""Splits into train, val and test by patient, by the official lists, or by image to show leakage; nested subsets."""
+"""Splits by patient, by the official lists, or by image to show leakage; nested subsets; a subset as a folder."""
 
 import hashlib
+import os
+import shutil
 from collections.abc import Iterable
 from itertools import permutations
 from pathlib import Path
@@ -9,20 +11,20 @@ import numpy as np
 import pandas as pd
 
 from cxrlib.core.errors import InputError, nearest, some
+from cxrlib.core.paths import write_csv, write_text, written_whole
+from cxrlib.core.progress import bar
+from cxrlib.data import metadata
 from cxrlib.data.findings import FINDINGS
-from cxrlib.data.metadata import NIH_NAME, nih_patient, official_part
+from cxrlib.data.sources import find_beside, find_images
 
 PARTS = ("train", "val", "test")
 KINDS = ("official", "patient", "image")
 FRACTIONS = (0.7, 0.1, 0.2)
+Parts = dict[str, list[str]]  # "train" and "val" -> image names
 
 
 def split(
-    entries: pd.DataFrame,
-    kind: str = "patient",
-    seed: int = 0,
-    fractions: tuple[float, float, float] = FRACTIONS,
-    lists_in: Iterable[str | Path] = (),
+    entries: pd.DataFrame, kind: str = "patient", seed: int = 0, fractions: tuple = FRACTIONS, lists_in: Iterable = ()
 ) -> pd.DataFrame:
     """The entries with a column part: "train", "val" or "test", each with its share of rare findings.
 
@@ -37,17 +39,14 @@ def split(
         raise InputError(f"fractions {fractions} cannot be used; expected three shares above 0 that add up to 1")
     part = pd.Series("", index=entries.index)
     if kind == "official":
-        part, fractions = official_part(entries, *lists_in).replace("train_val", ""), fractions[:2]
+        part, fractions = metadata.official_part(entries, *lists_in).replace("train_val", ""), fractions[:2]
     rest = part == ""
     part[rest] = _stratify(entries[rest], "image" if kind == "image" else "patient", np.array(fractions), seed)
     return _with_part(entries, part)
 
 
 def subset(entries: pd.DataFrame, part: str, size: int, seed: int = 0) -> pd.DataFrame:
-    """At most `size` images of one part, of complete patients (but for a first one with more than that); 0 means all.
-
-    A larger subset of one seed contains every smaller one.
-    """
+    """At most `size` images of a part (0: all), of whole patients unless the first has more; larger contain smaller."""
     chosen = entries[entries["part"] == part]
     if size == 0 or size >= len(chosen):
         return chosen
@@ -68,6 +67,47 @@ def subsets(entries: pd.DataFrame, train: int = 0, val: int = 0, test: int = 0, 
     return pd.concat([subset(entries, part, size, seed) for part, size in sizes.items()])
 
 
+def read_names(path: str | Path) -> list[str]:
+    """Image names from a text file, one per line. Raises InputError for a line that is not a name like NIH's."""
+    lines = [line.strip() for line in metadata.read_text(path, "a text file of image names, one per line").splitlines()]
+    names = [line for line in lines if line]
+    if wrong := [repr(name) for name in names if not metadata.NIH_NAME.fullmatch(name)]:
+        raise InputError(f"{path} contains {some(wrong, 3)}; expected names such as 00000013_005.png, one per line")
+    return names
+
+
+def gather(img_root: str | Path, names: list[str], out: str | Path, csv_path: str | Path = "") -> Path:
+    """Make `out` a data set of the named images (links or copies), CSV, lists, boxes; InputError if one is missing."""
+    images, csv_path, out = find_images(img_root), Path(csv_path or metadata.find_csv(img_root)), Path(out)
+    if out.resolve() == csv_path.resolve().parent:
+        raise InputError(f"{csv_path} lies in {out}, where the subset's would replace it; choose another folder")
+    if missing := [name for name in names if name not in images]:
+        raise InputError(f"{len(missing):,} of {len(names):,} images are not in {img_root} ({some(missing)}); it "
+                         "needs the whole download: cxr download data")  # fmt: skip
+    named = metadata.read_entries(csv_path)["image"]
+    if missing := sorted(set(names) - set(named)):
+        raise InputError(f"{csv_path} has no row for {len(missing):,} of the images ({some(missing)}); expected all")
+    tables = {csv_path.name.removesuffix(".gz").removesuffix(".zip"): metadata.read_csv(csv_path)[named.isin(names)]}
+    if boxes := find_beside(metadata.BOXES, csv_path.parent):
+        tables[metadata.BOXES] = metadata.read_csv(boxes)[metadata.read_boxes(boxes)["image"].isin(names)]
+    lists = metadata.read_lists(csv_path.parent) or {}
+
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    for name in bar(names, desc="gather", unit=" images"):
+        target = out / "images" / name
+        if not target.exists():
+            try:
+                os.link(images[name].resolve(), target)
+            except OSError:  # another disk, or one without links
+                with written_whole(target) as temporary:
+                    shutil.copyfile(images[name], temporary)
+    for name, table in tables.items():
+        write_csv(out / name, table, index=False)
+    for part, listed in lists.items():
+        write_text(out / f"{part}_list.txt", "".join(f"{name}\n" for name in sorted(listed.intersection(names))))
+    return out
+
+
 def leakage(entries: pd.DataFrame) -> pd.DataFrame:
     """Of val and test: images, patients, patients_in_train, images_leaked (of those patients), share_leaked (0-1)."""
     in_train = entries["patient"].isin(entries.loc[entries["part"] == "train", "patient"])
@@ -78,10 +118,8 @@ def leakage(entries: pd.DataFrame) -> pd.DataFrame:
     return table.assign(share_leaked=table["images_leaked"] / table["images"])
 
 
-def remembered(
-    entries: pd.DataFrame, kind: str, earlier: dict[str, list[str]] | None = None, source: str | Path = "the checkpoint"
-) -> dict[str, list[str]]:
-    """What a checkpoint has seen, {"train": image names, "val": image names}, with the parts of an `earlier` one.
+def remembered(entries: pd.DataFrame, kind: str, earlier: Parts | None = None, source: str = "the checkpoint") -> Parts:
+    """What a checkpoint has seen, with the parts of an `earlier` one.
 
     Raises InputError where this one (`source`) has trained on patients of val or test, or was chosen on those of test.
     """
@@ -98,7 +136,7 @@ def remembered(
     return {part: sorted(names) for part, names in parts.items()}
 
 
-def united(parts: dict[str, dict[str, list[str]]], kind: str) -> dict[str, list[str]]:
+def united(parts: dict[str, Parts], kind: str) -> Parts:
     """What several models of one split have seen together, from {model: `remembered`}.
 
     Raises InputError where one learned from a patient (by NIH's names) or image that is validation for another or,
@@ -107,7 +145,7 @@ def united(parts: dict[str, dict[str, list[str]]], kind: str) -> dict[str, list[
 
     def known(names: list[str]) -> set[str]:
         images = pd.Series(names, dtype=str)
-        return set(images if kind == "image" else nih_patient(images).fillna(images))
+        return set(images if kind == "image" else metadata.nih_patient(images).fillna(images))
 
     seen = {model: {part: known(names) for part, names in each.items()} for model, each in parts.items()}
     for (one, ours), (other, theirs) in permutations(seen.items(), 2):
@@ -123,16 +161,11 @@ def united(parts: dict[str, dict[str, list[str]]], kind: str) -> dict[str, list[
 
 def digest(*parts: pd.DataFrame) -> str:
     """16 hex digits of the images, patients and labels of some entries; the order of the rows does not matter."""
-    summed = hashlib.sha256()
-    for entries in parts:
-        rows = entries[["image", "patient", *FINDINGS]].sort_values("image")
-        summed.update(rows.to_csv(index=False).encode() + b"\n\n")
-    return summed.hexdigest()[:16]
+    tables = (entries[["image", "patient", *FINDINGS]].sort_values("image").to_csv(index=False) for entries in parts)
+    return hashlib.sha256("".join(f"{table}\n\n" for table in tables).encode()).hexdigest()[:16]
 
 
-def restore(
-    entries: pd.DataFrame, parts: dict[str, list[str]], kind: str, lists_in: Iterable[str | Path] = ()
-) -> pd.DataFrame:
+def restore(entries: pd.DataFrame, parts: Parts, kind: str, lists_in: Iterable = ()) -> pd.DataFrame:
     """The entries with the `parts` that a checkpoint remembers, so that nothing it was trained on is evaluated.
 
     Other images of their patients, also by NIH's file names, go to the same part (not for kind "image"). All others
@@ -142,21 +175,21 @@ def restore(
     part = _seen(entries, parts, kind)
     new = part == ""
     if kind == "official":
-        part[new] = official_part(entries[new], *lists_in).replace("train_val", "")
+        part[new] = metadata.official_part(entries[new], *lists_in).replace("train_val", "")
     elif not new.all():
-        others_are_nih = all(map(NIH_NAME.fullmatch, parts["train"] + parts["val"]))
-        part[new & (nih_patient(entries["image"]).notna() | (not others_are_nih))] = "test"
+        others_are_nih = all(map(metadata.NIH_NAME.fullmatch, parts["train"] + parts["val"]))
+        part[new & (metadata.nih_patient(entries["image"]).notna() | (not others_are_nih))] = "test"
     return _with_part(entries, part)
 
 
-def _seen(entries: pd.DataFrame, parts: dict[str, list[str]], kind: str) -> pd.Series:
+def _seen(entries: pd.DataFrame, parts: Parts, kind: str) -> pd.Series:
     """The part, "train" or "val", of which a checkpoint has seen the image or (by patient) its patient; else ""."""
     image, patient = entries["image"], entries["patient"]
     part = pd.Series("", index=entries.index)
     if kind != "image":
         for name in ("val", "train"):  # train last, so that a patient in both is not evaluated
-            numbers = nih_patient(pd.Series(parts[name], dtype=str)).dropna()
-            part[patient.isin(patient[image.isin(parts[name])]) | nih_patient(image).isin(numbers)] = name
+            numbers = metadata.nih_patient(pd.Series(parts[name], dtype=str)).dropna()
+            part[patient.isin(patient[image.isin(parts[name])]) | metadata.nih_patient(image).isin(numbers)] = name
     for name in ("val", "train"):
         part[image.isin(parts[name])] = name
     return part
@@ -174,8 +207,7 @@ def _stratify(entries: pd.DataFrame, by: str, fractions: np.ndarray, seed: int) 
     names = np.array(PARTS[: len(fractions)])
     codes, patients = pd.factorize(entries[by], sort=True)
     counts = np.zeros((len(patients), len(FINDINGS) + 1))  # images of each finding in a group; last column: images
-    np.add.at(counts[:, :-1], codes, entries[list(FINDINGS)].to_numpy(float) == 1)
-    counts[:, -1] = np.bincount(codes, minlength=len(patients))
+    np.add.at(counts, codes, np.column_stack([entries[list(FINDINGS)].to_numpy(float) == 1, np.ones(len(entries))]))
     wanted = np.outer(fractions / fractions.sum(), counts.sum(axis=0))
 
     rarity = np.argsort(counts[:, :-1].sum(axis=0), kind="stable")
@@ -185,10 +217,9 @@ def _stratify(entries: pd.DataFrame, by: str, fractions: np.ndarray, seed: int) 
     assigned = np.empty(len(patients), dtype=int)
     for finding in [*rarity, len(FINDINGS)]:
         for group in order[rarest[order] == finding]:
-            odds = wanted[:, finding].clip(min=0)  # the greatest need would leave val and test patients of one image
-            if odds.sum() == 0:  # no part needs more, after a group larger than its share
-                odds = fractions
-            part = min(np.searchsorted(odds.cumsum(), rng.random() * odds.sum(), side="right"), len(names) - 1)
+            need = wanted[:, finding].clip(min=0)  # the greatest need would leave val and test patients of one image
+            odds = need if need.any() else fractions  # no part needs more, after a group larger than its share
+            part = np.searchsorted(odds[:-1].cumsum(), rng.random() * odds.sum(), side="right")
             assigned[group] = part
             wanted[part] -= counts[group]
     return names[assigned[codes]].astype(object)

@@ -12,9 +12,9 @@ from cxrlib.course.runs import RunFolder
 from cxrlib.data.cache import ImageCache, build_cache
 from cxrlib.data.doctor.check import check_dataset
 from cxrlib.data.external import open_external
-from cxrlib.data.gather import gather as gather_images, read_names
 from cxrlib.data.metadata import read_csv
 from cxrlib.data.sources import download as download_dataset
+from cxrlib.data.splits import gather as gather_images, read_names
 from cxrlib.phantom.generate import make_phantoms
 
 

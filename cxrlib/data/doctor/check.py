@@ -1,7 +1,4 @@
-"""What is wrong with a data set, counted and named, in one pass over CSV, lists, boxes and images.
-
-Each check has a level: it "stops" cxrlib, "changes" a result, or is "harmless" (handled and reported).
-"""
+"""What is wrong with a data set, counted and named: it "stops" cxrlib, "changes" a result, or is "harmless"."""
 
 import csv
 import hashlib
@@ -30,11 +27,10 @@ Header = namedtuple("Header", "size kind ends mark")
 
 
 class Report:
-    """The result of `check_dataset`.
+    """The result of `check_dataset`: facts (plain values), names (check -> what it applies to, None where not done).
 
-    facts: plain values about the data set. names: check -> what it applies to, None where it was not done. table: one
-    row per check, most serious first: subject, level, count (missing: not done), examples, meaning, what to do; found:
-    those that found something. ok: whether none of them stops cxrlib or changes a result; verdict: that in one line.
+    table: one row per check, most serious first: subject, level, count (missing: not done), examples, meaning, to do;
+    found: those that found something. ok: whether none stops cxrlib or changes a result; verdict: that in one line.
     """
 
     def __init__(self, facts: dict, names: dict[str, list[str] | None]):
@@ -96,22 +92,13 @@ def check_dataset(img_root: str | Path, csv_path: str | Path = "", deep: bool = 
         files[entry.name].append(Path(entry.path))
     used = set(entries["image"]) if len(entries) else set(files)
     found["images"], image_facts = _check_images(files, used, deep, progress)
-    found["images"] |= {
-        "no image": [] if files else [str(root)],
-        "without image": sorted(used - set(files)),
-        "without row": sorted(set(files) - used),
-    }
+    found["images"] |= {"without image": sorted(used - set(files)), "without row": sorted(set(files) - used)}
+    found["images"]["no image"] = [] if files else [str(root)]
     subjects = CHECKS["subject"].items()
     names = {check: found[subject].get(check, []) if found.get(subject) else None for check, subject in subjects}
-    facts = {
-        "img_root": str(root),
-        "csv_path": str(path or ""),
-        "deep": deep,
-        "rows": len(entries),
-        "patients": int(entries["patient"].nunique()),
-        "images": len(files),
-        "folders": describe_layout({name: paths[0] for name, paths in files.items()}, root),
-    }
+    facts = {"img_root": str(root), "csv_path": str(path or ""), "deep": deep, "rows": len(entries)}
+    facts |= {"patients": int(entries["patient"].nunique()), "images": len(files)}
+    facts["folders"] = describe_layout({name: paths[0] for name, paths in files.items()}, root)
     return Report(facts | image_facts, names | ({"no CSV": [reason]} if reason else {}))
 
 
@@ -126,7 +113,7 @@ def _check_csv(path: Path) -> tuple[Found, pd.DataFrame]:
     if table.empty or found["column missing"]:
         return found, entries
     image, patient = entries["image"], entries["patient"]
-    found["unsafe name"] = [repr(name) for name in image[metadata.is_unsafe(image)]]
+    found["unsafe name"] = [repr(name) for name in image[image.str.contains(metadata.UNSAFE)]]
     found["image named twice"] = list(image[image.duplicated()].unique())
     found["no patient"] = list(image[patient == ""])
     usable = entries["labels"].map({label: parse(label) is not None for label in entries["labels"].unique()})
@@ -258,10 +245,8 @@ def _check_images(files: dict[str, list[Path]], used: set[str], deep: bool, prog
     decode = [name for name in paths if deep or name not in known or not known[name].ends]
     digests = _check_pixels({name: paths[name] for name in decode}, found, progress and deep)
     marks = digests if deep else {name: header.mark for name, header in known.items()}
-    first = {}
-    for name, mark in marks.items():
-        if first.setdefault(mark, name) != name:
-            found["same picture twice"].append(f"{name} = {first[mark]}")
+    first = {mark: name for name, mark in reversed(marks.items())}
+    found["same picture twice"] = [f"{name} = {first[mark]}" for name, mark in marks.items() if first[mark] != name]
     sizes, kinds = (Counter(getattr(header, what) for header in headers.values()) for what in ("size", "kind"))
     return found, {"sizes": dict(sizes.most_common()), "kinds": dict(kinds.most_common())}
 
