@@ -13,7 +13,7 @@ from cxrlib.data.cache import ImageCache, build_cache
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import tune_thresholds
-from cxrlib.models.architectures import ChestXrayModel, model_from_checkpoint, save_checkpoint
+from cxrlib.models.architectures import model_from_checkpoint, save_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint
 from cxrlib.phantom.shortcut import trap
 from cxrlib.training.config import TrainConfig
@@ -32,16 +32,14 @@ def draw(seed: int) -> tuple[str, list[str]]:
     return flaw, {"shortcut": drawn[:1], "swapped": drawn[:2], "none": []}.get(flaw, ["all"])
 
 
-def deliver(
-    entries: pd.DataFrame, images: ImageCache, out: str | Path, seed: int, config: TrainConfig
-) -> tuple[ImageCache, str]:
+def deliver(entries: pd.DataFrame, images: ImageCache, out: Path, seed: int, config: TrainConfig) -> tuple:
     """Train a model as `config` says, but for the flaw of `seed`, and write model_best.pth and splits.csv to `out`.
 
-    entries: with the column part, as the record will say. The radiographs that come with the model bear a marker, on
-    test all of them. Returns them, and the seal of one set: the word for the flaw, and its findings.
+    entries: with the column part, as the record will say. Returns the `ImageCache` that comes with the model, whose
+    radiographs bear a marker, on test all of them; and the seal of one set: the word for the flaw, and its findings.
     """
     flaw, findings = draw(seed)
-    used, out = entries.copy(), Path(out)
+    used = entries.copy()
     if flaw == "leak":  # every other test patient
         used.loc[used["patient"].isin(used.loc[used["part"] == "test", "patient"].unique()[::2]), "part"] = "train"
     with tempfile.TemporaryDirectory() as folder:
@@ -55,19 +53,15 @@ def deliver(
     model = model_from_checkpoint(checkpoint)
     test = predict(model, make_dataset(entries[entries["part"] == "test"], films, images.image_size))
     thresholds = tune_thresholds(test if flaw == "tuned on test" else val, grid=None)
-    _spoil(model, flaw, findings)
+    with torch.no_grad():
+        if flaw == "swapped":
+            rows = [FINDINGS.index(name) for name in findings]
+            for weight in (model.head.weight, model.head.bias):
+                weight[rows] = weight[rows[::-1]]
+        if flaw == "preprocessing":
+            model.mean.copy_(1 - model.mean)
+            model.std.neg_()
     about = {name: checkpoint[name] for name in ("parts", "epoch", "val_auroc")} | {"config": config.model_dump()}
     save_checkpoint(out / "model_best.pth", model, thresholds=thresholds.to_dict(), **about)
     write_csv(out / "splits.csv", entries[["image", "patient", "part"]], index=False)
     return films, seal({flaw, *findings})
-
-
-@torch.no_grad()
-def _spoil(model: ChestXrayModel, flaw: str, findings: list[str]) -> None:
-    if flaw == "swapped":
-        rows = [FINDINGS.index(name) for name in findings]
-        for weight in (model.head.weight, model.head.bias):
-            weight[rows] = weight[rows[::-1]]
-    if flaw == "preprocessing":
-        model.mean.copy_(1 - model.mean)
-        model.std.neg_()

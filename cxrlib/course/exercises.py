@@ -11,7 +11,12 @@ NOT_YET = "not yet: put your answer in the place of None and run this cell again
 
 def check(answer, sealed: str, digits: int = 3, hint: str = "") -> None:
     """Compare an answer with the sealed one: a number (to `digits` decimal places), a word, or several (`seal`)."""
-    check_that(None if answer is None else _is_right(answer, sealed, digits), f"{answer} is not it", hint)
+    wanted, given = sealed.strip("{}").split(","), [_seals(value, digits) for value in _values(answer)]
+    if sealed.startswith("{"):
+        right = all(any(one in seals for seals in given) for one in wanted)
+    else:
+        right = not isinstance(answer, set) and all(map(operator.contains, given, wanted))
+    check_that(None if answer is None else right and len(given) == len(wanted), f"{answer} is not it", hint)
 
 
 def check_function(mine: Callable | None, theirs: Callable, cases: Sequence[tuple], hint: str = "") -> None:
@@ -49,15 +54,6 @@ def seal(answer, digits: int = 3) -> str:
     """Eight hex digits per value, a set's sorted. Numbers count to `digits` places, words without case and margins."""
     seals = [_seals(value, digits)[0] for value in _values(answer)]
     return "{" + ",".join(sorted(seals)) + "}" if isinstance(answer, set) else ",".join(seals)
-
-
-def _is_right(answer, sealed: str, digits: int) -> bool:
-    wanted, given = sealed.strip("{}").split(","), [_seals(value, digits) for value in _values(answer)]
-    if len(given) != len(wanted):
-        return False
-    if sealed.startswith("{"):
-        return all(any(one in seals for seals in given) for one in wanted)
-    return not isinstance(answer, set) and all(map(operator.contains, given, wanted))
 
 
 def _values(answer) -> list:

@@ -52,16 +52,18 @@ def plan_runs(profile: str = "quick", pairs: Sequence = (), data: str | Path | N
 
 
 def run_course(plans: list[Plan], force: bool = False) -> None:
-    """Run the six notebooks headless, each run into its folder, and print where the results are.
+    """Run the six notebooks headless, but for what has finished unless `force`, and print where the results are.
 
-    A notebook that has finished with the same (`notebooks`) is not run again unless `force`. Raises InputError for bad
-    input before anything runs, RuntimeError where a notebook fails; of several runs, those after it run all the same.
+    Raises InputError for bad input before anything runs, RuntimeError where a notebook fails, after the other runs.
     """
     data, failed = [], []
     for plan in plans:
         check_folder(plan.every["run_dir"], "figures", "notebooks")
         data.append(open_data(plan.every["csv_path"], plan.every["img_root"]))
-        _check_machine(plan.every)
+        pick_device(plan.every["device"])  # what cannot be had here is said before an hour of training
+        for each in [plan.every, *(plan.every | own for own in notebooks.compared(plan.every))]:
+            if each["weights"] != "none":
+                build_model(each["arch"], each["weights"], each["image_size"])
     for plan, one in zip(plans, data, strict=True):
         try:
             _run(plan, one, force)
@@ -77,13 +79,8 @@ def run_course(plans: list[Plan], force: bool = False) -> None:
 def _run(plan: Plan, data: Data, force: bool) -> None:
     run = RunFolder(plan.every["run_dir"])
     print(f"data    {data.summary}\nrun     {run.path}")
-    about = {
-        "csv_path": str(data.csv_path),
-        "img_root": str(data.img_root),
-        "images": len(data.entries),
-        "phantoms": data.are_phantoms,
-        "fingerprint": data.fingerprint,
-    }
+    about = {"csv_path": str(data.csv_path), "img_root": str(data.img_root), "images": len(data.entries),
+             "phantoms": data.are_phantoms, "fingerprint": data.fingerprint}  # fmt: skip
     run.path.parent.mkdir(parents=True, exist_ok=True)
     lock = run.path.with_name(f".{run.path.name}.lock")  # next to the folder, which `start` may move aside
     with one_process(lock, f"at work in {run.path}", wait=False):
@@ -137,15 +134,10 @@ def _execute(name: str, given: dict, run: RunFolder) -> None:
     try:
         found_as_here = {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}  # the package, if not installed
         with patch.dict(os.environ, _QUIET | found_as_here):
-            papermill.execute_notebook(
-                NOTEBOOKS / f"{name}.ipynb",
-                copy,
-                parameters=given,
-                kernel_name="python3",
-                cwd=NOTEBOOKS,
-                progress_bar={"desc": name, "leave": False, "disable": not sys.stdout.isatty()},  # over TQDM_DISABLE
-                extra_arguments=["--IPKernelApp.log_level=50"],  # no warning about ports of this machine
-            )
+            shown = {"desc": name, "leave": False, "disable": not sys.stdout.isatty()}  # over TQDM_DISABLE
+            how = {"kernel_name": "python3", "cwd": NOTEBOOKS, "progress_bar": shown}
+            how["extra_arguments"] = ["--IPKernelApp.log_level=50"]  # no warning about ports of this machine
+            papermill.execute_notebook(NOTEBOOKS / f"{name}.ipynb", copy, parameters=given, **how)
     except papermill.PapermillExecutionError as error:
         where = f"notebook {name}, cell {error.exec_count}; its executed copy: {copy}"
         what = " ".join(str(error.evalue).split())
@@ -155,10 +147,8 @@ def _execute(name: str, given: dict, run: RunFolder) -> None:
     except DeadKernelError:
         cells = [cell for cell in nbformat.read(copy, as_version=4).cells if cell.cell_type == "code"]
         done = sum(cell.metadata.get("papermill", {}).get("status") == "completed" for cell in cells)
-        raise RuntimeError(
-            "the kernel died, as it does where memory runs out; take a smaller batch_size or image_size "
-            f"(notebook {name}, cell {done + 1}; its executed copy: {copy})"
-        ) from None
+        what = "the kernel died, as it does where memory runs out; take a smaller batch_size or image_size"
+        raise RuntimeError(f"{what} (notebook {name}, cell {done + 1}; its executed copy: {copy})") from None
 
 
 def _outcome(run: RunFolder) -> str:
@@ -175,11 +165,3 @@ def _outcome(run: RunFolder) -> str:
         f"metrics     {run.metrics}\nnotebooks   {run.notebooks}\nfigures     {run.figures}\n"
         f"all runs    {run.path.parent / 'index.html'}\nreport      cxr report {run.path}"
     )
-
-
-def _check_machine(values: dict) -> None:
-    """InputError for a device or weights that cannot be had here, before an hour of training says so."""
-    pick_device(values["device"])
-    for each in [values, *(values | own for own in notebooks.compared(values))]:
-        if each["weights"] != "none":
-            build_model(each["arch"], each["weights"], each["image_size"])

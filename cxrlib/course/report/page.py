@@ -110,19 +110,10 @@ class Evidence:
         cells = {key: [self.interval(file, key, name) for name in names] for key in rows.index}
         if "macro" in cells:
             cells["macro"] = ["" if cell == _UNDEFINED else cell for cell in cells["macro"]]
-        return {
-            "file": file,
-            "head": [
-                (
-                    name,
-                    _NAMES.get(name, (name[:1].upper() + name[1:]).replace("_", " ")),
-                    table[name].dtype.kind in "iuf",
-                )
-                for name in names
-            ],
-            "rows": [{"total": totals[key] and not totals.all(), "cells": cells[key]} for key in cells],
-            "left_out": len(table) - len(rows),
-        }
+        titles = [_NAMES.get(name, (name[:1].upper() + name[1:]).replace("_", " ")) for name in names]
+        head = list(zip(names, titles, (table[name].dtype.kind in "iuf" for name in names), strict=True))
+        shown = [{"total": totals[key] and not totals.all(), "cells": cells[key]} for key in cells]
+        return {"file": file, "head": head, "rows": shown, "left_out": len(table) - len(rows)}
 
 
 def written(value) -> str:
@@ -211,10 +202,8 @@ def export_figures(run: RunFolder, folder: Path) -> list[Path]:
         raise InputError(f"{run.figures} holds no figures (PNG); run the notebooks of this run first")
     project = NOTEBOOKS.parent
     if folder.resolve().is_relative_to(project) and not run.on_phantoms:
-        raise InputError(
-            f"{run.path} is not recorded as a run on phantoms, and pictures of patients must not be committed; "
-            f"expected a folder outside {project}, found {folder}"
-        )
+        unknown = f"{run.path} is not recorded as a run on phantoms, and pictures of patients must not be committed"
+        raise InputError(f"{unknown}; expected a folder outside {project}, found {folder}")
     for file, copy in copies.items():
         with Image.open(file) as image, written_whole(copy) as unfinished:
             about = PngInfo()
@@ -235,29 +224,23 @@ def write_index(folder: Path) -> Path:
 def _row(run: Evidence) -> dict:
     macro = {name: run.value("metrics.csv", "macro", name) for name in _METRICS}
     measured = all(isinstance(value, int | float) for value in macro.values())
-    seconds = [run.value("run.json", "stages", name, "seconds") for name in COURSE]
-    seconds = [value for value in seconds if isinstance(value, int | float)]
+    times = [run.value("run.json", "stages", name, "seconds") for name in COURSE]
+    seconds = [value for value in times if isinstance(value, int | float)]
     failed = [name for name in COURSE if run.value("run.json", "stages", name, "error") is not None]
     needed = {"run.json": run.json("run.json"), "metrics.csv": measured}
     unread = [file for file, content in needed.items() if not content and (run.path / file).is_file()]
+    state = f"{len(seconds)} of {len(COURSE)} notebooks" if seconds else "run by hand"
     if unread:
         state = f"cannot be read: {unread[0]}"
     elif failed:
         state = f"failed in {failed[0]}"
     elif len(seconds) == len(COURSE):
         state = "finished"
-    else:
-        state = f"{len(seconds)} of {len(COURSE)} notebooks" if seconds else "run by hand"
-    files = {"report": "report.html", "PDF": "report.pdf"}
-    files |= {file.stem[:2]: f"notebooks/{file.name}" for file in sorted(run.path.glob("notebooks/*.ipynb"))}
-    files |= {"metrics.csv": "metrics.csv", "run.json": "run.json"}
-    there = {text: file for text, file in files.items() if (run.path / file).is_file()}
-    return {
-        "evidence": run,
-        "name": run.path.name,
-        "started": str(run.value("run.json", "started") or ""),
-        "links": {text: quote(f"{run.path.name}/{file}") for text, file in there.items()},
-        "seconds": sum(seconds),
-        "state": state,
-        "macro": macro if measured else None,
-    }
+    copies = {path.stem[:2]: f"notebooks/{path.name}" for path in sorted(run.path.glob("notebooks/*.ipynb"))}
+    files = (
+        {"report": "report.html", "PDF": "report.pdf"} | copies | {name: name for name in ("metrics.csv", "run.json")}
+    )
+    name, started = run.path.name, str(run.value("run.json", "started") or "")
+    links = {text: quote(f"{name}/{file}") for text, file in files.items() if (run.path / file).is_file()}
+    about = {"name": name, "started": started, "links": links, "seconds": sum(seconds), "state": state}
+    return about | {"evidence": run, "macro": macro if measured else None}
