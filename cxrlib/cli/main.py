@@ -31,10 +31,8 @@ _POSITIONAL = {
 }
 _FLAGS = {"as_json": "json", "report": "json", "dry_run": "dry-run"}  # where it is not the name of the parameter
 _SEVERAL = {"weights": "MODEL", "images": "IMAGE"}  # lists that are given as a shell gives files, separated by spaces
-_SWITCHES = {
-    "augment": ("--no_augment", 0.0, "the same as --augment 0"),
-    "label_noise": ("--no_label_noise", False, "mined labels without errors"),
-}
+_SWITCHES = {"augment": ("--no_augment", 0.0, "the same as --augment 0"),
+             "label_noise": ("--no_label_noise", False, "mined labels without errors")}  # fmt: skip
 
 
 class _Parser(argparse.ArgumentParser):

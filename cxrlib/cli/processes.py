@@ -1,15 +1,10 @@
-"""Several processes, which accelerate starts and connects: how many there are, and whether this is the first."""
+"""Several processes, which accelerate starts and connects: whether this is the first, and starting those it did not."""
 
 import os
 import re
 import sys
 
 import psutil
-
-
-def count() -> int:
-    """How many processes share this command's work; 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def is_first() -> bool:

@@ -70,10 +70,9 @@ def read_profile(profile: str | Path) -> dict:
 
 
 def check_parameters(values: dict) -> dict:
-    """Check all parameters before anything runs; returns them in their declared types (`CourseConfig`).
+    """Parameters in their declared types (`CourseConfig`); InputError for a name that no notebook has.
 
-    Raises InputError for a name that no notebook has, and for values that a training, a comparison or the tuning of
-    thresholds would refuse.
+    Also for values that a training, a comparison or the tuning of thresholds would refuse, before anything runs.
     """
     known = defaults()
     values = _typed(values, known)

@@ -1,5 +1,6 @@
 """cxr eval (also at another hospital), gradcam, ensemble and export: what is done with trained models."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,10 +50,9 @@ def held_out(options, ensemble: Ensemble, data: Data, needed=("val", "test")) ->
     for part in needed:
         if parts[part].empty:
             name = "validation" if part == "val" else part
-            raise InputError(
-                f"{options.csv_path or options.img_root} holds no image of the {name} part of {ensemble.name} (split "
-                f"{config['split']}, seed {config['seed']}); give the data set that it was trained from"
-            )
+            where = f"{options.csv_path or options.img_root} holds no image of the {name} part of {ensemble.name}"
+            kind = f"split {config['split']}, seed {config['seed']}"
+            raise InputError(f"{where} ({kind}); give the data set that it was trained from")
     return parts["val"], parts["test"]
 
 
@@ -81,22 +81,16 @@ def _caches(options: HeldOutOptions, models: list[ChestXrayModel], images: dict[
 def _predicted(options: HeldOutOptions, ensemble: Ensemble, images: dict[str, Path], *parts: pd.DataFrame):
     """The models on their device, their caches, and for each part what each predicts: all of it, in each process."""
     together = None
-    if processes.count() > 1:
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         from accelerate import Accelerator  # before the models: it gives each process a GPU of its own
 
         together = Accelerator(cpu=options.device == "cpu", mixed_precision="no")
     device = pick_device(options.device)
     models = [model_from_checkpoint(checkpoint).to(device) for checkpoint in ensemble.members.values()]
     caches = _caches(options, models, images, pd.concat(parts)["image"])
-    how = {"num_workers": options.num_workers, "progress": processes.is_first()}
-    scores = [
-        [
-            predict(model, make_dataset(entries, cache, cache.image_size), options.batch_size, together, **how)
-            for model, cache in zip(models, caches, strict=True)
-        ]
-        for entries in parts
-    ]
-    return models, caches, scores
+    sets = [[make_dataset(entries, cache, cache.image_size) for cache in caches] for entries in parts]
+    how = (options.batch_size, together, options.num_workers, processes.is_first())
+    return models, caches, [[predict(*pair, *how) for pair in zip(models, each, strict=True)] for each in sets]
 
 
 # ---- cxr eval --------------------------------------------------------------------------------------------------------

@@ -80,10 +80,8 @@ def compare(options: CompareOptions) -> None:
         figures["04_differences"] = plots.plot_differences(differences)
     if options.sizes:
         folders = {name: comparison.member_folder(out / "sizes", name, 0).parent for name in each}
-        curves = {
-            name: comparison.learning_curve(config, options.sizes, options.seeds, entries, images, test, folders[name])
-            for name, config in each.items()
-        }
+        how = (options.sizes, options.seeds, entries, images, test)
+        curves = {name: comparison.learning_curve(config, *how, folders[name]) for name, config in each.items()}
         tables["learning_curves"] = pd.concat(curves, names=["arch"])
         figures["04_learning_curves"] = plots.plot_learning_curves(curves)
     for name, content in tables.items():

@@ -237,9 +237,7 @@ def _row(run: Evidence) -> dict:
     elif len(seconds) == len(COURSE):
         state = "finished"
     copies = {path.stem[:2]: f"notebooks/{path.name}" for path in sorted(run.path.glob("notebooks/*.ipynb"))}
-    files = (
-        {"report": "report.html", "PDF": "report.pdf"} | copies | {name: name for name in ("metrics.csv", "run.json")}
-    )
+    files = {"report": "report.html", "PDF": "report.pdf"} | copies | {file: file for file in sorted(needed)}
     name, started = run.path.name, str(run.value("run.json", "started") or "")
     links = {text: quote(f"{name}/{file}") for text, file in files.items() if (run.path / file).is_file()}
     about = {"name": name, "started": started, "links": links, "seconds": sum(seconds), "state": state}
