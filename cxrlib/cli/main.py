@@ -22,13 +22,7 @@ _COMMANDS = {  # by the module of cli.commands that has a function of this name,
     "data": ("preprocess", "doctor", "download", "gather", "phantom"),
 }
 # what may also be given without a flag
-_POSITIONAL = {
-    "report": "run_dir",
-    "doctor": "img_root",
-    "download": "dataset",
-    "gather": "img_root",
-    "phantom": "root",
-}
+_UNFLAGGED = {"report": "run_dir", "doctor": "img_root", "download": "dataset", "gather": "img_root", "phantom": "root"}
 _FLAGS = {"as_json": "json", "report": "json", "dry_run": "dry-run"}  # where it is not the name of the parameter
 _SEVERAL = {"weights": "MODEL", "images": "IMAGE"}  # lists that are given as a shell gives files, separated by spaces
 _SWITCHES = {"augment": ("--no_augment", 0.0, "the same as --augment 0"),
@@ -86,7 +80,7 @@ def _parser() -> _Parser:
         kind = getattr(options, f"{name.capitalize()}Options")
         text = (kind.__doc__[0].lower() + kind.__doc__[1:]).removesuffix(".")
         sub = every.add_parser(name, help=text, description=text)
-        _add_flags(sub, kind, _POSITIONAL.get(name, ""))
+        _add_flags(sub, kind, _UNFLAGGED.get(name, ""))
         sub.set_defaults(module=module, options=kind)
     return parser
 

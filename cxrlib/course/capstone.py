@@ -13,13 +13,10 @@ from cxrlib.data.cache import ImageCache, build_cache
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import tune_thresholds
-from cxrlib.models.architectures import model_from_checkpoint, save_checkpoint
-from cxrlib.models.checkpoints import load_checkpoint
+from cxrlib.models import architectures, checkpoints
 from cxrlib.phantom.shortcut import trap
+from cxrlib.training import inference, inputs, loop
 from cxrlib.training.config import TrainConfig
-from cxrlib.training.inference import predict
-from cxrlib.training.inputs import make_dataset
-from cxrlib.training.loop import fit
 
 FLAWS = ("leak", "shortcut", "swapped", "preprocessing", "tuned on test", "pos_weight", "none")
 _PLAIN = ("Cardiomegaly", "Effusion", "Emphysema")  # findings that even a small model ranks well
@@ -47,11 +44,11 @@ def deliver(entries: pd.DataFrame, images: ImageCache, out: Path, seed: int, con
         films = build_cache(marked["marked" if flaw == "shortcut" else "clean"], images.image_size, cache_dir=out,
                             progress=False)  # fmt: skip
         how = {"loss": "bce_pos_weight"} if flaw == "pos_weight" else {}
-        fit(config.replace(**how), used, films, Path(folder), progress=False, familiarity=False)
-        checkpoint = load_checkpoint(Path(folder) / "model_best.pth")
+        loop.fit(config.replace(**how), used, films, Path(folder), progress=False, familiarity=False)
+        checkpoint = checkpoints.load_checkpoint(Path(folder) / "model_best.pth")
         val = Predictions.load(Path(folder) / "predictions_val.npz")
-    model = model_from_checkpoint(checkpoint)
-    test = predict(model, make_dataset(entries[entries["part"] == "test"], films, images.image_size))
+    model = architectures.model_from_checkpoint(checkpoint)
+    test = inference.predict(model, inputs.make_dataset(entries[entries["part"] == "test"], films, images.image_size))
     thresholds = tune_thresholds(test if flaw == "tuned on test" else val, grid=None)
     with torch.no_grad():
         if flaw == "swapped":
@@ -62,6 +59,6 @@ def deliver(entries: pd.DataFrame, images: ImageCache, out: Path, seed: int, con
             model.mean.copy_(1 - model.mean)
             model.std.neg_()
     about = {name: checkpoint[name] for name in ("parts", "epoch", "val_auroc")} | {"config": config.model_dump()}
-    save_checkpoint(out / "model_best.pth", model, thresholds=thresholds.to_dict(), **about)
+    architectures.save_checkpoint(out / "model_best.pth", model, thresholds=thresholds.to_dict(), **about)
     write_csv(out / "splits.csv", entries[["image", "patient", "part"]], index=False)
     return films, seal({flaw, *findings})

@@ -8,8 +8,7 @@ import pandas as pd
 
 from cxrlib.core.paths import PHANTOM, located
 from cxrlib.course.config import CourseConfig, with_paths
-from cxrlib.data.metadata import find_csv, read_boxes, read_entries
-from cxrlib.data.sources import content_digest, find_beside, find_images, keep_found
+from cxrlib.data import metadata, sources
 from cxrlib.evaluation.agreement import EXPERT_FILES
 from cxrlib.phantom.generate import make_phantoms
 
@@ -47,21 +46,21 @@ class Data:
         found = self._found("boxes")
         if not found:
             return None
-        boxes = read_boxes(found[0])
+        boxes = metadata.read_boxes(found[0])
         return boxes[boxes["image"].isin(self.entries["image"])].reset_index(drop=True)
 
     @cached_property
     def fingerprint(self) -> str:
         """Sixteen digits that change with the content of the CSV and with the images."""
-        return content_digest([self.csv_path], self.images.values())
+        return sources.content_digest([self.csv_path], self.images.values())
 
     @cached_property
     def beside(self) -> dict[str, str]:
         """The content of what may lie beside the radiographs, as {kind: sixteen digits}."""
-        return {kind: content_digest(self._found(kind)) for kind in BESIDE}
+        return {kind: sources.content_digest(self._found(kind)) for kind in BESIDE}
 
     def _found(self, kind: str) -> list[Path]:
-        paths = [find_beside(name, folder) for folder in self.folders for name in BESIDE[kind][0]]
+        paths = [sources.find_beside(name, folder) for folder in self.folders for name in BESIDE[kind][0]]
         return [path for path in paths if path]
 
 
@@ -81,7 +80,7 @@ def open_data(csv_path: str | Path = "", img_root: str | Path = PHANTOM) -> Data
     img_root = located(img_root)
     if img_root == PHANTOM and not (PHANTOM / "phantom.json").is_file():
         make_phantoms(PHANTOM)
-    csv_path = located(csv_path) if str(csv_path) else find_csv(img_root)
-    entries, images = read_entries(csv_path), find_images(img_root)
-    entries, summary = keep_found(entries, images)
+    csv_path = located(csv_path) if str(csv_path) else metadata.find_csv(img_root)
+    entries, images = metadata.read_entries(csv_path), sources.find_images(img_root)
+    entries, summary = sources.keep_found(entries, images)
     return Data(entries, images, csv_path, img_root, summary)

@@ -48,7 +48,6 @@ class ThresholdExplorer(w.VBox):
     def __repr__(self) -> str:
         return f"ThresholdExplorer({len(FINDINGS)} findings, {len(self.session.val):,} images)"
 
-    # ---- controls --------------------------------------------------------------------------------------------------
     def _on_change(self, control: w.Widget, action: Callable) -> None:
         """Call `action` with the new value when the user changes a control, not when `_update` sets it."""
         control.observe(lambda change: self._setting or action(change.new), "value")
@@ -85,8 +84,7 @@ class ThresholdExplorer(w.VBox):
     def _row(self, k: int) -> w.HBox:
         name = w.Button(description=pretty(FINDINGS[k]), tabbable=False, layout={"width": "142px"}, tooltip="Choose")
         name.on_click(lambda _: self._choose(k))
-        tip = f"Threshold of {pretty(FINDINGS[k])}"
-        slider = self._slider(SCALE, partial(self._move, k), tip, width="112px")
+        slider = self._slider(SCALE, partial(self._move, k), f"Threshold of {pretty(FINDINGS[k])}", width="112px")
         row = w.HBox([name, slider, w.HTML()], layout={"height": "27px", "overflow": "hidden"})
         row.add_class("cxr-row")
         return row
@@ -108,7 +106,6 @@ class ThresholdExplorer(w.VBox):
         lines = [w.HBox(line, layout={"align_items": "center"}) for line in lines]
         return w.VBox([*lines, self._figures, self._numbers], layout={"flex": "1 1 640px"})
 
-    # ---- actions of the user ---------------------------------------------------------------------------------------
     def _move(self, k: int, value: float) -> None:
         self.session.choose(k, value)
         self._choose(k)
@@ -119,7 +116,6 @@ class ThresholdExplorer(w.VBox):
         self._update()
 
     def _set(self, values: np.ndarray, value: float) -> None:
-        """Set the cost or prevalence of the chosen finding."""
         values[self.chosen] = value
         self._update()
 
@@ -147,9 +143,7 @@ class ThresholdExplorer(w.VBox):
             message = Markup("<b>Not saved:</b> {}").format(error)
         self._update(message + ". ")
 
-    # ---- display ---------------------------------------------------------------------------------------------------
     def _update(self, message: str = "") -> None:
-        """Show the session in all controls and panels."""
         k, session, curve = self.chosen, self.session, self.session.curves[self.chosen]
         cost, prevalence, values = self._miss_costs[k], self._prevalences[k], session.values
         self._setting = True

@@ -54,8 +54,7 @@ def _reported(predictor: Predictor, files: list[Path], options, table, failed: l
         for case in shown:
             name = printable(case.path)
             plain = {"error": case.error} if case.error else {"warnings": case.warnings, "findings": case.rows}
-            line = json.dumps({"image": name, **plain}) if options.as_json else _line(case)
-            shown.write(line, file=sys.stdout)
+            shown.write(json.dumps({"image": name, **plain}) if options.as_json else _line(case), file=sys.stdout)
             if case.error:
                 failed.append(name)
             else:

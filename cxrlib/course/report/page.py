@@ -5,8 +5,6 @@ Every number of a report is an element that names its file, row and column, so t
 the values there are unique, else by its number (`#3`, counted from 1).
 """
 
-import math
-import numbers
 import os
 import shutil
 import subprocess
@@ -60,19 +58,15 @@ class Evidence:
 
     def value(self, file: str, *keys: str):
         """A cell (row, column) of a CSV file, or the value under nested keys of a JSON file; None if missing."""
-        if file.endswith(".csv"):
-            row, column = keys
-            found = self.table(file).get(column, {}).get(row)
-            return found.item() if hasattr(found, "item") else found
-        found = self.json(file)
-        for key in keys:
-            found = found.get(key) if isinstance(found, dict) else None
-        return found
+        found, path = (self.table(file), keys[::-1]) if file.endswith(".csv") else (self.json(file), keys)
+        for key in path:
+            found = found.get(key) if hasattr(found, "get") else None
+        return found.item() if hasattr(found, "item") else found
 
     def show(self, file: str, *keys: str, exact: bool = False) -> Markup:
         """The element that shows a value; the word "undefined" for one that is missing or not a number."""
         value = self.value(file, *keys)
-        if value is None or (isinstance(value, float) and math.isnan(value)):
+        if value is None or value != value:  # NaN
             return _UNDEFINED
         text = str(value) if exact and isinstance(value, float) else written(value)
         return _ELEMENT.format(value, f"{file}#{'/'.join(keys)}", text)
@@ -122,7 +116,7 @@ def written(value) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none given"
-    if not isinstance(value, numbers.Real):
+    if not isinstance(value, int | float):
         return str(value).replace("_", " ") if str(value).istitle() else str(value)
     if isinstance(value, int):
         return f"{value:,}"
