@@ -116,26 +116,20 @@ def _run(given: argparse.Namespace) -> int:
             module = importlib.import_module(f"cxrlib.cli.commands.{given.module}")
             return getattr(module, "evaluate" if name == "eval" else name)(read) or 0
     except Exception as error:
-        code, message = _foreseen(name, error)
+        code, message = 2, str(error)
+        if "DataLoader worker" in message:  # torch's words; with a traceback, unless the worker is gone
+            last = str(error.args[0]).strip().splitlines()[-1]
+            how = f"failed ({last})" if "Traceback" in message else "was ended from outside, often for want of memory"
+            message = f"a process that read ahead {how}; use fewer num_workers"
+        elif isinstance(error, RuntimeError) and name in ("run", "report"):
+            code = 1
+        elif isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):
+            # of writers that are not ours: papermill, matplotlib; of the file system
+            message = printable(f"{message}; make room, or choose another folder")
+        elif not isinstance(error, InputError):
+            raise
     except KeyboardInterrupt:
         print(file=sys.stderr)  # after ^C
         code, message = 130, "interrupted"
     print(f"cxr {name}: {message}", file=sys.stderr)
     return code
-
-
-def _foreseen(name: str, error: Exception) -> tuple[int, str]:
-    """Exit code and sentence for what went wrong in the input or on the machine; any other error is raised again."""
-    said = str(error)
-    if "DataLoader worker" in said:  # torch's words; with a traceback, unless the worker is gone
-        last = str(error.args[0]).strip().splitlines()[-1]
-        how = f"failed ({last})" if "Traceback" in said else "was ended from outside, often for want of memory"
-        return 2, f"a process that read ahead {how}; use fewer num_workers"
-    if isinstance(error, InputError):
-        return 2, said
-    # of writers that are not ours: papermill, matplotlib; of the file system
-    if isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):
-        return 2, printable(f"{said}; make room, or choose another folder")
-    if isinstance(error, RuntimeError) and name in ("run", "report"):
-        return 1, said
-    raise error

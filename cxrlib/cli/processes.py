@@ -13,10 +13,7 @@ def is_first() -> bool:
 
 
 def start_missing() -> None:
-    """Become the launcher of the N CPU processes that `accelerate launch --num_processes N` should have started.
-
-    Without a GPU or MPI, accelerate silently starts one process (with --multi_gpu it starts several, on a CPU too).
-    """
+    """Start the N processes of `accelerate launch --num_processes N`, which starts one where it finds no GPU or MPI."""
     try:
         words = " ".join(psutil.Process().parent().cmdline())
     except (psutil.Error, AttributeError):

@@ -69,10 +69,7 @@ def read_profile(profile: str | Path) -> dict:
 
 
 def check_parameters(values: dict) -> dict:
-    """Parameters in their declared types (`CourseConfig`); InputError for a name that no notebook has.
-
-    Also for values that a training, a comparison or the tuning of thresholds would refuse, before anything runs.
-    """
+    """Parameters in their declared types; InputError for an unknown name, and for values that a notebook refuses."""
     known = defaults()
     values = _typed(values, known)
     every = known | values

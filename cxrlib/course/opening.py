@@ -73,10 +73,7 @@ def check_parameters(notebook: dict) -> None:
 
 
 def open_data(csv_path: str | Path = "", img_root: str | Path = PHANTOM) -> Data:
-    """Read the CSV ("": the one in `img_root`), find the images, keep what belongs together and say what was left out.
-
-    The project's own data/phantom is drawn first where it is not there yet. Raises InputError for whatever is missing.
-    """
+    """Open a CSV ("": that in `img_root`) and its images; data/phantom is drawn if needed. InputError for what lacks."""
     img_root = located(img_root)
     if img_root == PHANTOM and not (PHANTOM / "phantom.json").is_file():
         make_phantoms(PHANTOM)

@@ -46,10 +46,7 @@ def plan_runs(profile: str = "quick", pairs: Sequence = (), data: str | Path | N
 
 
 def run_course(plans: list[Plan], force: bool = False) -> None:
-    """Run the six notebooks headless, but for what has finished unless `force`, and print where the results are.
-
-    Raises InputError for bad input before anything runs, RuntimeError where a notebook fails, after the other runs.
-    """
+    """Run what has not finished, or all; InputError before anything runs, RuntimeError for failures, after all runs."""
     data, failed = [], []
     for plan in plans:
         check_folder(plan.every["run_dir"], "figures", "notebooks")
@@ -152,10 +149,8 @@ def _outcome(run: RunFolder) -> str:
     seen = parts.loc[parts["part"] != "test", "patient"]
     leaked = parts.loc[parts["part"] == "test", "patient"].isin(seen).mean()
     patients = f"{leaked:.0%} of them of patients seen in training or tuning" if leaked else "all of unseen patients"
-    return (
-        f"\nmacro AUROC on test {macro['auroc']:.3f} "
-        f"(95 % interval {macro['auroc_low']:.3f} to {macro['auroc_high']:.3f}; "
-        f"over {defined} of {len(FINDINGS)} findings; {macro['n']:.0f} images, {patients})\n"
-        f"metrics     {run.metrics}\nnotebooks   {run.notebooks}\nfigures     {run.figures}\n"
-        f"all runs    {run.path.parent / 'index.html'}\nreport      cxr report {run.path}"
-    )
+    interval = f"95 % interval {macro['auroc_low']:.3f} to {macro['auroc_high']:.3f}"
+    counts = f"over {defined} of {len(FINDINGS)} findings; {macro['n']:.0f} images, {patients}"
+    files = f"metrics     {run.metrics}\nnotebooks   {run.notebooks}\nfigures     {run.figures}\n"
+    pages = f"all runs    {run.path.parent / 'index.html'}\nreport      cxr report {run.path}"
+    return f"\nmacro AUROC on test {macro['auroc']:.3f} ({interval}; {counts})\n{files}{pages}"

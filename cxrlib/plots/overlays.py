@@ -37,10 +37,7 @@ def overlay_figure(maps: Iterable, table: pd.DataFrame, images: Mapping, boxes=N
 
 
 def write_overlays(folder: Path, maps: Iterable, table: pd.DataFrame, images: Mapping, boxes=None) -> list[Path]:
-    """Write one PNG per row of `score_table`, as in `overlay_figure`, beside the bare radiograph; returns the paths.
-
-    Also contact_sheet.png, with up to 48 overlays, and the table as scores.csv. Those of an earlier run are removed.
-    """
+    """Write an `overlay_figure` per row, contact_sheet.png with up to 48, and scores.csv; earlier ones are removed."""
     paths, on_sheet = [folder / f"{Path(row.image).stem}_{row.finding}.png" for row in table.itertuples()], []
     for n, (path, heat) in enumerate(zip(paths, maps, strict=True)):
         on_sheet = [*on_sheet, heat][:_SHEET]

@@ -1,6 +1,7 @@
 """Counts, rates, cost and curves of one finding at any threshold, and a session of choosing thresholds; no widgets."""
 
-from dataclasses import dataclass, replace
+from collections import namedtuple
+from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
 
@@ -19,14 +20,8 @@ SHOWN = 12  # pictures of a gallery at most
 _ENDS = np.array([0, 1])
 
 
-@dataclass(frozen=True)
-class Counts:
+class Counts(namedtuple("Counts", ("tp", "fp", "fn", "tn"))):
     """A confusion matrix, or several as arrays: images with the finding (tp, fn) and without it (fp, tn)."""
-
-    tp: float | np.ndarray
-    fp: float | np.ndarray
-    fn: float | np.ndarray
-    tn: float | np.ndarray
 
     @cached_property
     def rates(self) -> dict[str, np.ndarray]:

@@ -149,8 +149,9 @@ class ThresholdExplorer(w.VBox):
         self._setting = True
         self._finding.value = k
         self._rows[k].add_class("cxr-chosen")
-        for row, value in zip(self._rows, values, strict=True):
+        for row, one, value, tuned in zip(self._rows, session.curves, values, session.tuned.values, strict=True):
             row.children[1].index = _nearest(SCALE, value)
+            row.children[2].value = _PANELS.list_metrics(value, one.counts(value), tuned)
         self._threshold.index = _nearest(SCALE, values[k])
         self._typed.value = round(min(values[k], 1), 4)
         self._ratio.index = _nearest(COSTS, cost)
@@ -161,8 +162,6 @@ class ThresholdExplorer(w.VBox):
         self._buttons["undo"].disabled = not session.past
         self._buttons["save"].disabled = self._save_to is None
         self._as_here.disabled = bool(prevalence == curve.prevalence)
-        for row, one, value, tuned in zip(self._rows, session.curves, values, session.tuned.values, strict=True):
-            row.children[2].value = _PANELS.list_metrics(value, one.counts(value), tuned)
         self._show_chosen(curve, cost, prevalence, message)
 
     def _show_chosen(self, curve, cost, prevalence, message) -> None:

@@ -68,7 +68,6 @@ def _operating_point(options, ensemble: Ensemble) -> tuple[tuple[Calibrator, ...
 
 
 def _caches(options: HeldOutOptions, models: list[ChestXrayModel], images: dict[str, Path], names) -> list[ImageCache]:
-    """For each model the cache with these images at its size."""
     sizes = dict.fromkeys(model.image_size for model in models)
     caches = {size: images_of(options, images, size, names, options.out) for size in sizes}
     return [caches[model.image_size] for model in models]

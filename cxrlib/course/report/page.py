@@ -187,10 +187,7 @@ def print_pdf(page: Path, target: Path) -> list[Path]:
 
 
 def export_figures(run: RunFolder, folder: Path) -> list[Path]:
-    """Copy the PNGs of a run's figures into `folder`, scaled from 300 to 110 dpi; returns the paths of the copies.
-
-    Raises InputError if there are none, or if they may show patients and `folder` lies in the project.
-    """
+    """Copy a run's PNGs, at 110 dpi, into `folder`; InputError without any, or for those of patients in the project."""
     copies = {file: folder / file.name for file in sorted(run.figures.glob("*.png"))}
     if not copies:
         raise InputError(f"{run.figures} holds no figures (PNG); run the notebooks of this run first")
