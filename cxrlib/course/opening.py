@@ -43,8 +43,7 @@ class Data:
     @property
     def boxes(self) -> pd.DataFrame | None:
         """The boxes of BBox_List_2017.csv on images that are there; None where the file is not."""
-        found = self._found("boxes")
-        if not found:
+        if not (found := self._found("boxes")):
             return None
         boxes = metadata.read_boxes(found[0])
         return boxes[boxes["image"].isin(self.entries["image"])].reset_index(drop=True)
@@ -73,7 +72,7 @@ def check_parameters(notebook: dict) -> None:
 
 
 def open_data(csv_path: str | Path = "", img_root: str | Path = PHANTOM) -> Data:
-    """Open a CSV ("": that in `img_root`) and its images; data/phantom is drawn if needed. InputError for what lacks."""
+    """Open a CSV ("": that in `img_root`) and its images; a missing data/phantom is drawn. InputError without them."""
     img_root = located(img_root)
     if img_root == PHANTOM and not (PHANTOM / "phantom.json").is_file():
         make_phantoms(PHANTOM)

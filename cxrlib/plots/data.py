@@ -20,9 +20,8 @@ def plot_label_counts(entries: pd.DataFrame) -> plt.Figure:
     """How many images have each finding, most frequent first, with their share."""
     counts = entries[list(FINDINGS)].sum().sort_values().rename(pretty)
     figure, axes = plt.subplots(figsize=(8, 5))
-    bars = axes.barh(counts.index, counts, color=BLUE)
     shares = [f"{count:,} ({count / len(entries):.1%})" for count in counts]
-    axes.bar_label(bars, shares, padding=4, fontsize=9, color="0.25")
+    axes.bar_label(axes.barh(counts.index, counts, color=BLUE), shares, padding=4, fontsize=9, color="0.25")
     axes.set(xlabel=f"images (of {len(entries):,})", title="A few findings are common, most are rare", xmargin=0.2)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     said = f"Bar chart, images of {len(entries):,} that bear each finding"

@@ -18,8 +18,7 @@ KEPT = 32  # (image, method, layer) whose maps are kept: 14 maps each
 class CamExplorer(HeatExplorer):
     """A radiograph under the heat map of one finding, with scores, labels and boxes.
 
-    model: a `ChestXrayModel`; images: name -> (h, w) uint8 at its size, such as an `ImageCache`; predictions: its
-    `Predictions`; thresholds: `Thresholds`; boxes: as of `read_boxes`, or None.
+    model: `ChestXrayModel`; images: {name: (h, w) uint8} at its size; its predictions; boxes: of `read_boxes`, or None.
     """
 
     def __init__(self, model, images, predictions, thresholds, boxes=None):

@@ -9,8 +9,7 @@ import numpy as np
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.bootstrap import Bootstrap
-from cxrlib.evaluation.metrics import at_or_above, check_calibration, threshold_metrics
+from cxrlib.evaluation import bootstrap, metrics
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import NEVER, Thresholds, tune_thresholds
 
@@ -26,7 +25,7 @@ class Counts(namedtuple("Counts", ("tp", "fp", "fn", "tn"))):
     @cached_property
     def rates(self) -> dict[str, np.ndarray]:
         """Sensitivity, specificity, ppv, npv and f1, as in a table of `evaluate`."""
-        return threshold_metrics(self.tn, self.fp, self.fn, self.tp)
+        return metrics.threshold_metrics(self.tn, self.fp, self.fn, self.tp)
 
     def per(self, patients: float, prevalence: float) -> "Counts":
         """The counts expected among `patients` at another prevalence, with the same sensitivity and specificity."""
@@ -131,9 +130,9 @@ class Session:
     def __init__(self, val: Predictions, tuned: Thresholds):
         if not len(val):
             raise InputError("there is no image to explore; expected predictions with at least one row")
-        check_calibration(val.calibration, tuned)
+        metrics.check_calibration(val.calibration, tuned)
         objective = "f1" if tuned.objective.startswith("by hand") else tuned.objective
-        self.exact = tune_thresholds(val, grid=None, objective=objective, resampling=Bootstrap(0))
+        self.exact = tune_thresholds(val, grid=None, objective=objective, resampling=bootstrap.Bootstrap(0))
         self.val, self.tuned, self.values, self.past = val, tuned, tuned.values, []
         self.curves = [Curve(val.scores[:, k], val.labels[:, k]) for k in range(len(FINDINGS))]
 
@@ -163,8 +162,8 @@ class Session:
     def changed(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Which images (n,) bool change side of finding k against the tuned threshold; the rows to show, in order."""
         scores, known = self.val.scores[:, k], self.val.known[:, k]
-        positive = at_or_above(scores, self.values[k])
-        changed = known & (positive != at_or_above(scores, self.tuned.values[k]))
+        positive = metrics.at_or_above(scores, self.values[k])
+        changed = known & (positive != metrics.at_or_above(scores, self.tuned.values[k]))
         nearest = np.argsort(np.abs(scores - self.values[k]), kind="stable")
         if changed.any():
             return changed, nearest[changed[nearest]][:SHOWN]

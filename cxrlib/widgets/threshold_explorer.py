@@ -25,9 +25,8 @@ _PANELS = macros("threshold.html")
 class ThresholdExplorer(w.VBox):
     """Set the threshold of each finding by hand, on the validation images, and save the choice.
 
-    val: `Predictions`, never of test; thresholds: `Thresholds` to start with; images: name -> (h, w) uint8, for the
-    gallery; save_to: the file that the button "save" writes, if there is one; checkpoint: of the model, in which it
-    stores them, too. `session.thresholds()` returns the current choice.
+    val: `Predictions`, never of test; thresholds: to start with; images: {name: (h, w) uint8}, to be shown; save_to and
+    checkpoint: the files that "save" writes and changes, or None. `session.thresholds()` returns the current choice.
     """
 
     def __init__(self, val, thresholds, images=None, save_to=None, checkpoint=None):

@@ -173,10 +173,9 @@ def print_pdf(page: Path, target: Path) -> list[Path]:
         print("no PDF: no browser of the Chromium family is installed or named by CXR_BROWSER; the HTML prints as well")
         return []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, written_whole(target) as unfinished:
-        command = [browser, "--headless", "--disable-gpu", "--no-pdf-header-footer"]
-        command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}"]
+        command = [browser, "--headless", "--disable-gpu", "--no-pdf-header-footer", f"--user-data-dir={profile}"]
         command += ["--no-sandbox"] if os.geteuid() == 0 else []  # root cannot have one
-        command += [f"--print-to-pdf={unfinished}", page.resolve().as_uri()]
+        command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--print-to-pdf={unfinished}", page.resolve().as_uri()]
         how = f"took more than {_PATIENCE} s"
         with suppress(subprocess.TimeoutExpired):
             code = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=False).returncode
