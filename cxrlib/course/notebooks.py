@@ -94,8 +94,7 @@ def compared(values: dict) -> list[dict]:
 def each_run(pairs: Iterable[tuple[str, str]]) -> dict[str, dict]:
     """What to run for repeated parameters: {suffix of the run's name: {parameter: value}}, every combination once.
 
-    [("arch", "resnet18"), ("arch", "vgg16"), ("lr", "3e-4")] is two runs, "-arch=resnet18" and "-arch=vgg16", both
-    with that lr. Raises InputError where two runs would have one folder, and for a repeated run_dir.
+    [("lr", "1e-3"), ("lr", "3e-4")]: "-lr=0.001", "-lr=0.0003". InputError for two runs in one folder, run_dir twice.
     """
     known, values = defaults(), {}
     for name, value in pairs:

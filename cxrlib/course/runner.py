@@ -34,10 +34,8 @@ def plan_runs(profile: str = "quick", pairs: Sequence = (), data: str | Path | N
     """Check a profile, what overrides it (`each_run`) and the data's folder. InputError; nothing is written."""
     plans = []
     for suffix, values in notebooks.each_run(pairs).items():
-        values = notebooks.read_profile(profile) | values
+        values = notebooks.read_profile(profile) | values | ({} if data is None else {"img_root": data})
         values["run_dir"] = f"{values.get('run_dir') or RUNS / Path(profile).stem}{suffix}"
-        if data is not None:
-            values["img_root"] = data
         # the notebooks run in another folder than this
         values = with_paths(notebooks.check_parameters(values), os.path.abspath)
         given = {name: {key: values[key] for key in notebook_parameters(name) if key in values} for name in COURSE}
@@ -111,8 +109,7 @@ def _one(run: RunFolder, name: str, title: str, given: dict, basis: dict) -> Non
     seconds = time.time() - began
     print(f"\r{title} {seconds:.0f} s" if sys.stdout.isatty() else f"{seconds:.0f} s")
     run.record(name, seconds=round(seconds, 1))
-    now = notebooks.stamps(run)
-    notebooks.remember(run, name, basis, sorted(file for file in now if now[file] != earlier.get(file)))
+    notebooks.remember(run, name, basis, sorted(dict(notebooks.stamps(run).items() - earlier.items())))
 
 
 def _execute(name: str, given: dict, run: RunFolder) -> None:

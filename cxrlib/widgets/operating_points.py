@@ -64,9 +64,15 @@ class Curve:
         return float(self.thresholds[np.flatnonzero(cost <= cost.min() * (1 + 1e-12) + 1e-15)[-1]])
 
     @cached_property
-    def bars(self) -> tuple[str, str]:
-        """The histogram as paths: bars of the images without the finding, upwards, and of those with it, downwards."""
-        return _bars(self._well, -1), _bars(self._ill, 1)
+    def bars(self) -> list[str]:
+        """The histogram as paths, each class to its own height: without the finding upwards, and with it downwards."""
+        paths = []
+        for scores, sign in ((self._well, -1), (self._ill, 1)):
+            counts, lefts = np.histogram(across(scores), bins=48, range=(8, 632))
+            heights = sign * 62 * counts / max(counts.max(), 1)
+            bars = zip(lefts, heights, strict=False)
+            paths.append("".join(f"M{left + 0.5:.1f} 88v{height:.1f}h12.0V88z" for left, height in bars if height))
+        return paths
 
     @cached_property
     def _lines(self) -> tuple[list, list]:
@@ -114,14 +120,6 @@ def _path(x: np.ndarray, y: np.ndarray) -> str:
 def across(score: float | np.ndarray) -> float | np.ndarray:
     """The pixel of a score in the histogram, whose axis is stretched near 0."""
     return 8 + 624 * np.clip(score, 0, 1) ** (1 / 3)
-
-
-def _bars(scores: np.ndarray, sign: int) -> str:
-    """The bars of a class, 13 pixels wide, to its own height: upwards (-1) or downwards (1)."""
-    counts, lefts = np.histogram(across(scores), bins=48, range=(8, 632))
-    heights = sign * 62 * counts / max(counts.max(), 1)
-    bars = zip(lefts, heights, strict=False)
-    return "".join(f"M{left + 0.5:.1f} 88v{height:.1f}h12.0V88z" for left, height in bars if height)
 
 
 class Session:

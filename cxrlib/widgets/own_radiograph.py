@@ -48,8 +48,7 @@ class OwnRadiograph(HeatExplorer):
         self.case = None  # until all is there, nothing is drawn, and nothing of an earlier image stays beside its error
         for part in (self._picture, self._notice, self._table):
             part.value = ""
-        name = file if isinstance(file, str | Path) else file.name
-        self._status.value = _SHOW.reading(printable(Path(name).name))
+        self._status.value = _SHOW.reading(printable(Path(getattr(file, "name", file)).name))
         case = next(self._predictor.predict([file], threads=1))
         self._finding.disabled = bool(case.error)
         if case.error:

@@ -72,8 +72,7 @@ def gather(options: GatherOptions) -> None:
     """Make a data set of its own out of a named subset."""
     check_folder(options.out)
     names = gathering.read_names(options.names)
-    made = gathering.gather(_root(options), names, options.out, options.csv_path)
-    print(f"{len(names):,} images in {made}")
+    print(f"{len(names):,} images in {gathering.gather(_root(options), names, options.out, options.csv_path)}")
 
 
 def phantom(options: PhantomOptions) -> None:

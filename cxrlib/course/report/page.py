@@ -1,8 +1,7 @@
 """The pages of runs: the report of one (HTML that opens offline, PDF), the index of all, and copies of its figures.
 
-Every number of a report is an element that names its file, row and column, so that a reader, or a test, can look it up:
-`<data value="0.8513506" data-source="metrics.csv#macro/auroc">0.851</data>`. A row is named by its first column where
-the values there are unique, else by its number (`#3`, counted from 1).
+Each number of a report names its file, row, column: `<data value="0.8513506" data-source="metrics.csv#macro/auroc">`.
+A row is named by its first column where the values there are unique, else by its number (`#3`, counted from 1).
 """
 
 import os
