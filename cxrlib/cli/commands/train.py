@@ -85,7 +85,6 @@ def compare(options: CompareOptions) -> None:
         style.save_figure(figure, name, out / "figures")
     for name, config in each.items():  # so that predict can tell whether an image is of the members' kind
         for seed in options.seeds:
-            weights = comparison.member_folder(out, name, seed) / "model_best.pth"
             own = inputs.datasets(config.replace(seed=seed), entries, images)
-            familiarity.remember_training([weights], *own, device)
+            familiarity.remember_training([comparison.member_folder(out, name, seed) / "model_best.pth"], *own, device)
     print("\n\n".join(content.round(3).to_string() for content in tables.values()) + f"\nwrote them to {out}")
