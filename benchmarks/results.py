@@ -17,7 +17,7 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import RESULTS, write_csv, write_json
-from cxrlib.data.splits import read_names
+from cxrlib.data.gather import read_names
 from cxrlib.evaluation.calibration import Calibrator, mean_calibrated
 from cxrlib.evaluation.differences import mean_against_members
 from cxrlib.evaluation.metrics import evaluate

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import results
 from cxrlib.core.paths import RESULTS
-from cxrlib.data.splits import read_names
+from cxrlib.data.gather import read_names
 from cxrlib.evaluation.calibration import Calibrator
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions

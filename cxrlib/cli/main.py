@@ -22,19 +22,11 @@ _COMMANDS = {  # by the module of cli.commands that has a function of this name,
     "data": ("preprocess", "doctor", "download", "gather", "phantom"),
 }
 # what may also be given without a flag
-_POSITIONAL = {
-    "report": "run_dir",
-    "doctor": "img_root",
-    "download": "dataset",
-    "gather": "img_root",
-    "phantom": "root",
-}
+_UNFLAGGED = {"report": "run_dir", "doctor": "img_root", "download": "dataset", "gather": "img_root", "phantom": "root"}
 _FLAGS = {"as_json": "json", "report": "json", "dry_run": "dry-run"}  # where it is not the name of the parameter
 _SEVERAL = {"weights": "MODEL", "images": "IMAGE"}  # lists that are given as a shell gives files, separated by spaces
-_SWITCHES = {
-    "augment": ("--no_augment", 0.0, "the same as --augment 0"),
-    "label_noise": ("--no_label_noise", False, "mined labels without errors"),
-}
+_SWITCHES = {"augment": ("--no_augment", 0.0, "the same as --augment 0"),
+             "label_noise": ("--no_label_noise", False, "mined labels without errors")}  # fmt: skip
 
 
 class _Parser(argparse.ArgumentParser):
@@ -88,7 +80,7 @@ def _parser() -> _Parser:
         kind = getattr(options, f"{name.capitalize()}Options")
         text = (kind.__doc__[0].lower() + kind.__doc__[1:]).removesuffix(".")
         sub = every.add_parser(name, help=text, description=text)
-        _add_flags(sub, kind, _POSITIONAL.get(name, ""))
+        _add_flags(sub, kind, _UNFLAGGED.get(name, ""))
         sub.set_defaults(module=module, options=kind)
     return parser
 
@@ -124,26 +116,20 @@ def _run(given: argparse.Namespace) -> int:
             module = importlib.import_module(f"cxrlib.cli.commands.{given.module}")
             return getattr(module, "evaluate" if name == "eval" else name)(read) or 0
     except Exception as error:
-        code, message = _foreseen(name, error)
+        code, message = 2, str(error)
+        if "DataLoader worker" in message:  # torch's words; with a traceback, unless the worker is gone
+            last = str(error.args[0]).strip().splitlines()[-1]
+            how = f"failed ({last})" if "Traceback" in message else "was ended from outside, often for want of memory"
+            message = f"a process that read ahead {how}; use fewer num_workers"
+        elif isinstance(error, RuntimeError) and name in ("run", "report"):
+            code = 1
+        elif isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):
+            # of writers that are not ours: papermill, matplotlib; of the file system
+            message = printable(f"{message}; make room, or choose another folder")
+        elif not isinstance(error, InputError):
+            raise
     except KeyboardInterrupt:
         print(file=sys.stderr)  # after ^C
         code, message = 130, "interrupted"
     print(f"cxr {name}: {message}", file=sys.stderr)
     return code
-
-
-def _foreseen(name: str, error: Exception) -> tuple[int, str]:
-    """Exit code and sentence for what went wrong in the input or on the machine; any other error is raised again."""
-    said = str(error)
-    if "DataLoader worker" in said:  # torch's words; with a traceback, unless the worker is gone
-        last = str(error.args[0]).strip().splitlines()[-1]
-        how = f"failed ({last})" if "Traceback" in said else "was ended from outside, often for want of memory"
-        return 2, f"a process that read ahead {how}; use fewer num_workers"
-    if isinstance(error, InputError):
-        return 2, said
-    # of writers that are not ours: papermill, matplotlib; of the file system
-    if isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):
-        return 2, printable(f"{said}; make room, or choose another folder")
-    if isinstance(error, RuntimeError) and name in ("run", "report"):
-        return 1, said
-    raise error

@@ -74,9 +74,8 @@ class EvalOptions(HeldOutOptions):
 class GradcamOptions(HeldOutOptions):
     """Overlays of heat maps on test images; with --boxes, a score against the radiologists' boxes."""
 
-    method: Literal[METHODS] = Field(
-        "gradcam", description="gradcam, gradcam++, layercam (finer), or activation as a control"
-    )
+    method: Literal[METHODS] = Field("gradcam", description="gradcam, gradcam++, layercam (finer), or activation as "
+                                     "a control")  # fmt: skip
     boxes: bool = Field(False, description="score the maps against the boxes, with controls")
     samples: int = Field(8, ge=1, description="number of overlays")
     thresholds: Place = Field("", description="thresholds.json, beside its calibration.json; default: the checkpoint's")

@@ -1,4 +1,4 @@
-"""Several processes, which accelerate starts and connects: how many there are, and whether this is the first."""
+"""Several processes, which accelerate starts and connects: whether this is the first, and starting those it did not."""
 
 import os
 import re
@@ -7,21 +7,13 @@ import sys
 import psutil
 
 
-def count() -> int:
-    """How many processes share this command's work; 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
 def is_first() -> bool:
     """Whether this process is the one that prints and writes for all."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
 def start_missing() -> None:
-    """Become the launcher of the N CPU processes that `accelerate launch --num_processes N` should have started.
-
-    Without a GPU or MPI, accelerate silently starts one process (with --multi_gpu it starts several, on a CPU too).
-    """
+    """Start the N processes of `accelerate launch --num_processes N`, which starts one where it finds no GPU or MPI."""
     try:
         words = " ".join(psutil.Process().parent().cmdline())
     except (psutil.Error, AttributeError):

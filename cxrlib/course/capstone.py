@@ -13,13 +13,10 @@ from cxrlib.data.cache import ImageCache, build_cache
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import tune_thresholds
-from cxrlib.models.architectures import ChestXrayModel, model_from_checkpoint, save_checkpoint
-from cxrlib.models.checkpoints import load_checkpoint
+from cxrlib.models import architectures, checkpoints
 from cxrlib.phantom.shortcut import trap
+from cxrlib.training import inference, inputs, loop
 from cxrlib.training.config import TrainConfig
-from cxrlib.training.inference import predict
-from cxrlib.training.inputs import make_dataset
-from cxrlib.training.loop import fit
 
 FLAWS = ("leak", "shortcut", "swapped", "preprocessing", "tuned on test", "pos_weight", "none")
 _PLAIN = ("Cardiomegaly", "Effusion", "Emphysema")  # findings that even a small model ranks well
@@ -32,16 +29,14 @@ def draw(seed: int) -> tuple[str, list[str]]:
     return flaw, {"shortcut": drawn[:1], "swapped": drawn[:2], "none": []}.get(flaw, ["all"])
 
 
-def deliver(
-    entries: pd.DataFrame, images: ImageCache, out: str | Path, seed: int, config: TrainConfig
-) -> tuple[ImageCache, str]:
+def deliver(entries: pd.DataFrame, images: ImageCache, out: Path, seed: int, config: TrainConfig) -> tuple:
     """Train a model as `config` says, but for the flaw of `seed`, and write model_best.pth and splits.csv to `out`.
 
-    entries: with the column part, as the record will say. The radiographs that come with the model bear a marker, on
-    test all of them. Returns them, and the seal of one set: the word for the flaw, and its findings.
+    entries: with the column part, as the record will say. Returns the `ImageCache` that comes with the model, whose
+    radiographs bear a marker, on test all of them; and the seal of one set: the word for the flaw, and its findings.
     """
     flaw, findings = draw(seed)
-    used, out = entries.copy(), Path(out)
+    used = entries.copy()
     if flaw == "leak":  # every other test patient
         used.loc[used["patient"].isin(used.loc[used["part"] == "test", "patient"].unique()[::2]), "part"] = "train"
     with tempfile.TemporaryDirectory() as folder:
@@ -49,25 +44,21 @@ def deliver(
         films = build_cache(marked["marked" if flaw == "shortcut" else "clean"], images.image_size, cache_dir=out,
                             progress=False)  # fmt: skip
         how = {"loss": "bce_pos_weight"} if flaw == "pos_weight" else {}
-        fit(config.replace(**how), used, films, Path(folder), progress=False, familiarity=False)
-        checkpoint = load_checkpoint(Path(folder) / "model_best.pth")
+        loop.fit(config.replace(**how), used, films, Path(folder), progress=False, familiarity=False)
+        checkpoint = checkpoints.load_checkpoint(Path(folder) / "model_best.pth")
         val = Predictions.load(Path(folder) / "predictions_val.npz")
-    model = model_from_checkpoint(checkpoint)
-    test = predict(model, make_dataset(entries[entries["part"] == "test"], films, images.image_size))
+    model = architectures.model_from_checkpoint(checkpoint)
+    test = inference.predict(model, inputs.make_dataset(entries[entries["part"] == "test"], films, images.image_size))
     thresholds = tune_thresholds(test if flaw == "tuned on test" else val, grid=None)
-    _spoil(model, flaw, findings)
+    with torch.no_grad():
+        if flaw == "swapped":
+            rows = [FINDINGS.index(name) for name in findings]
+            for weight in (model.head.weight, model.head.bias):
+                weight[rows] = weight[rows[::-1]]
+        if flaw == "preprocessing":
+            model.mean.copy_(1 - model.mean)
+            model.std.neg_()
     about = {name: checkpoint[name] for name in ("parts", "epoch", "val_auroc")} | {"config": config.model_dump()}
-    save_checkpoint(out / "model_best.pth", model, thresholds=thresholds.to_dict(), **about)
+    architectures.save_checkpoint(out / "model_best.pth", model, thresholds=thresholds.to_dict(), **about)
     write_csv(out / "splits.csv", entries[["image", "patient", "part"]], index=False)
     return films, seal({flaw, *findings})
-
-
-@torch.no_grad()
-def _spoil(model: ChestXrayModel, flaw: str, findings: list[str]) -> None:
-    if flaw == "swapped":
-        rows = [FINDINGS.index(name) for name in findings]
-        for weight in (model.head.weight, model.head.bias):
-            weight[rows] = weight[rows[::-1]]
-    if flaw == "preprocessing":
-        model.mean.copy_(1 - model.mean)
-        model.std.neg_()

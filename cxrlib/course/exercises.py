@@ -11,7 +11,12 @@ NOT_YET = "not yet: put your answer in the place of None and run this cell again
 
 def check(answer, sealed: str, digits: int = 3, hint: str = "") -> None:
     """Compare an answer with the sealed one: a number (to `digits` decimal places), a word, or several (`seal`)."""
-    check_that(None if answer is None else _is_right(answer, sealed, digits), f"{answer} is not it", hint)
+    wanted, given = sealed.strip("{}").split(","), _seals(answer, digits)
+    if sealed.startswith("{"):
+        right = all(any(one in seals for seals in given) for one in wanted)
+    else:
+        right = not isinstance(answer, set) and all(map(operator.contains, given, wanted))
+    check_that(None if answer is None else right and len(given) == len(wanted), f"{answer} is not it", hint)
 
 
 def check_function(mine: Callable | None, theirs: Callable, cases: Sequence[tuple], hint: str = "") -> None:
@@ -47,29 +52,18 @@ def check_that(truth: bool | None, *hints: str) -> None:
 
 def seal(answer, digits: int = 3) -> str:
     """Eight hex digits per value, a set's sorted. Numbers count to `digits` places, words without case and margins."""
-    seals = [_seals(value, digits)[0] for value in _values(answer)]
+    seals = [first for first, *_ in _seals(answer, digits)]
     return "{" + ",".join(sorted(seals)) + "}" if isinstance(answer, set) else ",".join(seals)
 
 
-def _is_right(answer, sealed: str, digits: int) -> bool:
-    wanted, given = sealed.strip("{}").split(","), [_seals(value, digits) for value in _values(answer)]
-    if len(given) != len(wanted):
-        return False
-    if sealed.startswith("{"):
-        return all(any(one in seals for seals in given) for one in wanted)
-    return not isinstance(answer, set) and all(map(operator.contains, given, wanted))
-
-
-def _values(answer) -> list:
-    several = not isinstance(answer, str) and getattr(answer, "ndim", hasattr(answer, "__iter__"))
-    return list(answer) if several else [answer]
-
-
-def _seals(value, digits: int) -> list[str]:
-    """The seal of a value, and those of its neighbours, one of which may be meant at an edge of rounding."""
-    try:
-        near = [float(value) + step * 10.0**-digits for step in (0, -0.501, 0.501)]
-        texts = [f"{round(number, digits) + 0:.{digits}f}" for number in near]  # + 0 makes -0.0 a 0.0
-    except (TypeError, ValueError, OverflowError):
-        texts = [str(value).strip().lower()]
-    return [hashlib.sha256(text.encode()).hexdigest()[:8] for text in texts]
+def _seals(answer, digits: int) -> list[list[str]]:
+    """Per value its seal, and those of its neighbours, one of which may be meant at an edge of rounding."""
+    several, seals = not isinstance(answer, str) and getattr(answer, "ndim", hasattr(answer, "__iter__")), []
+    for value in answer if several else [answer]:
+        try:
+            near = [float(value) + step * 10.0**-digits for step in (0, -0.501, 0.501)]
+            texts = [f"{round(number, digits) + 0:.{digits}f}" for number in near]  # + 0 makes -0.0 a 0.0
+        except (TypeError, ValueError, OverflowError):
+            texts = [str(value).strip().lower()]
+        seals.append([hashlib.sha256(text.encode()).hexdigest()[:8] for text in texts])
+    return seals

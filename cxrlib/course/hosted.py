@@ -10,13 +10,8 @@ from cxrlib.core.paths import ROOT, RUNS, SERVICES
 from cxrlib.data.metadata import find_csv
 
 # where Kaggle mounts a data set, now and earlier; where Colab has what was unpacked there, and the user's Drive
-_PLACES = (
-    "kaggle/input/datasets/organizations/*/*",
-    "kaggle/input/datasets/*/*",
-    "kaggle/input/*",
-    "content/drive/MyDrive/*",
-    "content/*",
-)
+_PLACES = ("kaggle/input/datasets/organizations/*/*", "kaggle/input/datasets/*/*", "kaggle/input/*",
+           "content/drive/MyDrive/*", "content/*")  # fmt: skip
 
 
 def welcome() -> None:

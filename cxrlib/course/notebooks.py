@@ -18,8 +18,7 @@ from cxrlib.course.config import CourseConfig
 from cxrlib.course.opening import BESIDE, Data
 from cxrlib.course.runs import RunFolder, versions
 from cxrlib.data.sources import content_digest
-from cxrlib.evaluation.objectives import parse_objective
-from cxrlib.evaluation.thresholds import grid_values
+from cxrlib.evaluation import objectives, thresholds
 from cxrlib.models.architectures import ARCHITECTURES
 from cxrlib.models.names import SUFFIXES
 from cxrlib.training.comparison import parse_budget
@@ -28,13 +27,8 @@ from cxrlib.training.config import TrainConfig
 COURSE = ("01_eda", "02_preprocess", "03_train_efficientnet", "04_compare_architectures", "05_thresholds", "06_gradcam")
 _PACKAGE = Path(cxrlib.__file__).parent
 _DOCTOR = "the doctor has other tables to look at"  # which changes what a notebook prints, but nothing that others read
-_CHANGED = {
-    "data": "other {}",
-    "notebook": "its {} changed",
-    "cxrlib": "cxrlib changed ({})",
-    "doctor": _DOCTOR,
-    "results": "{} changed since",
-}
+_CHANGED = {"data": "other {}", "notebook": "its {} changed", "cxrlib": "cxrlib changed ({})", "doctor": _DOCTOR,
+            "results": "{} changed since"}  # fmt: skip
 
 
 def code_cells(name: str) -> list[tuple[str, list[str]]]:
@@ -75,11 +69,7 @@ def read_profile(profile: str | Path) -> dict:
 
 
 def check_parameters(values: dict) -> dict:
-    """Check all parameters before anything runs; returns them in their declared types (`CourseConfig`).
-
-    Raises InputError for a name that no notebook has, and for values that a training, a comparison or the tuning of
-    thresholds would refuse.
-    """
+    """Parameters in their declared types; InputError for an unknown name, and for values that a notebook refuses."""
     known = defaults()
     values = _typed(values, known)
     every = known | values
@@ -89,8 +79,8 @@ def check_parameters(values: dict) -> dict:
         parse_budget(every["compare_budget"])
     except InputError as error:
         raise InputError(f"in the comparison (archs, compare_...): {error}") from None
-    grid_values(tuple(every[f"threshold_{end}"] for end in ("min", "max", "step")))
-    parse_objective(every["objective"])
+    thresholds.grid_values(tuple(every[f"threshold_{end}"] for end in ("min", "max", "step")))
+    objectives.parse_objective(every["objective"])
     return values
 
 
@@ -104,8 +94,7 @@ def compared(values: dict) -> list[dict]:
 def each_run(pairs: Iterable[tuple[str, str]]) -> dict[str, dict]:
     """What to run for repeated parameters: {suffix of the run's name: {parameter: value}}, every combination once.
 
-    [("arch", "resnet18"), ("arch", "vgg16"), ("lr", "3e-4")] is two runs, "-arch=resnet18" and "-arch=vgg16", both
-    with that lr. Raises InputError where two runs would have one folder, and for a repeated run_dir.
+    [("lr", "1e-3"), ("lr", "3e-4")]: "-lr=0.001", "-lr=0.0003". InputError for two runs in one folder, run_dir twice.
     """
     known, values = defaults(), {}
     for name, value in pairs:

@@ -8,8 +8,7 @@ import pandas as pd
 
 from cxrlib.core.paths import PHANTOM, located
 from cxrlib.course.config import CourseConfig, with_paths
-from cxrlib.data.metadata import find_csv, read_boxes, read_entries
-from cxrlib.data.sources import content_digest, find_beside, find_images, keep_found
+from cxrlib.data import metadata, sources
 from cxrlib.evaluation.agreement import EXPERT_FILES
 from cxrlib.phantom.generate import make_phantoms
 
@@ -44,24 +43,23 @@ class Data:
     @property
     def boxes(self) -> pd.DataFrame | None:
         """The boxes of BBox_List_2017.csv on images that are there; None where the file is not."""
-        found = self._found("boxes")
-        if not found:
+        if not (found := self._found("boxes")):
             return None
-        boxes = read_boxes(found[0])
+        boxes = metadata.read_boxes(found[0])
         return boxes[boxes["image"].isin(self.entries["image"])].reset_index(drop=True)
 
     @cached_property
     def fingerprint(self) -> str:
         """Sixteen digits that change with the content of the CSV and with the images."""
-        return content_digest([self.csv_path], self.images.values())
+        return sources.content_digest([self.csv_path], self.images.values())
 
     @cached_property
     def beside(self) -> dict[str, str]:
         """The content of what may lie beside the radiographs, as {kind: sixteen digits}."""
-        return {kind: content_digest(self._found(kind)) for kind in BESIDE}
+        return {kind: sources.content_digest(self._found(kind)) for kind in BESIDE}
 
     def _found(self, kind: str) -> list[Path]:
-        paths = [find_beside(name, folder) for folder in self.folders for name in BESIDE[kind][0]]
+        paths = [sources.find_beside(name, folder) for folder in self.folders for name in BESIDE[kind][0]]
         return [path for path in paths if path]
 
 
@@ -74,14 +72,11 @@ def check_parameters(notebook: dict) -> None:
 
 
 def open_data(csv_path: str | Path = "", img_root: str | Path = PHANTOM) -> Data:
-    """Read the CSV ("": the one in `img_root`), find the images, keep what belongs together and say what was left out.
-
-    The project's own data/phantom is drawn first where it is not there yet. Raises InputError for whatever is missing.
-    """
+    """Open a CSV ("": that in `img_root`) and its images; a missing data/phantom is drawn. InputError without them."""
     img_root = located(img_root)
     if img_root == PHANTOM and not (PHANTOM / "phantom.json").is_file():
         make_phantoms(PHANTOM)
-    csv_path = located(csv_path) if str(csv_path) else find_csv(img_root)
-    entries, images = read_entries(csv_path), find_images(img_root)
-    entries, summary = keep_found(entries, images)
+    csv_path = located(csv_path) if str(csv_path) else metadata.find_csv(img_root)
+    entries, images = metadata.read_entries(csv_path), sources.find_images(img_root)
+    entries, summary = sources.keep_found(entries, images)
     return Data(entries, images, csv_path, img_root, summary)

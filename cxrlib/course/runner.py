@@ -4,9 +4,9 @@ import logging
 import os
 import sys
 import time
+from collections import namedtuple
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 from unittest.mock import patch
 
 import nbformat
@@ -26,24 +26,16 @@ from cxrlib.training.device import pick_device
 
 # for the kernels: no bars in executed copies, no warning about frozen modules, and the kernel of this environment
 _QUIET = {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
-
-
-class Plan(NamedTuple):
-    """One run that has been checked."""
-
-    profile: str
-    given: dict[str, dict]  # {notebook: what differs from its defaults}
-    every: dict  # the parameters of all notebooks in one
+# one run that has been checked; given: {notebook: what differs from its defaults}; every: the parameters of all in one
+Plan = namedtuple("Plan", ("profile", "given", "every"))
 
 
 def plan_runs(profile: str = "quick", pairs: Sequence = (), data: str | Path | None = None) -> list[Plan]:
     """Check a profile, what overrides it (`each_run`) and the data's folder. InputError; nothing is written."""
     plans = []
     for suffix, values in notebooks.each_run(pairs).items():
-        values = notebooks.read_profile(profile) | values
+        values = notebooks.read_profile(profile) | values | ({} if data is None else {"img_root": data})
         values["run_dir"] = f"{values.get('run_dir') or RUNS / Path(profile).stem}{suffix}"
-        if data is not None:
-            values["img_root"] = data
         # the notebooks run in another folder than this
         values = with_paths(notebooks.check_parameters(values), os.path.abspath)
         given = {name: {key: values[key] for key in notebook_parameters(name) if key in values} for name in COURSE}
@@ -52,16 +44,15 @@ def plan_runs(profile: str = "quick", pairs: Sequence = (), data: str | Path | N
 
 
 def run_course(plans: list[Plan], force: bool = False) -> None:
-    """Run the six notebooks headless, each run into its folder, and print where the results are.
-
-    A notebook that has finished with the same (`notebooks`) is not run again unless `force`. Raises InputError for bad
-    input before anything runs, RuntimeError where a notebook fails; of several runs, those after it run all the same.
-    """
+    """Run what has not finished, or all; InputError before anything runs, RuntimeError for failures, after all runs."""
     data, failed = [], []
     for plan in plans:
         check_folder(plan.every["run_dir"], "figures", "notebooks")
         data.append(open_data(plan.every["csv_path"], plan.every["img_root"]))
-        _check_machine(plan.every)
+        pick_device(plan.every["device"])  # what cannot be had here is said before an hour of training
+        for each in [plan.every, *(plan.every | own for own in notebooks.compared(plan.every))]:
+            if each["weights"] != "none":
+                build_model(each["arch"], each["weights"], each["image_size"])
     for plan, one in zip(plans, data, strict=True):
         try:
             _run(plan, one, force)
@@ -77,13 +68,8 @@ def run_course(plans: list[Plan], force: bool = False) -> None:
 def _run(plan: Plan, data: Data, force: bool) -> None:
     run = RunFolder(plan.every["run_dir"])
     print(f"data    {data.summary}\nrun     {run.path}")
-    about = {
-        "csv_path": str(data.csv_path),
-        "img_root": str(data.img_root),
-        "images": len(data.entries),
-        "phantoms": data.are_phantoms,
-        "fingerprint": data.fingerprint,
-    }
+    about = {"csv_path": str(data.csv_path), "img_root": str(data.img_root), "images": len(data.entries),
+             "phantoms": data.are_phantoms, "fingerprint": data.fingerprint}  # fmt: skip
     run.path.parent.mkdir(parents=True, exist_ok=True)
     lock = run.path.with_name(f".{run.path.name}.lock")  # next to the folder, which `start` may move aside
     with one_process(lock, f"at work in {run.path}", wait=False):
@@ -123,8 +109,7 @@ def _one(run: RunFolder, name: str, title: str, given: dict, basis: dict) -> Non
     seconds = time.time() - began
     print(f"\r{title} {seconds:.0f} s" if sys.stdout.isatty() else f"{seconds:.0f} s")
     run.record(name, seconds=round(seconds, 1))
-    now = notebooks.stamps(run)
-    notebooks.remember(run, name, basis, sorted(file for file in now if now[file] != earlier.get(file)))
+    notebooks.remember(run, name, basis, sorted(dict(notebooks.stamps(run).items() - earlier.items())))
 
 
 def _execute(name: str, given: dict, run: RunFolder) -> None:
@@ -137,15 +122,10 @@ def _execute(name: str, given: dict, run: RunFolder) -> None:
     try:
         found_as_here = {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}  # the package, if not installed
         with patch.dict(os.environ, _QUIET | found_as_here):
-            papermill.execute_notebook(
-                NOTEBOOKS / f"{name}.ipynb",
-                copy,
-                parameters=given,
-                kernel_name="python3",
-                cwd=NOTEBOOKS,
-                progress_bar={"desc": name, "leave": False, "disable": not sys.stdout.isatty()},  # over TQDM_DISABLE
-                extra_arguments=["--IPKernelApp.log_level=50"],  # no warning about ports of this machine
-            )
+            shown = {"desc": name, "leave": False, "disable": not sys.stdout.isatty()}  # over TQDM_DISABLE
+            how = {"kernel_name": "python3", "cwd": NOTEBOOKS, "progress_bar": shown}
+            how["extra_arguments"] = ["--IPKernelApp.log_level=50"]  # no warning about ports of this machine
+            papermill.execute_notebook(NOTEBOOKS / f"{name}.ipynb", copy, parameters=given, **how)
     except papermill.PapermillExecutionError as error:
         where = f"notebook {name}, cell {error.exec_count}; its executed copy: {copy}"
         what = " ".join(str(error.evalue).split())
@@ -155,10 +135,8 @@ def _execute(name: str, given: dict, run: RunFolder) -> None:
     except DeadKernelError:
         cells = [cell for cell in nbformat.read(copy, as_version=4).cells if cell.cell_type == "code"]
         done = sum(cell.metadata.get("papermill", {}).get("status") == "completed" for cell in cells)
-        raise RuntimeError(
-            "the kernel died, as it does where memory runs out; take a smaller batch_size or image_size "
-            f"(notebook {name}, cell {done + 1}; its executed copy: {copy})"
-        ) from None
+        what = "the kernel died, as it does where memory runs out; take a smaller batch_size or image_size"
+        raise RuntimeError(f"{what} (notebook {name}, cell {done + 1}; its executed copy: {copy})") from None
 
 
 def _outcome(run: RunFolder) -> str:
@@ -168,18 +146,8 @@ def _outcome(run: RunFolder) -> str:
     seen = parts.loc[parts["part"] != "test", "patient"]
     leaked = parts.loc[parts["part"] == "test", "patient"].isin(seen).mean()
     patients = f"{leaked:.0%} of them of patients seen in training or tuning" if leaked else "all of unseen patients"
-    return (
-        f"\nmacro AUROC on test {macro['auroc']:.3f} "
-        f"(95 % interval {macro['auroc_low']:.3f} to {macro['auroc_high']:.3f}; "
-        f"over {defined} of {len(FINDINGS)} findings; {macro['n']:.0f} images, {patients})\n"
-        f"metrics     {run.metrics}\nnotebooks   {run.notebooks}\nfigures     {run.figures}\n"
-        f"all runs    {run.path.parent / 'index.html'}\nreport      cxr report {run.path}"
-    )
-
-
-def _check_machine(values: dict) -> None:
-    """InputError for a device or weights that cannot be had here, before an hour of training says so."""
-    pick_device(values["device"])
-    for each in [values, *(values | own for own in notebooks.compared(values))]:
-        if each["weights"] != "none":
-            build_model(each["arch"], each["weights"], each["image_size"])
+    interval = f"95 % interval {macro['auroc_low']:.3f} to {macro['auroc_high']:.3f}"
+    counts = f"over {defined} of {len(FINDINGS)} findings; {macro['n']:.0f} images, {patients}"
+    files = f"metrics     {run.metrics}\nnotebooks   {run.notebooks}\nfigures     {run.figures}\n"
+    pages = f"all runs    {run.path.parent / 'index.html'}\nreport      cxr report {run.path}"
+    return f"\nmacro AUROC on test {macro['auroc']:.3f} ({interval}; {counts})\n{files}{pages}"

@@ -1,8 +1,6 @@
-"""Splits by patient, by the official lists, or by image to show leakage; nested subsets; a subset as a folder."""
+"""Splits into train, val and test by patient, by the official lists, or by image to show leakage; nested subsets."""
 
 import hashlib
-import os
-import shutil
 from collections.abc import Iterable
 from itertools import permutations
 from pathlib import Path
@@ -11,11 +9,8 @@ import numpy as np
 import pandas as pd
 
 from cxrlib.core.errors import InputError, nearest, some
-from cxrlib.core.paths import write_csv, write_text, written_whole
-from cxrlib.core.progress import bar
-from cxrlib.data import metadata
 from cxrlib.data.findings import FINDINGS
-from cxrlib.data.sources import find_beside, find_images
+from cxrlib.data.metadata import NIH_NAME, nih_patient, official_part
 
 PARTS = ("train", "val", "test")
 KINDS = ("official", "patient", "image")
@@ -39,7 +34,7 @@ def split(
         raise InputError(f"fractions {fractions} cannot be used; expected three shares above 0 that add up to 1")
     part = pd.Series("", index=entries.index)
     if kind == "official":
-        part, fractions = metadata.official_part(entries, *lists_in).replace("train_val", ""), fractions[:2]
+        part, fractions = official_part(entries, *lists_in).replace("train_val", ""), fractions[:2]
     rest = part == ""
     part[rest] = _stratify(entries[rest], "image" if kind == "image" else "patient", np.array(fractions), seed)
     return _with_part(entries, part)
@@ -65,47 +60,6 @@ def subsets(entries: pd.DataFrame, train: int = 0, val: int = 0, test: int = 0, 
     if few := [f"{counts[part]:,} of the {n:,} {part} images" for part, n in sizes.items() if counts.get(part, n) < n]:
         print(f"the data set has only {' and '.join(few)} asked for; all of them are used")
     return pd.concat([subset(entries, part, size, seed) for part, size in sizes.items()])
-
-
-def read_names(path: str | Path) -> list[str]:
-    """Image names from a text file, one per line. Raises InputError for a line that is not a name like NIH's."""
-    lines = [line.strip() for line in metadata.read_text(path, "a text file of image names, one per line").splitlines()]
-    names = [line for line in lines if line]
-    if wrong := [repr(name) for name in names if not metadata.NIH_NAME.fullmatch(name)]:
-        raise InputError(f"{path} contains {some(wrong, 3)}; expected names such as 00000013_005.png, one per line")
-    return names
-
-
-def gather(img_root: str | Path, names: list[str], out: str | Path, csv_path: str | Path = "") -> Path:
-    """Make `out` a data set of the named images (links or copies), CSV, lists, boxes; InputError if one is missing."""
-    images, csv_path, out = find_images(img_root), Path(csv_path or metadata.find_csv(img_root)), Path(out)
-    if out.resolve() == csv_path.resolve().parent:
-        raise InputError(f"{csv_path} lies in {out}, where the subset's would replace it; choose another folder")
-    if missing := [name for name in names if name not in images]:
-        raise InputError(f"{len(missing):,} of {len(names):,} images are not in {img_root} ({some(missing)}); it "
-                         "needs the whole download: cxr download data")  # fmt: skip
-    named = metadata.read_entries(csv_path)["image"]
-    if missing := sorted(set(names) - set(named)):
-        raise InputError(f"{csv_path} has no row for {len(missing):,} of the images ({some(missing)}); expected all")
-    tables = {csv_path.name.removesuffix(".gz").removesuffix(".zip"): metadata.read_csv(csv_path)[named.isin(names)]}
-    if boxes := find_beside(metadata.BOXES, csv_path.parent):
-        tables[metadata.BOXES] = metadata.read_csv(boxes)[metadata.read_boxes(boxes)["image"].isin(names)]
-    lists = metadata.read_lists(csv_path.parent) or {}
-
-    (out / "images").mkdir(parents=True, exist_ok=True)
-    for name in bar(names, desc="gather", unit=" images"):
-        target = out / "images" / name
-        if not target.exists():
-            try:
-                os.link(images[name].resolve(), target)
-            except OSError:  # another disk, or one without links
-                with written_whole(target) as temporary:
-                    shutil.copyfile(images[name], temporary)
-    for name, table in tables.items():
-        write_csv(out / name, table, index=False)
-    for part, listed in lists.items():
-        write_text(out / f"{part}_list.txt", "".join(f"{name}\n" for name in sorted(listed.intersection(names))))
-    return out
 
 
 def leakage(entries: pd.DataFrame) -> pd.DataFrame:
@@ -145,7 +99,7 @@ def united(parts: dict[str, Parts], kind: str) -> Parts:
 
     def known(names: list[str]) -> set[str]:
         images = pd.Series(names, dtype=str)
-        return set(images if kind == "image" else metadata.nih_patient(images).fillna(images))
+        return set(images if kind == "image" else nih_patient(images).fillna(images))
 
     seen = {model: {part: known(names) for part, names in each.items()} for model, each in parts.items()}
     for (one, ours), (other, theirs) in permutations(seen.items(), 2):
@@ -175,10 +129,10 @@ def restore(entries: pd.DataFrame, parts: Parts, kind: str, lists_in: Iterable =
     part = _seen(entries, parts, kind)
     new = part == ""
     if kind == "official":
-        part[new] = metadata.official_part(entries[new], *lists_in).replace("train_val", "")
+        part[new] = official_part(entries[new], *lists_in).replace("train_val", "")
     elif not new.all():
-        others_are_nih = all(map(metadata.NIH_NAME.fullmatch, parts["train"] + parts["val"]))
-        part[new & (metadata.nih_patient(entries["image"]).notna() | (not others_are_nih))] = "test"
+        others_are_nih = all(map(NIH_NAME.fullmatch, parts["train"] + parts["val"]))
+        part[new & (nih_patient(entries["image"]).notna() | (not others_are_nih))] = "test"
     return _with_part(entries, part)
 
 
@@ -188,8 +142,8 @@ def _seen(entries: pd.DataFrame, parts: Parts, kind: str) -> pd.Series:
     part = pd.Series("", index=entries.index)
     if kind != "image":
         for name in ("val", "train"):  # train last, so that a patient in both is not evaluated
-            numbers = metadata.nih_patient(pd.Series(parts[name], dtype=str)).dropna()
-            part[patient.isin(patient[image.isin(parts[name])]) | metadata.nih_patient(image).isin(numbers)] = name
+            numbers = nih_patient(pd.Series(parts[name], dtype=str)).dropna()
+            part[patient.isin(patient[image.isin(parts[name])]) | nih_patient(image).isin(numbers)] = name
     for name in ("val", "train"):
         part[image.isin(parts[name])] = name
     return part

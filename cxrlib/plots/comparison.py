@@ -91,8 +91,7 @@ def _plot_rows(table: pd.DataFrame, names: pd.Series, unclear: str, title: str) 
 
 def plot_learning_curves(curves: dict[str, pd.DataFrame], styles=STYLES) -> plt.Figure:
     """Macro AUROC with its interval by the number of training images. curves: name -> `learning_curve`'s table."""
-    figure, axes = plt.subplots(figsize=(8, 4.2))
-    texts = []
+    (figure, axes), texts = plt.subplots(figsize=(8, 4.2)), []
     for place, ((name, curve), style) in enumerate(zip(curves.items(), styles, strict=False)):
         curve = curve.sort_values("images")
         aside = curve["images"] * 1.03 ** (place - (len(curves) - 1) / 2)  # so that no interval hides another

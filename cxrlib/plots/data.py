@@ -9,24 +9,19 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.plots.style import BLUE, GREY, ORANGE, STYLES, described, draw_intervals, listed, pretty
 
 _ANATOMY = (  # name, the place it points to and where it is written, as shares of the side
-    ("apex", (0.33, 0.17), (0.12, 0.07)),
-    ("right lung", (0.27, 0.42), (0.1, 0.36)),
-    ("left lung", (0.73, 0.36), (0.9, 0.3)),
-    ("hilum", (0.41, 0.45), (0.16, 0.55)),
-    ("heart", (0.58, 0.62), (0.88, 0.55)),
-    ("diaphragm", (0.33, 0.68), (0.42, 0.93)),
-    ("costophrenic\nangle", (0.14, 0.81), (0.14, 0.95)),
-    ("clavicle", (0.64, 0.18), (0.86, 0.08)),
-)
+    ("apex", (0.33, 0.17), (0.12, 0.07)), ("right lung", (0.27, 0.42), (0.1, 0.36)),
+    ("left lung", (0.73, 0.36), (0.9, 0.3)), ("hilum", (0.41, 0.45), (0.16, 0.55)),
+    ("heart", (0.58, 0.62), (0.88, 0.55)), ("diaphragm", (0.33, 0.68), (0.42, 0.93)),
+    ("costophrenic\nangle", (0.14, 0.81), (0.14, 0.95)), ("clavicle", (0.64, 0.18), (0.86, 0.08)),
+)  # fmt: skip
 
 
 def plot_label_counts(entries: pd.DataFrame) -> plt.Figure:
     """How many images have each finding, most frequent first, with their share."""
     counts = entries[list(FINDINGS)].sum().sort_values().rename(pretty)
     figure, axes = plt.subplots(figsize=(8, 5))
-    bars = axes.barh(counts.index, counts, color=BLUE)
     shares = [f"{count:,} ({count / len(entries):.1%})" for count in counts]
-    axes.bar_label(bars, shares, padding=4, fontsize=9, color="0.25")
+    axes.bar_label(axes.barh(counts.index, counts, color=BLUE), shares, padding=4, fontsize=9, color="0.25")
     axes.set(xlabel=f"images (of {len(entries):,})", title="A few findings are common, most are rare", xmargin=0.2)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     said = f"Bar chart, images of {len(entries):,} that bear each finding"

@@ -24,9 +24,8 @@ def overlay_figure(maps: Iterable, table: pd.DataFrame, images: Mapping, boxes=N
     for heat, row in zip(maps, table.itertuples(), strict=True):
         picture, own = images[row.image], []
         if boxes is not None:
-            drawn = boxes[(boxes["image"] == row.image) & (boxes["finding"] == row.finding)]
-            corners = drawn[["x", "y", "w", "h"]].to_numpy()
-            own = [(*box, "" if n else "box") for n, box in enumerate(corners)]  # labels of two may overlap
+            drawn = boxes[(boxes["image"] == row.image) & (boxes["finding"] == row.finding)][["x", "y", "w", "h"]]
+            own = [(*box, "" if n else "box") for n, box in enumerate(drawn.to_numpy())]  # labels of two may overlap
         labelled = "label unknown" if pd.isna(row.label) else "labelled" if row.label else "not labelled"
         limit = "no threshold tuned" if np.isnan(row.threshold) else f"threshold {number(row.threshold)}"
         title = f"{pretty(row.finding)}: {number(row.score)}, {labelled}\n{limit}"
@@ -37,10 +36,7 @@ def overlay_figure(maps: Iterable, table: pd.DataFrame, images: Mapping, boxes=N
 
 
 def write_overlays(folder: Path, maps: Iterable, table: pd.DataFrame, images: Mapping, boxes=None) -> list[Path]:
-    """Write one PNG per row of `score_table`, as in `overlay_figure`, beside the bare radiograph; returns the paths.
-
-    Also contact_sheet.png, with up to 48 overlays, and the table as scores.csv. Those of an earlier run are removed.
-    """
+    """Write an `overlay_figure` per row, contact_sheet.png with up to 48, and scores.csv; earlier ones are removed."""
     paths, on_sheet = [folder / f"{Path(row.image).stem}_{row.finding}.png" for row in table.itertuples()], []
     for n, (path, heat) in enumerate(zip(paths, maps, strict=True)):
         on_sheet = [*on_sheet, heat][:_SHEET]

@@ -9,9 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.cm import ScalarMappable
-from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
+from matplotlib import cm, patches, patheffects
 from PIL import Image
 
 from cxrlib.core.paths import written_whole
@@ -24,7 +22,7 @@ GREY = "0.45"
 STYLES = tuple(islice(zip(cycle(_PALETTE), cycle("oDs^vPX*")), 40))  # no two alike
 DPI, PRINT = 150, 300  # for pages, and for paper
 SHARPER = 1.5  # than it is shown: for dense screens
-_OUTLINE = withStroke(linewidth=2, foreground="black")  # readable over heat, too
+_OUTLINE = patheffects.withStroke(linewidth=2, foreground="black")  # readable over heat, too
 
 
 def described(figure: plt.Figure, text: str) -> plt.Figure:
@@ -37,8 +35,8 @@ def alt_text(figure: plt.Figure) -> str:
     """The text of `described`; of a figure without it, the titles and axis labels."""
     texts = [panel.get_title(loc) for panel in figure.axes for loc in ("left", "center", "right")]
     texts += [text for panel in figure.axes[:1] for text in (panel.get_xlabel(), panel.get_ylabel())]
-    told = "; ".join(dict.fromkeys(text.replace("\n", " ") for text in texts if text))
-    return figure.get_label() or told or "figure"
+    told = dict.fromkeys(text.replace("\n", " ") for text in texts if text)
+    return figure.get_label() or "; ".join(told) or "figure"
 
 
 def show(figure: plt.Figure, caption: str = "The figure in words") -> None:
@@ -48,11 +46,11 @@ def show(figure: plt.Figure, caption: str = "The figure in words") -> None:
     words, drawn, small = alt_text(figure), io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=SHARPER * figure.dpi, facecolor="white")
     kind = "jpeg" if any(panel.images for panel in figure.axes) else "png"
-    with Image.open(drawn) as image:
-        if kind == "jpeg":  # radiographs, which no palette makes small
-            image.convert("RGB").save(small, kind, quality=90, subsampling=0, optimize=True)
-        else:
-            image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, kind, optimize=True)
+    image = Image.open(drawn).convert("RGB")
+    if kind == "jpeg":  # radiographs, which no palette makes small
+        image.save(small, kind, quality=90, subsampling=0, optimize=True)
+    else:
+        image.quantize(256, dither=Image.Dither.NONE).save(small, kind, optimize=True)
     width, height = (round(inches * figure.dpi) for inches in figure.get_size_inches())
     plt.close(figure)
     about = {f"image/{kind}": {"width": width, "height": height, "alt": words}}
@@ -99,10 +97,10 @@ def plot_overlays(images, maps, titles: Sequence[str], boxes: Sequence = (), col
             colours = axes.imshow(heat, cmap="inferno", alpha=alpha, vmin=0, vmax=1, extent=extent)
         for *box, text in own:
             x, y, w, h = np.multiply(box, len(image) / BOX_FRAME)
-            axes.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, ec="#56b4e9", lw=2))
+            axes.add_patch(patches.Rectangle((x - 0.5, y - 0.5), w, h, fill=False, ec="#56b4e9", lw=2))
             axes.text(x, y - 2, text, color="#56b4e9", fontsize=8, va="bottom", path_effects=[_OUTLINE])
     if colours is not None:
-        bar = figure.colorbar(ScalarMappable(colours.norm, "inferno"), ax=all_axes, aspect=40, shrink=0.6, pad=0.02)
+        bar = figure.colorbar(cm.ScalarMappable(colours.norm, "inferno"), ax=all_axes, aspect=40, shrink=0.6, pad=0.02)
         bar.set_label("heat, relative to the highest of its map", fontsize=9)
     return figure
 

@@ -4,7 +4,6 @@ from functools import lru_cache, partial
 
 import ipywidgets as w
 import numpy as np
-import pandas as pd
 import torch
 
 from cxrlib.data.findings import FINDINGS
@@ -19,8 +18,7 @@ KEPT = 32  # (image, method, layer) whose maps are kept: 14 maps each
 class CamExplorer(HeatExplorer):
     """A radiograph under the heat map of one finding, with scores, labels and boxes.
 
-    model: a `ChestXrayModel`; images: name -> (h, w) uint8 at its size, such as an `ImageCache`; predictions: its
-    `Predictions`; thresholds: `Thresholds`; boxes: as of `read_boxes`, or None.
+    model: `ChestXrayModel`; images: {name: (h, w) uint8} at its size; its predictions; boxes: of `read_boxes`, or None.
     """
 
     def __init__(self, model, images, predictions, thresholds, boxes=None):
@@ -86,16 +84,11 @@ class CamExplorer(HeatExplorer):
         lacking = "" if heat.any() else " The map is empty: no region speaks for the finding."
         if self._box.value and not boxes:
             lacking += f" There is no box of {finding} on it."
-        columns = {
-            "finding": [pretty(name) for name in FINDINGS],
-            "score": self.predictions.scores[row],
-            "threshold": self._thresholds.texts,
-            "line": self._thresholds.values,
-            "positive": self._positive[row],
-            "label": pd.Series(self.predictions.labels[row]).map({0: "–", 1: "yes"}).fillna("unknown"),
-            "outcome": self._outcomes[row],
-        }
-        rows = pd.DataFrame(columns).to_dict("records")
+        labels = [{0: "–", 1: "yes"}.get(label, "unknown") for label in self.predictions.labels[row]]
+        thresholds = self._thresholds.texts, self._thresholds.values
+        columns = map(pretty, FINDINGS), self.predictions.scores[row].tolist(), *thresholds, self._positive[row], labels
+        names = ("finding", "score", "threshold", "line", "positive", "label", "outcome")
+        rows = [dict(zip(names, each, strict=True)) for each in zip(*columns, self._outcomes[row], strict=True)]
         self._status.value = self._macros.case_status(message, name, finding, rows[k], lacking)
         self._draw(name, self._images[name], heat, boxes)
         self._table.value = self._macros.case_table(rows, k)

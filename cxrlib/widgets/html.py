@@ -5,8 +5,7 @@ from pathlib import Path
 
 import ipywidgets as w
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib import colormaps, colors
 from PIL import Image
 
 from cxrlib.core.html import data_uri, radiograph_uri, templates_in
@@ -19,10 +18,10 @@ CONTROL = {"width": "330px"}
 WRAP = {"flex_flow": "row wrap", "align_items": "flex-start"}
 COLOURS = {"NEGATIVE": BLUE, "POSITIVE": ORANGE, "INK": "#222222", "SOFT": "#555555", "RULE": "#c8c8c8"}
 for _name in ("NEGATIVE", "POSITIVE"):  # at 38 % on white, as in the histogram
-    COLOURS[f"PALE_{_name}"] = to_hex(1 - 0.38 * (1 - np.array(to_rgb(COLOURS[_name]))))
+    COLOURS[f"PALE_{_name}"] = colors.to_hex(1 - 0.38 * (1 - np.array(colors.to_rgb(COLOURS[_name]))))
 _HEAT = colormaps["inferno"]
 _TEMPLATES = templates_in(Path(__file__).parent / "templates")
-_TEMPLATES.globals |= COLOURS | {"SIDE": SIDE, "HEAT_SCALE": ",".join(map(to_hex, _HEAT(np.linspace(0, 1, 9))))}
+_TEMPLATES.globals |= COLOURS | {"SIDE": SIDE, "HEAT_SCALE": ",".join(map(colors.to_hex, _HEAT(np.linspace(0, 1, 9))))}
 _TEMPLATES.filters["score"] = thresholds.number
 _TEMPLATES.filters["number"] = lambda value, digits=2: "–" if np.isnan(value) else f"{value:.{digits}f}"
 STYLE = f"<style>{_TEMPLATES.get_template('explorer.css').render()}</style>"

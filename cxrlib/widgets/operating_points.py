@@ -1,6 +1,7 @@
 """Counts, rates, cost and curves of one finding at any threshold, and a session of choosing thresholds; no widgets."""
 
-from dataclasses import dataclass, replace
+from collections import namedtuple
+from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
 
@@ -8,8 +9,7 @@ import numpy as np
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.bootstrap import Bootstrap
-from cxrlib.evaluation.metrics import at_or_above, check_calibration, threshold_metrics
+from cxrlib.evaluation import bootstrap, metrics
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import NEVER, Thresholds, tune_thresholds
 
@@ -19,19 +19,13 @@ SHOWN = 12  # pictures of a gallery at most
 _ENDS = np.array([0, 1])
 
 
-@dataclass(frozen=True)
-class Counts:
+class Counts(namedtuple("Counts", ("tp", "fp", "fn", "tn"))):
     """A confusion matrix, or several as arrays: images with the finding (tp, fn) and without it (fp, tn)."""
-
-    tp: float | np.ndarray
-    fp: float | np.ndarray
-    fn: float | np.ndarray
-    tn: float | np.ndarray
 
     @cached_property
     def rates(self) -> dict[str, np.ndarray]:
         """Sensitivity, specificity, ppv, npv and f1, as in a table of `evaluate`."""
-        return threshold_metrics(self.tn, self.fp, self.fn, self.tp)
+        return metrics.threshold_metrics(self.tn, self.fp, self.fn, self.tp)
 
     def per(self, patients: float, prevalence: float) -> "Counts":
         """The counts expected among `patients` at another prevalence, with the same sensitivity and specificity."""
@@ -70,9 +64,15 @@ class Curve:
         return float(self.thresholds[np.flatnonzero(cost <= cost.min() * (1 + 1e-12) + 1e-15)[-1]])
 
     @cached_property
-    def bars(self) -> tuple[str, str]:
-        """The histogram as paths: bars of the images without the finding, upwards, and of those with it, downwards."""
-        return _bars(self._well, -1), _bars(self._ill, 1)
+    def bars(self) -> list[str]:
+        """The histogram as paths, each class to its own height: without the finding upwards, and with it downwards."""
+        paths = []
+        for scores, sign in ((self._well, -1), (self._ill, 1)):
+            counts, lefts = np.histogram(across(scores), bins=48, range=(8, 632))
+            heights = sign * 62 * counts / max(counts.max(), 1)
+            bars = zip(lefts, heights, strict=False)
+            paths.append("".join(f"M{left + 0.5:.1f} 88v{height:.1f}h12.0V88z" for left, height in bars if height))
+        return paths
 
     @cached_property
     def _lines(self) -> tuple[list, list]:
@@ -122,23 +122,15 @@ def across(score: float | np.ndarray) -> float | np.ndarray:
     return 8 + 624 * np.clip(score, 0, 1) ** (1 / 3)
 
 
-def _bars(scores: np.ndarray, sign: int) -> str:
-    """The bars of a class, 13 pixels wide, to its own height: upwards (-1) or downwards (1)."""
-    counts, lefts = np.histogram(across(scores), bins=48, range=(8, 632))
-    heights = sign * 62 * counts / max(counts.max(), 1)
-    bars = zip(lefts, heights, strict=False)
-    return "".join(f"M{left + 0.5:.1f} 88v{height:.1f}h12.0V88z" for left, height in bars if height)
-
-
 class Session:
     """Thresholds being chosen on `val`, from `tuned` on. InputError without an image or for another calibration."""
 
     def __init__(self, val: Predictions, tuned: Thresholds):
         if not len(val):
             raise InputError("there is no image to explore; expected predictions with at least one row")
-        check_calibration(val.calibration, tuned)
+        metrics.check_calibration(val.calibration, tuned)
         objective = "f1" if tuned.objective.startswith("by hand") else tuned.objective
-        self.exact = tune_thresholds(val, grid=None, objective=objective, resampling=Bootstrap(0))
+        self.exact = tune_thresholds(val, grid=None, objective=objective, resampling=bootstrap.Bootstrap(0))
         self.val, self.tuned, self.values, self.past = val, tuned, tuned.values, []
         self.curves = [Curve(val.scores[:, k], val.labels[:, k]) for k in range(len(FINDINGS))]
 
@@ -168,8 +160,8 @@ class Session:
     def changed(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Which images (n,) bool change side of finding k against the tuned threshold; the rows to show, in order."""
         scores, known = self.val.scores[:, k], self.val.known[:, k]
-        positive = at_or_above(scores, self.values[k])
-        changed = known & (positive != at_or_above(scores, self.tuned.values[k]))
+        positive = metrics.at_or_above(scores, self.values[k])
+        changed = known & (positive != metrics.at_or_above(scores, self.tuned.values[k]))
         nearest = np.argsort(np.abs(scores - self.values[k]), kind="stable")
         if changed.any():
             return changed, nearest[changed[nearest]][:SHOWN]

@@ -38,19 +38,17 @@ class OwnRadiograph(HeatExplorer):
 
     def _take(self) -> None:
         """Read the chosen file, and forget its bytes, which a saved notebook could otherwise hold."""
-        if not self._upload.value:
-            return
-        file = io.BytesIO(self._upload.value[0]["content"])
-        file.name = self._upload.value[0]["name"]
-        self._upload.value = ()
-        self._load(file)
+        for given in self._upload.value:
+            file = io.BytesIO(given["content"])
+            file.name = given["name"]
+            self._upload.value = ()
+            self._load(file)
 
     def _load(self, file) -> None:
         self.case = None  # until all is there, nothing is drawn, and nothing of an earlier image stays beside its error
         for part in (self._picture, self._notice, self._table):
             part.value = ""
-        name = file if isinstance(file, str | Path) else file.name
-        self._status.value = _SHOW.reading(printable(Path(name).name))
+        self._status.value = _SHOW.reading(printable(Path(getattr(file, "name", file)).name))
         case = next(self._predictor.predict([file], threads=1))
         self._finding.disabled = bool(case.error)
         if case.error:

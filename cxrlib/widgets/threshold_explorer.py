@@ -25,9 +25,8 @@ _PANELS = macros("threshold.html")
 class ThresholdExplorer(w.VBox):
     """Set the threshold of each finding by hand, on the validation images, and save the choice.
 
-    val: `Predictions`, never of test; thresholds: `Thresholds` to start with; images: name -> (h, w) uint8, for the
-    gallery; save_to: the file that the button "save" writes, if there is one; checkpoint: of the model, in which it
-    stores them, too. `session.thresholds()` returns the current choice.
+    val: `Predictions`, never of test; thresholds: to start with; images: {name: (h, w) uint8}, to be shown; save_to and
+    checkpoint: the files that "save" writes and changes, or None. `session.thresholds()` returns the current choice.
     """
 
     def __init__(self, val, thresholds, images=None, save_to=None, checkpoint=None):
@@ -48,7 +47,6 @@ class ThresholdExplorer(w.VBox):
     def __repr__(self) -> str:
         return f"ThresholdExplorer({len(FINDINGS)} findings, {len(self.session.val):,} images)"
 
-    # ---- controls --------------------------------------------------------------------------------------------------
     def _on_change(self, control: w.Widget, action: Callable) -> None:
         """Call `action` with the new value when the user changes a control, not when `_update` sets it."""
         control.observe(lambda change: self._setting or action(change.new), "value")
@@ -85,8 +83,7 @@ class ThresholdExplorer(w.VBox):
     def _row(self, k: int) -> w.HBox:
         name = w.Button(description=pretty(FINDINGS[k]), tabbable=False, layout={"width": "142px"}, tooltip="Choose")
         name.on_click(lambda _: self._choose(k))
-        tip = f"Threshold of {pretty(FINDINGS[k])}"
-        slider = self._slider(SCALE, partial(self._move, k), tip, width="112px")
+        slider = self._slider(SCALE, partial(self._move, k), f"Threshold of {pretty(FINDINGS[k])}", width="112px")
         row = w.HBox([name, slider, w.HTML()], layout={"height": "27px", "overflow": "hidden"})
         row.add_class("cxr-row")
         return row
@@ -108,7 +105,6 @@ class ThresholdExplorer(w.VBox):
         lines = [w.HBox(line, layout={"align_items": "center"}) for line in lines]
         return w.VBox([*lines, self._figures, self._numbers], layout={"flex": "1 1 640px"})
 
-    # ---- actions of the user ---------------------------------------------------------------------------------------
     def _move(self, k: int, value: float) -> None:
         self.session.choose(k, value)
         self._choose(k)
@@ -119,7 +115,6 @@ class ThresholdExplorer(w.VBox):
         self._update()
 
     def _set(self, values: np.ndarray, value: float) -> None:
-        """Set the cost or prevalence of the chosen finding."""
         values[self.chosen] = value
         self._update()
 
@@ -147,16 +142,15 @@ class ThresholdExplorer(w.VBox):
             message = Markup("<b>Not saved:</b> {}").format(error)
         self._update(message + ". ")
 
-    # ---- display ---------------------------------------------------------------------------------------------------
     def _update(self, message: str = "") -> None:
-        """Show the session in all controls and panels."""
         k, session, curve = self.chosen, self.session, self.session.curves[self.chosen]
         cost, prevalence, values = self._miss_costs[k], self._prevalences[k], session.values
         self._setting = True
         self._finding.value = k
         self._rows[k].add_class("cxr-chosen")
-        for row, value in zip(self._rows, values, strict=True):
+        for row, one, value, tuned in zip(self._rows, session.curves, values, session.tuned.values, strict=True):
             row.children[1].index = _nearest(SCALE, value)
+            row.children[2].value = _PANELS.list_metrics(value, one.counts(value), tuned)
         self._threshold.index = _nearest(SCALE, values[k])
         self._typed.value = round(min(values[k], 1), 4)
         self._ratio.index = _nearest(COSTS, cost)
@@ -167,8 +161,6 @@ class ThresholdExplorer(w.VBox):
         self._buttons["undo"].disabled = not session.past
         self._buttons["save"].disabled = self._save_to is None
         self._as_here.disabled = bool(prevalence == curve.prevalence)
-        for row, one, value, tuned in zip(self._rows, session.curves, values, session.tuned.values, strict=True):
-            row.children[2].value = _PANELS.list_metrics(value, one.counts(value), tuned)
         self._show_chosen(curve, cost, prevalence, message)
 
     def _show_chosen(self, curve, cost, prevalence, message) -> None:

@@ -50,7 +50,6 @@ def test_what_a_launcher_has_started_is_not_started_again(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(os, "execv", None)
     processes.start_missing()
-    assert processes.count() == 2
     assert processes.is_first()
     monkeypatch.setenv("RANK", "1")
     assert not processes.is_first()

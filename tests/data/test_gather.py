@@ -14,8 +14,8 @@ from cxrlib.core.errors import InputError
 from cxrlib.core.paths import NOTEBOOKS
 from cxrlib.course.opening import open_data
 from cxrlib.data.doctor.check import check_dataset
+from cxrlib.data.gather import gather, read_names
 from cxrlib.data.metadata import read_boxes, read_lists
-from cxrlib.data.splits import gather, read_names
 
 OURS = NOTEBOOKS.parent / "data" / "subsets" / "nih-mini.txt"
 

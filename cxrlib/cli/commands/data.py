@@ -9,12 +9,9 @@ from cxrlib.core.paths import check_folder, write_json
 from cxrlib.course.config import DataConfig, FilesConfig
 from cxrlib.course.opening import Data, open_data
 from cxrlib.course.runs import RunFolder
+from cxrlib.data import external, gather as gathering, metadata, sources
 from cxrlib.data.cache import ImageCache, build_cache
 from cxrlib.data.doctor.check import check_dataset
-from cxrlib.data.external import open_external
-from cxrlib.data.metadata import read_csv
-from cxrlib.data.sources import download as download_dataset
-from cxrlib.data.splits import gather as gather_images, read_names
 from cxrlib.phantom.generate import make_phantoms
 
 
@@ -28,8 +25,8 @@ def data_of(options: DataConfig) -> Data:
     """Open the data set and print what it holds; the gaps of a labels.csv are unknown. InputError without a folder."""
     csv_path, img_root = Path(options.csv_path).absolute() if options.csv_path else "", _root(options)
     table = csv_path or img_root / "labels.csv"
-    if table.name == "labels.csv" and table.is_file() and "Finding Labels" not in read_csv(table):
-        entries, images, said = open_external(img_root, table)  # a column per finding, whose cells may be empty
+    if table.name == "labels.csv" and table.is_file() and "Finding Labels" not in metadata.read_csv(table):
+        entries, images, said = external.open_external(img_root, table)
         data = Data(entries, images, table, img_root, said)
     else:
         data = open_data(csv_path, img_root)
@@ -68,15 +65,14 @@ def doctor(options: DoctorOptions) -> int:
 
 def download(options: DownloadOptions) -> None:
     """Download a data set through kagglehub and print its folder."""
-    print(download_dataset(options.dataset))
+    print(sources.download(options.dataset))
 
 
 def gather(options: GatherOptions) -> None:
     """Make a data set of its own out of a named subset."""
     check_folder(options.out)
-    names = read_names(options.names)
-    made = gather_images(_root(options), names, options.out, options.csv_path)
-    print(f"{len(names):,} images in {made}")
+    names = gathering.read_names(options.names)
+    print(f"{len(names):,} images in {gathering.gather(_root(options), names, options.out, options.csv_path)}")
 
 
 def phantom(options: PhantomOptions) -> None:

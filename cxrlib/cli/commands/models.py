@@ -1,5 +1,6 @@
 """cxr eval (also at another hospital), gradcam, ensemble and export: what is done with trained models."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,9 @@ from cxrlib.course.opening import Data
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.external import open_external
 from cxrlib.data.splits import restore, subsets
-from cxrlib.evaluation import audits, external, protocol
-from cxrlib.evaluation.agreement import find_expert_labels
+from cxrlib.evaluation import agreement, audits, differences, external, protocol
 from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.calibration import Calibrator, mean_calibrated, methods_text, operating_points
-from cxrlib.evaluation.differences import mean_against_members
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.explain import case_maps, export as onnx, localization, overlays
@@ -26,12 +25,10 @@ from cxrlib.explain.gradcam import mean_maps
 from cxrlib.models.architectures import ChestXrayModel, model_from_checkpoint
 from cxrlib.models.checkpoints import Ensemble, load_checkpoint, load_ensemble
 from cxrlib.plots.overlays import write_overlays
+from cxrlib.training import inference, inputs
 from cxrlib.training.device import pick_device
-from cxrlib.training.inference import predict
-from cxrlib.training.inputs import make_dataset
 
 
-# ---- what several of them need ---------------------------------------------------------------------------------------
 def held_out(options, ensemble: Ensemble, data: Data, needed=("val", "test")) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Validation and test entries that the checkpoints remember, in their subsets. InputError if `needed` ones lack."""
     config = ensemble.config
@@ -49,10 +46,9 @@ def held_out(options, ensemble: Ensemble, data: Data, needed=("val", "test")) ->
     for part in needed:
         if parts[part].empty:
             name = "validation" if part == "val" else part
-            raise InputError(
-                f"{options.csv_path or options.img_root} holds no image of the {name} part of {ensemble.name} (split "
-                f"{config['split']}, seed {config['seed']}); give the data set that it was trained from"
-            )
+            where = f"{options.csv_path or options.img_root} holds no image of the {name} part of {ensemble.name}"
+            kind = f"split {config['split']}, seed {config['seed']}"
+            raise InputError(f"{where} ({kind}); give the data set that it was trained from")
     return parts["val"], parts["test"]
 
 
@@ -72,7 +68,6 @@ def _operating_point(options, ensemble: Ensemble) -> tuple[tuple[Calibrator, ...
 
 
 def _caches(options: HeldOutOptions, models: list[ChestXrayModel], images: dict[str, Path], names) -> list[ImageCache]:
-    """For each model the cache with these images at its size."""
     sizes = dict.fromkeys(model.image_size for model in models)
     caches = {size: images_of(options, images, size, names, options.out) for size in sizes}
     return [caches[model.image_size] for model in models]
@@ -81,25 +76,19 @@ def _caches(options: HeldOutOptions, models: list[ChestXrayModel], images: dict[
 def _predicted(options: HeldOutOptions, ensemble: Ensemble, images: dict[str, Path], *parts: pd.DataFrame):
     """The models on their device, their caches, and for each part what each predicts: all of it, in each process."""
     together = None
-    if processes.count() > 1:
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         from accelerate import Accelerator  # before the models: it gives each process a GPU of its own
 
         together = Accelerator(cpu=options.device == "cpu", mixed_precision="no")
     device = pick_device(options.device)
     models = [model_from_checkpoint(checkpoint).to(device) for checkpoint in ensemble.members.values()]
     caches = _caches(options, models, images, pd.concat(parts)["image"])
-    how = {"num_workers": options.num_workers, "progress": processes.is_first()}
-    scores = [
-        [
-            predict(model, make_dataset(entries, cache, cache.image_size), options.batch_size, together, **how)
-            for model, cache in zip(models, caches, strict=True)
-        ]
-        for entries in parts
-    ]
+    sets = [[inputs.make_dataset(entries, cache, cache.image_size) for cache in caches] for entries in parts]
+    how = (options.batch_size, together, options.num_workers, processes.is_first())
+    scores = [[inference.predict(*pair, *how) for pair in zip(models, each, strict=True)] for each in sets]
     return models, caches, scores
 
 
-# ---- cxr eval --------------------------------------------------------------------------------------------------------
 def evaluate(options: EvalOptions) -> None:
     """Calibrate and tune on the validation images of the checkpoints, then report on their test images."""
     check_folder(options.out)
@@ -121,7 +110,7 @@ def evaluate(options: EvalOptions) -> None:
     done = protocol.evaluate_at_tuned(val_scores, test_scores, **how, replicates=options.replicates)
     text = done.text(ensemble.members)
     if len(test_scores) > 1:
-        members = mean_against_members(done.test, test_scores, Bootstrap(options.replicates))
+        members = differences.mean_against_members(done.test, test_scores, Bootstrap(options.replicates))
         write_csv(tables / "members.csv", members)
         text += f"\nmacro AUROC, 95 % intervals\n{members.to_string(float_format='{:.4f}'.format)}\n"
     done.write(tables, test_scores, text)
@@ -132,7 +121,7 @@ def evaluate(options: EvalOptions) -> None:
     print(f"wrote {tables / 'metrics.txt'}, thresholds.json and calibration.json; {ensemble.name} {state}")
     if options.audit:
         found = {"audit.csv": audits.audit(done.test, test, done.thresholds, replicates=options.replicates)}
-        if experts := find_expert_labels(*data.folders):  # or the phantoms' truth
+        if experts := agreement.find_expert_labels(*data.folders):  # or the phantoms' truth
             judged = audits.against_experts(done.test, experts[0], replicates=options.replicates)
             found["experts.csv"] = judged.reset_index()
         for name, table in found.items():
@@ -179,7 +168,6 @@ def _elsewhere(options: EvalOptions) -> None:
     print(f"{text}wrote {out / 'external.csv'}, external.txt and predictions_external.npz")
 
 
-# ---- cxr gradcam -----------------------------------------------------------------------------------------------------
 def gradcam(options: GradcamOptions) -> None:
     """Overlays of one labelled finding each, on test images; with boxes, also a score of the maps."""
     check_folder(options.out)
@@ -196,12 +184,8 @@ def gradcam(options: GradcamOptions) -> None:
     each = [overlays.overlay_maps(*pair, table, options.method) for pair in zip(models, caches, strict=True)]
     paths = write_overlays(folder, map(mean_maps, zip(*each, strict=True)), table, caches[0], data.boxes)
     print(f"wrote {len(paths)} overlays, a contact sheet and scores.csv to {folder}")
-    if options.boxes:
-        _localize(options, models, data, test, folder)
-
-
-def _localize(options: GradcamOptions, models, data, test, folder: Path) -> None:
-    """Score the maps of all boxed test images and print the pointing game; untrained is a network like the first."""
+    if not options.boxes:
+        return
     if data.boxes is None:
         raise InputError(f"{options.img_root} holds no BBox_List_2017.csv; put NIH's list there to score against boxes")
     cases = localization.box_cases(data.boxes, test)
@@ -216,7 +200,6 @@ def _localize(options: GradcamOptions, models, data, test, folder: Path) -> None
     print(f"wrote {folder / 'localization.csv'}, which also has energy, IoU and IoBB")
 
 
-# ---- cxr ensemble, cxr export ----------------------------------------------------------------------------------------
 def ensemble(options: EnsembleOptions) -> None:
     """Write models of one split as one file, which predict, eval and gradcam take as a model."""
     out = Path(options.out)

@@ -18,7 +18,6 @@ from cxrlib.core.progress import bar
 from cxrlib.data.images import is_image
 from cxrlib.explain.prediction import Prediction, Predictor
 
-_COLUMNS = ("image", "finding", "score", "probability", "low", "high", "threshold", "call", "note", "warnings")
 _MOST = 200  # images on a page, which a browser still opens; the table has all
 _SIDE = 320  # pixels of a picture
 
@@ -47,15 +46,14 @@ def predict(options: PredictOptions) -> int:
 
 def _reported(predictor: Predictor, files: list[Path], options, table, failed: list[str]) -> Iterator[Prediction]:
     """The predictions, each also as a line on the screen and in the table."""
-    table.writerow(_COLUMNS)
+    table.writerow(("image", "finding", "score", "probability", "low", "high", "threshold", "call", "note", "warnings"))
     predicted = predictor.predict(files, options.batch_size, options.threads or None)
     # a bar between lines that go to a file would only be noise there
     with bar(predicted, sys.stderr.isatty(), total=len(files), desc="predict", unit=" images") as shown:
         for case in shown:
             name = printable(case.path)
             plain = {"error": case.error} if case.error else {"warnings": case.warnings, "findings": case.rows}
-            line = json.dumps({"image": name, **plain}) if options.as_json else _line(case)
-            shown.write(line, file=sys.stdout)
+            shown.write(json.dumps({"image": name, **plain}) if options.as_json else _line(case), file=sys.stdout)
             if case.error:
                 failed.append(name)
             else:

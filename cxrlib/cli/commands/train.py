@@ -12,15 +12,10 @@ from cxrlib.core.paths import check_folder, one_process, write_csv
 from cxrlib.course.opening import Data
 from cxrlib.data.splits import split, subset, subsets
 from cxrlib.models.architectures import build_model
-from cxrlib.plots import comparison as plots
-from cxrlib.plots.style import save_figure
-from cxrlib.training import comparison
+from cxrlib.plots import comparison as plots, style
+from cxrlib.training import comparison, familiarity, inputs, loop, optimization
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.device import pick_device
-from cxrlib.training.familiarity import remember_training
-from cxrlib.training.inputs import datasets, parts_to_remember
-from cxrlib.training.loop import fit
-from cxrlib.training.optimization import strengthen_dropout
 
 
 def train(options: TrainOptions) -> None:
@@ -34,7 +29,7 @@ def train(options: TrainOptions) -> None:
     out.mkdir(parents=True, exist_ok=True)
     alone = one_process(out / ".train.lock", f"training into {out}")
     with alone if processes.is_first() else nullcontext():  # the processes of one training share it
-        history = fit(config, entries, images, out)
+        history = loop.fit(config, entries, images, out)
     kept = history[history["best"]].iloc[-1]
     print(f"kept epoch {kept['epoch']:.0f}: validation macro AUROC {kept['val_auroc']:.4f}")
     print(f"wrote {out / 'model_best.pth'} and model_last.pth")
@@ -47,9 +42,9 @@ def _split(configs: list[TrainConfig], options: TrainOptions) -> tuple[Data, pd.
     for config in configs:
         if config.weights != "none" or config.drop_strength != 1:
             model = build_model(config.arch, config.weights, config.image_size)
-            strengthen_dropout(model, config.drop_strength)
-        parts_to_remember(config, entries)
-        datasets(config, entries, data.images)
+            optimization.strengthen_dropout(model, config.drop_strength)
+        inputs.parts_to_remember(config, entries)
+        inputs.datasets(config, entries, data.images)
     return data, entries
 
 
@@ -80,18 +75,16 @@ def compare(options: CompareOptions) -> None:
         figures["04_differences"] = plots.plot_differences(differences)
     if options.sizes:
         folders = {name: comparison.member_folder(out / "sizes", name, 0).parent for name in each}
-        curves = {
-            name: comparison.learning_curve(config, options.sizes, options.seeds, entries, images, test, folders[name])
-            for name, config in each.items()
-        }
+        how = (options.sizes, options.seeds, entries, images, test)
+        curves = {name: comparison.learning_curve(config, *how, folders[name]) for name, config in each.items()}
         tables["learning_curves"] = pd.concat(curves, names=["arch"])
         figures["04_learning_curves"] = plots.plot_learning_curves(curves)
     for name, content in tables.items():
         write_csv(out / f"{name}.csv", content)
     for name, figure in figures.items():
-        save_figure(figure, name, out / "figures")
+        style.save_figure(figure, name, out / "figures")
     for name, config in each.items():  # so that predict can tell whether an image is of the members' kind
         for seed in options.seeds:
-            weights = comparison.member_folder(out, name, seed) / "model_best.pth"
-            remember_training([weights], *datasets(config.replace(seed=seed), entries, images), device)
+            own = inputs.datasets(config.replace(seed=seed), entries, images)
+            familiarity.remember_training([comparison.member_folder(out, name, seed) / "model_best.pth"], *own, device)
     print("\n\n".join(content.round(3).to_string() for content in tables.values()) + f"\nwrote them to {out}")

@@ -1,12 +1,9 @@
 """The pages of runs: the report of one (HTML that opens offline, PDF), the index of all, and copies of its figures.
 
-Every number of a report is an element that names its file, row and column, so that a reader, or a test, can look it up:
-`<data value="0.8513506" data-source="metrics.csv#macro/auroc">0.851</data>`. A row is named by its first column where
-the values there are unique, else by its number (`#3`, counted from 1).
+Each number of a report names its file, row, column: `<data value="0.8513506" data-source="metrics.csv#macro/auroc">`.
+A row is named by its first column where the values there are unique, else by its number (`#3`, counted from 1).
 """
 
-import math
-import numbers
 import os
 import shutil
 import subprocess
@@ -60,19 +57,15 @@ class Evidence:
 
     def value(self, file: str, *keys: str):
         """A cell (row, column) of a CSV file, or the value under nested keys of a JSON file; None if missing."""
-        if file.endswith(".csv"):
-            row, column = keys
-            found = self.table(file).get(column, {}).get(row)
-            return found.item() if hasattr(found, "item") else found
-        found = self.json(file)
-        for key in keys:
-            found = found.get(key) if isinstance(found, dict) else None
-        return found
+        found, path = (self.table(file), keys[::-1]) if file.endswith(".csv") else (self.json(file), keys)
+        for key in path:
+            found = found.get(key) if hasattr(found, "get") else None
+        return found.item() if hasattr(found, "item") else found
 
     def show(self, file: str, *keys: str, exact: bool = False) -> Markup:
         """The element that shows a value; the word "undefined" for one that is missing or not a number."""
         value = self.value(file, *keys)
-        if value is None or (isinstance(value, float) and math.isnan(value)):
+        if value is None or value != value:  # NaN
             return _UNDEFINED
         text = str(value) if exact and isinstance(value, float) else written(value)
         return _ELEMENT.format(value, f"{file}#{'/'.join(keys)}", text)
@@ -110,19 +103,10 @@ class Evidence:
         cells = {key: [self.interval(file, key, name) for name in names] for key in rows.index}
         if "macro" in cells:
             cells["macro"] = ["" if cell == _UNDEFINED else cell for cell in cells["macro"]]
-        return {
-            "file": file,
-            "head": [
-                (
-                    name,
-                    _NAMES.get(name, (name[:1].upper() + name[1:]).replace("_", " ")),
-                    table[name].dtype.kind in "iuf",
-                )
-                for name in names
-            ],
-            "rows": [{"total": totals[key] and not totals.all(), "cells": cells[key]} for key in cells],
-            "left_out": len(table) - len(rows),
-        }
+        titles = [_NAMES.get(name, (name[:1].upper() + name[1:]).replace("_", " ")) for name in names]
+        head = list(zip(names, titles, (table[name].dtype.kind in "iuf" for name in names), strict=True))
+        shown = [{"total": totals[key] and not totals.all(), "cells": cells[key]} for key in cells]
+        return {"file": file, "head": head, "rows": shown, "left_out": len(table) - len(rows)}
 
 
 def written(value) -> str:
@@ -131,7 +115,7 @@ def written(value) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none given"
-    if not isinstance(value, numbers.Real):
+    if not isinstance(value, int | float):
         return str(value).replace("_", " ") if str(value).istitle() else str(value)
     if isinstance(value, int):
         return f"{value:,}"
@@ -188,10 +172,9 @@ def print_pdf(page: Path, target: Path) -> list[Path]:
         print("no PDF: no browser of the Chromium family is installed or named by CXR_BROWSER; the HTML prints as well")
         return []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, written_whole(target) as unfinished:
-        command = [browser, "--headless", "--disable-gpu", "--no-pdf-header-footer"]
-        command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}"]
+        command = [browser, "--headless", "--disable-gpu", "--no-pdf-header-footer", f"--user-data-dir={profile}"]
         command += ["--no-sandbox"] if os.geteuid() == 0 else []  # root cannot have one
-        command += [f"--print-to-pdf={unfinished}", page.resolve().as_uri()]
+        command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--print-to-pdf={unfinished}", page.resolve().as_uri()]
         how = f"took more than {_PATIENCE} s"
         with suppress(subprocess.TimeoutExpired):
             code = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=False).returncode
@@ -202,19 +185,14 @@ def print_pdf(page: Path, target: Path) -> list[Path]:
 
 
 def export_figures(run: RunFolder, folder: Path) -> list[Path]:
-    """Copy the PNGs of a run's figures into `folder`, scaled from 300 to 110 dpi; returns the paths of the copies.
-
-    Raises InputError if there are none, or if they may show patients and `folder` lies in the project.
-    """
+    """Copy a run's PNGs, at 110 dpi, into `folder`; InputError without any, or for those of patients in the project."""
     copies = {file: folder / file.name for file in sorted(run.figures.glob("*.png"))}
     if not copies:
         raise InputError(f"{run.figures} holds no figures (PNG); run the notebooks of this run first")
     project = NOTEBOOKS.parent
     if folder.resolve().is_relative_to(project) and not run.on_phantoms:
-        raise InputError(
-            f"{run.path} is not recorded as a run on phantoms, and pictures of patients must not be committed; "
-            f"expected a folder outside {project}, found {folder}"
-        )
+        unknown = f"{run.path} is not recorded as a run on phantoms, and pictures of patients must not be committed"
+        raise InputError(f"{unknown}; expected a folder outside {project}, found {folder}")
     for file, copy in copies.items():
         with Image.open(file) as image, written_whole(copy) as unfinished:
             about = PngInfo()
@@ -235,29 +213,21 @@ def write_index(folder: Path) -> Path:
 def _row(run: Evidence) -> dict:
     macro = {name: run.value("metrics.csv", "macro", name) for name in _METRICS}
     measured = all(isinstance(value, int | float) for value in macro.values())
-    seconds = [run.value("run.json", "stages", name, "seconds") for name in COURSE]
-    seconds = [value for value in seconds if isinstance(value, int | float)]
+    times = [run.value("run.json", "stages", name, "seconds") for name in COURSE]
+    seconds = [value for value in times if isinstance(value, int | float)]
     failed = [name for name in COURSE if run.value("run.json", "stages", name, "error") is not None]
     needed = {"run.json": run.json("run.json"), "metrics.csv": measured}
     unread = [file for file, content in needed.items() if not content and (run.path / file).is_file()]
+    state = f"{len(seconds)} of {len(COURSE)} notebooks" if seconds else "run by hand"
     if unread:
         state = f"cannot be read: {unread[0]}"
     elif failed:
         state = f"failed in {failed[0]}"
     elif len(seconds) == len(COURSE):
         state = "finished"
-    else:
-        state = f"{len(seconds)} of {len(COURSE)} notebooks" if seconds else "run by hand"
-    files = {"report": "report.html", "PDF": "report.pdf"}
-    files |= {file.stem[:2]: f"notebooks/{file.name}" for file in sorted(run.path.glob("notebooks/*.ipynb"))}
-    files |= {"metrics.csv": "metrics.csv", "run.json": "run.json"}
-    there = {text: file for text, file in files.items() if (run.path / file).is_file()}
-    return {
-        "evidence": run,
-        "name": run.path.name,
-        "started": str(run.value("run.json", "started") or ""),
-        "links": {text: quote(f"{run.path.name}/{file}") for text, file in there.items()},
-        "seconds": sum(seconds),
-        "state": state,
-        "macro": macro if measured else None,
-    }
+    copies = {path.stem[:2]: f"notebooks/{path.name}" for path in sorted(run.path.glob("notebooks/*.ipynb"))}
+    files = {"report": "report.html", "PDF": "report.pdf"} | copies | {file: file for file in sorted(needed)}
+    name, started = run.path.name, str(run.value("run.json", "started") or "")
+    links = {text: quote(f"{name}/{file}") for text, file in files.items() if (run.path / file).is_file()}
+    about = {"name": name, "started": started, "links": links, "seconds": sum(seconds), "state": state}
+    return about | {"evidence": run, "macro": macro if measured else None}

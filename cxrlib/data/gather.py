@@ -1,0 +1,55 @@
+"""A named subset of a data set, gathered in a folder of its own, so that others can reproduce the measurements."""
+
+import os
+import shutil
+from pathlib import Path
+
+from cxrlib.core.errors import InputError, some
+from cxrlib.core.paths import write_csv, write_text, written_whole
+from cxrlib.core.progress import bar
+from cxrlib.data.metadata import BOXES, NIH_NAME, find_csv, read_boxes, read_csv, read_entries, read_lists, read_text
+from cxrlib.data.sources import find_beside, find_images
+
+
+def read_names(path: str | Path) -> list[str]:
+    """Image names from a text file, one per line. Raises InputError for a line that is not a name like NIH's."""
+    lines = [line.strip() for line in read_text(path, "a text file of image names, one per line").splitlines()]
+    names = [line for line in lines if line]
+    if wrong := [repr(name) for name in names if not NIH_NAME.fullmatch(name)]:
+        raise InputError(f"{path} contains {some(wrong, 3)}; expected names such as 00000013_005.png, one per line")
+    return names
+
+
+def gather(img_root: str | Path, names: list[str], out: str | Path, csv_path: str | Path = "") -> Path:
+    """Make `out` a data set of the named images: images/ (hard links or copies), the CSV, official lists and boxes.
+
+    Raises InputError where an image or its row is missing, since a part of a subset would be another subset.
+    """
+    images, csv_path, out = find_images(img_root), Path(csv_path or find_csv(img_root)), Path(out)
+    if out.resolve() == csv_path.resolve().parent:
+        raise InputError(f"{csv_path} lies in {out}, where the subset's would replace it; choose another folder")
+    if missing := [name for name in names if name not in images]:
+        raise InputError(f"{len(missing):,} of {len(names):,} images are not in {img_root} ({some(missing)}); it "
+                         "needs the whole download: cxr download data")  # fmt: skip
+    named = read_entries(csv_path)["image"]
+    if missing := sorted(set(names) - set(named)):
+        raise InputError(f"{csv_path} has no row for {len(missing):,} of the images ({some(missing)}); expected all")
+    tables = {csv_path.name.removesuffix(".gz").removesuffix(".zip"): read_csv(csv_path)[named.isin(names)]}
+    if boxes := find_beside(BOXES, csv_path.parent):
+        tables[BOXES] = read_csv(boxes)[read_boxes(boxes)["image"].isin(names)]
+    lists = read_lists(csv_path.parent) or {}
+
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    for name in bar(names, desc="gather", unit=" images"):
+        target = out / "images" / name
+        if not target.exists():
+            try:
+                os.link(images[name].resolve(), target)
+            except OSError:  # another disk, or one without links
+                with written_whole(target) as temporary:
+                    shutil.copyfile(images[name], temporary)
+    for name, table in tables.items():
+        write_csv(out / name, table, index=False)
+    for part, listed in lists.items():
+        write_text(out / f"{part}_list.txt", "".join(f"{name}\n" for name in sorted(listed.intersection(names))))
+    return out
