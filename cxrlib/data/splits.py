@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterable
 from itertools import permutations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
