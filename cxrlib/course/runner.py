@@ -4,9 +4,9 @@ import logging
 import os
 import sys
 import time
-from collections import namedtuple
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 from unittest.mock import patch
 
 import nbformat
@@ -26,8 +26,14 @@ from cxrlib.training.device import pick_device
 
 # for the kernels: no bars in executed copies, no warning about frozen modules, and the kernel of this environment
 _QUIET = {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
-# one run that has been checked; given: {notebook: what differs from its defaults}; every: the parameters of all in one
-Plan = namedtuple("Plan", ("profile", "given", "every"))
+
+
+class Plan(NamedTuple):
+    """One run that has been checked."""
+
+    profile: str
+    given: dict[str, dict]  # {notebook: what differs from its defaults}
+    every: dict  # the parameters of all notebooks in one
 
 
 def plan_runs(profile: str = "quick", pairs: Sequence = (), data: str | Path | None = None) -> list[Plan]:
@@ -44,7 +50,10 @@ def plan_runs(profile: str = "quick", pairs: Sequence = (), data: str | Path | N
 
 
 def run_course(plans: list[Plan], force: bool = False) -> None:
-    """Run what has not finished, or all; InputError before anything runs, RuntimeError for failures, after all runs."""
+    """Run the notebooks that have not finished with the same parameters and data, or, with `force`, all.
+
+    Raises InputError for bad input before anything runs, RuntimeError, after the other runs, for a failed notebook.
+    """
     data, failed = [], []
     for plan in plans:
         check_folder(plan.every["run_dir"], "figures", "notebooks")

@@ -1,6 +1,6 @@
 """One radiograph of a patient: projection of the scene, devices, texture, exposure, and burnt-in text."""
 
-from collections import namedtuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -12,12 +12,22 @@ from cxrlib.phantom.signs import PAINTERS, reshape
 SOFT = 0.19  # attenuation of soft tissue, 1 / cm, at the effective energy of a chest exposure
 BONE = 0.36  # further attenuation of bone, 1 / cm
 LUNG = 0.27  # density of aerated lung relative to soft tissue
-# noise: standard deviation of the quantum noise, relative; sharpness: cells of the detector per pixel, along each side;
-# edges: their enhancement, relative; lungs, mediastinum: added to their grey levels; borders: share of the films with a
-# collimator's border; plate: whether the side marker is a dark letter on a bright plate
-Machine = namedtuple("Machine", "noise sharpness edges lungs mediastinum borders plate")
+
+
+class Machine(NamedTuple):
+    """How the radiographs of a hospital are taken and marked."""
+
+    noise: float = 1.0  # standard deviation of the quantum noise, relative
+    sharpness: float = 1.0  # cells of the detector per pixel, along each side
+    edges: float = 1.0  # enhancement of edges, relative
+    lungs: float = 0.0  # added to the grey level of the lungs
+    mediastinum: float = 0.0  # and to that of the mediastinum
+    borders: float = 0.3  # share of the films with a collimator's border
+    plate: bool = False  # whether the side marker is a dark letter on a bright plate
+
+
 MACHINES = {
-    "first": Machine(noise=1, sharpness=1, edges=1, lungs=0, mediastinum=0, borders=0.3, plate=False),
+    "first": Machine(),
     "second": Machine(noise=2, sharpness=0.6, edges=0.3, lungs=22, mediastinum=-18, borders=0.9, plate=True),
 }
 
