@@ -18,8 +18,7 @@ from cxrlib.course.config import CourseConfig
 from cxrlib.course.opening import BESIDE, Data
 from cxrlib.course.runs import RunFolder, versions
 from cxrlib.data.sources import content_digest
-from cxrlib.evaluation.objectives import parse_objective
-from cxrlib.evaluation.thresholds import grid_values
+from cxrlib.evaluation.thresholds import grid_values, parse_objective
 from cxrlib.models.architectures import ARCHITECTURES
 from cxrlib.models.names import SUFFIXES
 from cxrlib.training.comparison import parse_budget

@@ -78,9 +78,7 @@ def _gap(within, others, metric, thresholds, resampling) -> pd.DataFrame:
     return table.rename(columns={"a": "value", "b": "others", "difference": "gap"})
 
 
-def against_experts(
-    predictions: Predictions, experts: pd.DataFrame, replicates: int = 1000, seed: int = 0
-) -> pd.DataFrame:
+def against_experts(predictions: Predictions, experts: pd.DataFrame, replicates=1000, seed=0) -> pd.DataFrame:
     """AUROC of the same scores on the same images by mined and by expert labels: one row per finding of the experts.
 
     experts: image and 0 / 1 columns (NaN: unknown); those of EXPERT_TASKS are compared with any of the corresponding
@@ -102,16 +100,11 @@ def against_experts(
         if least < _LEAST_POSITIVES:
             rows[name]["note"] = f"{least} images with or without it by one of the two, fewer than {_LEAST_POSITIVES}"
             continue
-        score = 1 - (1 - shared.scores[:, k]).prod(axis=1)
-        a, b = (_one_column(shared, score, labels) for labels in (expert, mined))
+        columns = (1 - (1 - shared.scores[:, k]).prod(axis=1), expert, mined)
+        # one question, in the first of fourteen columns; zeros in the others
+        score, *labels = (np.pad(one[:, None], ((0, 0), (0, len(FINDINGS) - 1))) for one in columns)
+        a, b = (replace(shared, scores=score, labels=one) for one in labels)
         found = group_difference(a, b, "auroc", resampling=Bootstrap(replicates, seed)).iloc[0]
         rows[name] |= found.rename({"a": "auroc_expert", "b": "auroc_mined"}).to_dict()
     columns = ["images", "mined", "expert", "auroc_mined", "auroc_expert", "difference", "low", "high", "p", "note"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("finding")
-
-
-def _one_column(predictions: Predictions, scores: np.ndarray, labels: np.ndarray) -> Predictions:
-    """The scores and labels of one question in the first of the fourteen columns; zeros in the others."""
-    table = np.zeros((2, *predictions.scores.shape))
-    table[0, :, 0], table[1, :, 0] = scores, labels
-    return replace(predictions, scores=table[0], labels=table[1])

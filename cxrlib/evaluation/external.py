@@ -20,11 +20,7 @@ _ENDS = ("", "_low", "_high")
 
 
 def external(
-    here: Predictions | None,
-    there: Predictions,
-    calibrator: Calibrator,
-    thresholds: Thresholds,
-    resampling: Bootstrap = DEFAULT,
+    here: Predictions | None, there: Predictions, calibrator: Calibrator, thresholds: Thresholds, resampling=DEFAULT
 ) -> pd.DataFrame:
     """One row per finding and "macro": a model on its own test part (`here`) and at another hospital (`there`).
 
@@ -61,9 +57,7 @@ def external(
     return pd.concat(parts, axis=1).assign(note=[*notes, measured["note"].iloc[-1]])
 
 
-def refitting(
-    there: Predictions, calibrator: Calibrator, thresholds: Thresholds, resampling: Bootstrap = DEFAULT
-) -> pd.DataFrame:
+def refitting(there: Predictions, calibrator: Calibrator, thresholds: Thresholds, resampling=DEFAULT) -> pd.DataFrame:
     """What a new calibration and new thresholds, fitted on half of the patients, bring back on the other half.
 
     Fitted by the method of the calibrator ("platt" where it is "none") and for the objective and grid of the thresholds

@@ -27,9 +27,7 @@ _EMPTY = {"ppv": ": no image at or above the threshold", "npv": ": no image belo
 ECE_BINS = 15  # as in Guo et al. 2017
 
 
-def evaluate(
-    predictions: Predictions, thresholds: Sequence[float] | None = None, replicates: int = 1000, seed: int = 0
-) -> pd.DataFrame:
+def evaluate(predictions: Predictions, thresholds: Sequence | None = None, replicates=1000, seed=0) -> pd.DataFrame:
     """One row per finding and a last row "macro"; each metric with its 95 % patient-bootstrap interval.
 
     thresholds: 14 values in the order of FINDINGS, or Thresholds; an image is positive where score >= threshold.
@@ -71,9 +69,7 @@ def evaluate(
     return pd.DataFrame(columns, index=ROWS)
 
 
-def point_estimates(
-    predictions: Predictions, thresholds: Sequence[float] | None = None, metrics: Sequence[str] | None = None
-) -> dict[str, np.ndarray]:
+def point_estimates(predictions: Predictions, thresholds=None, metrics=None) -> dict[str, np.ndarray]:
     """The `metrics` (default: all) of `evaluate` without intervals: {metric: (14,) float64}, NaN where undefined."""
     [drawn] = bootstrap(predictions, thresholds=[thresholds], metrics=metrics, replicates=0)
     return drawn.point
@@ -94,11 +90,7 @@ class Drawn(NamedTuple):
 
 
 def bootstrap(
-    *predictions: Predictions,
-    thresholds: Sequence | None = None,
-    metrics: Sequence[str] | None = None,
-    replicates: int = 1000,
-    seed: int = 0,
+    *predictions: Predictions, thresholds: Sequence | None = None, metrics=None, replicates=1000, seed=0
 ) -> list[Drawn]:
     """The metrics in `replicates` draws of whole patients, for each of `predictions`, which share the draws.
 

@@ -12,10 +12,9 @@ from cxrlib.core.paths import write_csv, write_text
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.calibration import Calibrator, mean_calibrated, methods_text
 from cxrlib.evaluation.metrics import evaluate
-from cxrlib.evaluation.objectives import parse_objective
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.reliability import choose_method
-from cxrlib.evaluation.thresholds import GRID, Grid, Thresholds, grid_values, tune_thresholds
+from cxrlib.evaluation.thresholds import GRID, Grid, Thresholds, grid_values, parse_objective, tune_thresholds
 
 
 @dataclass(frozen=True)
@@ -84,12 +83,12 @@ def check_how(calibrate: str, grid: str, objective: str) -> dict:
 
 
 def evaluate_at_tuned(
-    val: Sequence[Predictions],
-    test: Sequence[Predictions],
-    calibrate: str = "auto",
+    val,
+    test,
+    calibrate="auto",
     grid: Grid = GRID,
-    objective: str = "f1",
-    replicates: int = 1000,
+    objective="f1",
+    replicates=1000,
     thresholds: Thresholds | None = None,
 ) -> Evaluation:
     """Fit the calibrators and the thresholds on `val`, freeze both, and measure on `test`.
