@@ -1,6 +1,5 @@
 """Audits: gaps in performance between groups of patients, and performance against the labels of radiologists."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,9 +24,7 @@ def groups(entries: pd.DataFrame, by: str) -> pd.Series:
     return entries[by].map({"F": "women", "M": "men"} if by == "sex" else {"AP": "AP", "PA": "PA"})
 
 
-def audit(
-    predictions: Predictions, entries: pd.DataFrame, thresholds: Sequence[float], replicates: int = 1000, seed: int = 0
-) -> pd.DataFrame:
+def audit(predictions: Predictions, entries: pd.DataFrame, thresholds, replicates=1000, seed=0) -> pd.DataFrame:
     """Gaps in AUROC and in miss rate (1 - sensitivity at the frozen thresholds) between each group and all others.
 
     entries: image, and of sex, age and view what there is; a grouping that they do not give is left out, which is said.
@@ -69,9 +66,8 @@ def _gap(within, others, metric, thresholds, resampling) -> pd.DataFrame:
         low, high = -table["high"], -table["low"]
         table = table.assign(a=1 - table["a"], b=1 - table["b"], difference=-table["difference"], low=low, high=high)
     for k in np.flatnonzero(~enough):
-        where, fewest, of = min(("in the group", scarcest[k], having[k]),
-                                ("among the others", scarcest_others[k], having_others[k]),
-                                key=lambda side: side[1])  # fmt: skip
+        sides = (scarcest[k], having[k], "in the group"), (scarcest_others[k], having_others[k], "among the others")
+        fewest, of, where = min(sides, key=lambda side: side[0])
         note = f"{fewest} patients {'with' if fewest == of else 'without'} it {where}, fewer than {_LEAST_PATIENTS}"
         table.loc[FINDINGS[k], "note"] = note
     table = table.assign(patients=having, patients_others=having_others)

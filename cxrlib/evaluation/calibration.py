@@ -56,9 +56,7 @@ class Calibrator(SavedPerFinding):
         for k in range(len(FINDINGS)):
             rows = val.rows_of(k)
             scores, positive = val.scores[rows, k], val.labels[rows, k] == 1
-            note = too_few(positive)
-            if not note and np.ptp(scores) == 0:
-                note = "all images have the same score"
+            note = too_few(positive) or ("" if np.ptp(scores) else "all images have the same score")
             one = {} if note else _fitted(method, scores, positive)
             note = "higher scores do not go with more positives" if one is None else note
             maps.append(one or {})

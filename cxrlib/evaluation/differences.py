@@ -63,7 +63,7 @@ def mean_against_members(mean: Predictions, members: Sequence[Predictions], resa
     average = sum(each) / len(each)
     point, *replicates = np.column_stack([*each, average, whole, whole - average])
     replicates = np.reshape(replicates, (-1, len(point)))  # of which there may be none
-    low, high = bootstrap.interval(replicates, point, np.full(len(point), count_patients(mean)[1][-1]))
+    low, high = bootstrap.interval(replicates, point, count_patients(mean)[1][-1])
     names = [*(str(number) for number, _ in enumerate(each, 1)), "members", "ensemble", "ensemble - members"]
     return pd.DataFrame({"auroc": point, "low": low, "high": high}, index=pd.Index(names, name="model"))
 

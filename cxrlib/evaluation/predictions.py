@@ -1,7 +1,6 @@
 """Predictions of a model with their labels, images and patients, and what else is saved for each finding."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
@@ -76,11 +75,10 @@ class Predictions:
 
     def save(self, path: str | Path) -> Path:
         """Write an ``.npz`` without pickles, atomically, and return the path."""
-        path = Path(path)
         with written_whole(path) as beside, beside.open("wb") as file:
             arrays = {name: getattr(self, name) for name in _ARRAYS}
             np.savez_compressed(file, findings=np.array(FINDINGS), calibration=np.array(self.calibration), **arrays)
-        return path
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -108,7 +106,7 @@ def coded(labels: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(labels), UNKNOWN, labels)
 
 
-def fourteen(name: str, values: Sequence[float], nan: bool = True) -> np.ndarray:
+def fourteen(name: str, values, nan: bool = True) -> np.ndarray:
     """`values`, or those of Thresholds, as float64 (14,); None is NaN. InputError for others, and NaN without `nan`."""
     try:
         numbers = np.array(getattr(values, "values", values), dtype=np.float64)

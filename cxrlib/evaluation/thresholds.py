@@ -98,9 +98,7 @@ class Thresholds(SavedPerFinding):
         return cls(values, saved["objective"], saved["grid"], low, high, notes, calibration)
 
 
-def tune_thresholds(
-    val: Predictions, grid: Grid = GRID, objective="f1", min_positives=5, resampling=_FEW
-) -> Thresholds:
+def tune_thresholds(val: Predictions, grid=GRID, objective="f1", min_positives=5, resampling=_FEW) -> Thresholds:
     """For each finding the threshold that is best on `val`, and its bootstrap interval over patients.
 
     grid: (start, stop, step), both ends included; None searches all scores (the exact optimum).
