@@ -110,8 +110,8 @@ def leave_ends(replicates: np.ndarray, point: np.ndarray, patients: np.ndarray, 
 def interval(replicates: np.ndarray, point: np.ndarray, patients: np.ndarray) -> np.ndarray:
     """Ends (2, k) of the expanded percentile intervals (95 %) of k metrics (Hesterberg 2015, Am. Statistician 69).
 
-    replicates: (r, k), NaN is ignored. point: (k,), always inside. patients: (k,) or a number, with the rarer class: the
-    fewer, the wider the percentiles (Student's t with patients - 1 degrees of freedom replaces the normal).
+    replicates: (r, k), NaN is ignored. point: (k,), always inside. patients: (k,) or a number, with the rarer class:
+    the fewer, the wider the percentiles (Student's t with patients - 1 degrees of freedom replaces the normal).
     NaN where the point is undefined, no replicate is defined, or fewer than two patients have the rarer class.
     """
     ends = np.full((2, len(point)), np.nan)
