@@ -77,7 +77,7 @@ def features(model: ChestXrayModel, dataset, batch_size: int = 64, progress: boo
         return torch.cat(list(_batches(model, dataset, range(len(dataset)), batch_size, progress))).to(device)
     head = f"backbone.{ARCHITECTURES[model.arch].head}."
     below = {name: value for name, value in model.state_dict().items() if not name.startswith(head)}
-    path = cache.folder / f"features-{model.arch}-{digest(below)}.npy"  # by the weights below the head
+    path = cache.folder / f"features-{model.arch}-{digest(below)}.npy"  # a hash of the weights below the head
     rows, width = cache.rows(dataset.entries["image"]), model.head.in_features
     with one_process(path.with_suffix(".lock")):
         if not path.is_file():  # the last column is 1 where a row is written, as rows are from left to right
