@@ -18,7 +18,7 @@ from cxrlib.course.config import CourseConfig
 from cxrlib.course.opening import BESIDE, Data
 from cxrlib.course.runs import RunFolder, versions
 from cxrlib.data.sources import content_digest
-from cxrlib.evaluation import objectives, thresholds
+from cxrlib.evaluation.thresholds import grid_values, parse_objective
 from cxrlib.models.architectures import ARCHITECTURES
 from cxrlib.models.names import SUFFIXES
 from cxrlib.training.comparison import parse_budget
@@ -79,8 +79,8 @@ def check_parameters(values: dict) -> dict:
         parse_budget(every["compare_budget"])
     except InputError as error:
         raise InputError(f"in the comparison (archs, compare_...): {error}") from None
-    thresholds.grid_values(tuple(every[f"threshold_{end}"] for end in ("min", "max", "step")))
-    objectives.parse_objective(every["objective"])
+    grid_values(tuple(every[f"threshold_{end}"] for end in ("min", "max", "step")))
+    parse_objective(every["objective"])
     return values
 
 

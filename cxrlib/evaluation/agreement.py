@@ -1,6 +1,5 @@
 """Agreement of the labels, mined from reports, with radiologists who read the images: kappa, PPV and sensitivity."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +28,7 @@ def find_expert_labels(*folders: str | Path) -> tuple[pd.DataFrame, Path] | None
     return next(((read_expert_labels(path), path) for path in paths if path), None)
 
 
-def agreement(
-    entries: pd.DataFrame, expert: pd.DataFrame, findings: Mapping = EACH, replicates: int = 1000, seed: int = 0
-) -> pd.DataFrame:
+def agreement(entries: pd.DataFrame, expert: pd.DataFrame, findings=EACH, replicates=1000, seed=0) -> pd.DataFrame:
     """One row per finding: the mined labels of `entries` against the expert labels, on the images in both tables.
 
     entries: image, patient and 0 / 1 columns; expert: image (each once) and 0 / 1 columns; an image counts where both

@@ -1,6 +1,5 @@
 """Audits: gaps in performance between groups of patients, and performance against the labels of radiologists."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,9 +24,7 @@ def groups(entries: pd.DataFrame, by: str) -> pd.Series:
     return entries[by].map({"F": "women", "M": "men"} if by == "sex" else {"AP": "AP", "PA": "PA"})
 
 
-def audit(
-    predictions: Predictions, entries: pd.DataFrame, thresholds: Sequence[float], replicates: int = 1000, seed: int = 0
-) -> pd.DataFrame:
+def audit(predictions: Predictions, entries: pd.DataFrame, thresholds, replicates=1000, seed=0) -> pd.DataFrame:
     """Gaps in AUROC and in miss rate (1 - sensitivity at the frozen thresholds) between each group and all others.
 
     entries: image, and of sex, age and view what there is; a grouping that they do not give is left out, which is said.
@@ -69,18 +66,15 @@ def _gap(within, others, metric, thresholds, resampling) -> pd.DataFrame:
         low, high = -table["high"], -table["low"]
         table = table.assign(a=1 - table["a"], b=1 - table["b"], difference=-table["difference"], low=low, high=high)
     for k in np.flatnonzero(~enough):
-        where, fewest, of = min(("in the group", scarcest[k], having[k]),
-                                ("among the others", scarcest_others[k], having_others[k]),
-                                key=lambda side: side[1])  # fmt: skip
+        sides = (scarcest[k], having[k], "in the group"), (scarcest_others[k], having_others[k], "among the others")
+        fewest, of, where = min(sides, key=lambda side: side[0])
         note = f"{fewest} patients {'with' if fewest == of else 'without'} it {where}, fewer than {_LEAST_PATIENTS}"
         table.loc[FINDINGS[k], "note"] = note
     table = table.assign(patients=having, patients_others=having_others)
     return table.rename(columns={"a": "value", "b": "others", "difference": "gap"})
 
 
-def against_experts(
-    predictions: Predictions, experts: pd.DataFrame, replicates: int = 1000, seed: int = 0
-) -> pd.DataFrame:
+def against_experts(predictions: Predictions, experts: pd.DataFrame, replicates=1000, seed=0) -> pd.DataFrame:
     """AUROC of the same scores on the same images by mined and by expert labels: one row per finding of the experts.
 
     experts: image and 0 / 1 columns (NaN: unknown); those of EXPERT_TASKS are compared with any of the corresponding
@@ -102,16 +96,11 @@ def against_experts(
         if least < _LEAST_POSITIVES:
             rows[name]["note"] = f"{least} images with or without it by one of the two, fewer than {_LEAST_POSITIVES}"
             continue
-        score = 1 - (1 - shared.scores[:, k]).prod(axis=1)
-        a, b = (_one_column(shared, score, labels) for labels in (expert, mined))
+        columns = (1 - (1 - shared.scores[:, k]).prod(axis=1), expert, mined)
+        # one question, in the first of fourteen columns; zeros in the others
+        score, *labels = (np.pad(one[:, None], ((0, 0), (0, len(FINDINGS) - 1))) for one in columns)
+        a, b = (replace(shared, scores=score, labels=one) for one in labels)
         found = group_difference(a, b, "auroc", resampling=Bootstrap(replicates, seed)).iloc[0]
         rows[name] |= found.rename({"a": "auroc_expert", "b": "auroc_mined"}).to_dict()
     columns = ["images", "mined", "expert", "auroc_mined", "auroc_expert", "difference", "low", "high", "p", "note"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("finding")
-
-
-def _one_column(predictions: Predictions, scores: np.ndarray, labels: np.ndarray) -> Predictions:
-    """The scores and labels of one question in the first of the fourteen columns; zeros in the others."""
-    table = np.zeros((2, *predictions.scores.shape))
-    table[0, :, 0], table[1, :, 0] = scores, labels
-    return replace(predictions, scores=table[0], labels=table[1])

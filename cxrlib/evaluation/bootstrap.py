@@ -1,7 +1,4 @@
-"""The bootstrap over patients (Field & Welsh 2007), and the intervals and p-values obtained from it.
-
-The sums of all replicates are one matrix product: (sums per patient) @ (how often each counts, a column per replicate).
-"""
+"""The bootstrap over patients (Field & Welsh 2007), and the intervals and p-values obtained from it."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -59,8 +56,7 @@ def chunks(times: np.ndarray, rows: int) -> Iterator[np.ndarray]:
 
 def patient_sums(row: np.ndarray, patient: np.ndarray, shape: tuple[int, int], values=None) -> csr_array:
     """Table (rows, patients): the sum of `values` (default: the count) of the images of each row and patient."""
-    values = np.ones(len(row)) if values is None else values
-    return csr_array((values, (row, patient)), shape=shape)
+    return csr_array((np.ones(len(row)) if values is None else values, (row, patient)), shape=shape)
 
 
 def effective_number(counts: csr_array | np.ndarray) -> np.ndarray:
@@ -87,8 +83,7 @@ def limits(replicates: np.ndarray, point: np.ndarray, support: Support) -> np.nd
     inner = (point > 0) & (point < 1) & (variance > 0)
     n = point * (1 - point) / np.where(inner, variance, 1) * (1 - ratio(np.ones(len(point)), carriers, empty=1.0))
     n = np.where(inner, np.clip(n, np.minimum(patients, most), np.minimum(most, 1e9)), patients)
-    # such as the AUROC of equal scores, which cannot be another
-    fixed = (point > 0) & (point < 1) & (variance == 0) & (step < 1)
+    fixed = (point > 0) & (point < 1) & (variance == 0) & (step < 1)  # such as the AUROC of equal scores
     tail = _tail(np.where(table.notna().any(), patients, 1))
     step = np.where(inner, step, 1)
     low = np.where(point > 0, betaincinv(n * point, n * (1 - point) + step, tail), 0)
@@ -115,12 +110,12 @@ def leave_ends(replicates: np.ndarray, point: np.ndarray, patients: np.ndarray, 
 def interval(replicates: np.ndarray, point: np.ndarray, patients: np.ndarray) -> np.ndarray:
     """Ends (2, k) of the expanded percentile intervals (95 %) of k metrics (Hesterberg 2015, Am. Statistician 69).
 
-    replicates: (r, k), NaN is ignored. point: (k,), always inside. patients: (k,), the number with the rarer class: the
-    fewer, the wider the percentiles (Student's t with patients - 1 degrees of freedom replaces the normal).
+    replicates: (r, k), NaN is ignored. point: (k,), always inside. patients: (k,) or a number, with the rarer class:
+    the fewer, the wider the percentiles (Student's t with patients - 1 degrees of freedom replaces the normal).
     NaN where the point is undefined, no replicate is defined, or fewer than two patients have the rarer class.
     """
     ends = np.full((2, len(point)), np.nan)
-    for k, tail in enumerate(_tail(np.asarray(patients, dtype=np.float64))):
+    for k, tail in enumerate(_tail(np.broadcast_to(np.asarray(patients, dtype=np.float64), point.shape))):
         defined = replicates[~np.isnan(replicates[:, k]), k]
         if len(defined) and not np.isnan(tail):
             ends[:, k] = np.quantile(defined, [tail, 1 - tail])

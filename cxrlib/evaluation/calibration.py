@@ -10,8 +10,8 @@ from scipy.special import expit, logit
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.metrics import check_calibration
-from cxrlib.evaluation.predictions import Predictions, fourteen
-from cxrlib.evaluation.thresholds import SavedPerFinding, Thresholds, too_few
+from cxrlib.evaluation.predictions import Predictions, SavedPerFinding, fourteen
+from cxrlib.evaluation.thresholds import Thresholds, too_few
 
 METHODS = ("none", "platt", "temperature", "isotonic")
 _EDGE = 1e-7  # scores nearer to 0 or 1 than this, the resolution of float32 at 1, have no finite logit
@@ -56,10 +56,8 @@ class Calibrator(SavedPerFinding):
         for k in range(len(FINDINGS)):
             rows = val.rows_of(k)
             scores, positive = val.scores[rows, k], val.labels[rows, k] == 1
-            note = too_few(positive)
-            if not note and np.ptp(scores) == 0:
-                note = "all images have the same score"
-            one = {} if note else _FIT[method](scores, positive)
+            note = too_few(positive) or ("" if np.ptp(scores) else "all images have the same score")
+            one = {} if note else _fitted(method, scores, positive)
             note = "higher scores do not go with more positives" if one is None else note
             maps.append(one or {})
             notes.append(note and f"not calibrated: {note}; the scores are kept")
@@ -140,45 +138,32 @@ def _logit(scores: np.ndarray) -> np.ndarray:
     return logit(np.clip(scores.astype(np.float64), _EDGE, 1 - _EDGE))
 
 
-def _targets(positive: np.ndarray) -> np.ndarray:
-    """Platt's: as if one more image of each class had been seen."""
-    positives, negatives = positive.sum(), (~positive).sum()
-    return np.where(positive, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+def _fitted(method: str, scores: np.ndarray, positive: np.ndarray) -> dict | None:
+    """The most likely map of one finding; None where higher scores do not go with more positives."""
+    if method == "isotonic":
+        from sklearn.isotonic import IsotonicRegression  # slow to import
 
+        fitted = IsotonicRegression(y_min=0, y_max=1).fit(scores.astype(np.float64), positive)
+        values = fitted.y_thresholds_.tolist()
+        return {"scores": fitted.X_thresholds_.tolist(), "values": values} if values[-1] > values[0] else None
+    x, positives, negatives = _logit(scores), positive.sum(), (~positive).sum()
+    # Platt's: as if one more image of each class had been seen
+    target = np.where(positive, (positives + 1) / (positives + 2), 1 / (negatives + 2))
 
-def _loss(z: np.ndarray, target: np.ndarray) -> float:
-    """Mean cross-entropy of logits z."""
-    return (np.logaddexp(0, z) - target * z).mean()
+    def loss(z: np.ndarray) -> float:  # mean cross-entropy of logits
+        return (np.logaddexp(0, z) - target * z).mean()
 
-
-def _platt(scores: np.ndarray, positive: np.ndarray) -> dict | None:
-    x, target = _logit(scores), _targets(positive)
-
-    def loss_and_gradient(map_: np.ndarray) -> tuple[float, np.ndarray]:
-        z = map_[0] * x + map_[1]
+    def loss_and_gradient(line: np.ndarray) -> tuple[float, np.ndarray]:
+        z = line[0] * x + line[1]
         error = expit(z) - target
-        return _loss(z, target), np.array([(error * x).mean(), error.mean()])
+        return loss(z), np.array([(error * x).mean(), error.mean()])
 
+    if method == "temperature":
+        found = scipy.optimize.minimize_scalar(lambda log: loss(np.exp(log) * x), bounds=(-5, 5), method="bounded")
+        return {"slope": float(np.exp(found.x))}
     found = scipy.optimize.minimize(loss_and_gradient, np.array([1.0, 0.0]), jac=True, method="BFGS", tol=1e-8)
     slope, intercept = map(float, found.x)
     return {"slope": slope, "intercept": intercept} if slope > 0 else None
-
-
-def _temperature(scores: np.ndarray, positive: np.ndarray) -> dict:
-    x, target = _logit(scores), _targets(positive)
-    found = scipy.optimize.minimize_scalar(lambda log: _loss(np.exp(log) * x, target), bounds=(-5, 5), method="bounded")
-    return {"slope": float(np.exp(found.x))}
-
-
-def _isotonic(scores: np.ndarray, positive: np.ndarray) -> dict | None:
-    from sklearn.isotonic import IsotonicRegression  # slow to import
-
-    fitted = IsotonicRegression(y_min=0, y_max=1).fit(scores.astype(np.float64), positive)
-    values = fitted.y_thresholds_.tolist()
-    return {"scores": fitted.X_thresholds_.tolist(), "values": values} if values[-1] > values[0] else None
-
-
-_FIT = {"platt": _platt, "temperature": _temperature, "isotonic": _isotonic}
 
 
 def _checked(method: str, finding: str, one: dict) -> dict:

@@ -13,24 +13,14 @@ from cxrlib.evaluation.predictions import Predictions
 
 
 def paired_difference(
-    a: Predictions,
-    b: Predictions,
-    metric: str = "auroc",
-    thresholds: Sequence | None = None,
-    replicates: int = 1000,
-    seed: int = 0,
+    a: Predictions, b: Predictions, metric="auroc", thresholds: Sequence | None = None, replicates=1000, seed=0
 ) -> pd.DataFrame:
     """`group_difference` of two models on the same images; InputError for others, or for other patients or labels."""
     return group_difference(a, _in_order_of(a, b), metric, thresholds, Bootstrap(replicates, seed))
 
 
 def group_difference(
-    a: Predictions,
-    b: Predictions,
-    metric: str = "auroc",
-    thresholds: Sequence | None = None,
-    resampling: Bootstrap = DEFAULT,
-    include: np.ndarray | None = None,
+    a: Predictions, b: Predictions, metric="auroc", thresholds: Sequence | None = None, resampling=DEFAULT, include=None
 ) -> pd.DataFrame:
     """`metric` in two groups of images (women and men, AP and PA); a patient with images in both is drawn for both.
 
@@ -59,9 +49,7 @@ def group_difference(
     return pd.DataFrame(columns, index=metrics.ROWS)
 
 
-def mean_against_members(
-    mean: Predictions, members: Sequence[Predictions], resampling: Bootstrap = DEFAULT
-) -> pd.DataFrame:
+def mean_against_members(mean: Predictions, members: Sequence[Predictions], resampling=DEFAULT) -> pd.DataFrame:
     """Macro AUROC of an ensemble, of its members and of these on average, on the same images and draws of patients.
 
     Rows "1", "2", ... (the members), "members" (their mean), "ensemble" and "ensemble - members"; columns auroc, low,
@@ -75,7 +63,7 @@ def mean_against_members(
     average = sum(each) / len(each)
     point, *replicates = np.column_stack([*each, average, whole, whole - average])
     replicates = np.reshape(replicates, (-1, len(point)))  # of which there may be none
-    low, high = bootstrap.interval(replicates, point, np.full(len(point), count_patients(mean)[1][-1]))
+    low, high = bootstrap.interval(replicates, point, count_patients(mean)[1][-1])
     names = [*(str(number) for number, _ in enumerate(each, 1)), "members", "ensemble", "ensemble - members"]
     return pd.DataFrame({"auroc": point, "low": low, "high": high}, index=pd.Index(names, name="model"))
 

@@ -1,6 +1,5 @@
 """A model at another hospital: what remains of it with calibration and thresholds as they were, and after a new fit."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,11 +19,7 @@ _ENDS = ("", "_low", "_high")
 
 
 def external(
-    here: Predictions | None,
-    there: Predictions,
-    calibrator: Calibrator,
-    thresholds: Thresholds,
-    resampling: Bootstrap = DEFAULT,
+    here: Predictions | None, there: Predictions, calibrator: Calibrator, thresholds: Thresholds, resampling=DEFAULT
 ) -> pd.DataFrame:
     """One row per finding and "macro": a model on its own test part (`here`) and at another hospital (`there`).
 
@@ -51,19 +46,16 @@ def external(
         missing = ("here: " + own["note"]).where(own["auroc"].isna(), "")
     score = [calibrated.scores[there.rows_of(k), k].mean() if enough[k] else np.nan for k in range(len(FINDINGS))]
     parts += [_named(measured, name) for name in ("sensitivity", "specificity", "f1", "ece_mass")]
-    parts += [measured[["threshold", "prevalence"]].assign(score=with_macro(np.array(score)))]
-    parts += [pd.DataFrame({"floor": with_macro(ece_floor(calibrated))}, index=measured.index)]
+    levels = {"score": with_macro(np.array(score)), "floor": with_macro(ece_floor(calibrated))}
     again = refitting(there, calibrator, thresholds, resampling)
-    parts.append(again.drop(columns="note"))
+    parts += [measured[["threshold", "prevalence"]].assign(**levels), again.drop(columns="note")]
     frozen = [note and f"frozen threshold: {note}" for note in thresholds.notes]
     columns = zip(few, frozen, measured["note"], missing, again["note"], strict=False)  # the macro has its own
     notes = [note or "; ".join(filter(None, others)) for note, *others in columns]
     return pd.concat(parts, axis=1).assign(note=[*notes, measured["note"].iloc[-1]])
 
 
-def refitting(
-    there: Predictions, calibrator: Calibrator, thresholds: Thresholds, resampling: Bootstrap = DEFAULT
-) -> pd.DataFrame:
+def refitting(there: Predictions, calibrator: Calibrator, thresholds: Thresholds, resampling=DEFAULT) -> pd.DataFrame:
     """What a new calibration and new thresholds, fitted on half of the patients, bring back on the other half.
 
     Fitted by the method of the calibrator ("platt" where it is "none") and for the objective and grid of the thresholds
@@ -89,7 +81,7 @@ def refitting(
     return pd.DataFrame(columns).assign(note=[*notes, f"a new fit for {fitted.sum()} of {len(FINDINGS)} findings"])
 
 
-def external_text(table: pd.DataFrame, head: Sequence[str]) -> str:
+def external_text(table: pd.DataFrame, head: list[str]) -> str:
     """The table of `external` for reading: the lines `head`, what was measured, and the notes on the rest."""
     shown = table[table["auroc_there"].notna()]
 

@@ -21,19 +21,15 @@ UNBOUNDED = ("ap_lift",)  # may lie outside [0, 1]: intervals from percentiles
 # of the threshold metrics that are shares of images: which of tn, fp, fn, tp (0 to 3) count as hits, which as misses
 _SHARES = {"f1": ([3], [1, 2]), "sensitivity": ([3], [2]), "specificity": ([0], [1]), "ppv": ([3], [1]),
            "npv": ([0], [2])}  # fmt: skip
-# F1 as a share of images, tp / (tp + fp + fn), and back
-_AS_SHARE = {"f1": (lambda f1: f1 / (2 - f1), lambda share: 2 * share / (1 + share))}
+_AS_SHARE = {"f1": (lambda f1: f1 / (2 - f1), lambda share: 2 * share / (1 + share))}  # tp / (tp + fp + fn), and back
 _EMPTY = {"ppv": ": no image at or above the threshold", "npv": ": no image below the threshold"}
 ECE_BINS = 15  # as in Guo et al. 2017
 
 
-def evaluate(
-    predictions: Predictions, thresholds: Sequence[float] | None = None, replicates: int = 1000, seed: int = 0
-) -> pd.DataFrame:
+def evaluate(predictions: Predictions, thresholds: Sequence | None = None, replicates=1000, seed=0) -> pd.DataFrame:
     """One row per finding and a last row "macro"; each metric with its 95 % patient-bootstrap interval.
 
     thresholds: 14 values in the order of FINDINGS, or Thresholds; an image is positive where score >= threshold.
-
     Columns: positives and patients (images and patients with the finding), n (images whose label is known), prevalence
     among these; for each metric `name`, `name_low`, `name_high` (NaN without replicates):
       auroc, ap (scikit-learn's roc_auc_score, average_precision_score); ap_lift, ap / prevalence: 1 is chance
@@ -48,12 +44,9 @@ def evaluate(
     [drawn] = bootstrap(predictions, thresholds=[thresholds], replicates=replicates, seed=seed)
     positives, known = (predictions.labels == 1).sum(axis=0), predictions.known
     positive, scarcest = resampling.count_patients(predictions)
-    columns = {
-        "positives": np.append(positives, positives.sum()),
-        "patients": positive,
-        "n": np.append(known.sum(axis=0), known.any(axis=1).sum()),
-        "prevalence": with_macro(ratio(positives, known.sum(axis=0))),
-    }
+    columns = {"positives": np.append(positives, positives.sum()), "patients": positive}
+    columns["n"] = np.append(known.sum(axis=0), known.any(axis=1).sum())
+    columns["prevalence"] = with_macro(ratio(positives, known.sum(axis=0)))
     for name, point in drawn.point.items():
         if name == THRESHOLD_METRICS[0]:
             columns["threshold"] = np.append(fourteen("thresholds", thresholds, nan=False), np.nan)
@@ -71,12 +64,9 @@ def evaluate(
     return pd.DataFrame(columns, index=ROWS)
 
 
-def point_estimates(
-    predictions: Predictions, thresholds: Sequence[float] | None = None, metrics: Sequence[str] | None = None
-) -> dict[str, np.ndarray]:
+def point_estimates(predictions: Predictions, thresholds=None, metrics=None) -> dict[str, np.ndarray]:
     """The `metrics` (default: all) of `evaluate` without intervals: {metric: (14,) float64}, NaN where undefined."""
-    [drawn] = bootstrap(predictions, thresholds=[thresholds], metrics=metrics, replicates=0)
-    return drawn.point
+    return bootstrap(predictions, thresholds=[thresholds], metrics=metrics, replicates=0)[0].point
 
 
 class Drawn(NamedTuple):
@@ -93,13 +83,7 @@ class Drawn(NamedTuple):
         return back(resampling.limits(change(self.replicates[name]), change(self.point[name]), self.support[name]))
 
 
-def bootstrap(
-    *predictions: Predictions,
-    thresholds: Sequence | None = None,
-    metrics: Sequence[str] | None = None,
-    replicates: int = 1000,
-    seed: int = 0,
-) -> list[Drawn]:
+def bootstrap(*predictions: Predictions, thresholds=None, metrics=None, replicates=1000, seed=0) -> list[Drawn]:
     """The metrics in `replicates` draws of whole patients, for each of `predictions`, which share the draws.
 
     thresholds: 14 values, or Thresholds, for each of `predictions`. metrics: only these (default: all). NaN in a

@@ -1,13 +1,14 @@
-"""Predictions of a model with the labels, images and patients they belong to, saved as one file."""
+"""Predictions of a model with their labels, images and patients, and what else is saved for each finding."""
 
-from collections.abc import Sequence
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar, Self
 
 import numpy as np
 
 from cxrlib.core.errors import InputError, some
-from cxrlib.core.paths import written_whole
+from cxrlib.core.paths import write_json, written_whole
 from cxrlib.data.findings import FINDINGS
 
 _ARRAYS = ("scores", "labels", "image", "patient")
@@ -74,14 +75,13 @@ class Predictions:
 
     def save(self, path: str | Path) -> Path:
         """Write an ``.npz`` without pickles, atomically, and return the path."""
-        path = Path(path)
         with written_whole(path) as beside, beside.open("wb") as file:
             arrays = {name: getattr(self, name) for name in _ARRAYS}
             np.savez_compressed(file, findings=np.array(FINDINGS), calibration=np.array(self.calibration), **arrays)
-        return path
+        return Path(path)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Predictions":
+    def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote. Raises InputError for a missing, broken or foreign file."""
         if not Path(path).is_file():
             raise InputError(f"{path} is not a file; expected predictions (.npz): run the evaluation that writes them")
@@ -106,7 +106,7 @@ def coded(labels: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(labels), UNKNOWN, labels)
 
 
-def fourteen(name: str, values: Sequence[float], nan: bool = True) -> np.ndarray:
+def fourteen(name: str, values, nan: bool = True) -> np.ndarray:
     """`values`, or those of Thresholds, as float64 (14,); None is NaN. InputError for others, and NaN without `nan`."""
     try:
         numbers = np.array(getattr(values, "values", values), dtype=np.float64)
@@ -116,3 +116,33 @@ def fourteen(name: str, values: Sequence[float], nan: bool = True) -> np.ndarray
         allowed = "" if nan else ", none NaN"
         raise InputError(f"{name}: {values!r}; expected {len(FINDINGS)} numbers, one per finding{allowed}")
     return numbers
+
+
+class SavedPerFinding:
+    """What thresholds and calibrators share: one entry per finding, saved as JSON."""
+
+    FORMAT: ClassVar[str]  # kind and version, stored in the file
+
+    def save(self, path: str | Path) -> Path:
+        """Write JSON atomically and return the path."""
+        return write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote. Raises InputError for a missing, broken or foreign file."""
+        if not Path(path).is_file():
+            raise InputError(f"{path} is not a file; expected what {cls.__name__}.save, or cxr eval, writes")
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:  # InputError and JSONDecodeError are ValueErrors
+            raise InputError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_dict(cls, saved: dict) -> Self:
+        """The inverse of `to_dict`. Raises InputError where something is missing or invalid."""
+        if not isinstance(saved, dict) or saved.get("format") != cls.FORMAT:
+            raise InputError(f"expected what {cls.__name__}.save writes, with the format {cls.FORMAT!r}")
+        try:
+            return cls._read(saved, [{**saved["findings"][name]} for name in FINDINGS])
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{error} is missing or invalid; write it again with {cls.__name__}.save") from None

@@ -1,6 +1,5 @@
 """The evaluation protocol: calibrate and tune on validation, freeze, measure on test; and what `cxr eval` writes."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +11,9 @@ from cxrlib.core.paths import write_csv, write_text
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.calibration import Calibrator, mean_calibrated, methods_text
 from cxrlib.evaluation.metrics import evaluate
-from cxrlib.evaluation.objectives import parse_objective
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.reliability import choose_method
-from cxrlib.evaluation.thresholds import GRID, Grid, Thresholds, grid_values, tune_thresholds
+from cxrlib.evaluation.thresholds import GRID, Grid, Thresholds, grid_values, parse_objective, tune_thresholds
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Evaluation:
     test: Predictions
     tuned_on: int  # images
 
-    def write(self, folder: Path, raw: Sequence[Predictions], text: str) -> None:
+    def write(self, folder: Path, raw: list[Predictions], text: str) -> None:
         """Write metrics.csv, metrics.txt, thresholds.json, and of each model calibration.json, predictions_test.npz."""
         write_csv(folder / "metrics.csv", self.table)
         write_text(folder / "metrics.txt", text)
@@ -41,7 +39,7 @@ class Evaluation:
 
     def text(self, models: dict[str, dict]) -> str:
         """A line per finding, the macros, the models (checkpoints of one split, by name), the data, the notes."""
-        lines, config = [], next(iter(models.values()))["config"]
+        lines, config, patients = [], next(iter(models.values()))["config"], len(np.unique(self.test.patient))
         for (finding, row), threshold in zip(self.table[:-1].iterrows(), self.thresholds.texts, strict=True):
             lines.append(f"{finding:<19} AUC {_with_interval(row, 'auroc')}  F1 {_with_interval(row, 'f1')}  threshold "
                          f"{threshold:<6}  positives {row['positives']:.0f} of {row['n']:.0f}")  # fmt: skip
@@ -50,11 +48,9 @@ class Evaluation:
             lines.append(f"{'macro ' + name:<19} {name:<3} {value}  over {defined} of {len(FINDINGS)} findings")
         lines.append("")
         lines += [f"# {name}: {a['arch']}, {a['image_size']} pixels, epoch {a['epoch']}" for name, a in models.items()]
-        lines += [
-            f"# split {config['split']}, seed {config['seed']}: thresholds tuned on {self.tuned_on:,} validation "
-            f"images, figures from {len(self.test):,} test images of {len(np.unique(self.test.patient)):,} patients",
-            "# in brackets: 95 % intervals, bootstrap over patients",
-        ]
+        lines.append(f"# split {config['split']}, seed {config['seed']}: thresholds tuned on {self.tuned_on:,} "
+                     f"validation images, figures from {len(self.test):,} test images of {patients:,} patients\n"
+                     "# in brackets: 95 % intervals, bootstrap over patients")  # fmt: skip
         if config["split"] == "image":
             lines.append("# this split puts images of one patient on both sides: the figures are too good to be true")
         if {calibrator.method for calibrator in self.calibrators} - {"none"}:
@@ -84,13 +80,7 @@ def check_how(calibrate: str, grid: str, objective: str) -> dict:
 
 
 def evaluate_at_tuned(
-    val: Sequence[Predictions],
-    test: Sequence[Predictions],
-    calibrate: str = "auto",
-    grid: Grid = GRID,
-    objective: str = "f1",
-    replicates: int = 1000,
-    thresholds: Thresholds | None = None,
+    val, test, calibrate="auto", grid: Grid = GRID, objective="f1", replicates=1000, thresholds=None
 ) -> Evaluation:
     """Fit the calibrators and the thresholds on `val`, freeze both, and measure on `test`.
 

@@ -1,26 +1,24 @@
-"""One decision threshold per finding: chosen on validation, frozen, applied to test."""
+"""One decision threshold per finding: what it is chosen for, chosen on validation, frozen, applied to test."""
 
-import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, Self
 
 import numpy as np
 import pandas as pd
+from scipy.special import bdtr, rel_entr  # scipy.stats, which has a name for bdtr, takes a second to import
 
-from cxrlib.core.errors import InputError
-from cxrlib.core.paths import write_json
+from cxrlib.core.errors import InputError, nearest
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.bootstrap import Bootstrap, chunks, count_patients, interval, patient_sums, shared_draws
 from cxrlib.evaluation.differences import group_difference
 from cxrlib.evaluation.metrics import at_or_above, check_calibration
-from cxrlib.evaluation.objectives import guaranteed, parse_objective
-from cxrlib.evaluation.predictions import Predictions, fourteen
+from cxrlib.evaluation.predictions import Predictions, SavedPerFinding, fourteen
 
 Grid = tuple[float, float, float] | None  # start, stop, step; None: all scores
 GRID: Grid = (0.05, 0.40, 0.05)
 NEVER = float(np.nextafter(np.float32(1), np.float32(2)))  # above every score: never positive
+_EXAMPLES = ("f1", "f2", "f0.5", "youden", "sensitivity>=0.9", "sensitivity>=0.9@0.95", "specificity>=0.9", "cost=10")
 _NOT_TUNED = "not tuned"
 _DEFAULT = 0.5  # where a finding is not tuned
 _FEW = Bootstrap(replicates=200)
@@ -32,36 +30,6 @@ def number(value: float) -> str:
     if value > 1:
         return "never"
     return f"{value:.2f}" if value >= 0.1 or value == round(value, 2) else f"{value:.2g}"
-
-
-class SavedPerFinding:
-    """What thresholds and calibrators share: one entry per finding, saved as JSON."""
-
-    FORMAT: ClassVar[str]  # kind and version, stored in the file
-
-    def save(self, path: str | Path) -> Path:
-        """Write JSON atomically and return the path."""
-        return write_json(path, self.to_dict())
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote. Raises InputError for a missing, broken or foreign file."""
-        if not Path(path).is_file():
-            raise InputError(f"{path} is not a file; expected what {cls.__name__}.save, or cxr eval, writes")
-        try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:  # InputError and JSONDecodeError are ValueErrors
-            raise InputError(f"{path}: {error}") from None
-
-    @classmethod
-    def from_dict(cls, saved: dict) -> Self:
-        """The inverse of `to_dict`. Raises InputError where something is missing or invalid."""
-        if not isinstance(saved, dict) or saved.get("format") != cls.FORMAT:
-            raise InputError(f"expected what {cls.__name__}.save writes, with the format {cls.FORMAT!r}")
-        try:
-            return cls._read(saved, [{**saved["findings"][name]} for name in FINDINGS])
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{error} is missing or invalid; write it again with {cls.__name__}.save") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,9 +98,7 @@ class Thresholds(SavedPerFinding):
         return cls(values, saved["objective"], saved["grid"], low, high, notes, calibration)
 
 
-def tune_thresholds(
-    val: Predictions, grid: Grid = GRID, objective: str = "f1", min_positives: int = 5, resampling: Bootstrap = _FEW
-) -> Thresholds:
+def tune_thresholds(val: Predictions, grid=GRID, objective="f1", min_positives=5, resampling=_FEW) -> Thresholds:
     """For each finding the threshold that is best on `val`, and its bootstrap interval over patients.
 
     grid: (start, stop, step), both ends included; None searches all scores (the exact optimum).
@@ -141,7 +107,7 @@ def tune_thresholds(
       "youden": sensitivity + specificity - 1 (Youden 1950)
       "sensitivity>=0.9": the specificity, among the thresholds with that sensitivity; "specificity>=0.9" likewise
       "sensitivity>=0.9@0.95": the highest threshold that keeps this sensitivity for new patients with 95 % confidence
-      (`objectives`); it has no interval
+      (`guaranteed`); it has no interval
       "cost=10": minus the expected cost where a false negative costs as much as ten false positives
     min_positives: a finding with fewer positive or negative images keeps 0.5, and its note gives the reason.
     resampling: 200 replicates unless given; with 0 the intervals are NaN.
@@ -165,9 +131,13 @@ def tune_thresholds(
             continue
         best, reached = _best(scores, positive, of, times, grid, value_of)
         values[k] = best[0]
-        note = _shortfall(scores, positive, grid_values(grid)[0] if grid else 0, best[0])
-        if not note.startswith(_NOT_TUNED):
+        lowest, nobody = grid_values(grid)[0] if grid else 0, "nobody is predicted positive"
+        if at_or_above(scores[positive], lowest).any():
             ends[:, k] = interval(best[1:, None], best[:1], scarcest[k : k + 1])[:, 0]
+            note = "" if at_or_above(scores, best[0]).any() else f"{nobody}: no score reaches the threshold"
+        else:
+            note = f"{_NOT_TUNED}: no image with the finding reaches the lowest threshold, {lowest:g}"
+            note += "" if at_or_above(scores, lowest).any() else f": {nobody}"
         if not reached[0]:
             note = f"no threshold{' of the grid' if grid else ''} reaches {objective}; the nearest is kept; {note}"
         if note and grid:
@@ -212,15 +182,6 @@ def optimism(val: Predictions, test: Predictions, replicates: int = 1000, seed: 
     return table
 
 
-def _shortfall(scores: np.ndarray, positive: np.ndarray, lowest: float, chosen: float) -> str:
-    """A note where no choice could be made, or where the chosen threshold predicts nobody positive; else empty."""
-    nobody = "nobody is predicted positive"
-    if not at_or_above(scores[positive], lowest).any():
-        rest = "" if at_or_above(scores, lowest).any() else f": {nobody}"
-        return f"{_NOT_TUNED}: no image with the finding reaches the lowest threshold, {lowest:g}{rest}"
-    return "" if at_or_above(scores, chosen).any() else f"{nobody}: no score reaches the threshold"
-
-
 def _best(scores, positive, patient, times, grid, value_of: Callable) -> tuple[np.ndarray, np.ndarray]:
     """The best thresholds (r,) in draws (r, patients), NaN without both classes; and whether they are feasible (r,)."""
     exact = np.append(np.unique(scores[positive]).astype(np.float64), NEVER)  # others only add false positives
@@ -239,3 +200,82 @@ def _best(scores, positive, patient, times, grid, value_of: Callable) -> tuple[n
         best.append(np.where(tp[-1] * fp[-1] > 0, candidates[::-1][last], np.nan))
         feasible.append(np.take_along_axis(reached, last[None], axis=0)[0])
     return np.concatenate(best), np.concatenate(feasible)
+
+
+def parse_objective(text: str) -> tuple[Callable, tuple[float, float] | None]:
+    """The objective that `text` names, such as "f1" or "cost=10", and the promise (sensitivity, confidence) after @.
+
+    It is a function (tp, fp, positives, negatives) -> (value to maximize, condition met), where tp and fp are
+    (candidates, replicates), all positives and negatives (replicates,); ties are exact, as quotients of integers.
+    Raises InputError for an unknown objective.
+    """
+    pattern = r"(youden)|(f|sensitivity>=|specificity>=|cost=)([\d.]+)(@0?\.\d+)?"
+    try:
+        named, kind, number, at = re.fullmatch(pattern, re.sub(r"\s", "", str(text))).groups()
+        kind, number = named or kind.rstrip(">="), float(number or 1)
+        promise = (number, float(at[1:])) if at else None
+        if promise and not (kind == "sensitivity" and number < 1 and promise[1] > 0):
+            raise ValueError
+    except (AttributeError, ValueError):
+        expected = f"{', '.join(_EXAMPLES)} (@: for new patients, with this confidence), or another number"
+        raise InputError(f"the objective {text!r} is unknown{nearest(text, _EXAMPLES)}; expected {expected}") from None
+    if number <= 0 or (number > 1 and kind in ("sensitivity", "specificity")):
+        raise InputError(f"the objective {text!r} has the number {number}; expected one above 0, and shares at most 1")
+    return lambda *counts: _OBJECTIVES[kind](number, *counts), promise
+
+
+def _sensitivity(minimum, tp, fp, positives, negatives):
+    """Fewest false positives, then most true ones; ranked below these, where the condition fails: most true ones."""
+    reached = tp >= minimum * positives * (1 - 1e-12)
+    return np.where(reached, tp - fp * (positives + 1), tp - (negatives + 1) * (positives + 1)), reached
+
+
+def _specificity(minimum, tp, fp, positives, negatives):
+    """Most true positives, then fewest false ones; ranked below these, where the condition fails: fewest false ones."""
+    reached = negatives - fp >= minimum * negatives * (1 - 1e-12)
+    return np.where(reached, tp * (negatives + 1) - fp, -fp - (negatives + 1)), reached
+
+
+_OBJECTIVES = {
+    "f": lambda beta, tp, fp, p, n: ((1 + beta**2) * tp / np.maximum(beta**2 * p + tp + fp, 1), tp >= 0),
+    "youden": lambda _, tp, fp, p, n: (tp * n - fp * p, tp >= 0),
+    "cost": lambda ratio, tp, fp, p, n: (-(ratio * (p - tp) + fp), tp >= 0),
+    "sensitivity": _sensitivity,
+    "specificity": _specificity,
+}
+
+
+def guaranteed(scores, positive, patient, candidates, promise: tuple[float, float]) -> tuple[float | None, str]:
+    """The highest of the rising `candidates` that keeps the promise (sensitivity, confidence); or None, and why.
+
+    It is kept for new patients in 95 of 100 validation sets (Learn then Test, Angelopoulos et al. 2021,
+    arXiv 2110.01052). Candidates are tested upwards, each at the full level, until one fails.
+    """
+    (sensitivity, confidence), (_, codes) = promise, np.unique(patient[positive], return_inverse=True)
+    patients, level = codes.max(initial=-1) + 1, 1 - confidence
+    missed = ~at_or_above(scores[positive], candidates[:, None])  # (candidates, positive images)
+    row, image = np.nonzero(missed)
+    losses = patient_sums(row, codes[image], (len(candidates), patients)).toarray() / np.bincount(codes)
+    p = p_of_risk(losses, 1 - sensitivity)
+    passed = int(np.argmin(np.append(p <= level, False)))
+    if passed:
+        return float(candidates[passed - 1]), ""
+    needed = int(np.ceil(np.log(level) / np.log(sensitivity)))
+    if patients < needed:
+        return None, f"{patients} patients with the finding, and the promise needs at least {needed}"
+    return None, f"already the lowest threshold, {candidates[0]:.2g}, misses too many"
+
+
+def p_of_risk(losses: np.ndarray, risk: float) -> np.ndarray:
+    """(k,) p-values of "the mean loss of new patients is above `risk`", from losses (k, patients) in [0, 1].
+
+    The exact binomial test where all losses are 0 or 1, as with one positive image per patient; else the bound of
+    Hoeffding and Bentkus (Bates et al. 2021, Journal of the ACM 68), which holds for any losses in [0, 1].
+    """
+    n, mean = losses.shape[1], losses.mean(axis=1)
+    tail = bdtr(np.floor(n * mean + 1e-9), n, risk)
+    if np.isin(losses, (0, 1)).all():
+        return tail
+    below = np.minimum(mean, risk)
+    hoeffding = np.exp(-n * (rel_entr(below, risk) + rel_entr(1 - below, 1 - risk)))
+    return np.minimum(np.minimum(hoeffding, np.e * bdtr(np.ceil(n * mean - 1e-9), n, risk)), 1)

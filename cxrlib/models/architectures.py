@@ -1,9 +1,5 @@
-"""The registry of architectures, their networks with published weights, and the models of checkpoints.
+"""The registry of architectures, their networks with published weights, and the models of checkpoints."""
 
-Every model takes one-channel radiographs, uint8 or [0, 1], and normalizes them itself.
-"""
-
-import os
 import pickle
 import shutil
 import sys
@@ -66,7 +62,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 class ChestXrayModel(nn.Module):
-    """An architecture with fourteen outputs, one per finding in the order of FINDINGS, and its own normalization."""
+    """An architecture with one output per finding, in the order of FINDINGS; it normalizes its one-channel input."""
 
     def __init__(self, arch: str, image_size: int):
         super().__init__()
@@ -148,19 +144,11 @@ def save_checkpoint(path: str | Path, model: ChestXrayModel, **fields) -> Path:
     tuned, then of `Thresholds.to_dict` or `Calibrator.to_dict`; familiarity, of `training.familiarity`, or None.
     """
     mean, std = map(list, ARCHITECTURES[model.arch].norm)
-    content = {
-        "format": CHECKPOINT_FORMAT,
-        "arch": model.arch,
-        "findings": list(FINDINGS),
-        "image_size": model.image_size,
-        "mean": mean,
-        "std": std,
-        "thresholds": None,
-        "calibration": None,
-        "familiarity": None,
-        "state_dict": {name: value.detach().cpu() for name, value in model.state_dict().items()},
-    }
-    return write_checkpoint(path, content | fields)
+    content = {"format": CHECKPOINT_FORMAT, "arch": model.arch, "findings": list(FINDINGS)}
+    content |= {"image_size": model.image_size, "mean": mean, "std": std}
+    content |= {"thresholds": None, "calibration": None, "familiarity": None}
+    weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    return write_checkpoint(path, content | {"state_dict": weights} | fields)
 
 
 def model_from_checkpoint(checkpoint: dict) -> ChestXrayModel:
@@ -216,9 +204,7 @@ def package(name: str) -> ModuleType:
 def network(arch: str, image_size: int) -> nn.Module:
     """The network of an architecture with random weights and the head of ImageNet; only vit_b_16 needs the size."""
     if arch == "efficientnet_lite0":
-        return package("timm").create_model(
-            "tf_efficientnet_lite0", pretrained=False, drop_rate=0.2, drop_path_rate=0.2
-        )
+        return package("timm").create_model("tf_efficientnet_lite0", drop_rate=0.2, drop_path_rate=0.2)
     size = {"image_size": image_size} if arch == "vit_b_16" else {}
     return package("torchvision").models.get_model(arch, weights=None, **size)
 
@@ -237,7 +223,7 @@ def imagenet(arch: str) -> dict:
         return models.get_model(arch, weights=entry).state_dict()  # a wrong hash is an error there
     # URLError is an OSError, a wrong hash a RuntimeError; the others follow an interrupted download
     except (OSError, RuntimeError, HTTPException, EOFError, pickle.UnpicklingError) as error:
-        file = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(entry.url)
+        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
         raise InputError(f"the ImageNet weights of {arch} cannot be downloaded ({error}); start from the weights that "
                          "need no network (arch=efficientnet_lite0) or from random ones (weights=none), or put the "
                          f"file at {file}") from None  # fmt: skip

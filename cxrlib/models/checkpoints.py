@@ -1,11 +1,6 @@
-"""Checkpoint files of one or several models, written atomically and read without executing code.
-
-Checkpoints are untrusted input, so every field is validated. An ensemble, models of one split that predict the mean of
-their calibrated scores, is a checkpoint that holds those of its members, and thresholds on the mean.
-"""
+"""Checkpoint files of one or several models: untrusted input, of which every field is validated; no code is run."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,11 +26,6 @@ class _Checked(BaseModel):
     __pydantic_extra__: dict[str, JsonValue]
 
 
-class _Parts(_Checked):
-    train: list[str]
-    val: list[str]
-
-
 class _Config(_Checked):
     """The parameters that an evaluation reads, to select the same validation images."""
 
@@ -48,7 +38,7 @@ class _Content(_Checked):
     arch: str
     image_size: int = Field(ge=1, le=4096)  # limits what a vision transformer allocates
     state_dict: dict[str, torch.Tensor]
-    parts: _Parts
+    parts: dict[Literal["train", "val"], list[str]] = Field(min_length=2)  # both
     config: _Config
     epoch: NonNegativeInt
     val_auroc: float = Field(None, ge=0, le=1)
@@ -59,7 +49,7 @@ class _Content(_Checked):
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
-    """Checkpoints by the name of their file, one or more, and the thresholds tuned for the mean of their scores."""
+    """Checkpoints of one split by the name of their file, and thresholds for the mean of their calibrated scores."""
 
     members: dict[str, dict]
     thresholds: dict | None = None
@@ -93,7 +83,7 @@ class Ensemble:
         content = {"format": CHECKPOINT_FORMAT, "findings": list(FINDINGS), "members": members, "parts": self.parts}
         return write_checkpoint(path, (content if len(members) > 1 else members[0]) | {"thresholds": self.thresholds})
 
-    def at(self, calibrations: Sequence[dict], thresholds: dict) -> "Ensemble":
+    def at(self, calibrations: list[dict], thresholds: dict) -> "Ensemble":
         """The same with another operating point: a calibration for each member, and thresholds on their mean."""
         pairs = zip(self.members.items(), calibrations, strict=True)
         members = {name: one | {"calibration": saved, "thresholds": None} for (name, one), saved in pairs}
@@ -120,7 +110,7 @@ def load_checkpoint(path: str | Path) -> dict:
     return checkpoint
 
 
-def load_ensemble(weights: Sequence[str | Path]) -> Ensemble:
+def load_ensemble(weights: list[str | Path]) -> Ensemble:
     """The models of one or several files, each a checkpoint or an ensemble. Raises InputError for one given twice."""
     members, thresholds = {}, None
     for path in map(str, weights):

@@ -17,7 +17,7 @@ from cxrlib.core.progress import bar
 from cxrlib.data.splits import subset
 from cxrlib.evaluation.bootstrap import count_patients, interval, p_values, replicates_with_macro, with_macro
 from cxrlib.evaluation.differences import holm
-from cxrlib.evaluation.metrics import bootstrap, point_estimates
+from cxrlib.evaluation.metrics import bootstrap
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.architectures import model_from_checkpoint
 from cxrlib.models.checkpoints import load_checkpoint
@@ -35,11 +35,8 @@ Results = dict[str, list[Predictions]]
 
 def candidates(archs: Iterable[str], config: TrainConfig) -> dict[str, TrainConfig]:
     """{name: config} of names such as "resnet18", or "efficientnet_lite0:imagenet" with other weights; of none, all."""
-    each = {}
-    for name in archs or ARCHS:
-        arch, _, weights = name.partition(":")
-        each[name] = config.replace(arch=arch, weights=weights or config.weights)
-    return each
+    parts = {name: name.partition(":") for name in archs or ARCHS}
+    return {name: config.replace(arch=arch, weights=own or config.weights) for name, (arch, _, own) in parts.items()}
 
 
 def parse_budget(budget: str) -> tuple[str, float]:
@@ -55,9 +52,7 @@ def parse_budget(budget: str) -> tuple[str, float]:
     return unit, value
 
 
-def with_budget(
-    each: dict[str, TrainConfig], budget: str, train: int, val: int, costs: pd.DataFrame | None = None
-) -> dict[str, TrainConfig]:
+def with_budget(each: dict[str, TrainConfig], budget: str, train: int, val: int, costs=None) -> dict[str, TrainConfig]:
     """The configs with the epochs that the budget allows or, if that is less than one, with fewer training images.
 
     budget: "epochs=2"; "steps=200", the same number of images for all; or "minutes=3", more for fast networks, which
@@ -80,9 +75,7 @@ def with_budget(
     return planned
 
 
-def compare(
-    each: dict[str, TrainConfig], seeds: Sequence[int], entries, images, test: pd.DataFrame, out: Path, jobs: int = 1
-) -> Results:
+def compare(each: dict[str, TrainConfig], seeds: Sequence[int], entries, images, test, out: Path, jobs=1) -> Results:
     """Train every candidate with every seed, predict the test entries, and return {name: one Predictions per seed}.
 
     entries, images: as in `fit`. `out` gets NAME/seedN/ with the files of `fit` and predictions_test.npz. A finished
@@ -95,9 +88,8 @@ def compare(
     members = {name: [(config.replace(seed=seed, resume=True), member_folder(out, name, seed)) for seed in seeds]
                for name, config in each.items()}  # fmt: skip
     waiting = [one for own in members.values() for one in own if not _is_finished(*one, entries, test)]
-    if any(pick_device(config.device) != "cpu" for config in each.values()):
-        jobs = 1
-    _train(waiting, entries, images, test, jobs)
+    on_cpu = all(pick_device(config.device) == "cpu" for config in each.values())
+    _train(waiting, entries, images, test, jobs if on_cpu else 1)
     return {name: [Predictions.load(folder / _TESTED) for _, folder in own] for name, own in members.items()}
 
 
@@ -118,11 +110,12 @@ def comparison_table(results: Results, replicates: int = 2000, seed: int = 0) ->
     The interval covers the test patients and, with two or more seeds, the seeds: each replicate resamples both.
     seed_sd: standard deviation over the seeds; NaN for a single seed.
     """
-    drawn, point, scarcest = _drawn(results, replicates, seed)
-    low, high = interval(drawn, point, np.full(len(point), scarcest))
-    spread = [np.std(_macro(each), ddof=1) if len(each) > 1 else np.nan for each in results.values()]
-    columns = {"auroc": point, "auroc_low": low, "auroc_high": high, "seed_sd": spread}
-    return pd.DataFrame(columns, index=pd.Index(results, name="arch")).assign(seeds=[*map(len, results.values())])
+    drawn, each, scarcest = _drawn(results, replicates, seed)
+    point, seeds = each.mean(axis=1), each.shape[1]
+    low, high = interval(drawn, point, scarcest)
+    spread = each.std(axis=1, ddof=1) if seeds > 1 else np.nan
+    columns = {"auroc": point, "auroc_low": low, "auroc_high": high, "seed_sd": spread, "seeds": seeds}
+    return pd.DataFrame(columns, index=pd.Index(results, name="arch"))
 
 
 def all_differences(results: Results, replicates: int = 2000, seed: int = 0) -> pd.DataFrame:
@@ -130,21 +123,18 @@ def all_differences(results: Results, replicates: int = 2000, seed: int = 0) -> 
 
     Columns: a, b, difference, low, high, p (two-sided, from the replicates), p_holm (corrected for multiple testing).
     """
-    drawn, point, scarcest = _drawn(results, replicates, seed)
-    names = list(results)
+    drawn, each, scarcest = _drawn(results, replicates, seed)
+    names, point = list(results), each.mean(axis=1)
     order = sorted(range(len(names)), key=lambda place: -point[place])
     one, two = np.array(list(combinations(order, 2)), dtype=int).reshape(-1, 2).T
     replicate, difference = drawn[:, one] - drawn[:, two], point[one] - point[two]
-    patients = np.full(len(one), scarcest)
-    low, high = interval(replicate, difference, patients)
-    p = p_values(replicate, patients)
+    low, high = interval(replicate, difference, scarcest)
+    p = p_values(replicate, scarcest)
     columns = {"a": [names[i] for i in one], "b": [names[i] for i in two], "difference": difference}
     return pd.DataFrame(columns | {"low": low, "high": high, "p": p, "p_holm": holm(p)})
 
 
-def learning_curve(
-    config: TrainConfig, sizes: Iterable[int], seeds: Sequence[int], entries: pd.DataFrame, images, test, out: Path
-) -> pd.DataFrame:
+def learning_curve(config: TrainConfig, sizes, seeds: Sequence[int], entries, images, test, out: Path) -> pd.DataFrame:
     """`comparison_table` by approximate number of training images (0 is all), with a column images (their mean)."""
     each = {str(size): config.replace(train_subset=size) for size in sizes}
     results = compare(each, seeds, entries, images, test, out)
@@ -199,12 +189,8 @@ def _train_member(config: TrainConfig, folder: Path, entries, images, test: pd.D
     (folder / "model_last.pth").unlink(missing_ok=True)  # not needed; half a gigabyte for VGG16
 
 
-def _macro(predictions: list[Predictions]) -> np.ndarray:
-    return np.array([with_macro(point_estimates(one)["auroc"])[-1] for one in predictions])
-
-
 def _drawn(results: Results, replicates: int, seed: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Bootstrap macro AUROC (replicates, candidates), point estimates, and patients of the scarcer class."""
+    """Macro AUROC: bootstrap (replicates, candidates), of seeds (candidates, seeds); patients of the rarer class."""
     flat, seeds = [one for each in results.values() for one in each], len(next(iter(results.values())))
     same = (np.array_equal(one.image, flat[0].image) and np.array_equal(one.labels, flat[0].labels) for one in flat)
     if any(len(each) != seeds for each in results.values()) or not all(same):
@@ -215,5 +201,5 @@ def _drawn(results: Results, replicates: int, seed: int) -> tuple[np.ndarray, np
     times = np.random.default_rng(seed).multinomial(seeds, np.full(seeds, 1 / seeds), size=len(macro))
     # corrects the bootstrap variance, which is (seeds - 1) / seeds times the true one
     weights = 1 + (times - 1) * math.sqrt(seeds / max(seeds - 1, 1))
-    point = np.array([_macro(each).mean() for each in results.values()])
-    return np.einsum("res,rs->re", macro, weights) / seeds, point, count_patients(flat[0])[1][-1]
+    own = np.reshape([with_macro(one.point["auroc"])[-1] for one in drawn], (len(results), seeds))
+    return np.einsum("res,rs->re", macro, weights) / seeds, own, count_patients(flat[0])[1][-1]

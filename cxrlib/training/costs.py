@@ -1,7 +1,4 @@
-"""What a training costs in operations, time and memory, and which precision and memory layout are fastest.
-
-Timings are stored in data/cache/speed.json, so that later runs start at once and make the same choice.
-"""
+"""What a training costs in operations, time and memory, and which precision and memory layout are fastest."""
 
 import copy
 import multiprocessing
@@ -63,10 +60,8 @@ def memory_needed(model: ChestXrayModel, batch_size: int, precision: str) -> int
             sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        with (
-            torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
-            torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
-        ):
+        noted = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+        with noted, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             _held = model(torch.zeros(images, 1, model.image_size, model.image_size))  # so that no place is used twice
         return sum(sizes.values())
 
@@ -96,11 +91,10 @@ def images_per_second(model: ChestXrayModel, batch_size: int, precision: str, la
 def measure_costs(config: TrainConfig) -> dict[str, float]:
     """The costs of a training, measured in a fresh process, as the peak memory of a process includes earlier models.
 
-    parameters          millions
-    gflop               10^9 floating-point operations of a forward pass of one image; a multiply-add counts two
-    train_images_per_s  forward, backward and optimizer step, in the config's precision and layout, on its device
-    images_per_s        forward pass only, in full precision, as in predictions of many images
-    memory              peak GiB of training: of the GPU or, on a CPU, of the whole process including libraries
+    parameters: millions. gflop: 10^9 operations of a forward pass of one image; a multiply-add counts two.
+    train_images_per_s: forward, backward and optimizer step, in the config's precision and layout, on its device;
+    images_per_s: forward pass only, in full precision, as in predictions of many images.
+    memory: peak GiB of training, of the GPU or, on a CPU, of the whole process including libraries.
     """
     model = build_model(config.arch, "none", config.image_size)
     choice = choose(config, model, torch.device(pick_device(config.device)), show=False)
@@ -126,8 +120,11 @@ def _fastest(step: Callable) -> float:
 
 
 def _speeds(config: TrainConfig, model: ChestXrayModel, options: list[str], device: torch.device) -> dict[str, float]:
-    """Images per second of each option, "precision layout", that fits in memory; timed unless stored."""
-    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {_cpu()}"
+    """Images per second of each option, "precision layout", that fits in memory; timed unless an earlier run did so."""
+    info = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: *(.+)", info.read_text(encoding="utf-8")) if info.is_file() else None
+    cpu = f"{platform.machine()} {named[1].strip() if named else platform.processor()}"
+    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     batch_size = min(config.batch_size, _BATCH) if device.type == "cpu" else config.batch_size
     about = f"{config.arch} {config.image_size} px batch {batch_size} on {chip}, torch {torch.__version__}"
     about += f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
@@ -149,12 +146,6 @@ def _speeds(config: TrainConfig, model: ChestXrayModel, options: list[str], devi
     return {option: speeds[option] for option in options if option in speeds}
 
 
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: *(.+)", info.read_text(encoding="utf-8")) if info.is_file() else None
-    return named[1].strip() if named else platform.processor()
-
-
 def _measure(config: TrainConfig, there) -> None:
     """Send the result of `measure_costs`."""
     device = torch.device(pick_device(config.device))
@@ -173,6 +164,5 @@ def _measure(config: TrainConfig, there) -> None:
 
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model.eval()(x[:1])
-    gflop = counter.get_total_flops() / 1e9
-    of_time = {"train_images_per_s": training, "images_per_s": forward}
-    there.send({"parameters": millions, "gflop": gflop} | of_time | {"memory": peak / 2**30})
+    there.send({"parameters": millions, "gflop": counter.get_total_flops() / 1e9, "train_images_per_s": training,
+                "images_per_s": forward, "memory": peak / 2**30})  # fmt: skip

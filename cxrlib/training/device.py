@@ -1,8 +1,4 @@
-"""The device of a run, the memory that is free for it, and freed memory that is kept while it computes.
-
-By default, glibc returns large freed arrays to the system, which zero-fills the pages of new ones. In a training step
-on a two-core CPU this takes a quarter to a half of the time.
-"""
+"""The device of a run, the memory that is free for it, and freed memory that is kept while it computes."""
 
 import ctypes
 import platform
@@ -48,7 +44,7 @@ def free_memory(root: str | Path = "/") -> int:
 
 @contextmanager
 def kept_memory() -> Iterator[None]:
-    """Keep freed memory for later allocations, on Linux with glibc; the outermost context returns it to the system."""
+    """Keep freed memory, on Linux with glibc: to zero-fill new pages takes long; the outermost context returns it."""
     global _depth
     libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
     _depth += 1

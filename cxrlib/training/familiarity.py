@@ -6,7 +6,6 @@ the training images (Lee et al. 2018), and a linear discriminant between these a
 inverted, cut out. Both covariances have Ledoit-Wolf shrinkage.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,13 +45,10 @@ class Familiarity:
         """Of images (b, 1, h, w) with features (b, width): whether each is refused, and why; "" if as in training."""
         scores, nearest = _scores(self._fitted, features, images)
         flagged, refused = ((scores > limits).any(dim=1).tolist() for limits in self._fitted["limits"])
-        verdicts = []
-        for flag, refuse, kind in zip(flagged, refused, nearest.tolist(), strict=True):
-            reason = "unlike the radiographs that the model was trained on" if flag else ""
-            if refuse:
-                reason = f"no upright frontal chest radiograph as in training; nearest to {KINDS[kind]}"
-            verdicts.append((refuse, reason))
-        return verdicts
+        reasons = ["unlike the radiographs that the model was trained on" if flag else "" for flag in flagged]
+        other = "no upright frontal chest radiograph as in training; nearest to "
+        each = zip(refused, nearest.tolist(), reasons, strict=True)
+        return [(bad, other + KINDS[kind] if bad else reason) for bad, kind, reason in each]
 
 
 def fit_familiarity(model: ChestXrayModel, train, val) -> dict[str, torch.Tensor] | None:
@@ -89,7 +85,7 @@ def fit_familiarity(model: ChestXrayModel, train, val) -> dict[str, torch.Tensor
     return {name: value.float() for name, value in fitted.items()}
 
 
-def remember_training(paths: Sequence[Path], train, val, device: torch.device) -> None:
+def remember_training(paths: list[Path], train, val, device: torch.device) -> None:
     """Add `fit_familiarity` to the checkpoints that lack it; those with the same features share it."""
     fitted = {}
     for path in paths:

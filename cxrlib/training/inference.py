@@ -1,8 +1,7 @@
 """Scores and features of many images, in full precision, as fast as the machine can; predictions for a dataset.
 
 On a CPU each core computes other images: sharing the layers of a network, cores wait for each other at every one.
-onnxruntime, where it is installed, computes the same scores within 1e-5, and faster by a tenth to four fifths (`make
-bench`); preparing a network for it takes a second or two.
+onnxruntime, where it is installed, computes the same scores within 1e-5, a tenth to four fifths faster (`make bench`).
 """
 
 import copy
@@ -20,7 +19,7 @@ from cxrlib.evaluation.predictions import Predictions
 from cxrlib.models.architectures import ChestXrayModel
 from cxrlib.training.device import kept_memory
 
-_MANY = 2**25  # pixels, from which preparing onnxruntime pays: 670 images of 224 x 224
+_MANY = 2**25  # pixels, from which the second or two of preparing onnxruntime pay: 670 images of 224 x 224
 _PIECE, _PIECE_ONNX = 4, 2  # images that a core computes at once; measured
 
 

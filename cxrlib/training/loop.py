@@ -34,9 +34,7 @@ _LOOK_EVERY = 50  # steps between reads of the loss, each of which synchronizes 
 
 
 @kept_memory()
-def fit(
-    config: TrainConfig, entries: pd.DataFrame, images: Images, out: Path, progress: bool = True, familiarity=True
-) -> pd.DataFrame:
+def fit(config: TrainConfig, entries, images: Images, out: Path, progress=True, familiarity=True) -> pd.DataFrame:
     """Train on the training split and select the epoch on the validation split; the test split is not used.
 
     Writes to `out`: model_best.pth (highest validation macro AUROC), model_last.pth, history.csv, predictions_val.npz
@@ -153,17 +151,10 @@ class _Training:
         predictions = predict(self.ema.model, self.val, self.config.batch_size, accelerator=self.accelerator)
         logits = torch.logit(torch.from_numpy(predictions.scores), eps=1e-6).to(self.losses.device)
         auroc = float(evaluate(predictions, replicates=0).loc["macro", "auroc"])
-        row = {
-            "epoch": number,
-            "lr": self._learning_rate(self.step - 1),
-            "train_loss": self._mean_loss(steps),
-            "val_loss": float(self.criterion(logits, self.val.labels.to(logits.device))),
-            "val_auroc": auroc,
-            "images_per_s": speed,
-            "seconds": time.perf_counter() - self.began,
-            "best": all(auroc > row["val_auroc"] for row in self.rows),
-        }
-        self.rows.append(row)
+        row = {"epoch": number, "lr": self._learning_rate(self.step - 1), "train_loss": self._mean_loss(steps)}
+        row |= {"val_loss": float(self.criterion(logits, self.val.labels.to(logits.device))), "val_auroc": auroc}
+        row |= {"images_per_s": speed, "seconds": time.perf_counter() - self.began}
+        self.rows.append(row | {"best": all(auroc > row["val_auroc"] for row in self.rows)})
         if self.main:
             self._save_epoch(predictions)
 
@@ -224,17 +215,10 @@ class _Training:
         """Save everything that the rest of the run depends on; `place`: batches done in the current epoch."""
         self._mean_loss(place)  # refuses to save a diverged run
         if self.main:
-            content = {
-                "identity": self.identity,
-                "choice": self.choice,
-                "parts": self.parts,
-                "seconds": time.perf_counter() - self.began if place else 0.0,
-                "model": self.accelerator.unwrap_model(self.model).state_dict(),
-                "average": self.ema.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "rows": self.rows,
-                "step": self.step,
-                "losses": self.losses.cpu(),
-            }
+            content = {name: getattr(self, name) for name in ("identity", "choice", "parts", "rows", "step")}
+            content |= {"losses": self.losses.cpu(), "seconds": time.perf_counter() - self.began if place else 0.0}
+            model = self.accelerator.unwrap_model(self.model)
+            stateful = {"model": model, "average": self.ema.model, "optimizer": self.optimizer}
+            content |= {name: one.state_dict() for name, one in stateful.items()}
             write_checkpoint(self.out / "state.pth", content)
         self.saved = time.perf_counter()

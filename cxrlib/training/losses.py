@@ -1,8 +1,4 @@
-"""Losses on logits: binary cross-entropy, plain or class-weighted, focal and asymmetric.
-
-All are the mean over the known labels. An unknown label (NaN, or UNKNOWN of `Predictions`) has no loss and no gradient,
-nor has one that mixup mixed from it.
-"""
+"""Losses on logits, means over the known labels: an unknown one (NaN, UNKNOWN) has no loss and no gradient."""
 
 from collections.abc import Callable
 from functools import partial
@@ -26,7 +22,7 @@ def make_loss(name: str, labels: torch.Tensor | None = None, pos_weight_cap: flo
     each = {"bce": bce, "bce_pos_weight": bce, "focal": _focal, "asymmetric": _asymmetric}[name]
 
     def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        known = labels <= 1  # neither NaN nor UNKNOWN
+        known = labels <= 1  # neither NaN nor UNKNOWN, nor mixed from one of them
         values = each(logits, torch.where(known, labels, 0))
         return torch.where(known, values, 0).sum() / known.sum().clamp(min=1)
 

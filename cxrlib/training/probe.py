@@ -33,9 +33,7 @@ _ITERATIONS = 200  # of L-BFGS, at most, per penalty
 _CONSTANT = 1e-6  # features with a smaller standard deviation are ignored, such as dead units of a random network
 
 
-def fit_probe(
-    config: TrainConfig, entries: pd.DataFrame, images: Images, out: Path, progress: bool = True
-) -> pd.DataFrame:
+def fit_probe(config: TrainConfig, entries: pd.DataFrame, images: Images, out: Path, progress=True) -> pd.DataFrame:
     """Train only the head on the training split and select its penalty on the validation split.
 
     Arguments, files and columns are those of `loop.fit`, with a penalty for an epoch (column penalty; lr is NaN). Of
@@ -61,7 +59,9 @@ def fit_probe(
         return history
     model.tta = config.tta
     for name, (row, head, _) in (("last", tried[-1]), ("best", best)):
-        _fold(model, head, mean, std)
+        # folded into a head on raw features that gives the same logits; in float64, which MPS lacks
+        weight, bias, centre, scale = (each.detach().cpu().double() for each in (head.weight, head.bias, mean, std))
+        model.head.load_state_dict({"weight": weight / scale, "bias": bias - weight / scale @ centre})
         about = {"parts": parts, "config": config.model_dump(), "epoch": row["epoch"], "val_auroc": row["val_auroc"]}
         save_checkpoint(out / f"model_{name}.pth", model, **about)
     (predict(model, val, 2 * config.batch_size) if config.tta else best[2]).save(out / "predictions_val.npz")
@@ -77,8 +77,7 @@ def features(model: ChestXrayModel, dataset, batch_size: int = 64, progress: boo
         return torch.cat(list(_batches(model, dataset, range(len(dataset)), batch_size, progress))).to(device)
     head = f"backbone.{ARCHITECTURES[model.arch].head}."
     below = {name: value for name, value in model.state_dict().items() if not name.startswith(head)}
-    # by a hash of the weights below the head
-    path = cache.folder / f"features-{model.arch}-{digest(below)}.npy"
+    path = cache.folder / f"features-{model.arch}-{digest(below)}.npy"  # a hash of the weights below the head
     rows, width = cache.rows(dataset.entries["image"]), model.head.in_features
     with one_process(path.with_suffix(".lock")):
         if not path.is_file():  # the last column is 1 where a row is written, as rows are from left to right
@@ -97,16 +96,6 @@ def _scale(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of the features; infinite for constant ones, which become 0."""
     std = x.std(dim=0, correction=0)
     return x.mean(dim=0), torch.where(std > _CONSTANT, std, torch.inf)
-
-
-def _fold(model: ChestXrayModel, head: nn.Linear, mean: torch.Tensor, std: torch.Tensor) -> None:
-    """Write a head on standardized features into the model so that it gives the same logits on raw features."""
-    weight, bias, mean, std = (each.detach().cpu().double() for each in (head.weight, head.bias, mean, std))
-    weight = weight / std  # in float64, which MPS lacks
-    bias = bias - weight @ mean
-    with torch.no_grad():
-        model.head.weight.copy_(weight)
-        model.head.bias.copy_(bias)
 
 
 def _tried(x, y, labels: torch.Tensor, val, criterion: Callable):

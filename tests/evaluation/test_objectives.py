@@ -6,9 +6,8 @@ from scipy.special import ndtr
 
 from cxrlib.core.errors import InputError
 from cxrlib.evaluation.bootstrap import Bootstrap
-from cxrlib.evaluation.objectives import p_of_risk, parse_objective
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.thresholds import tune_thresholds
+from cxrlib.evaluation.thresholds import p_of_risk, parse_objective, tune_thresholds
 
 NO_INTERVAL = Bootstrap(0)
 

@@ -18,9 +18,8 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation import bootstrap as resampling, thresholds
 from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.metrics import point_estimates
-from cxrlib.evaluation.objectives import parse_objective
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.thresholds import NEVER, Thresholds, grid_values, optimism, tune_thresholds
+from cxrlib.evaluation.thresholds import NEVER, Thresholds, grid_values, optimism, parse_objective, tune_thresholds
 
 
 def make(scores, labels, patient=None):
