@@ -61,9 +61,10 @@ def sanity(model: ChestXrayModel, images: torch.Tensor, findings: Sequence, seed
     images: (b, 1, h, w), b of 2 or more; findings: (b,), columns of FINDINGS; options: layer, method of `grad_cam`.
     Columns: step, layer (the last one made random), image, rank (Spearman's; NaN where a map is empty or flat).
     """
-    rows, first, chosen = [], None, (np.arange(len(images)), np.array(findings))
+    rows, first, asked = [], None, torch.as_tensor(findings)
     for step, (layer, changed) in enumerate(randomized(model, images, seed, steps)):
-        ranks = pd.DataFrame(grad_cam(changed, images, **options)[chosen].flatten(1).numpy()).rank(axis=1)
+        maps = grad_cam(changed, images, findings=asked, **options)
+        ranks = pd.DataFrame(maps.flatten(1).numpy()).rank(axis=1)
         first = ranks if first is None else first
         rows += [(step, layer, *pair) for pair in first.corrwith(ranks, axis=1).items()]
     return pd.DataFrame(rows, columns=["step", "layer", "image", "rank"])
