@@ -48,7 +48,8 @@ class Config(BaseModel):
             kind = cls.model_fields[name].annotation if name in cls.model_fields else bool
             if isinstance(value, bool) and kind is not bool:
                 raise InputError(f"{name} {value!r} cannot be used; expected {expected(cls, name)}")
-            if kind is int and len(str(value)) > 18:
+            numbers = _listed(value) if kind == list[int] else [value] if kind is int else []
+            if isinstance(numbers, list) and any(len(str(number)) > 18 for number in numbers):
                 raise InputError(f"{name} {value} cannot be used; expected {expected(cls, name)}, of at most 18 digits")
         return plain
 

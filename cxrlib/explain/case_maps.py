@@ -10,6 +10,7 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.explain.faithfulness import random_maps, take_statistics
 from cxrlib.explain.gradcam import default_layers, grad_cam
 from cxrlib.models.architectures import ChestXrayModel, build_model
+from cxrlib.training.device import kept_memory
 
 METHOD = "layercam"  # the highest pointing accuracy on the phantoms' validation split
 
@@ -19,6 +20,7 @@ def radiographs(images: ImageCache, names) -> torch.Tensor:
     return torch.from_numpy(images.images[images.rows(names)])[:, None]
 
 
+@kept_memory()
 def case_maps(model, images: ImageCache, cases, method=METHOD, layer=None, batch_size=32, progress=False) -> np.ndarray:
     """The map of each case, a row with image and finding. Others as in `grad_cam`; layer None: `default_layers`."""
     layer = default_layers(model, method) if layer is None else layer

@@ -18,6 +18,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from cxrlib.data.dataset import to_unit
 from cxrlib.explain.gradcam import grad_cam
 from cxrlib.models.architectures import ChestXrayModel, in_mode
+from cxrlib.training.device import kept_memory
 
 
 def randomized(model: ChestXrayModel, images: torch.Tensor, seed: int = 0, steps: int = 6) -> Iterator[tuple]:
@@ -55,6 +56,7 @@ def take_statistics(model: ChestXrayModel, images: torch.Tensor) -> None:
     model.eval()
 
 
+@kept_memory()
 def sanity(model: ChestXrayModel, images: torch.Tensor, findings: Sequence, seed=0, steps=6, **options) -> pd.DataFrame:
     """Likeness of the maps to the first ones as the weights become random (`randomized`): one row per step and image.
 
@@ -70,6 +72,7 @@ def sanity(model: ChestXrayModel, images: torch.Tensor, findings: Sequence, seed
     return pd.DataFrame(rows, columns=["step", "layer", "image", "rank"])
 
 
+@kept_memory()
 def perturbation(model: ChestXrayModel, images, maps, findings, steps=10, seed=0, orders=5) -> pd.DataFrame:
     """Deletion and insertion curves: one row per image, kind, order and step, the mean over `orders` random orders.
 

@@ -65,6 +65,7 @@ def save_figure(figure: plt.Figure, name: str, folder: str | Path, dpi: int = DP
     for kind in ("png", "pdf") if pdf else ("png",):
         with written_whole(Path(folder) / f"{name}.{kind}") as path:
             figure.savefig(path, format=kind, dpi=dpi, facecolor="white", metadata=about[kind])
+            figure.set_layout_engine("none")  # laid out once, which takes as long as drawing
 
 
 def pretty(finding: str) -> str:

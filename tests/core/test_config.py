@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 from pydantic import Field
 
-from cxrlib.core.config import Config, expected
+from cxrlib.core.config import Config, Numbers, expected
 from cxrlib.core.errors import InputError
 
 
@@ -18,6 +18,7 @@ class Oven(Config):
     mode: Literal["top", "bottom"] = "top"
     fan: bool = False
     recipe: str = ""
+    racks: Numbers = Field([1])
 
 
 @given(st.integers(1, 10**6), st.floats(0.1, 300), st.sampled_from(["top", "bottom"]), st.booleans())
@@ -29,7 +30,7 @@ def test_text_reads_as_what_it_was_written_from(minutes, heat, mode, fan):
 
 def test_scalars_of_numpy_and_paths_become_plain_values():
     oven = Oven(minutes=np.int64(3), heat=np.float32(0.5), fan=np.bool_(True), recipe=Path("a"))
-    assert [type(value) for value in oven.model_dump().values()] == [float, int, str, bool, str]
+    assert [type(value) for value in oven.model_dump().values()] == [float, int, str, bool, str, list]
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,8 @@ def test_scalars_of_numpy_and_paths_become_plain_values():
         ({"minutes": 2.5}, "minutes 2.5 cannot be used; expected a whole number at least 1"),
         ({"minutes": True}, "minutes True cannot be used"),
         ({"minutes": "9" * 40}, "minutes 9{40} cannot be used; expected a whole number .*of at most 18 digits"),
+        ({"racks": f"1,{'9' * 40}"}, "racks 1,9{40} cannot be used; expected whole numbers, .*of at most 18 digits"),
+        ({"racks": [1, 10**40]}, "racks .*1, 10{40}.* cannot be used; expected whole numbers, .*of at most 18 digits"),
         ({"minutes": "soon"}, "minutes 'soon' cannot be used"),
         ({"mode": "botom"}, "mode 'botom' is unknown; expected one of top, bottom; did you mean 'bottom'?"),
         ({"fan": "perhaps"}, "fan 'perhaps' cannot be used; expected true or false"),
