@@ -36,7 +36,7 @@ class CourseConfig(TrainConfig, DataConfig):
     compare_budget: str = Field("epochs=4", description="epochs=2, steps=200 or minutes=3, the same for all")
     compare_seeds: int = Field(2, ge=1, description="trainings per architecture, with seeds from `seed` on")
     compare_train_subset: int = Field(1200, ge=0, description="approximate number of training images; 0 for all")
-    compare_lr: float = Field(3e-3, gt=0, description="peak learning rate in the comparison")
+    compare_lr: float = Field(1e-3, gt=0, description="peak learning rate in the comparison")
     compare_batch_size: int = Field(16, ge=2, description="images per step in the comparison")
     compare_jobs: int = Field(0, ge=0, description="trainings at once on a CPU, one thread each; 0 is one per core")
     calibrate: Literal[CALIBRATE] = Field("auto", description=", ".join(CALIBRATE))

@@ -34,7 +34,7 @@ def plot_costs(table: pd.DataFrame, styles: dict | None = None) -> plt.Figure:
         axes.set(xscale="log", xlabel=label, xlim=ends)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if ends[1] > 10 * ends[0] else (1, 1.5, 2, 3, 5, 7)))
         axes.xaxis.set(major_formatter="{x:g}", minor_formatter=NullFormatter())
-    panels[0].set(ylabel=_AUROC, title="Accuracy against cost (grey: Pareto front; logarithmic scales)")
+    panels[0].set(ylabel=_AUROC, title="AUROC against cost (grey: Pareto front; dotted: chance; costs are logarithmic)")
     panels[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), alignment="left")
     values = "; ".join("{} {:.3f} ({:.3f} to {:.3f})".format(*row) for row in table[[*_VALUES]].itertuples())
     said = "; ".join(f"by {cost}: {', '.join(front.index)}" for cost, front in fronts.items())
@@ -53,10 +53,11 @@ def plot_paired(one: np.ndarray, others: dict[str, np.ndarray], name: str, colou
         axes.set(title=said[-1].split(": ")[1].replace("; ", "\n"))
     first, two = next(iter(others.items()))
     loose, bins = one - np.random.default_rng(0).permutation(two), (one - two).mean() + np.linspace(*reach, 49)
-    for values, which, colour in ((loose, "other patients (light)", "0.6"), (one - two, "same patients (dark)", "0.2")):
-        said.append("{}: {:+.3f} to {:+.3f}".format(which, *np.quantile(values, [0.025, 0.975])))
-        panels[-1].hist(values, bins, color=colour, alpha=0.6)
-    panels[-1].set(xlabel=f"difference to {first}", ylabel="draws", title="\n".join(said[-2:]), box_aspect=1)
+    for values, which, look in ((loose, "other patients", "step"), (one - two, "same patients", "stepfilled")):
+        said.append("{}: {:+.3f} to {:+.3f}".format(which, *np.quantile(values, [0.025, 0.975])).replace("-", "−"))
+        panels[-1].hist(values, bins, histtype=look, color="0.3", alpha=0.8, label=which)
+    panels[-1].legend(loc="upper left", fontsize=9)
+    panels[-1].set(xlabel=f"difference from {first}", ylabel="draws", title="\n".join(said[-2:]), box_aspect=1)
     panels[-1].locator_params(axis="x", nbins=5)
     return described(figure, f"{len(one)} draws of patients. {'; '.join(said)}.")
 
@@ -70,7 +71,7 @@ def plot_changes(table: pd.DataFrame, title: str) -> plt.Figure:
 def plot_differences(differences: pd.DataFrame) -> plt.Figure:
     """Each pair's difference with its interval, filled where Holm's p is below 0.05; of `all_differences`."""
     names = differences["a"] + " − " + differences["b"]
-    figure, texts = _plot_rows(differences, names, "cannot be told apart", "Which pairs can be told apart")
+    figure, texts = _plot_rows(differences, names, "not told apart", "Which pairs can be told apart")
     values = "; ".join(texts.str.replace("−", "minus") + differences["p_holm"].map(", Holm's p {:.3f}".format))
     return described(figure, f"Differences of test macro AUROC in pairs: {values}.")
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import one_process, read_json, write_json
 from cxrlib.core.progress import bar
 from cxrlib.data.splits import subset
-from cxrlib.evaluation.bootstrap import count_patients, interval, p_values, replicates_with_macro, with_macro
+from cxrlib.evaluation.bootstrap import count_patients, replicates_with_macro, with_macro
 from cxrlib.evaluation.differences import holm
 from cxrlib.evaluation.metrics import bootstrap
 from cxrlib.evaluation.predictions import Predictions
@@ -107,31 +108,29 @@ def minutes(out: Path, names: Iterable[str], seeds: Sequence[int]) -> dict[str, 
 def comparison_table(results: Results, replicates: int = 2000, seed: int = 0) -> pd.DataFrame:
     """One row per candidate: auroc (macro on test, mean over the seeds), auroc_low, auroc_high, seed_sd, seeds.
 
-    The interval covers the test patients and, with two or more seeds, the seeds: each replicate resamples both.
-    seed_sd: standard deviation over the seeds; NaN for a single seed.
+    The interval (`_with_seeds`) covers the test patients and, with two or more seeds, the training. seed_sd: standard
+    deviation over the seeds; NaN for a single seed.
     """
-    drawn, each, scarcest = _drawn(results, replicates, seed)
-    point, seeds = each.mean(axis=1), each.shape[1]
-    low, high = interval(drawn, point, scarcest)
-    spread = each.std(axis=1, ddof=1) if seeds > 1 else np.nan
-    columns = {"auroc": point, "auroc_low": low, "auroc_high": high, "seed_sd": spread, "seeds": seeds}
-    return pd.DataFrame(columns, index=pd.Index(results, name="arch"))
+    drawn, each, patients = _drawn(results, replicates, seed)
+    ends, _ = _with_seeds(drawn, each, patients)
+    spread = each.std(axis=1, ddof=1) if each.shape[1] > 1 else np.nan
+    low, high = ends.clip(0, 1)
+    columns = {"auroc": each.mean(axis=1), "auroc_low": low, "auroc_high": high, "seed_sd": spread}
+    return pd.DataFrame(columns | {"seeds": each.shape[1]}, index=pd.Index(results, name="arch"))
 
 
 def all_differences(results: Results, replicates: int = 2000, seed: int = 0) -> pd.DataFrame:
     """Differences in macro AUROC for every pair of candidates, the better one first, paired by patient and seed.
 
-    Columns: a, b, difference, low, high, p (two-sided, from the replicates), p_holm (corrected for multiple testing).
+    Columns: a, b, difference, low, high, p (two-sided, `_with_seeds`), p_holm (corrected for multiple testing).
     """
-    drawn, each, scarcest = _drawn(results, replicates, seed)
-    names, point = list(results), each.mean(axis=1)
-    order = sorted(range(len(names)), key=lambda place: -point[place])
+    drawn, each, patients = _drawn(results, replicates, seed)
+    names, order = list(results), each.mean(axis=1).argsort(kind="stable")[::-1]
     one, two = np.array(list(combinations(order, 2)), dtype=int).reshape(-1, 2).T
-    replicate, difference = drawn[:, one] - drawn[:, two], point[one] - point[two]
-    low, high = interval(replicate, difference, scarcest)
-    p = p_values(replicate, scarcest)
-    columns = {"a": [names[i] for i in one], "b": [names[i] for i in two], "difference": difference}
-    return pd.DataFrame(columns | {"low": low, "high": high, "p": p, "p_holm": holm(p)})
+    (low, high), p = _with_seeds(drawn[:, one] - drawn[:, two], each[one] - each[two], patients)
+    columns = {"a": [names[i] for i in one], "b": [names[i] for i in two]}
+    columns |= {"difference": (each[one] - each[two]).mean(axis=1), "low": low, "high": high}
+    return pd.DataFrame(columns | {"p": p, "p_holm": holm(p)})
 
 
 def learning_curve(config: TrainConfig, sizes, seeds: Sequence[int], entries, images, test, out: Path) -> pd.DataFrame:
@@ -190,16 +189,36 @@ def _train_member(config: TrainConfig, folder: Path, entries, images, test: pd.D
 
 
 def _drawn(results: Results, replicates: int, seed: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Macro AUROC: bootstrap (replicates, candidates), of seeds (candidates, seeds); patients of the rarer class."""
+    """Macro AUROC: means over seeds on drawn patients (replicates, candidates), and (candidates, seeds); patients."""
     flat, seeds = [one for each in results.values() for one in each], len(next(iter(results.values())))
     same = (np.array_equal(one.image, flat[0].image) and np.array_equal(one.labels, flat[0].labels) for one in flat)
     if any(len(each) != seeds for each in results.values()) or not all(same):
         raise InputError("the candidates have different seeds, test images or labels; expected the same for all")
     drawn = bootstrap(*flat, metrics=["auroc"], replicates=replicates, seed=seed)
-    each = [replicates_with_macro(one.replicates["auroc"], one.point["auroc"])[:, -1] for one in drawn]
-    macro = np.column_stack(each).reshape(-1, len(results), seeds)
-    times = np.random.default_rng(seed).multinomial(seeds, np.full(seeds, 1 / seeds), size=len(macro))
-    # corrects the bootstrap variance, which is (seeds - 1) / seeds times the true one
-    weights = 1 + (times - 1) * math.sqrt(seeds / max(seeds - 1, 1))
-    own = np.reshape([with_macro(one.point["auroc"])[-1] for one in drawn], (len(results), seeds))
-    return np.einsum("res,rs->re", macro, weights) / seeds, own, count_patients(flat[0])[1][-1]
+    macro = [replicates_with_macro(one.replicates["auroc"], one.point["auroc"])[:, -1] for one in drawn]
+    each = np.reshape([with_macro(one.point["auroc"])[-1] for one in drawn], (len(results), seeds))
+    return np.reshape(macro, (len(results), seeds, -1)).mean(axis=1).T, each, count_patients(flat[0])[1][-1]
+
+
+def _with_seeds(drawn: np.ndarray, each: np.ndarray, patients: int) -> tuple[np.ndarray, np.ndarray]:
+    """95 % intervals (2, k) of means over seeds, and two-sided p (k,) of their being 0: for new patients and trainings.
+
+    drawn: (replicates, k) means over the seeds on drawn patients. each: (k, seeds). Both parts of the variance reach as
+    far as Student's t says, which is far for few seeds; the root of the sum of their squares is the reach of the mean
+    (MOVER, Zou & Donner 2008, Stat. Med. 27). A bootstrap of the seeds would be too narrow: two have only three draws.
+    """
+    point, seeds = each.mean(axis=1), each.shape[1]
+    of_patients = drawn.std(axis=0, ddof=1)
+    of_seeds = each.std(axis=1, ddof=1) / math.sqrt(seeds) if seeds > 1 else np.zeros(len(point))
+
+    def reach(level: np.ndarray | float) -> np.ndarray:
+        t = [-stdtrit(max(n - 1, 1), level / 2) for n in (patients, seeds)]
+        return np.hypot(t[0] * of_patients, t[1] * of_seeds) if patients > 1 else np.full(len(point), np.nan)
+
+    p, above = np.zeros(len(point)), np.ones(len(point))
+    for _ in range(60):  # bisection for the level at which the interval ends at 0
+        middle = (p + above) / 2
+        inside = reach(middle) >= abs(point)
+        p, above = np.where(inside, middle, p), np.where(inside, above, middle)
+    p = np.where(np.isnan(reach(0.05)), np.nan, p)
+    return np.stack([point - reach(0.05), point + reach(0.05)]), p
