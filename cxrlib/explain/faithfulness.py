@@ -63,7 +63,7 @@ def sanity(model: ChestXrayModel, images: torch.Tensor, findings: Sequence, seed
     images: (b, 1, h, w), b of 2 or more; findings: (b,), columns of FINDINGS; options: layer, method of `grad_cam`.
     Columns: step, layer (the last one made random), image, rank (Spearman's; NaN where a map is empty or flat).
     """
-    rows, first, asked = [], None, torch.as_tensor(findings)
+    rows, first, asked = [], None, torch.tensor(findings)
     for step, (layer, changed) in enumerate(randomized(model, images, seed, steps)):
         maps = grad_cam(changed, images, findings=asked, **options)
         ranks = pd.DataFrame(maps.flatten(1).numpy()).rank(axis=1)
