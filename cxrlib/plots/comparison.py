@@ -53,7 +53,7 @@ def plot_paired(one: np.ndarray, others: dict[str, np.ndarray], name: str, colou
         axes.set(title=said[-1].split(": ")[1].replace("; ", "\n"))
     first, two = next(iter(others.items()))
     loose, bins = one - np.random.default_rng(0).permutation(two), (one - two).mean() + np.linspace(*reach, 49)
-    for values, which, look in ((loose, "other patients", "step"), (one - two, "same patients", "stepfilled")):
+    for values, which, look in ((loose, "different draws", "step"), (one - two, "same draws", "stepfilled")):
         said.append("{}: {:+.3f} to {:+.3f}".format(which, *np.quantile(values, [0.025, 0.975])).replace("-", "−"))
         panels[-1].hist(values, bins, histtype=look, color="0.3", alpha=0.8, label=which)
     panels[-1].legend(loc="upper left", fontsize=9)
