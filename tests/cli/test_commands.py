@@ -20,6 +20,7 @@ import cxrlib.explain.overlays
 from cxrlib.cli.main import main
 from cxrlib.data.cache import ImageCache, read_image
 from cxrlib.data.findings import FINDINGS
+from cxrlib.data.sources import find_images
 from cxrlib.evaluation.calibration import Calibrator
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
@@ -785,3 +786,22 @@ def test_eval_on_other_data_is_refused(tiny_nih, trained, refused):
     for command, part in (("eval", "validation"), ("gradcam", "test")):
         line = refused(command, *data(tiny_nih.root))
         assert f"holds no image of the {part} part of model_best.pth (split patient, seed 0)" in line
+
+
+def test_images_that_cannot_be_decoded_are_left_out_and_recorded(tiny_nih, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    spoiled = list(find_images(tiny_nih.root).values())[3:41:37]
+    for path in spoiled:
+        path.write_bytes(path.read_bytes()[:300])
+    given = ["train", *data(tiny_nih.root), *QUICK, "--split", "patient", "--run_dir", "run"]
+    assert main(given) == 2
+    assert "on_bad_image=skip" in capsys.readouterr().err
+    assert main([*given, "--on_bad_image", "skip"]) == 0
+    weights = ["--weights", "run/model_best.pth", "--out", "out", "--on_bad_image", "skip"]
+    assert main(["eval", *data(tiny_nih.root), *weights, "--replicates", "10"]) == 0
+    assert main(["gradcam", *data(tiny_nih.root), *weights, "--samples", "20"]) == 0
+    recorded = [json.loads(Path(f"{folder}/run.json").read_text())["stages"] for folder in ("run", "out")]
+    named = {name for stages in recorded for stage in stages.values() for name in stage["left_out"]}
+    assert named == {path.name for path in spoiled}
+    test = Predictions.load("out/tables/predictions_test.npz")
+    assert not set(test.image) & named

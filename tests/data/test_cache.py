@@ -415,23 +415,3 @@ def test_a_disk_that_errs_is_no_bad_image(build, images, monkeypatch):
     monkeypatch.setattr("cxrlib.data.images.Image.open", fail)
     with pytest.raises(InputError, match=r"cannot be read \(Input/output error\)"):
         build(on_bad_image="skip")
-
-
-def test_the_commands_leave_them_out_and_record_them(tiny_nih, tmp_path, spoiled, monkeypatch, capsys):
-    from cxrlib.cli.main import main
-    from cxrlib.evaluation.predictions import Predictions
-
-    monkeypatch.chdir(tmp_path)
-    data = ["--img_root", str(tiny_nih.root), "--cache_dir", str(tmp_path / "cache")]
-    toy = ["--arch", "mobilenet_v2", "--weights", "none", "--image_size", "32", "--epochs", "1", "--split", "patient"]
-    assert main(["train", *data, *toy, "--run_dir", "run"]) == 2
-    assert "on_bad_image=skip" in capsys.readouterr().err
-    assert main(["train", *data, *toy, "--run_dir", "run", "--on_bad_image", "skip"]) == 0
-    weights = ["--weights", "run/model_best.pth", "--out", "out", "--on_bad_image", "skip"]
-    assert main(["eval", *data, *weights, "--replicates", "10"]) == 0
-    assert main(["gradcam", *data, *weights, "--samples", "20"]) == 0
-    recorded = [json.loads(Path(f"{folder}/run.json").read_text())["stages"] for folder in ("run", "out")]
-    named = {name for stages in recorded for stage in stages.values() for name in stage["left_out"]}
-    assert named == set(spoiled)
-    test = Predictions.load("out/tables/predictions_test.npz")
-    assert not set(test.image) & set(spoiled)
