@@ -125,7 +125,7 @@ def all_differences(results: Results, replicates: int = 2000, seed: int = 0) -> 
     Columns: a, b, difference, low, high, p (two-sided, `_with_seeds`), p_holm (corrected for multiple testing).
     """
     drawn, each, patients = _drawn(results, replicates, seed)
-    names, order = list(results), each.mean(axis=1).argsort(kind="stable")[::-1]
+    names, order = list(results), (-each.mean(axis=1)).argsort(kind="stable")
     one, two = np.array(list(combinations(order, 2)), dtype=int).reshape(-1, 2).T
     (low, high), p = _with_seeds(drawn[:, one] - drawn[:, two], each[one] - each[two], patients)
     columns = {"a": [names[i] for i in one], "b": [names[i] for i in two]}
@@ -211,14 +211,13 @@ def _with_seeds(drawn: np.ndarray, each: np.ndarray, patients: int) -> tuple[np.
     of_patients = drawn.std(axis=0, ddof=1)
     of_seeds = each.std(axis=1, ddof=1) / math.sqrt(seeds) if seeds > 1 else np.zeros(len(point))
 
-    def reach(level: np.ndarray | float) -> np.ndarray:
-        t = [-stdtrit(max(n - 1, 1), level / 2) for n in (patients, seeds)]
-        return np.hypot(t[0] * of_patients, t[1] * of_seeds) if patients > 1 else np.full(len(point), np.nan)
+    def reach(level: np.ndarray | float) -> np.ndarray:  # NaN for a single patient
+        t = stdtrit(patients - 1, level / 2), stdtrit(max(seeds - 1, 1), level / 2)
+        return np.hypot(t[0] * of_patients, t[1] * of_seeds)
 
-    p, above = np.zeros(len(point)), np.ones(len(point))
+    half, p, above = reach(0.05), np.zeros(len(point)), np.ones(len(point))
     for _ in range(60):  # bisection for the level at which the interval ends at 0
         middle = (p + above) / 2
         inside = reach(middle) >= abs(point)
         p, above = np.where(inside, middle, p), np.where(inside, above, middle)
-    p = np.where(np.isnan(reach(0.05)), np.nan, p)
-    return np.stack([point - reach(0.05), point + reach(0.05)]), p
+    return np.stack([point - half, point + half]), np.where(np.isnan(half), np.nan, p)

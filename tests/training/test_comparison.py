@@ -295,6 +295,13 @@ def test_the_same_model_cannot_be_told_from_itself():
     table = all_differences({"a": [same], "b": [same]}, replicates=100)
     assert table.loc[0, ["difference", "low", "high"]].tolist() == [0, 0, 0]
     assert table.loc[0, "p_holm"] == 1
+    assert table.loc[0, ["a", "b"]].tolist() == ["a", "b"], "of equals, the first is named first"
+
+
+def test_a_single_patient_has_no_interval():
+    ends, p = comparison._with_seeds(np.full((9, 1), 0.7), np.array([[0.7, 0.71]]), 1)
+    assert np.isnan(ends).all()
+    assert np.isnan(p).all()
 
 
 def test_what_cannot_be_paired_is_refused():
