@@ -131,5 +131,7 @@ def _run(given: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)  # after ^C
         code, message = 130, "interrupted"
+    finally:
+        processes.leave()
     print(f"cxr {name}: {message}", file=sys.stderr)
     return code

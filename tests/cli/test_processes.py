@@ -7,8 +7,10 @@ import sys
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from cxrlib.cli import processes
+from cxrlib.cli.main import main
 from cxrlib.core.paths import _HOME
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
@@ -65,7 +67,7 @@ def command(script, together, **flags):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 
@@ -100,3 +102,11 @@ def test_two_processes_are_worth_one(tiny_nih, tmp_path):
         scores.append(Predictions.load(out / "tables" / "predictions_test.npz"))
     np.testing.assert_allclose(scores[0].scores, scores[1].scores, atol=1e-4)
     assert scores[0].image.tolist() == scores[1].image.tolist()
+
+
+def test_processes_part_before_they_end(monkeypatch):
+    """A process that ends while it is connected is aborted now and then: seen in four of fifteen runs."""
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    assert main(["doctor", "/nowhere"]) == 2
+    assert not torch.distributed.is_initialized()
