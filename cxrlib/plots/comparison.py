@@ -34,7 +34,7 @@ def plot_costs(table: pd.DataFrame, styles: dict | None = None) -> plt.Figure:
         axes.set(xscale="log", xlabel=label, xlim=ends)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if ends[1] > 10 * ends[0] else (1, 1.5, 2, 3, 5, 7)))
         axes.xaxis.set(major_formatter="{x:g}", minor_formatter=NullFormatter())
-    panels[0].set(ylabel=_AUROC, title="AUROC against cost (grey: Pareto front; dotted: chance; costs are logarithmic)")
+    panels[0].set(ylabel=_AUROC, title="AUROC against cost, logarithmic (grey: Pareto front; dotted: chance)")
     panels[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), alignment="left")
     values = "; ".join("{} {:.3f} ({:.3f} to {:.3f})".format(*row) for row in table[[*_VALUES]].itertuples())
     said = "; ".join(f"by {cost}: {', '.join(front.index)}" for cost, front in fronts.items())
@@ -46,18 +46,20 @@ def plot_paired(one: np.ndarray, others: dict[str, np.ndarray], name: str, colou
     figure, panels = plt.subplots(1, len(others) + 1, figsize=(4.1 * len(others) + 4.1, 4.6), layout="tight")
     reach, said = np.array([-0.6, 0.6]) * max(map(np.ptp, (one, *others.values()))), []
     for axes, (other, two), colour in zip(panels, others.items(), colours, strict=False):
-        spread = f"sd of difference {(one - two).std():.4f}, independent {np.hypot(one.std(), two.std()):.4f}"
+        spread = f"sd of difference {(one - two).std():.4f}; if independent {np.hypot(one.std(), two.std()):.4f}"
         said.append(f"{name} and {other}: correlation {np.corrcoef(one, two)[0, 1]:.2f}; {spread}")
         axes.scatter(one, two, s=6, color=colour, alpha=0.5)
         axes.set(xlim=one.mean() + reach, ylim=two.mean() + reach, xlabel=name, ylabel=other, box_aspect=1)
         axes.set(title=said[-1].split(": ")[1].replace("; ", "\n"))
     first, two = next(iter(others.items()))
     loose, bins = one - np.random.default_rng(0).permutation(two), (one - two).mean() + np.linspace(*reach, 49)
-    for values, which, look in ((loose, "different draws", "step"), (one - two, "same draws", "stepfilled")):
+    both = (one - two, "same draws", "stepfilled", "0.75"), (loose, "different draws", "step", "black")
+    for values, which, kind, colour in both:
         said.append("{}: {:+.3f} to {:+.3f}".format(which, *np.quantile(values, [0.025, 0.975])).replace("-", "−"))
-        panels[-1].hist(values, bins, histtype=look, color="0.3", alpha=0.8, label=which)
+        panels[-1].hist(values, bins, histtype=kind, color=colour, lw=1.5, label=which)
+    panels[-1].set(ymargin=0.25)
     panels[-1].legend(loc="upper left", fontsize=9)
-    panels[-1].set(xlabel=f"difference from {first}", ylabel="draws", title="\n".join(said[-2:]), box_aspect=1)
+    panels[-1].set(xlabel=f"{name} − {first}", ylabel="draws", title="\n".join(said[-2:]), box_aspect=1)
     panels[-1].locator_params(axis="x", nbins=5)
     return described(figure, f"{len(one)} draws of patients. {'; '.join(said)}.")
 

@@ -45,6 +45,9 @@ def plot_cooccurrence(entries: pd.DataFrame) -> plt.Figure:
     axes.collections[0].colorbar.set_ticklabels(["1/8", "1/4", "1/2", "1", "2", "4", "8"])
     axes.set(xlim=(0, len(lift) - 1), ylim=(len(lift), 1), title="Which findings are labelled together")
     axes.tick_params(left=False, bottom=False)
+    for text in axes.texts:  # seaborn's choice is white on tones that are too light for it
+        strong = "(" not in text.get_text() and abs(np.log2(max(float(text.get_text()), 0.06))) > 2.2
+        text.set_color("white" if strong else "0.15")
     pairs = [(lift[i, j], names[i], names[j]) for j, i in np.argwhere(~upper & ~few)]
     most = ", ".join(f"{one} and {other} {times:.1f} times" for times, one, other in sorted(pairs, reverse=True)[:5])
     return described(figure, f"Table of the fourteen findings by each other. Together most above chance: {most}.")
@@ -105,18 +108,19 @@ def plot_shift(entries: pd.DataFrame, part: pd.Series, first: str = "train_val",
     return described(figure, f"Share of images with each finding in {first} and {second}: {_shares_text(share[::-1])}.")
 
 
-def plot_agreement(table: pd.DataFrame, nih: pd.Series | None = None) -> plt.Figure:
-    """Cohen's kappa of labels against a reference, with intervals. table: `agreement`'s; nih: kappas to compare."""
-    table = table.sort_values("kappa", na_position="first")
+def plot_agreement(table: pd.DataFrame, nih: pd.DataFrame | None = None) -> plt.Figure:
+    """Cohen's kappa of labels against a reference, with intervals. table: `agreement`'s; nih: another, to compare."""
+    columns, table = ("kappa", "kappa_low", "kappa_high"), table.sort_values("kappa", na_position="first")
     figure, axes = plt.subplots(figsize=(8, 1.4 + 0.27 * len(table)))
     values = listed(table["kappa"][::-1])
-    rows = [f"{pretty(name)} ({positives})" for name, positives in table["expert"].items()]
-    draw_intervals(axes, rows, table, ("kappa", "kappa_low", "kappa_high"), label="these labels")
+    y, rows = np.arange(len(table)), [f"{pretty(name)} ({positives})" for name, positives in table["expert"].items()]
+    draw_intervals(axes, y, table, columns, label="these labels against the reference")
     if nih is not None:
-        axes.plot(nih[table.index], rows, "o", color=ORANGE, mfc="white", label="NIH's labels against readers")
+        draw_intervals(axes, y - 0.25, nih.loc[table.index], columns, STYLES[1], label="NIH's labels against readers")
         figure.legend(loc="outside lower right", ncols=2)
-        values += f"; of NIH's: {listed(nih[table.index][::-1])}"
+        values += f"; of NIH's: {listed(nih.loc[table.index, 'kappa'][::-1])}"
     axes.axvline(0, color=GREY, lw=1, ls=":")
+    axes.set_yticks(y, rows)
     axes.set(xlabel="Cohen's kappa, 95 % interval over patients", ylim=(-0.6, len(table) - 0.4),
              title="Labels against the reference (in brackets: its positives)", xlim=(None, 1.02))  # fmt: skip
     return described(figure, f"Cohen's kappa of the mined labels on {table['images'].iloc[0]:,} images: {values}.")

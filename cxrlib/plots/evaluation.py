@@ -27,10 +27,10 @@ def plot_roc(scores: np.ndarray, positive: np.ndarray, draws: np.ndarray, name: 
     curve.text(0.62, 0.3, f"area\n{area:.3f}", color=BLUE, ha="center", size=13)
     curve.set(xlabel="1 − specificity", ylabel="sensitivity", title=f"{name}: ROC curve", aspect="equal")
     spread.hist(draws, bins=20, color=BLUE, alpha=0.5)
-    spread.axvline(area, color=BLUE, lw=2, label="all patients, once each")
+    spread.axvline(area, color=BLUE, lw=2, label="AUROC of the test part")
     for end in (low, high):
         spread.axvline(end, color=ORANGE, ls="--", lw=2, label="2.5 % and 97.5 %" if end == low else None)
-    spread.set(xlabel="AUROC", ylabel="draws of patients", title=f"AUROC in {len(draws)} draws")
+    spread.set(xlabel="AUROC", ylabel="number of draws", title=f"AUROC in {len(draws)} draws")
     spread.legend(loc="upper left", bbox_to_anchor=(0, -0.18), ncols=2)
     said = f"The ROC curve of {name} with an area of {area:.3f}, beside the AUROCs of {len(draws)} draws of patients"
     return described(figure, f"{said}; 95 % of these lie between {low:.3f} and {high:.3f}.")

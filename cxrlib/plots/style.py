@@ -102,7 +102,7 @@ def plot_overlays(images, maps, titles: Sequence[str], boxes: Sequence = (), col
             axes.text(x, y - 2, text, color="#56b4e9", fontsize=8, va="bottom", path_effects=[_OUTLINE])
     if colours is not None:
         bar = figure.colorbar(cm.ScalarMappable(colours.norm, "inferno"), ax=all_axes, aspect=40, shrink=0.6, pad=0.02)
-        bar.set_label("heat, relative to the highest of its map", fontsize=9)
+        bar.set_label("heat (1: highest of its map)", fontsize=9)
     return figure
 
 
@@ -149,7 +149,7 @@ def plot_intervals(tables: dict, metric: str = "auroc", label: str = "AUROC", ch
     order = [*next(iter(tables.values())).loc[list(FINDINGS), metric].sort_values(na_position="first").index]
     rows, columns = ["macro", *order], (metric, f"{metric}_low", f"{metric}_high")
     for index, ((name, table), style) in enumerate(zip(tables.items(), STYLES, strict=False)):
-        y = np.arange(len(rows)) + (index - (len(tables) - 1) / 2) * 0.25
+        y = np.arange(len(rows)) + ((len(tables) - 1) / 2 - index) * 0.25  # the first above, as in the legend
         draw_intervals(axes, y, table.loc[rows], columns, style, label=name)
     counts = [one[["positives", "patients"]].astype(str).agg(" / ".join, axis=1) for one in tables.values()]
     named = (f"{pretty(name)} ({'; '.join(dict.fromkeys(each[name] for each in counts))})" for name in order)

@@ -9,7 +9,8 @@ from cxrlib.plots.style import BLUE, GREY, ORANGE, described
 def plot_losses(scores, curves: dict) -> plt.Figure:
     """The loss by the scores (n,); the first is a broad band. curves: name -> (losses of a positive, of a negative)."""
     figure, both = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True)
-    for axes, side, title in zip(both, (0, 1), ("Positive: the finding is there", "Negative: it is not"), strict=True):
+    titles = "Positive: the finding is there", "Negative: the finding is absent"
+    for side, (axes, title) in enumerate(zip(both, titles, strict=True)):
         for (name, losses), line in zip(curves.items(), ("-", "--", ":", "-."), strict=False):
             band = {"lw": 8, "alpha": 0.3} if line == "-" else {"lw": 2}
             axes.plot(scores, losses[side], ls=line, label=name, **band)

@@ -63,7 +63,9 @@ def fit_familiarity(model: ChestXrayModel, train, val) -> dict[str, torch.Tensor
     x, y = (torch.stack([part[row][0] for row in chosen]) for part, chosen in zip((train, val), rows, strict=True))
     made = _made(x[:_MOST_MADE], rng)
     altered = augment(y[: 2 * _MOST_MADE], _ALTERED, generator=torch.Generator().manual_seed(0))
-    of_x, of_y, of_altered, *of_made = (_features(model, each) for each in (x, y, altered, *made))
+    sets = (x, y, altered, *made)
+    engine = Engine(model, sum(map(len, sets)))
+    of_x, of_y, of_altered, *of_made = (_features(engine, each) for each in sets)
 
     mean, std = of_x.mean(dim=0), of_x.std(dim=0)
     std = std.clamp(min=float(std.mean()) / 10 + 1e-6)  # of units that only a few images reach
@@ -112,8 +114,7 @@ def _made(images: torch.Tensor, rng: np.random.Generator) -> list[torch.Tensor]:
     return [*turned, 255 - images, torch.cat(parts).round().to(torch.uint8)]
 
 
-def _features(model: ChestXrayModel, images: torch.Tensor) -> torch.Tensor:
-    engine = Engine(model, len(images))
+def _features(engine: Engine, images: torch.Tensor) -> torch.Tensor:
     return torch.cat([engine(batch)[1].cpu() for batch in images.split(64)]).double()
 
 

@@ -20,7 +20,7 @@ from cxrlib.models.architectures import ChestXrayModel
 from cxrlib.training.device import kept_memory
 
 _MANY = 2**25  # pixels, from which the second or two of preparing onnxruntime pay: 670 images of 224 x 224
-_PIECE, _PIECE_ONNX = 4, 2  # images that a core computes at once; measured
+_PIECE, _PIECE_ONNX = 2**18, 2  # what a core computes at once: pixels (5 images of 224 x 224), and images; measured
 
 
 class Engine:
@@ -53,7 +53,8 @@ class Engine:
         if not self._pool:
             return self._compute(images.to(self.device, non_blocking=True))
         share = -(-len(images) // torch.get_num_threads())
-        pieces = images.split(max(1, min(share, _PIECE_ONNX if self._session else _PIECE)))
+        most = _PIECE_ONNX if self._session else _PIECE // images[0].numel()
+        pieces = images.split(max(1, min(share, most)))
         both = torch.cat(list(self._pool.map(self._compute, pieces)))
         torch.set_num_threads(torch.get_num_threads())  # the threads of the pool changed the default of later threads
         return both

@@ -163,7 +163,8 @@ def test_agreement_draws_each_kappa_and_its_interval():
     np.testing.assert_array_equal(axes.lines[0].get_xdata(), [np.nan, 0.2, 0.5])
     ends = [segment[:, 0].tolist() for segment in axes.collections[0].get_segments() if len(segment)]
     assert ends[-2:] == [[0.1, 0.3], [0.4, 0.7]]
-    figure = plots_data.plot_agreement(table, pd.Series({"Edema": 0.25, "Mass": 0.35, "Hernia": 0.45}))
+    other = pd.DataFrame({"kappa": {"Edema": 0.25, "Mass": 0.35, "Hernia": 0.45}, "kappa_low": 0.1, "kappa_high": 0.9})
+    figure = plots_data.plot_agreement(table, other)
     assert figure.axes[0].lines[1].get_xdata().tolist() == [0.45, 0.35, 0.25], "in the same order"
     assert "of NIH's: Edema 0.25, Mass 0.35, Hernia 0.45" in plots.alt_text(figure)
 
