@@ -162,7 +162,7 @@ def plot_parts(entries: pd.DataFrame) -> plt.Figure:
 
 def plot_leakage(table: pd.DataFrame, gain: pd.Series) -> plt.Figure:
     """Macro AUROC with and without a leak (rows: auroc, auroc_low, auroc_high), and the difference, low and high."""
-    figure, (top, below) = plt.subplots(2, 1, figsize=(8, 2.1 + 0.5 * len(table)), height_ratios=(len(table), 1))
+    figure, (top, below) = plt.subplots(2, 1, figsize=(8, 2.4 + 0.5 * len(table)), height_ratios=(len(table), 1))
     gained, columns = gain[["difference", "low", "high"]].astype(float), ["auroc", "auroc_low", "auroc_high"]
     for axes, rows, none in (top, table[columns], 0.5), (below, gained.to_frame("difference").T, 0):
         draw_intervals(axes, range(len(rows)), rows, rows.columns, ms=9)
@@ -171,6 +171,7 @@ def plot_leakage(table: pd.DataFrame, gain: pd.Series) -> plt.Figure:
             axes.annotate(f"{value:.3f}", (value, row), (0, 9), textcoords="offset points", ha="center", fontsize=10)
         axes.set(yticks=range(len(rows)), yticklabels=rows.index, ylim=(len(rows) - 0.5, -0.6))
     top.set(xlabel="macro AUROC on test, 95 % interval over patients")
+    below.set(xlabel="difference in macro AUROC, the first minus the second, 95 % interval")
     values = ", ".join(f"{name} {value:.3f}" for name, value in table["auroc"].items())
     said = "Macro AUROC on test with 95 % intervals: {}; difference {:.3f} [{:.3f}, {:.3f}]."
     return described(figure, said.format(values, *gained))
