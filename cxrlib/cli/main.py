@@ -10,7 +10,8 @@ import sys
 from contextlib import nullcontext, redirect_stdout
 from functools import partial
 
-from cxrlib.cli import options, processes
+from cxrlib.cli import options
+from cxrlib.core import processes
 from cxrlib.core.config import Config
 from cxrlib.core.errors import InputError, nearest, printable
 

@@ -39,15 +39,12 @@ def plot_cooccurrence(entries: pd.DataFrame) -> plt.Figure:
     upper, few = np.triu(np.ones(lift.shape, bool)), by_chance < 10
     written = np.char.mod(np.where(few, "(%.1f)", "%.1f"), lift)
     shared = {"ax": axes, "annot": written, "fmt": "", "xticklabels": names, "yticklabels": names}
-    sns.heatmap(np.log2(lift.clip(1 / 16)), mask=upper | few, cmap="RdBu_r", vmin=-3.5, vmax=3.5, **shared,
+    sns.heatmap(np.log2(lift.clip(1 / 16)), mask=upper | few, cmap="RdBu_r", vmin=-4.5, vmax=4.5, **shared,
                 cbar_kws={"label": "times as often as by chance", "ticks": range(-3, 4), "shrink": 0.6})  # fmt: skip
     sns.heatmap(0 * lift, mask=upper | ~few, cmap=["white"], cbar=False, **shared)
     axes.collections[0].colorbar.set_ticklabels(["1/8", "1/4", "1/2", "1", "2", "4", "8"])
     axes.set(xlim=(0, len(lift) - 1), ylim=(len(lift), 1), title="Which findings are labelled together")
     axes.tick_params(left=False, bottom=False)
-    for text in axes.texts:  # seaborn's choice is white on tones that are too light for it
-        strong = "(" not in text.get_text() and abs(np.log2(max(float(text.get_text()), 0.06))) > 2.2
-        text.set_color("white" if strong else "0.15")
     pairs = [(lift[i, j], names[i], names[j]) for j, i in np.argwhere(~upper & ~few)]
     most = ", ".join(f"{one} and {other} {times:.1f} times" for times, one, other in sorted(pairs, reverse=True)[:5])
     return described(figure, f"Table of the fourteen findings by each other. Together most above chance: {most}.")

@@ -1,6 +1,5 @@
 """One training run: epochs, evaluation, checkpoints, and resuming after an interruption, to bit-identical weights."""
 
-import os
 import time
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast, broadcast_object_list, set_seed
 
+from cxrlib.core import processes
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import write_csv
 from cxrlib.core.progress import bar
@@ -49,7 +49,7 @@ def fit(config: TrainConfig, entries, images: Images, out: Path, progress=True, 
     """
     train = fit_probe if config.mode == "probe" else _train
     history = train(config, entries, images, out, progress)
-    if familiarity and os.environ.get("RANK", "0") == "0":  # the first of several processes
+    if familiarity and processes.is_first():
         paths = [out / f"model_{name}.pth" for name in ("best", "last")]
         remember_training(paths, *datasets(config, entries, images), pick_device(config.device))
     return history
@@ -73,20 +73,20 @@ class _Training:
 
     def __init__(self, config, entries, images, out: Path, progress: bool):
         self.config, self.entries, self.out = config, entries, out
-        if int(os.environ.get("WORLD_SIZE", 1)) == 1:  # a notebook may train on another device than before
+        if not processes.several():  # a notebook may train on another device than before
             AcceleratorState._reset_state(reset_partial_state=True)
         torch.backends.cudnn.deterministic = True  # its fastest algorithms are not
         self.accelerator = Accelerator(cpu=pick_device(config.device) == "cpu", mixed_precision="no")
         self.main = self.accelerator.is_main_process
         self.train, self.val = datasets(config, entries, images)
         self.shown = progress and self.main
-        process, processes = self.accelerator.process_index, self.accelerator.num_processes
-        self.batches = EpochBatches(len(self.train), config.batch_size, config.seed, process, processes)
+        process, count = self.accelerator.process_index, self.accelerator.num_processes
+        self.batches = EpochBatches(len(self.train), config.batch_size, config.seed, process, count)
         self.loader = make_loader(self.train, batches=self.batches, num_workers=config.num_workers)
         self.rows, self.step = [], 0  # history of finished epochs; updates done
         self.spent = 0.0  # seconds on the current epoch before an interruption
         # must be equal for a run to resume another
-        self.identity = identity(config, self.train.entries, self.val.entries) | {"processes": processes}
+        self.identity = identity(config, self.train.entries, self.val.entries) | {"processes": count}
 
     def start(self) -> None:
         """Build model and optimizer, or restore them from the saved state."""

@@ -1,7 +1,6 @@
 """The linear probe: a head trained on its input from a frozen network, and folded back into an ordinary model."""
 
 import copy
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from accelerate.utils import set_seed
 from torch import nn
 
+from cxrlib.core import processes
 from cxrlib.core.paths import one_process, write_csv, write_rows
 from cxrlib.core.progress import bar
 from cxrlib.data.dataset import make_loader
@@ -43,8 +43,7 @@ def fit_probe(config: TrainConfig, entries: pd.DataFrame, images: Images, out: P
     model = build_model(config.arch, config.weights, config.image_size).to(pick_device(config.device))
     train, val = datasets(config, entries, images)
     parts = parts_to_remember(config, entries)
-    writes = os.environ.get("RANK", "0") == "0"  # the first of several processes, which all find the same head
-    if writes:
+    if processes.is_first():  # of several, which all find the same head
         set_aside(out)
     began = time.perf_counter()
     x, y = (features(model, part, 2 * config.batch_size, progress) for part in (train, val))
@@ -55,7 +54,7 @@ def fit_probe(config: TrainConfig, entries: pd.DataFrame, images: Images, out: P
     tried = list(_tried((x - mean) / std, (y - mean) / std, labels, val, criterion))
     best = [each for each in tried if each[0]["best"]][-1]
     history = pd.DataFrame([row for row, _, _ in tried]).assign(images_per_s=speed)
-    if not writes:
+    if not processes.is_first():
         return history
     model.tta = config.tta
     for name, (row, head, _) in (("last", tried[-1]), ("best", best)):

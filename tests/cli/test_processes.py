@@ -9,8 +9,8 @@ import psutil
 import pytest
 import torch
 
-from cxrlib.cli import processes
 from cxrlib.cli.main import main
+from cxrlib.core import processes
 from cxrlib.core.paths import _HOME
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions

@@ -1,14 +1,13 @@
 """cxr eval (also at another hospital), gradcam, ensemble and export: what is done with trained models."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from cxrlib.cli import processes
 from cxrlib.cli.commands.data import data_of, images_of
 from cxrlib.cli.options import EnsembleOptions, EvalOptions, ExportOptions, GradcamOptions, HeldOutOptions
+from cxrlib.core import processes
 from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import check_folder, write_csv, write_text
 from cxrlib.course.opening import Data
@@ -76,7 +75,7 @@ def _caches(options: HeldOutOptions, models: list[ChestXrayModel], images: dict[
 def _predicted(options: HeldOutOptions, ensemble: Ensemble, images: dict[str, Path], *parts: pd.DataFrame):
     """The models on their device, their caches, and for each part what each predicts: all of it, in each process."""
     together = None
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if processes.several():
         from accelerate import Accelerator  # before the models: it gives each process a GPU of its own
 
         together = Accelerator(cpu=options.device == "cpu", mixed_precision="no")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from cxrlib.cli import processes
 from cxrlib.cli.commands.data import data_of, images_of
 from cxrlib.cli.options import CompareOptions, TrainOptions
+from cxrlib.core import processes
 from cxrlib.core.paths import check_folder, one_process, write_csv
 from cxrlib.course.opening import Data
 from cxrlib.data.splits import split, subset, subsets

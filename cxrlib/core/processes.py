@@ -12,6 +12,11 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
+def several() -> bool:
+    """Whether processes share the work."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
 def start_missing() -> None:
     """Start the N processes of `accelerate launch --num_processes N`, which starts one where it finds no GPU or MPI."""
     try:
@@ -27,5 +32,5 @@ def start_missing() -> None:
 
 def leave() -> None:
     """Part from the other processes; of those that only end, Gloo's threads abort one in four."""
-    if "WORLD_SIZE" in os.environ and (torch := sys.modules.get("torch")) and torch.distributed.is_initialized():
+    if (torch := sys.modules.get("torch")) and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
