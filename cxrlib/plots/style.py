@@ -64,7 +64,8 @@ def save_figure(figure: plt.Figure, name: str, folder: str | Path, dpi: int = DP
     about = {"png": {"Software": None, "Description": alt_text(figure)}, "pdf": {"CreationDate": None}}
     for kind in ("png", "pdf") if pdf else ("png",):
         with written_whole(Path(folder) / f"{name}.{kind}") as path:
-            figure.savefig(path, format=kind, dpi=dpi, facecolor="white", metadata=about[kind])
+            quick = {"pil_kwargs": {"compress_level": 3}} if kind == "png" else {}  # half the time, a tenth more bytes
+            figure.savefig(path, format=kind, dpi=dpi, facecolor="white", metadata=about[kind], **quick)
             figure.set_layout_engine("none")  # laid out once, which takes as long as drawing
 
 
