@@ -65,7 +65,8 @@ def fit_familiarity(model: ChestXrayModel, train, val) -> dict[str, torch.Tensor
     altered = augment(y[: 2 * _MOST_MADE], _ALTERED, generator=torch.Generator().manual_seed(0))
     sets = (x, y, altered, *made)
     engine = Engine(model, sum(map(len, sets)))
-    of_x, of_y, of_altered, *of_made = (_features(engine, each) for each in sets)
+    every = (torch.cat([engine(batch)[1].cpu() for batch in each.split(64)]).double() for each in sets)
+    of_x, of_y, of_altered, *of_made = every
 
     mean, std = of_x.mean(dim=0), of_x.std(dim=0)
     std = std.clamp(min=float(std.mean()) / 10 + 1e-6)  # of units that only a few images reach
@@ -112,10 +113,6 @@ def _made(images: torch.Tensor, rng: np.random.Generator) -> list[torch.Tensor]:
         parts.append(F.interpolate(part, size=image.shape[-2:], mode="bilinear", antialias=True))
     turned = [torch.rot90(images, turns, (2, 3)) for turns in (1, 2, 3)]
     return [*turned, 255 - images, torch.cat(parts).round().to(torch.uint8)]
-
-
-def _features(engine: Engine, images: torch.Tensor) -> torch.Tensor:
-    return torch.cat([engine(batch)[1].cpu() for batch in images.split(64)]).double()
 
 
 def _description(fitted: dict, features: torch.Tensor, images: torch.Tensor) -> torch.Tensor:

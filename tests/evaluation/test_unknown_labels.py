@@ -54,7 +54,7 @@ def predictions(draw):
 some_findings = st.sets(st.integers(0, 13), min_size=3, max_size=3)  # of all fourteen, each example checks these
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(predictions(), some_findings)
 def test_every_metric_in_every_replicate_is_that_of_the_images_of_known_label(given, findings):
     known = [subset(given, k) for k in findings]
@@ -65,7 +65,7 @@ def test_every_metric_in_every_replicate_is_that_of_the_images_of_known_label(gi
             np.testing.assert_array_equal(value[:, k], expected.replicates[name][:, k], err_msg=name)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(predictions(), some_findings)
 def test_the_table_is_that_of_the_images_of_known_label(given, findings):
     with warnings.catch_warnings():
