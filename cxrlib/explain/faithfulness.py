@@ -17,9 +17,8 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from cxrlib.data.dataset import to_unit
 from cxrlib.explain.gradcam import grad_cam
-from cxrlib.models.architectures import ChestXrayModel
+from cxrlib.models.architectures import ChestXrayModel, in_mode
 from cxrlib.training.device import kept_memory
-from cxrlib.training.inference import Engine
 
 
 def randomized(model: ChestXrayModel, images: torch.Tensor, seed: int = 0, steps: int = 6) -> Iterator[tuple]:
@@ -81,27 +80,28 @@ def perturbation(model: ChestXrayModel, images, maps, findings, steps=10, seed=0
     Columns: image, kind (deletion, insertion), order (map, random), share (of the pixels, 0 to 1), score.
     A random order, that of `random_maps`, also orders pixels of equal heat, so that a flat map gains nothing.
     """
-    x = to_unit(images).cpu()
+    x, device = to_unit(images).cpu(), next(model.parameters()).device
     side = max(1, min(x.shape[-2:]) // 10)  # blurred, not black, which no model has seen
     small = avg_pool2d(x, side, ceil_mode=True, count_include_pad=False)
     blurred = interpolate(small, size=x.shape[-2:], mode="bilinear", align_corners=False)
     chosen = np.arange(len(x)), np.asarray(findings)
-    engine = Engine(model, 4 * orders * steps * len(x))
 
     def score(pictures: torch.Tensor) -> np.ndarray:
-        return engine(pictures)[0].cpu().numpy()[chosen]
+        return model(pictures.to(device)).sigmoid().cpu().numpy()[chosen]
 
-    rows, ends = [], (score(x), score(blurred))
-    for draw in range(orders):
-        noise = random_maps(len(x), x.shape[-2:], seed=(seed, draw)).reshape(len(x), -1)
-        for order, heat in (("map", maps.reshape(noise.shape)), ("random", noise)):
-            place = torch.from_numpy(np.lexsort((-noise, -heat)).argsort()).view_as(x)  # by heat, ties by noise
-            for share in np.linspace(0, 1, steps + 1):
-                hottest = place < share * x[0].numel()
-                for kind, inside, outside in (("deletion", blurred, x), ("insertion", x, blurred)):
-                    is_blurred = int((share == 1) == (kind == "deletion"))
-                    scores = ends[is_blurred] if share in (0, 1) else score(torch.where(hottest, inside, outside))
-                    rows += [(image, kind, order, share, value) for image, value in enumerate(scores.tolist())]
+    rows = []
+    with in_mode(model), torch.inference_mode():
+        ends = score(x), score(blurred)
+        for draw in range(orders):
+            noise = random_maps(len(x), x.shape[-2:], seed=(seed, draw)).reshape(len(x), -1)
+            for order, heat in (("map", maps.reshape(noise.shape)), ("random", noise)):
+                place = torch.from_numpy(np.lexsort((-noise, -heat)).argsort()).view_as(x)  # by heat, ties by noise
+                for share in np.linspace(0, 1, steps + 1):
+                    hottest = place < share * x[0].numel()
+                    for kind, inside, outside in (("deletion", blurred, x), ("insertion", x, blurred)):
+                        is_blurred = int((share == 1) == (kind == "deletion"))
+                        scores = ends[is_blurred] if share in (0, 1) else score(torch.where(hottest, inside, outside))
+                        rows += [(image, kind, order, share, value) for image, value in enumerate(scores.tolist())]
     curves = pd.DataFrame(rows, columns=["image", "kind", "order", "share", "score"])
     return curves.groupby(["image", "kind", "order", "share"], sort=False, as_index=False).mean()
 

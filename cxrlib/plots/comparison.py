@@ -85,7 +85,7 @@ def _plot_rows(table: pd.DataFrame, names: pd.Series, unclear: str, title: str) 
     for some, fill, label in ((rows[clear], BLUE, "Holm's p below 0.05"), (rows[~clear], "white", unclear)):
         draw_intervals(axes, some["y"], some, ("difference", "low", "high"), mfc=fill, label=label)
     axes.axvline(0, color=GREY, lw=1, ls=":")
-    axes.set_yticks(rows["y"], names, fontsize=9)
+    axes.set_yticks(rows["y"], names)
     axes.set(xlabel="difference of macro AUROC, 95 % interval", title=title, ylim=(-0.7, len(rows) - 0.3))
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     values = table[["difference", "low", "high"]].to_numpy()

@@ -9,10 +9,10 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.plots.style import BLUE, GREY, ORANGE, STYLES, described, draw_intervals, listed, pretty
 
 _ANATOMY = (  # name, the place it points to and where it is written, as shares of the side
-    ("apex", (0.33, 0.17), (0.12, 0.07)), ("right lung", (0.27, 0.42), (0.1, 0.36)),
+    ("apex", (0.4, 0.12), (0.12, 0.07)), ("right lung", (0.27, 0.42), (0.1, 0.36)),
     ("left lung", (0.73, 0.36), (0.9, 0.3)), ("hilum", (0.41, 0.45), (0.16, 0.55)),
     ("heart", (0.58, 0.62), (0.88, 0.55)), ("diaphragm", (0.33, 0.68), (0.42, 0.93)),
-    ("costophrenic\nangle", (0.14, 0.81), (0.14, 0.95)), ("clavicle", (0.64, 0.18), (0.86, 0.08)),
+    ("costophrenic\nangle", (0.14, 0.81), (0.14, 0.95)), ("clavicle", (0.72, 0.135), (0.86, 0.08)),
 )  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def plot_agreement(table: pd.DataFrame, nih: pd.DataFrame | None = None) -> plt.
     axes.axvline(0, color=GREY, lw=1, ls=":")
     axes.set_yticks(y, rows)
     axes.set(xlabel="Cohen's kappa, 95 % interval over patients", ylim=(-0.6, len(table) - 0.4),
-             title="Labels against the reference (in brackets: its positives)", xlim=(None, 1.02))  # fmt: skip
+             title="Labels against a reference (in brackets: positives of blue)", xlim=(None, 1.02))  # fmt: skip
     return described(figure, f"Cohen's kappa of the mined labels on {table['images'].iloc[0]:,} images: {values}.")
 
 
@@ -168,7 +168,7 @@ def plot_leakage(table: pd.DataFrame, gain: pd.Series) -> plt.Figure:
             axes.annotate(f"{value:.3f}", (value, row), (0, 9), textcoords="offset points", ha="center", fontsize=10)
         axes.set(yticks=range(len(rows)), yticklabels=rows.index, ylim=(len(rows) - 0.5, -0.6))
     top.set(xlabel="macro AUROC on test, 95 % interval over patients")
-    below.set(xlabel="difference in macro AUROC, the first minus the second, 95 % interval")
+    below.set(xlabel="difference (first minus second), 95 % interval")
     values = ", ".join(f"{name} {value:.3f}" for name, value in table["auroc"].items())
     said = "Macro AUROC on test with 95 % intervals: {}; difference {:.3f} [{:.3f}, {:.3f}]."
     return described(figure, said.format(values, *gained))

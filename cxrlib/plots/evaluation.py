@@ -133,7 +133,8 @@ def plot_gaps(table: pd.DataFrame) -> plt.Figure:
                 continue
             place = getattr(single, worst)()
             side = ("left", "center", "right")[np.digitize(single[place], ends)]  # so that the name stays in the panel
-            axes.annotate(pretty(place), (single[place], row + 0.3), ha=side, va="top", fontsize=9, color="0.3")
+            axes.plot(single[place], row + 0.25, "8", mfc="none", color="0.3", ms=8)
+            axes.annotate(pretty(place), (single[place], row + 0.35), ha=side, va="top", fontsize=9, color="0.3")
             axes.hlines(row, macro["low"], macro["high"], color=BLUE, lw=2.5, alpha=0.6)
             axes.plot(macro["gap"], row, "o", color=BLUE, ms=8)
             texts.append(f"{name}, {label} {macro['gap']:+.2f} ({macro['low']:+.2f} to {macro['high']:+.2f}), "
@@ -142,6 +143,4 @@ def plot_gaps(table: pd.DataFrame) -> plt.Figure:
         axes.set(xlabel=f"{label} (worse: to the {worse})", ylim=(len(names) - 0.3, -0.5))
         axes.grid(axis="x")
     sides[0].set_yticks(range(len(names)), [f"{name} − others\n{sizes[name]}" for name in names])
-    how = "Blue: mean over findings, 95 % interval; grey: single findings, the worst named"
-    figure.suptitle(how, fontsize=10, x=0.01, ha="left")
     return described(figure, f"Each group against all others, mean over findings: {'; '.join(texts)}.")

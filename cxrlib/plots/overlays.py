@@ -25,7 +25,7 @@ def overlay_figure(maps: Iterable, table: pd.DataFrame, images: Mapping, boxes=N
         picture, own = images[row.image], []
         if boxes is not None:
             drawn = boxes[(boxes["image"] == row.image) & (boxes["finding"] == row.finding)][["x", "y", "w", "h"]]
-            own = [(*box, "" if n else "box") for n, box in enumerate(drawn.to_numpy())]  # labels of two may overlap
+            own = [(*box, "") for box in drawn.to_numpy()]
         labelled = "label unknown" if pd.isna(row.label) else "labelled" if row.label else "not labelled"
         limit = "no threshold tuned" if np.isnan(row.threshold) else f"threshold {number(row.threshold)}"
         title = f"{pretty(row.finding)}: {number(row.score)}, {labelled}\n{limit}"

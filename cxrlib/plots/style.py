@@ -87,7 +87,7 @@ def plot_radiographs(images: Sequence, titles: Sequence[str], boxes: Sequence = 
 
 
 def plot_overlays(images, maps, titles: Sequence[str], boxes: Sequence = (), columns: int = 4) -> plt.Figure:
-    """Radiographs under heat maps, each (h, w) in [0, 1], clear below a quarter, or None; boxes: `plot_radiographs`."""
+    """Radiographs under heat maps, (h, w) in [0, 1] or None, clear below a quarter; boxes: `plot_radiographs`."""
     figure, all_axes = panels(len(images), columns, 2.3)
     colours = None
     for axes, image, heat, title, own in zip(all_axes, images, maps, titles, boxes or repeat(()), strict=False):
@@ -97,6 +97,9 @@ def plot_overlays(images, maps, titles: Sequence[str], boxes: Sequence = (), col
             heat, extent = np.asarray(heat), (*axes.get_xlim(), *axes.get_ylim())
             alpha = 0.65 * np.clip((heat - 0.25) / 0.5, 0, 1)
             colours = axes.imshow(heat, cmap="inferno", alpha=alpha, vmin=0, vmax=1, extent=extent)
+            if heat.any():  # a cross at its highest point; of several, as `localization.peak` has it, in their middle
+                y, x = (np.argwhere(heat >= heat.max() * (1 - 1e-5)).mean(axis=0) + 0.5) * len(image) / len(heat) - 0.5
+                axes.plot(x, y, "+", color="white", ms=9, mew=1.5, path_effects=[_OUTLINE])
         for *box, text in own:
             x, y, w, h = np.multiply(box, len(image) / BOX_FRAME)
             axes.add_patch(patches.Rectangle((x - 0.5, y - 0.5), w, h, fill=False, ec="#56b4e9", lw=2))

@@ -36,5 +36,6 @@ def test_each_solution_passes_its_check(name, tiny_nih, tmp_path, monkeypatch, c
             assert capsys.readouterr().out == f"{NOT_YET}\n"
             [solution] = re.findall(rf"^\*\*{exercise[1]}\.\*\* .+?```python\n(.+?)```", text, re.DOTALL | re.MULTILINE)
             exec(solution, given)
+            capsys.readouterr()  # what the solution prints
             exec(source[exercise.end() :], given)
             assert capsys.readouterr().out.startswith("right"), f"exercise {exercise[1]}"

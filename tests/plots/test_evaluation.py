@@ -127,6 +127,7 @@ def test_gaps_draw_the_macro_with_its_interval_and_name_the_worst_finding():
             single = gaps[(gaps["group"] == row) & (gaps["metric"] == metric) & (gaps["finding"] != "macro")]
             worst = single.set_index("finding")["gap"].agg("idxmin" if metric == "auroc" else "idxmax")
             assert text.get_text() == plots.pretty(worst)
+            assert single.set_index("finding")["gap"][worst] in [gap for gap, _ in marked(panel, "8")], "ringed"
     sizes = [f"{row.patients} and {row.patients_others} patients" for row in macro.itertuples()]
     ticks = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert [tick.rpartition(",")[0] for tick in ticks] == [
