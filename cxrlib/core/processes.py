@@ -32,5 +32,6 @@ def start_missing() -> None:
 
 def leave() -> None:
     """Part from the other processes; of those that only end, Gloo's threads abort one in four."""
-    if (torch := sys.modules.get("torch")) and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    connected = getattr(sys.modules.get("torch"), "distributed", None)
+    if connected and connected.is_available() and connected.is_initialized():
+        connected.destroy_process_group()

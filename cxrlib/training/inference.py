@@ -53,7 +53,7 @@ class Engine:
         if not self._pool:
             return self._compute(images.to(self.device, non_blocking=True))
         share = -(-len(images) // torch.get_num_threads())
-        most = _PIECE_ONNX if self._session else _PIECE // images[0].numel()
+        most = _PIECE_ONNX if self._session else _PIECE // images.shape[-2:].numel()
         pieces = images.split(max(1, min(share, most)))
         both = torch.cat(list(self._pool.map(self._compute, pieces)))
         torch.set_num_threads(torch.get_num_threads())  # the threads of the pool changed the default of later threads
