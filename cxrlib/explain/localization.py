@@ -16,7 +16,7 @@ import zlib
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage
+import scipy  # scipy.ndimage is imported where it is used, since figures only need `peak`
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
@@ -62,10 +62,10 @@ def measure(heat: np.ndarray, boxes: np.ndarray) -> dict[str, float]:
         return dict.fromkeys(("pointing", "energy", *OVERLAPS), 0.0)
     covered = [coverage(box, heat.shape) for box in boxes]
     truth = np.max(covered, axis=0)
-    labels, _ = ndimage.label(heat >= 0.5 * heat.max())
+    labels, _ = scipy.ndimage.label(heat >= 0.5 * heat.max())
     region = labels == labels[np.unravel_index(heat.argmax(), heat.shape)]
     detected = np.zeros(heat.shape)
-    detected[ndimage.find_objects(region.astype(int))[0]] = 1
+    detected[scipy.ndimage.find_objects(region.astype(int))[0]] = 1
     away = np.abs(peak(heat) - boxes[:, :2] - boxes[:, 2:] / 2) - boxes[:, 2:] / 2  # (m, 2), below 0 inside
     return {
         "pointing": float((away <= 0).all(axis=1).any()),

@@ -57,9 +57,8 @@ def plot_paired(one: np.ndarray, others: dict[str, np.ndarray], name: str, colou
     for values, which, kind, colour in both:
         said.append("{}: {:+.3f} to {:+.3f}".format(which, *np.quantile(values, [0.025, 0.975])).replace("-", "−"))
         panels[-1].hist(values, bins, histtype=kind, color=colour, lw=1.5, label=which)
-    panels[-1].set(ymargin=0.25)
     panels[-1].legend(loc="upper left", fontsize=9)
-    panels[-1].set(xlabel=f"{name}\n− {first}", ylabel="draws", title="\n".join(said[-2:]), box_aspect=1)
+    panels[-1].set(xlabel=f"{name}\n− {first}", ylabel="draws", title="\n".join(said[-2:]), box_aspect=1, ymargin=0.25)
     panels[-1].locator_params(axis="x", nbins=5)
     return described(figure, f"{len(one)} draws of patients. {'; '.join(said)}.")
 

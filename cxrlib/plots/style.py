@@ -15,6 +15,7 @@ from PIL import Image
 from cxrlib.core.paths import written_whole
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import BOX_FRAME
+from cxrlib.explain.localization import peak
 
 plt.style.use("cxrlib.plots.cxr")
 BLUE, ORANGE, *_ = _PALETTE = plt.rcParams["axes.prop_cycle"].by_key()["color"]
@@ -97,8 +98,8 @@ def plot_overlays(images, maps, titles: Sequence[str], boxes: Sequence = (), col
             heat, extent = np.asarray(heat), (*axes.get_xlim(), *axes.get_ylim())
             alpha = 0.65 * np.clip((heat - 0.25) / 0.5, 0, 1)
             colours = axes.imshow(heat, cmap="inferno", alpha=alpha, vmin=0, vmax=1, extent=extent)
-            if heat.any():  # a cross at its highest point; of several, as `localization.peak` has it, in their middle
-                y, x = (np.argwhere(heat >= heat.max() * (1 - 1e-5)).mean(axis=0) + 0.5) * len(image) / len(heat) - 0.5
+            if heat.any():
+                x, y = np.multiply(peak(heat), len(image) / BOX_FRAME) - 0.5
                 axes.plot(x, y, "+", color="white", ms=9, mew=1.5, path_effects=[_OUTLINE])
         for *box, text in own:
             x, y, w, h = np.multiply(box, len(image) / BOX_FRAME)
