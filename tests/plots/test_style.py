@@ -303,3 +303,12 @@ def test_a_hot_corner_is_drawn_in_that_corner(kind):
     top_right = drawn[int(drawn.shape[0] - box.y1) : middle[1], middle[0] : int(box.x1)]
     assert top_right.max() > 100
     assert drawn[middle[1] + 5 : int(drawn.shape[0] - box.y0) - 5, int(box.x0) + 5 : middle[0] - 5].max() < 20
+
+
+def test_a_heat_map_is_marked_at_its_peak():
+    heat = np.zeros((16, 16))
+    heat[4, 10] = 1
+    figure = plots.plot_overlays([np.zeros((64, 64), np.uint8)] * 2, [heat, 0 * heat], ["one", "empty"])
+    [cross] = figure.axes[0].lines
+    assert cross.get_xydata().tolist() == [[10.5 * 4 - 0.5, 4.5 * 4 - 0.5]], "the centre of that cell"
+    assert not figure.axes[1].lines, "an empty map has no peak"
