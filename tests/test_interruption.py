@@ -168,14 +168,14 @@ def test_a_disk_that_fills_while_caching_stops_it_and_what_is_done_stays(tiny_ni
         free = SimpleNamespace(free=1 << 30)  # another process takes the space
         monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda _: free)
         with pytest.raises(InputError, match=r"cannot be written .*No space left.*what is done is kept: make room"):
-            build_cache(images, 64, cache_dir=disk, workers=1, progress=False)
+            build_cache(images, 64, cache_dir=disk, progress=False)
         cache = ImageCache(next(disk.glob("*-64")))
         assert 8 <= len(cache) < 63
         for name in cache.names:
             if cache._done[cache._index.get_loc(name)]:
                 np.testing.assert_array_equal(cache[name], read_image(images[name], 64))
         subprocess.run(["mount", "-o", "remount,size=2m", disk], check=True)
-        whole = build_cache(images, 64, cache_dir=disk, workers=1, progress=False)
+        whole = build_cache(images, 64, cache_dir=disk, progress=False)
         assert all(np.array_equal(whole[name], read_image(path, 64)) for name, path in images.items())
         del cache, whole
 
@@ -194,7 +194,7 @@ def test_a_write_that_fails_at_any_batch_marks_nothing_that_is_not_there(tiny_ni
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", sync)
             with pytest.raises(InputError, match="Input/output error"):
-                build_cache(images, 32, cache_dir=tmp_path / str(failing), workers=2, progress=False)
+                build_cache(images, 32, cache_dir=tmp_path / str(failing), progress=False)
         cache = ImageCache(next((tmp_path / str(failing)).glob("*-32")))
         assert len(cache) == 10 * failing
         cache = build_cache(images, 32, cache_dir=tmp_path / str(failing), progress=False)
@@ -211,6 +211,7 @@ def test_a_whole_cache_is_read_where_nothing_can_be_written(tiny_nih, tmp_path):
 def test_an_interrupt_while_caching_keeps_what_is_done(tiny_nih, tmp_path, monkeypatch):
     images, seen = find_images(tiny_nih.root), []
     monkeypatch.setattr(cache_module, "_BATCH", 4)
+    monkeypatch.setattr(cache_module, "cpu_count", lambda: 1)
     read = cache_module.read_image
 
     def reading(path, size):
@@ -221,9 +222,9 @@ def test_an_interrupt_while_caching_keeps_what_is_done(tiny_nih, tmp_path, monke
 
     monkeypatch.setattr(cache_module, "read_image", reading)
     with pytest.raises(KeyboardInterrupt):
-        build_cache(images, 32, cache_dir=tmp_path, workers=1, progress=False)
+        build_cache(images, 32, cache_dir=tmp_path, progress=False)
     assert len(ImageCache(next(tmp_path.glob("*-32")))) == 28
-    build_cache(images, 32, cache_dir=tmp_path, workers=1, progress=False)
+    build_cache(images, 32, cache_dir=tmp_path, progress=False)
     assert len(seen) <= 28 + 4 + 35, "only the broken batch is decoded again"
 
 

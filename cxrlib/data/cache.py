@@ -16,7 +16,6 @@ from cxrlib.data.images import BadImage, read_image
 from cxrlib.data.sources import content_digest
 
 _FORMAT = 2  # part of the key: increase it when `read_image` returns something else
-_DONE = 1  # in done.npy; 0: not decoded
 _BATCH = 512  # images per update of done.npy
 
 
@@ -33,14 +32,14 @@ class ImageCache:
         self.names: list[str] = [name.replace("\0", "\n") for name in names.split("\n")]
         self.images = np.load(self.folder / "images.npy", mmap_mode="r")
         self.bad: dict[str, str] = read_json(self.folder / "bad.json")
-        self._done = np.load(self.folder / "done.npy", mmap_mode="r")
+        self._done = np.load(self.folder / "done.npy", mmap_mode="r").view(bool)
         self._index = pd.Index(self.names)
 
     def __reduce__(self):
         return ImageCache, (self.folder,)
 
     def __len__(self) -> int:
-        return int(np.count_nonzero(self._done == _DONE))
+        return int(np.count_nonzero(self._done))
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.images[self.rows([name])[0]]
@@ -49,7 +48,7 @@ class ImageCache:
         """Row numbers of image names, (n,) int64. Raises InputError for a name that is not cached."""
         names = list(names)
         rows = self._index.get_indexer(names)
-        if missing := [name for name, row in zip(names, rows, strict=True) if row < 0 or self._done[row] != _DONE]:
+        if missing := [name for name, row in zip(names, rows, strict=True) if row < 0 or not self._done[row]]:
             raise InputError(f"the cache {self.folder} does not hold {some(missing)}; call build_cache with them")
         return rows
 
@@ -60,21 +59,15 @@ class ImageCache:
     def _missing(self, names: list[str]) -> np.ndarray:
         """The sorted, distinct rows of the names that have not been tried yet."""
         rows = np.unique(self._index.get_indexer(names))
-        return rows[(self._done[rows] != _DONE) & ~self._index[rows].isin(self.bad)]
+        return rows[~self._done[rows] & ~self._index[rows].isin(self.bad)]
 
 
 def build_cache(
-    images: dict[str, Path],
-    image_size: int,
-    names: Iterable[str] | None = None,
-    cache_dir: str | Path = CACHE,
-    workers: int | None = None,
-    progress: bool = True,
-    on_bad_image: str = "error",
+    images: dict[str, Path], image_size: int, names=None, cache_dir=CACHE, progress=True, on_bad_image="error"
 ) -> ImageCache:
     """Fill the cache of a source with the radiographs `names` (default: all of `images`), and open it.
 
-    images: the source, file name -> path. image_size: pixels per side. workers: threads; default: one per core.
+    images: the source, file name -> path. image_size: pixels per side. cache_dir: a folder for the caches of all.
     on_bad_image: "skip" names images that cannot be decoded and leaves them out of every dataset (`ImageCache.bad`).
     Raises InputError for them ("error") once others are done, for names outside `images`, want of space or permission.
     """
@@ -89,7 +82,7 @@ def build_cache(
             with one_process(folder / "lock", f"filling {folder}"):
                 if not (folder / "cache.json").is_file():
                     _lay_out(folder, images, image_size)
-                cache = _fill_up(ImageCache(folder), images, names, workers, progress)
+                cache = _fill_up(ImageCache(folder), images, names, progress)
         except OSError as error:
             raise InputError(f"the cache cannot be written to {folder} ({error.strerror or error}); what is done is "
                              "kept: make room, or choose another cache_dir") from None  # fmt: skip
@@ -102,7 +95,7 @@ def build_cache(
     return cache
 
 
-def _fill_up(cache: ImageCache, images, names: list[str], workers: int | None, progress: bool) -> ImageCache:
+def _fill_up(cache: ImageCache, images: dict[str, Path], names: list[str], progress: bool) -> ImageCache:
     """Copy or decode what the cache lacks of `names`, and open it anew. One process at a time."""
     missing = cache._missing(names)
     needed, free = len(missing) * cache.images[0].nbytes, shutil.disk_usage(cache.folder).free
@@ -118,7 +111,7 @@ def _fill_up(cache: ImageCache, images, names: list[str], workers: int | None, p
             bad[row] = str(error)
 
     with (
-        ThreadPoolExecutor(workers or cpu_count()) as pool,
+        ThreadPoolExecutor(cpu_count()) as pool,
         bar(total=len(missing), show=progress, desc="decode and resize", unit=" images") as shown,
     ):
         for start in range(0, len(missing), _BATCH):
@@ -140,7 +133,7 @@ def _take_over(cache: ImageCache, rows: np.ndarray) -> np.ndarray:
     for folder in sorted(whole - {cache.folder}):
         other, their_stamps = ImageCache(folder), np.load(folder / "stamps.npy")
         theirs = other._index.get_indexer(cache._index[rows])
-        same = (theirs >= 0) & (their_stamps[theirs] == our_stamps[rows]).all(axis=1) & (other._done[theirs] == _DONE)
+        same = (theirs >= 0) & (their_stamps[theirs] == our_stamps[rows]).all(axis=1) & other._done[theirs]
         _write(cache, rows[same], (other.images[row] for row in theirs[same]))
         rows = rows[~same]
     return rows
@@ -151,7 +144,7 @@ def _write(cache: ImageCache, rows: Iterable[int], pixels: Iterable[np.ndarray])
     content = ((int(row), each.tobytes()) for row, each in zip(rows, pixels, strict=True))
     write_rows(cache.folder / "images.npy", cache.images.offset, content)
     done = np.load(cache.folder / "done.npy", mmap_mode="r+")
-    done[list(rows)] = _DONE
+    done[list(rows)] = 1
     done.flush()
 
 

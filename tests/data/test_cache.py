@@ -300,14 +300,14 @@ BUILDER = textwrap.dedent("""
     from cxrlib.data import cache
     from cxrlib.data.sources import find_images
     root, folder, pause = sys.argv[1], sys.argv[2], float(sys.argv[3])
-    read, cache._BATCH, count = cache.read_image, 4, 0
+    read, cache._BATCH, cache.cpu_count, count = cache.read_image, 4, lambda: 1, 0
     def slowly(path, image_size):
         global count
         count += 1
         time.sleep(pause)
         return read(path, image_size)
     cache.read_image = slowly
-    built = cache.build_cache(find_images(root), 32, cache_dir=folder, workers=1, progress=False)
+    built = cache.build_cache(find_images(root), 32, cache_dir=folder, progress=False)
     print("decoded", count, "filled", len(built))
 """)
 

@@ -197,14 +197,14 @@ def _cache_slowly(data: Path, to: Path) -> None:
     from cxrlib.data import cache
     from cxrlib.data.sources import find_images
 
-    read, cache._BATCH = cache.read_image, 8
+    read, cache._BATCH, cache.cpu_count = cache.read_image, 8, lambda: 1
 
     def slowly(path: Path, image_size: int):
         time.sleep(0.01)
         return read(path, image_size)
 
     cache.read_image = slowly
-    cache.build_cache(find_images(data), 64, cache_dir=to, workers=1)
+    cache.build_cache(find_images(data), 64, cache_dir=to)
 
 
 def _digest(content: bytes) -> str:
