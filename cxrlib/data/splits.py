@@ -36,7 +36,7 @@ def split(
         part, fractions = official_part(entries, *lists_in).replace("train_val", ""), fractions[:2]
     rest = part == ""
     part[rest] = _stratify(entries[rest], "image" if kind == "image" else "patient", np.array(fractions), seed)
-    return _with_part(entries, part)
+    return entries.assign(part=part)
 
 
 def subset(entries: pd.DataFrame, part: str, size: int, seed: int = 0) -> pd.DataFrame:
@@ -132,7 +132,7 @@ def restore(entries: pd.DataFrame, parts: Parts, kind: str, lists_in: Iterable =
     elif not new.all():
         others_are_nih = all(map(NIH_NAME.fullmatch, parts["train"] + parts["val"]))
         part[new & (nih_patient(entries["image"]).notna() | (not others_are_nih))] = "test"
-    return _with_part(entries, part)
+    return entries.assign(part=part)
 
 
 def _seen(entries: pd.DataFrame, parts: Parts, kind: str) -> pd.Series:
@@ -146,12 +146,6 @@ def _seen(entries: pd.DataFrame, parts: Parts, kind: str) -> pd.Series:
     for name in ("val", "train"):
         part[image.isin(parts[name])] = name
     return part
-
-
-def _with_part(entries: pd.DataFrame, part: pd.Series) -> pd.DataFrame:
-    entries = entries.drop(columns="part", errors="ignore")
-    entries.insert(min(2, entries.shape[1]), "part", part)
-    return entries
 
 
 def _stratify(entries: pd.DataFrame, by: str, fractions: np.ndarray, seed: int) -> np.ndarray:
