@@ -88,9 +88,7 @@ class EpochBatches(Sampler[list[int]]):
             yield order[batch * self.together : (batch + 1) * self.together][self.process :: self.processes].tolist()
 
 
-def make_loader(
-    dataset: Dataset, batch_size: int = 32, batches: EpochBatches | None = None, num_workers: int = 0
-) -> DataLoader:
+def make_loader(dataset: Dataset, batch_size=32, batches: EpochBatches | None = None, num_workers=0) -> DataLoader:
     """Images (b, 1, size, size) uint8 and labels (b, 14) float32 in the order of `batches`, else of the dataset."""
     order = {"batch_sampler": batches} if batches else {"batch_size": batch_size}
     workers = {"num_workers": num_workers, "persistent_workers": num_workers > 0, "worker_init_fn": _send_content}
@@ -104,13 +102,7 @@ def _send_content(_: int) -> None:
 
 
 def augment(
-    images: torch.Tensor,
-    strength: float = 1.0,
-    rotation: float = 7.0,
-    shift: float = 0.05,
-    scale: float = 0.05,
-    contrast: float = 0.2,
-    generator: torch.Generator | None = None,
+    images: torch.Tensor, strength=1.0, rotation=7.0, shift=0.05, scale=0.05, contrast=0.2, generator=None
 ) -> torch.Tensor:
     """Gentle changes, no mirror flip, one draw per image: (b, 1, h, w) uint8 or [0, 1] to float [0, 1].
 
