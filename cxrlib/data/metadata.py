@@ -18,6 +18,8 @@ from cxrlib.data.findings import FINDINGS, canonical, encode
 from cxrlib.data.sources import find_beside, find_table, image_root
 
 BOXES = "BBox_List_2017.csv"
+# find_spec does not import the package, which would take seconds and load torch
+REFERENCE = Path(importlib.util.find_spec("torchxrayvision").submodule_search_locations[0], "data")
 BOX_FRAME = 1024  # the boxes are drawn in the coordinates of the published 1024 x 1024 pixel images
 
 NIH_NAME = re.compile(r"(\d{8})_\d{3}\.png")  # the patient and the follow-up
@@ -92,8 +94,8 @@ def read_boxes(csv_path: str | Path) -> pd.DataFrame:
 
 def find_csv(folder: str | Path) -> Path:
     """Data_Entry_2017*.csv or Kaggle's sample_labels.csv, also packed, in a folder or one below; InputError if none."""
-    names = "Data_Entry_2017*.csv", "sample_labels.csv"
-    return find_table(image_root(folder), *(place + name for name in names for place in ("", "*/")))
+    names = "Data_Entry_2017*.csv", "*/Data_Entry_2017*.csv", "sample_labels.csv", "*/sample_labels.csv"
+    return find_table(image_root(folder), *names)
 
 
 def read_lists(*folders: str | Path) -> dict[str, set[str]] | None:
@@ -115,9 +117,8 @@ def official_part(entries: pd.DataFrame, *folders: str | Path) -> pd.Series:
     """
     lists = read_lists(*folders)
     if lists is None:
-        patients = Path(__file__).with_name("official_test_patients.txt").read_text().split()
         nih = reference_entries()
-        of_test = nih["patient"].isin(list(map(int, patients)))
+        of_test = nih["patient"].isin(np.loadtxt(Path(__file__).with_name("official_test_patients.txt"), dtype=int))
         lists = {"train_val": nih["image"][~of_test], "test": nih["image"][of_test]}
     part = pd.Series("", index=entries.index, name="official")
     for name, listed in lists.items():
@@ -141,15 +142,9 @@ def read_expert_labels(csv_path: str | Path) -> pd.DataFrame:
         raise InputError(f"{csv_path} has {what}; expected an image, a Patient ID and YES / NO findings")
     if len(repeated := table["Image Index"][table["Image Index"].duplicated()]):
         raise InputError(f"{csv_path} names {some(repeated)} more than once; expected one row per image")
-    labels = (
-        (table[yes_no] == "YES").astype(np.uint8).rename(columns={name.replace("_", " "): name for name in FINDINGS})
-    )
+    spaced = {name.replace("_", " "): name for name in FINDINGS}
+    labels = (table[yes_no] == "YES").astype(np.uint8).rename(columns=spaced)
     return pd.DataFrame({"image": table["Image Index"], "patient": _numbers_or_text(table["Patient ID"])}).join(labels)
-
-
-def _reference_file(name: str) -> Path:
-    # find_spec does not import the package, which would take seconds and load torch
-    return Path(importlib.util.find_spec("torchxrayvision").submodule_search_locations[0]) / "data" / name
 
 
 _read_once = functools.cache(read_entries)
@@ -157,17 +152,17 @@ _read_once = functools.cache(read_entries)
 
 def reference_entries() -> pd.DataFrame:
     """The entries of all 112,120 images (release v2020), from the package torchxrayvision: no image, no network."""
-    return _read_once(_reference_file("Data_Entry_2017_v2020.csv.gz")).copy()
+    return _read_once(REFERENCE / "Data_Entry_2017_v2020.csv.gz").copy()
 
 
 def reference_boxes() -> pd.DataFrame:
     """All 984 boxes of NIH's BBox_List_2017.csv, from the package torchxrayvision, as `read_boxes` returns them."""
-    return read_boxes(_reference_file("BBox_List_2017.csv.gz"))
+    return read_boxes(REFERENCE / "BBox_List_2017.csv.gz")
 
 
 def reference_expert_labels() -> pd.DataFrame:
     """Four findings of 4,376 images as three radiologists read them (Majkowska et al. 2019), from the same package."""
-    return read_expert_labels(_reference_file("google2019_nih-chest-xray-labels.csv.gz"))
+    return read_expert_labels(REFERENCE / "google2019_nih-chest-xray-labels.csv.gz")
 
 
 def known_columns(table: pd.DataFrame, columns: dict[str, tuple[str, ...]]) -> pd.DataFrame:

@@ -370,11 +370,11 @@ def test_the_real_ones_take_less_than_ten_seconds(real):
 def test_all_of_nihs_rows_take_less_than_five_seconds(tmp_path):
     import gzip
 
-    from cxrlib.data.metadata import _reference_file
+    from cxrlib.data.metadata import REFERENCE
 
     (tmp_path / "images").mkdir()
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "images" / "00000001_000.png")
-    content = gzip.decompress(_reference_file("Data_Entry_2017_v2020.csv.gz").read_bytes())
+    content = gzip.decompress((REFERENCE / "Data_Entry_2017_v2020.csv.gz").read_bytes())
     (tmp_path / "Data_Entry_2017_v2020.csv").write_bytes(content)
     code = (
         "import sys, time\nfrom cxrlib.data.doctor.check import check_dataset\n"
