@@ -22,15 +22,11 @@ _MOST_PIXELS = 1 << 26  # 8,192 x 8,192; the header of a small file may declare 
 _CHEST = np.array([[-17, -15, -10, 1], [-4, -1, -5, -1], [2, 1, -9, -1], [0, 0, -7, 2],
                    [-3, 0, -2, 7], [-5, 2, 5, 11], [-8, 5, 11, 14], [-8, 7, 13, 15]]) / 10  # fmt: skip
 _NUMBERS = ("Rows", "Columns", "NumberOfFrames")
-_CODES = {  # what an element may say and be quoted with
-    "ViewPosition": ("PA", "AP", "LL", "RL", "LATERAL"),
-    "BodyPartExamined": ("CHEST", "THORAX"),
-    "PhotometricInterpretation": ("MONOCHROME1", "MONOCHROME2", "RGB"),
-}
 # of a DICOM file only these elements are parsed, so that no name can be passed on
-_READ = (*_CODES, *_NUMBERS, "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
-         "PlanarConfiguration", "PixelPaddingValue", "RescaleSlope", "RescaleIntercept", "RescaleType", "WindowCenter",
-         "WindowWidth", "VOILUTFunction", "VOILUTSequence", "ModalityLUTSequence", "PixelData")  # fmt: skip
+_READ = (*_NUMBERS, "ViewPosition", "BodyPartExamined", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
+         "HighBit", "PixelRepresentation", "SamplesPerPixel", "PlanarConfiguration", "PixelPaddingValue",
+         "RescaleSlope", "RescaleIntercept", "RescaleType", "WindowCenter", "WindowWidth", "VOILUTFunction",
+         "VOILUTSequence", "ModalityLUTSequence", "PixelData")  # fmt: skip
 _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers of JPEG and JPEG-LS that a size follows
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # a small file of this transfer syntax may unpack to any size
 
@@ -130,13 +126,11 @@ def is_dicom(start: bytes) -> bool:
     return start[128:132] == b"DICM" or start[:2] in (b"\x02\x00", b"\x08\x00")
 
 
-def read_header(file: BinaryIO) -> dict[str, str | int]:
-    """The `_NUMBERS` and `_CODES` of a DICOM file; any other text becomes "other"."""
+def read_header(file: BinaryIO) -> dict[str, int]:
+    """Those of the `_NUMBERS` that a DICOM file has."""
     data = _read(file, stop_before_pixels=True)
     with _no_quotation("its header is damaged"):
-        found = {name: int(data[name].value) for name in _NUMBERS if data.get(name) is not None}
-        codes = {name: str(data.get(name) or "") for name in _CODES}
-        return found | {name: text if text in (*_CODES[name], "") else "other" for name, text in codes.items()}
+        return {name: int(data[name].value) for name in _NUMBERS if data.get(name) is not None}
 
 
 @contextmanager
@@ -178,7 +172,7 @@ def _dicom(file: BinaryIO) -> Radiograph:
         raise BadImage("it holds no pixels")
     values = _stored_values(data, (rows, columns))
     with _no_quotation("its rescaling, window or lookup table cannot be applied"):
-        return _displayed(data, values, header)
+        return _displayed(data, values)
 
 
 def _stored_values(data, size: tuple[int, int]) -> np.ndarray:
@@ -209,7 +203,7 @@ def _stated_size(picture: bytes) -> tuple[int, int]:
     return struct.unpack(">HH", picture[at + 5 : at + 9])
 
 
-def _displayed(data, values: np.ndarray, header: dict) -> Radiograph:
+def _displayed(data, values: np.ndarray) -> Radiograph:
     """The values as the header wants them displayed, and corrected where the pixels contradict it."""
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
@@ -228,13 +222,15 @@ def _displayed(data, values: np.ndarray, header: dict) -> Radiograph:
         shown = np.clip(values.astype(np.float64), low, high)
     low, high = float(shown.min()), float(shown.max())
     grey = Image.fromarray(np.round((shown - low) * (255 / max(high - low, 1e-9))).astype(np.uint8))
-    if header["PhotometricInterpretation"] == "MONOCHROME1":
+    polarity = "MONOCHROME1" if data.get("PhotometricInterpretation") == "MONOCHROME1" else "MONOCHROME2"
+    if polarity == "MONOCHROME1":
         grey = ImageOps.invert(grey)
-    if header["BodyPartExamined"] == "other":  # a hip with bright bone is not inverted to look like a chest
+    # a hip with bright bone is not inverted to look like a chest
+    if (data.get("BodyPartExamined") or "CHEST") not in ("CHEST", "THORAX"):
         warnings.append("the header names another part of the body than the chest")
     elif looks_inverted(grey):
         grey = ImageOps.invert(grey)
-        warnings.append(f"the header says {header['PhotometricInterpretation']}, with which air is bright; inverted")
-    if header.get("ViewPosition") in ("LL", "RL", "LATERAL"):
+        warnings.append(f"the header says {polarity}, with which air is bright; inverted")
+    if data.get("ViewPosition") in ("LL", "RL", "LATERAL"):
         warnings.append("the header says that this is a lateral view")
     return Radiograph(grey, tuple(warnings), is_dicom=True)
