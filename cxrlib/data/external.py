@@ -1,6 +1,5 @@
 """Another hospital's table and radiographs: a labels.csv, CheXpert, MIMIC-CXR, PadChest, VinDr-CXR or Open-i."""
 
-import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -171,11 +170,10 @@ def _from_terms(lists: pd.Series) -> pd.DataFrame:
 def _files(folder: Path) -> dict[str, Path | None]:
     """Every file below a folder by its path, its name, and both without suffix; None where it is one of several."""
     files = {}
-    for parent, _, names in os.walk(folder):
-        for path in map(Path(parent).joinpath, names):
-            place = path.relative_to(folder).as_posix()
-            for key in {place, path.name, _bare(place), _bare(path.name)}:
-                files[key] = path if key not in files else None
+    for path in filter(Path.is_file, folder.rglob("*")):
+        place = path.relative_to(folder).as_posix()
+        for key in {place, path.name, _bare(place), _bare(path.name)}:
+            files[key] = path if key not in files else None
     return files
 
 

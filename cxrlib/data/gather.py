@@ -13,8 +13,7 @@ from cxrlib.data.sources import find_beside, find_images
 
 def read_names(path: str | Path) -> list[str]:
     """Image names from a text file, one per line. Raises InputError for a line that is not a name like NIH's."""
-    lines = [line.strip() for line in read_text(path, "a text file of image names, one per line").splitlines()]
-    names = [line for line in lines if line]
+    names = read_text(path, "a text file of image names, one per line").split()
     if wrong := [repr(name) for name in names if not NIH_NAME.fullmatch(name)]:
         raise InputError(f"{path} contains {some(wrong, 3)}; expected names such as 00000013_005.png, one per line")
     return names

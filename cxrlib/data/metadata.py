@@ -204,7 +204,7 @@ def read_csv(path: str | Path) -> pd.DataFrame:
     return table.loc[:, [not str(name).startswith("Unnamed:") for name in table.columns]]
 
 
-def read_text(path: str | Path, expected: str = _A_CSV, encoding: str = "utf-8-sig") -> str:
+def read_text(path: str | Path, expected: str = _A_CSV, errors: str = "strict") -> str:
     """The text of a table or list, unpacked where it is gzip or zip. Raises InputError with `expected`."""
     path = Path(path)
     if not path.is_file():
@@ -219,7 +219,7 @@ def read_text(path: str | Path, expected: str = _A_CSV, encoding: str = "utf-8-s
                 content = archive.read(names[0])
         elif content.startswith(b"\x1f\x8b"):
             content = gzip.decompress(content)
-        return content.decode(encoding)
+        return content.decode("utf-8-sig", errors)
     except Exception as error:  # of the disk, of either kind of packing, or of the encoding
         raise InputError(f"{path} cannot be read ({error}); expected {expected}") from None
 

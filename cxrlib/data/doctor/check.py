@@ -136,14 +136,10 @@ def _check_csv(path: Path) -> tuple[Found, pd.DataFrame]:
 def _read(path: Path, found: Found) -> pd.DataFrame:
     """All values as text; notes what keeps the file from being read as a CSV, and rows of another length."""
     try:
-        try:
-            text = metadata.read_text(path)
-        except InputError:
-            text = metadata.read_text(path, encoding="latin-1")
-            found["not UTF-8"] = [path.name]
+        text = metadata.read_text(path, errors="replace")
+        found["not UTF-8"] = [path.name] * ("\N{REPLACEMENT CHARACTER}" in text)
         first = text.partition("\n")[0]
-        if first.count(";") > first.count(","):
-            found["semicolons"] = [path.name]
+        found["semicolons"] = [path.name] * (first.count(";") > first.count(","))
         lines = io.StringIO(text.replace("\0", ""), newline="")
         header, *rows = csv.reader(lines, delimiter=";" if found["semicolons"] else ",")
     except (csv.Error, ValueError):  # ValueError: not readable, or not even a header
