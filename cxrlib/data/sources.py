@@ -33,13 +33,10 @@ def find_images(img_root: str | Path) -> dict[str, Path]:
 
 
 def image_root(img_root: str | Path) -> Path:
-    """The folder, or its newest version in kagglehub's cache, preferably a complete one. Raises InputError for none."""
-    folder = Path(img_root)
-    if not folder.is_dir():
+    """The folder as a path. Raises InputError where there is none."""
+    if not Path(img_root).is_dir():
         raise InputError(f"{img_root} is not a folder; expected the root of the radiographs (img_root)")
-    versions = [path for path in (folder / "versions").glob("*") if path.name.isdigit() and path.is_dir()]
-    versions.sort(key=lambda path: ((folder / f"{path.name}.complete").exists(), int(path.name)))  # kagglehub's marks
-    return versions[-1] if versions else folder
+    return Path(img_root)
 
 
 def find_beside(name: str, *folders: str | Path) -> Path | None:
@@ -85,7 +82,7 @@ def keep_found(entries: pd.DataFrame, images: dict[str, Path]) -> tuple[pd.DataF
 
 
 def download(dataset: str = "sample") -> Path:
-    """Download a data set from Kaggle, unless kagglehub's cache has it complete, and return its folder.
+    """Download a data set from Kaggle, unless kagglehub's cache has its newest version, and return its folder.
 
     dataset: "data", all 112,120 images, 42 GB (about twice as much while it unpacks), or "sample", 5,606 images, 4 GB.
     Raises InputError for another name, and where Kaggle cannot be reached.
@@ -93,12 +90,8 @@ def download(dataset: str = "sample") -> Path:
     if dataset not in DATASETS:
         raise InputError(f"unknown data set {dataset!r}; expected one of {', '.join(DATASETS)}")
     import kagglehub
-    from kagglehub.config import get_cache_folder
 
     handle = DATASETS[dataset]
-    cached = Path(get_cache_folder()) / "datasets" / handle
-    if cached.is_dir() and (cached / f"{image_root(cached).name}.complete").exists():
-        return image_root(cached)
     try:
         return Path(kagglehub.dataset_download(handle))
     except Exception as error:  # any error of requests, urllib3 or Kaggle's API

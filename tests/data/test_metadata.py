@@ -175,7 +175,6 @@ def test_unusable_boxes_are_refused(tmp_path, header, row, message):
         "Data_Entry_2017_v2020.csv",
         "sample_labels.csv",
         "sample/sample_labels.csv",
-        "versions/3/Data_Entry_2017.csv",
     ],
 )
 def test_the_csv_of_a_folder_is_found(tmp_path, place):

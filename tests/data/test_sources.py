@@ -1,4 +1,4 @@
-"""Where the radiographs are: every layout, kagglehub's own cache, and what is said when nothing is found."""
+"""Where the radiographs are: every layout, the download, and what is said when nothing is found."""
 
 import os
 import subprocess
@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from cxrlib.core.errors import InputError
-from cxrlib.data.metadata import find_csv
-from cxrlib.data.sources import content_digest, describe_layout, download, find_images, image_root, keep_found
+from cxrlib.data.sources import content_digest, describe_layout, download, find_images, keep_found
 
 LAYOUTS = {
     "nih": [f"images_{number:03d}/images" for number in range(1, 13)],
@@ -33,12 +32,9 @@ def put(root: Path, folder: str, name: str, content: bytes = b"png") -> Path:
 
 
 @pytest.mark.parametrize("folders", LAYOUTS.values(), ids=LAYOUTS.keys())
-@pytest.mark.parametrize("version", [None, "versions/3"], ids=["plain", "versioned"])
-def test_every_layout_is_found(tmp_path, folders, version):
-    root = tmp_path / version if version else tmp_path
-    paths = {
-        f"{number:08d}_000.png": put(root, folder, f"{number:08d}_000.png") for number, folder in enumerate(folders)
-    }
+def test_every_layout_is_found(tmp_path, folders):
+    names = {f"{number:08d}_000.png": folder for number, folder in enumerate(folders)}
+    paths = {name: put(tmp_path, folder, name) for name, folder in names.items()}
     assert find_images(tmp_path) == paths
     assert find_images(str(tmp_path)) == paths
 
@@ -114,52 +110,11 @@ def test_what_is_left_out_is_counted_on_both_sides(tmp_path):
         keep_found(entries, {"x.png": tmp_path})
 
 
-@pytest.fixture
-def kaggle_cache(tmp_path, monkeypatch):
-    """An empty cache of kagglehub, in which `version` puts a data set as kagglehub itself would."""
-    from kagglehub.cache import Cache
-    from kagglehub.handle import parse_dataset_handle
-
-    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "kaggle"))
-    monkeypatch.setattr("kagglehub.dataset_download", lambda handle: pytest.fail(f"asked the network for {handle}"))
-
-    def version(handle: str, number: int, complete: bool = True) -> Path:
-        handle = parse_dataset_handle(f"{handle}/versions/{number}")
-        folder = Path(Cache().get_path(handle))
-        put(folder, "images_001/images", f"{number}.png")
-        put(folder, ".", "Data_Entry_2017.csv")
-        if complete:
-            Cache().mark_as_complete(handle)
-        return folder
-
-    return version
-
-
-def test_a_complete_download_is_taken_from_the_cache_of_kagglehub(kaggle_cache):
-    folder = kaggle_cache("nih-chest-xrays/data", 3)
-    sample = kaggle_cache("nih-chest-xrays/sample", 4)
-    assert download("data") == folder
-    assert download() == sample
-    assert folder.parts[-5:] == ("datasets", "nih-chest-xrays", "data", "versions", "3")
-    assert list(find_images(download("data"))) == ["3.png"]
-
-
-def test_the_newest_complete_version_is_taken(kaggle_cache):
-    kaggle_cache("nih-chest-xrays/data", 2)
-    newest = kaggle_cache("nih-chest-xrays/data", 10)
-    kaggle_cache("nih-chest-xrays/data", 11, complete=False)
-    above = newest.parents[1]
-    assert download("data") == image_root(above) == newest
-    assert list(find_images(above)) == ["10.png"], "the half download of version 11 is not taken for the data set"
-    assert find_csv(above) == newest / "Data_Entry_2017.csv"
-
-
-def test_an_incomplete_download_goes_to_the_network(kaggle_cache, monkeypatch, tmp_path):
-    kaggle_cache("nih-chest-xrays/data", 3, complete=False)
+def test_a_download_is_kagglehubs(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr("kagglehub.dataset_download", lambda handle: asked.append(handle) or str(tmp_path))
-    assert download("data") == tmp_path
-    assert asked == ["nih-chest-xrays/data"]
+    assert download("data") == download() == tmp_path
+    assert asked == ["nih-chest-xrays/data", "nih-chest-xrays/sample"]
 
 
 def test_no_network_is_a_sentence(tmp_path):
