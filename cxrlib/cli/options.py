@@ -128,7 +128,7 @@ class DoctorOptions(FilesConfig):
 class DownloadOptions(Config):
     """Download a data set through kagglehub."""
 
-    dataset: str = Field("sample", description="data (112,120 images, 42 GB) or sample (4 GB)")
+    dataset: Literal["data", "sample"] = Field("sample", description="data (112,120 images, 42 GB) or sample (4 GB)")
 
 
 class GatherOptions(FilesConfig):

@@ -14,7 +14,6 @@ from cxrlib.data.images import is_image
 # NIH's archives and Kaggle's full set; Kaggle's sample, which repeats its folder once more; one flat folder
 LAYOUTS = ("images_*/images", "images_*", "images", "sample/images", "sample/sample/images", "sample", ".")
 PACKED = ("", ".gz", ".zip")  # how a table or list may end, besides
-DATASETS = {"data": "nih-chest-xrays/data", "sample": "nih-chest-xrays/sample"}
 
 
 def find_images(img_root: str | Path) -> dict[str, Path]:
@@ -35,7 +34,7 @@ def find_images(img_root: str | Path) -> dict[str, Path]:
 def image_root(img_root: str | Path) -> Path:
     """The folder as a path. Raises InputError where there is none."""
     if not Path(img_root).is_dir():
-        raise InputError(f"{img_root} is not a folder; expected the root of the radiographs (img_root)")
+        raise InputError(f"{img_root} is not a folder; expected the root of the radiographs")
     return Path(img_root)
 
 
@@ -85,13 +84,11 @@ def download(dataset: str = "sample") -> Path:
     """Download a data set from Kaggle, unless kagglehub's cache has its newest version, and return its folder.
 
     dataset: "data", all 112,120 images, 42 GB (about twice as much while it unpacks), or "sample", 5,606 images, 4 GB.
-    Raises InputError for another name, and where Kaggle cannot be reached.
+    Raises InputError where Kaggle cannot be reached, or has no such data set.
     """
-    if dataset not in DATASETS:
-        raise InputError(f"unknown data set {dataset!r}; expected one of {', '.join(DATASETS)}")
     import kagglehub
 
-    handle = DATASETS[dataset]
+    handle = f"nih-chest-xrays/{dataset}"
     try:
         return Path(kagglehub.dataset_download(handle))
     except Exception as error:  # any error of requests, urllib3 or Kaggle's API

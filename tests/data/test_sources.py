@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, strategies as st
 
+from cxrlib.cli.options import DownloadOptions
 from cxrlib.core.errors import InputError
 from cxrlib.data.sources import content_digest, describe_layout, download, find_images, keep_found
 
@@ -134,8 +135,8 @@ def test_no_network_is_a_sentence(tmp_path):
 
 
 def test_an_unknown_data_set_is_refused():
-    with pytest.raises(InputError, match="unknown data set 'full'; expected one of data, sample"):
-        download("full")
+    with pytest.raises(InputError, match="dataset 'full' is unknown; expected one of data, sample"):
+        DownloadOptions(dataset="full")
 
 
 @pytest.mark.real
