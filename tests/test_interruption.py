@@ -172,7 +172,7 @@ def test_a_disk_that_fills_while_caching_stops_it_and_what_is_done_stays(tiny_ni
         cache = ImageCache(next(disk.glob("*-64")))
         assert 8 <= len(cache) < 63
         for name in cache.names:
-            if cache._done[cache._index.get_loc(name)]:
+            if cache._done[cache.names.get_loc(name)]:
                 np.testing.assert_array_equal(cache[name], read_image(images[name], 64))
         subprocess.run(["mount", "-o", "remount,size=2m", disk], check=True)
         whole = build_cache(images, 64, cache_dir=disk, progress=False)

@@ -74,8 +74,7 @@ def check_not_committed(path: Path, *inside: str) -> None:
     """Raise InputError for a folder in which results would mix with the notebooks or figures that git keeps."""
     for place, kept in product(("", *inside), (NOTEBOOKS, NOTEBOOKS.parent / "figures")):
         if (path / place).resolve().is_relative_to(kept):
-            raise InputError(f"{path} cannot be used: {kept} belongs to the project and is committed; "
-                             "choose another folder, such as one in runs/")  # fmt: skip
+            raise InputError(f"{path} cannot be used: {kept} is committed; choose another folder, such as one in runs/")
 
 
 @contextmanager

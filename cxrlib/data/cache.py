@@ -29,11 +29,10 @@ class ImageCache:
         self.folder = Path(folder).absolute()
         self.image_size: int = read_json(self.folder / "cache.json")["image_size"]
         names = (self.folder / "names.txt").read_text(encoding="utf-8", errors="surrogateescape")
-        self.names: list[str] = [name.replace("\0", "\n") for name in names.split("\n")]
+        self.names = pd.Index([name.replace("\0", "\n") for name in names.split("\n")])
         self.images = np.load(self.folder / "images.npy", mmap_mode="r")
         self.bad: dict[str, str] = read_json(self.folder / "bad.json")
         self._done = np.load(self.folder / "done.npy", mmap_mode="r").view(bool)
-        self._index = pd.Index(self.names)
 
     def __reduce__(self):
         return ImageCache, (self.folder,)
@@ -47,7 +46,7 @@ class ImageCache:
     def rows(self, names: Iterable[str]) -> np.ndarray:
         """Row numbers of image names, (n,) int64. Raises InputError for a name that is not cached."""
         names = list(names)
-        rows = self._index.get_indexer(names)
+        rows = self.names.get_indexer(names)
         if missing := [name for name, row in zip(names, rows, strict=True) if row < 0 or not self._done[row]]:
             raise InputError(f"the cache {self.folder} does not hold {some(missing)}; call build_cache with them")
         return rows
@@ -58,8 +57,8 @@ class ImageCache:
 
     def _missing(self, names: list[str]) -> np.ndarray:
         """The sorted, distinct rows of the names that have not been tried yet."""
-        rows = np.unique(self._index.get_indexer(names))
-        return rows[~self._done[rows] & ~self._index[rows].isin(self.bad)]
+        rows = np.unique(self.names.get_indexer(names))
+        return rows[~self._done[rows] & ~self.names[rows].isin(self.bad)]
 
 
 def build_cache(
@@ -110,10 +109,8 @@ def _fill_up(cache: ImageCache, images: dict[str, Path], names: list[str], progr
         except BadImage as error:
             bad[row] = str(error)
 
-    with (
-        ThreadPoolExecutor(cpu_count()) as pool,
-        bar(total=len(missing), show=progress, desc="decode and resize", unit=" images") as shown,
-    ):
+    shown = bar(total=len(missing), show=progress, desc="decode and resize", unit=" images")
+    with ThreadPoolExecutor(cpu_count()) as pool, shown:
         for start in range(0, len(missing), _BATCH):
             rows, good = missing[start : start + _BATCH], {}
             for row, pixels in zip(rows, pool.map(read, rows), strict=True):
@@ -132,7 +129,7 @@ def _take_over(cache: ImageCache, rows: np.ndarray) -> np.ndarray:
     whole = {path.parent for path in cache.folder.parent.glob(f"*v{_FORMAT}-{cache.image_size}/cache.json")}
     for folder in sorted(whole - {cache.folder}):
         other, their_stamps = ImageCache(folder), np.load(folder / "stamps.npy")
-        theirs = other._index.get_indexer(cache._index[rows])
+        theirs = other.names.get_indexer(cache.names[rows])
         same = (theirs >= 0) & (their_stamps[theirs] == our_stamps[rows]).all(axis=1) & other._done[theirs]
         _write(cache, rows[same], (other.images[row] for row in theirs[same]))
         rows = rows[~same]

@@ -10,7 +10,7 @@ import pandas as pd
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import known_columns, read_csv
-from cxrlib.data.sources import find_table
+from cxrlib.data.sources import find_table, image_root
 
 TABLES = ("labels.csv", "train.csv", "valid.csv", "mimic-cxr-*-chexpert.csv", "PADCHEST_*.csv", "image_labels_*.csv",
           "indiana_reports.csv")  # fmt: skip
@@ -44,9 +44,7 @@ def open_external(folder: str | Path, csv_path: str | Path = "", weights: str = 
     folder, at the path or by the name of the table, with any suffix; `image` becomes the file's name, or its path where
     names repeat. Raises InputError as `read_external` does, and where there is no table or no such image.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; expected the radiographs of another hospital")
+    folder = image_root(folder)
     csv_path = Path(csv_path) if str(csv_path) else find_table(folder, *TABLES)
     entries, said = read_external(csv_path, weights)
     files = _files(folder)
