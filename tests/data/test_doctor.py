@@ -203,6 +203,14 @@ def test_a_list_names_patients_whatever_zeros_the_csv_writes(tiny_nih):
     assert found_in(tiny_nih.root) == {}
 
 
+@pytest.mark.parametrize("change", [(b",", b";"), (b"Mass", b"Mass\xe9"), (b"Bbox [x", b"left")])
+def test_boxes_that_the_reader_refuses_are_unreadable(change, tiny_nih):
+    as_text(tiny_nih.boxes_path, lambda text: text.replace(*change))
+    assert found_in(tiny_nih.root) == {"boxes unreadable": 1}
+    with pytest.raises(InputError):
+        read_boxes(tiny_nih.boxes_path)
+
+
 def test_names_are_all_in_the_json(tiny_nih):
     gone = [path.name for path in list(find_images(tiny_nih.root).values())[3:30]]
     for name in gone:

@@ -183,7 +183,7 @@ def _check_boxes(folders: tuple[Path, ...], entries: pd.DataFrame) -> Found | No
         return None
     boxes = metadata.known_columns(_read(path, found), metadata.BOX_COLUMNS)
     missing = len(boxes.columns) < len(metadata.BOX_COLUMNS)
-    if missing or any(found[check] for check in ("row too long", "not a text file", "not UTF-8")):
+    if missing or any(found[check] for check in ("row too long", "semicolons", "not UTF-8")):
         return {"boxes unreadable": [path.name]}
     what = pd.Series([f"row {number}: {name}" for number, name in enumerate(boxes["image"])], dtype=str)
     known = boxes["finding"].map(lambda name: "|" not in name and parse(name) is not None)
