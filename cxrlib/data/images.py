@@ -112,8 +112,7 @@ def _picture(file: BinaryIO) -> Radiograph:
 def _colour(image: Image.Image) -> tuple[str, ...]:
     """A warning for a colour picture: channels that differ by more than 8 of 255 on average."""
     small = np.asarray(image.resize((32, 32), Image.Resampling.NEAREST).convert("RGB"), dtype=np.float64)
-    coloured = np.ptp(small, axis=2).mean() > 8
-    return ("it is a colour picture; its grey values are used",) if coloured else ()
+    return ("it is a colour picture; its grey values are used",) if np.ptp(small, axis=2).mean() > 8 else ()
 
 
 def _check_size(width: int, height: int) -> None:
@@ -170,9 +169,8 @@ def _dicom(file: BinaryIO) -> Radiograph:
     data = _read(file)
     if "PixelData" not in data:
         raise BadImage("it holds no pixels")
-    values = _stored_values(data, (rows, columns))
     with _no_quotation("its rescaling, window or lookup table cannot be applied"):
-        return _displayed(data, values)
+        return _displayed(data, _stored_values(data, (rows, columns)))
 
 
 def _stored_values(data, size: tuple[int, int]) -> np.ndarray:

@@ -192,11 +192,10 @@ def age_in_years(column: pd.Series) -> pd.Series:
 
 def read_csv(path: str | Path) -> pd.DataFrame:
     """All columns of a CSV as text, nothing guessed; empty, unnamed columns dropped. Raises InputError."""
-    text = read_text(path)
     try:
         # for a first row that is too long, pandas drops values with only a warning
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
-            table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, index_col=False)
+            table = pd.read_csv(io.StringIO(read_text(path)), dtype=str, keep_default_na=False, index_col=False)
     except (pd.errors.ParserWarning, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         too_long = isinstance(error, pd.errors.ParserWarning)
         reason = "a row has more values than its header" if too_long else " ".join(str(error).split())
