@@ -68,17 +68,14 @@ class CamExplorer(HeatExplorer):
         else:
             self._row.value = following
 
-    def maps(self) -> np.ndarray:
-        """The fourteen maps (14, h, w) of the chosen image, method and layer."""
-        return self._maps(self._row.value, self._method.value, self._layer.value)
-
     def _make_maps(self, row: int, method: str, layer: str | tuple[str, ...]) -> np.ndarray:
         grey = np.array(self._images[self.predictions.image[row]])
         layer = default_layers(self._model, method) if layer == "usual" else layer
         return grad_cam(self._model, torch.from_numpy(grey)[None, None], layer, method)[0].numpy()
 
     def _show(self, message: str = "") -> None:
-        row, k, heat = self._row.value, self._finding.value, self.maps()[self._finding.value]
+        row, k = self._row.value, self._finding.value
+        heat = self._maps(row, self._method.value, self._layer.value)[k]
         name, finding = str(self.predictions.image[row]), pretty(FINDINGS[k])
         boxes = self._boxes.get((name, FINDINGS[k]), []) if self._box.value else []
         lacking = "" if heat.any() else " The map is empty: no region speaks for the finding."

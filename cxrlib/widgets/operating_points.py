@@ -7,7 +7,6 @@ from itertools import groupby
 
 import numpy as np
 
-from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation import bootstrap, metrics
 from cxrlib.evaluation.predictions import Predictions
@@ -123,11 +122,9 @@ def across(score: float | np.ndarray) -> float | np.ndarray:
 
 
 class Session:
-    """Thresholds being chosen on `val`, from `tuned` on. InputError without an image or for another calibration."""
+    """Thresholds being chosen on `val`, from `tuned` on. InputError for those of another calibration."""
 
     def __init__(self, val: Predictions, tuned: Thresholds):
-        if not len(val):
-            raise InputError("there is no image to explore; expected predictions with at least one row")
         metrics.check_calibration(val.calibration, tuned)
         objective = "f1" if tuned.objective.startswith("by hand") else tuned.objective
         self.exact = tune_thresholds(val, grid=None, objective=objective, resampling=bootstrap.Bootstrap(0))
@@ -143,9 +140,8 @@ class Session:
             self.values = changed
 
     def undo(self) -> None:
-        """Go back by one step, where there is one."""
-        if self.past:
-            self.values = self.past.pop()
+        """Go back by one step of those in `past`."""
+        self.values = self.past.pop()
 
     def thresholds(self) -> Thresholds:
         """The current choice. Unmoved thresholds keep their interval and note; the others are noted as "by hand"."""
@@ -163,7 +159,5 @@ class Session:
         positive = metrics.at_or_above(scores, self.values[k])
         changed = known & (positive != metrics.at_or_above(scores, self.tuned.values[k]))
         nearest = np.argsort(np.abs(scores - self.values[k]), kind="stable")
-        if changed.any():
-            return changed, nearest[changed[nearest]][:SHOWN]
-        sides = [nearest[(known & (positive == side))[nearest]][: SHOWN // 2] for side in (True, False)]
-        return changed, np.concatenate(sides)
+        shown = [changed] if changed.any() else [known & positive, known & ~positive]
+        return changed, np.concatenate([nearest[group[nearest]][: SHOWN // len(shown)] for group in shown])
