@@ -114,7 +114,6 @@ def _in_a_name(value) -> str:
 
 
 def _typed(values: dict, known: dict) -> dict:
-    """Parameters in their declared types; InputError for an unknown name or an unusable value."""
     unknown = [name for name in values if name not in known]
     if unknown:
         named = f"{', '.join(sorted(known))}{nearest(unknown[0], known)}"

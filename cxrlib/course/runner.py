@@ -151,9 +151,8 @@ def _execute(name: str, given: dict, run: RunFolder) -> None:
 def _outcome(run: RunFolder) -> str:
     table = pd.read_csv(run.metrics, index_col="finding")
     macro, defined = table.loc["macro"], table.drop("macro")["auroc"].notna().sum()
-    parts = pd.read_csv(run.splits)
-    seen = parts.loc[parts["part"] != "test", "patient"]
-    leaked = parts.loc[parts["part"] == "test", "patient"].isin(seen).mean()
+    patient = pd.read_csv(run.splits, index_col="part")["patient"]
+    leaked = patient.loc[["test"]].isin(patient.drop("test")).mean()
     patients = f"{leaked:.0%} of them of patients seen in training or tuning" if leaked else "all of unseen patients"
     interval = f"95 % interval {macro['auroc_low']:.3f} to {macro['auroc_high']:.3f}"
     counts = f"over {defined} of {len(FINDINGS)} findings; {macro['n']:.0f} images, {patients}"
