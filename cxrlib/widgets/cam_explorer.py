@@ -41,10 +41,8 @@ class CamExplorer(HeatExplorer):
         self._box = w.Checkbox(description="boxes", indent=False, disabled=not self._boxes, layout={"width": "90px"})
         for control in (self._row, self._method, self._layer, self._box):
             control.observe(lambda _: self._show(), "value")
-        self._buttons = {}
-        for outcome in ("true positive", "false positive", "false negative"):
-            tip = f"The {outcome} of this finding with the next lower score"
-            self._buttons[outcome] = plain_button(f"next {outcome}", tip, partial(self._step, outcome))
+        kinds, tip = names[1:][::-1], "The {} of this finding with the next lower score"
+        self._buttons = {one: plain_button(f"next {one}", tip.format(one), partial(self._step, one)) for one in kinds}
         opacity, steps = w.HBox([self._opacity, self._box]), w.HBox(list(self._buttons.values()), layout=WRAP)
         self._arrange(self._row, self._finding, self._method, self._layer, opacity, steps)
         self._show()

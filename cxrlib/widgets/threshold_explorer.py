@@ -166,10 +166,8 @@ class ThresholdExplorer(w.VBox):
             lines["cheapest"] = curve.cheapest(cost, prevalence)
         choices = {name: (threshold, curve.counts(threshold)) for name, threshold in lines.items()}
         threshold, now = choices["now"]
-        charts = []
-        if curve.drawable:
-            points = {name: choices[name][1] for name in ("0.5", "tuned", "cheapest", "now")}  # the topmost mark last
-            charts = curve.charts(points, prevalence)
+        marked = [name for name in ("0.5", "tuned", "cheapest", "now") if name in choices]  # the topmost last
+        charts = curve.charts({name: choices[name][1] for name in marked}, prevalence) if curve.drawable else []
         ranking = (self._ranking[name][k] for name in ("auroc", "ap"))
         place = round(across(threshold), 1)
         self._figures.value = _PANELS.figures(curve, _TICKS, threshold, place, now, charts, *ranking)

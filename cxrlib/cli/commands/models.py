@@ -97,8 +97,7 @@ def evaluate(options: EvalOptions) -> None:
     how["thresholds"] = Thresholds.load(options.thresholds) if options.thresholds else None
     ensemble, [path, *more] = load_ensemble(options.weights), options.weights
     if options.update_checkpoint and more:
-        raise InputError(f"update_checkpoint is given with {len(options.weights)} files; make one of them first (cxr "
-                         "ensemble)")  # fmt: skip
+        raise InputError(f"update_checkpoint is given {len(more) + 1} files; make one of them first (cxr ensemble)")
     if options.update_checkpoint:
         check_folder(Path(path).parent)
     data, tables = data_of(options), Path(options.out) / "tables"
@@ -121,8 +120,7 @@ def evaluate(options: EvalOptions) -> None:
     if options.audit:
         found = {"audit.csv": audits.audit(done.test, test, done.thresholds, replicates=options.replicates)}
         if experts := agreement.find_expert_labels(*data.folders):  # or the phantoms' truth
-            judged = audits.against_experts(done.test, experts[0], replicates=options.replicates)
-            found["experts.csv"] = judged.reset_index()
+            found["experts.csv"] = audits.against_experts(done.test, experts[0], options.replicates).reset_index()
         for name, table in found.items():
             print(f"wrote {write_csv(tables / name, table, index=False)}")
 
