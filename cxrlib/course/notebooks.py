@@ -122,9 +122,9 @@ def _typed(values: dict, known: dict) -> dict:
 
 
 # ---- whether a notebook must run again -------------------------------------------------------------------------------
-def basis(name: str, parameters: dict, data: Data) -> dict[str, dict]:
-    """What the result of a notebook depends on; `parameters` holds all of its own, defaults included."""
-    code = _code(name)
+def basis(name: str, every: dict, data: Data) -> dict[str, dict]:
+    """What the result of a notebook depends on; `every` holds the parameters of all notebooks, defaults included."""
+    code, parameters = _code(name), {key: every[key] for key in notebook_parameters(name)}
     beside = {kind: digest for kind, digest in data.beside.items() if BESIDE[kind][1] in code}
     tables = sorted(path for path in [*(NOTEBOOKS / "tables").iterdir(), *RESULTS.rglob("*.*")] if path.name in code)
     starts = [parameters.get("weights", ""), parameters.get("compare_weights", "")]

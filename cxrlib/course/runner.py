@@ -82,11 +82,9 @@ def _run(plan: Plan, data: Data, force: bool) -> None:
     run.path.parent.mkdir(parents=True, exist_ok=True)
     lock = run.path.with_name(f".{run.path.name}.lock")  # next to the folder, which `start` may move aside
     with one_process(lock, f"at work in {run.path}", wait=False):
-        own = {name: {key: plan.every[key] for key in notebook_parameters(name)} for name in COURSE}
-        bases = {name: notebooks.basis(name, own[name], data) for name in COURSE}
-        again = dict.fromkeys(COURSE, "")
-        if run.read().get("data") == about and not force:
-            again = notebooks.reasons_to_rerun(run, bases)
+        bases = {name: notebooks.basis(name, plan.every, data) for name in COURSE}
+        goes_on = run.read().get("data") == about and not force
+        again = notebooks.reasons_to_rerun(run, bases) if goes_on else dict.fromkeys(COURSE, "")
         if again:
             started = {"profile": plan.profile, "parameters": plan.every, "data": about, "beside": data.beside}
             run.start(set(COURSE) - set(again), **started)
