@@ -61,8 +61,7 @@ def _operating_point(options, ensemble: Ensemble) -> tuple[tuple[Calibrator, ...
             calibrations = [Calibrator.load(file).to_dict() for file in beside]
         tuned = Thresholds.load(path).to_dict()
     elif tuned is None:
-        print(f"{ensemble.name} holds no thresholds; cxr eval writes them, for --thresholds, or with "
-              "--update_checkpoint into the checkpoint")  # fmt: skip
+        print(f"{ensemble.name} holds no thresholds; cxr eval --update_checkpoint adds them, or give --thresholds")
     return operating_points(calibrations, tuned)
 
 
@@ -154,8 +153,7 @@ def _elsewhere(options: EvalOptions) -> None:
     table = external.external(here, there, calibrator, thresholds, resampling=Bootstrap(options.replicates))
     compared = f"no {own}; --here names another file" if here is None else f"{own}, {len(here):,} images"
     about = (f"{name}: {one['arch']}, {one['image_size']} pixels" for name, one in ensemble.members.items())
-    head = [*about, f"there: {options.external}: {said}",
-            f"here: {compared}",
+    head = [*about, f"there: {options.external}: {said}", f"here: {compared}",
             f"frozen: calibration {methods_text(calibrators)}, thresholds for {thresholds.objective}",
             "in brackets: 95 % intervals, bootstrap over patients"]  # fmt: skip
     text, out = external.external_text(table, head), Path(options.out)
@@ -206,8 +204,8 @@ def ensemble(options: EnsembleOptions) -> None:
         raise InputError(f"{several.name} is a single model; expected two or more")
     several.save(out)
     seen = " and ".join(f"{len(names):,} {part}" for part, names in several.parts.items())
-    print(f"wrote {out}: {len(several.members)} models, which have seen {seen} images; cxr eval --update_checkpoint "
-          "calibrates each and tunes thresholds for their mean")  # fmt: skip
+    wrote = f"wrote {out}: {len(several.members)} models, which have seen {seen} images"
+    print(f"{wrote}; cxr eval --update_checkpoint calibrates each and tunes thresholds for their mean")
 
 
 def export(options: ExportOptions) -> None:
