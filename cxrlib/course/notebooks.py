@@ -114,8 +114,7 @@ def _in_a_name(value) -> str:
 
 
 def _typed(values: dict, known: dict) -> dict:
-    unknown = [name for name in values if name not in known]
-    if unknown:
+    if unknown := [name for name in values if name not in known]:
         named = f"{', '.join(sorted(known))}{nearest(unknown[0], known)}"
         raise InputError(f"unknown parameter {unknown[0]!r}; expected one of {named}")
     return CourseConfig(**known | values).model_dump(include=set(values))

@@ -36,8 +36,7 @@ def held_out(options, ensemble: Ensemble, data: Data, needed=("val", "test")) ->
         # no metric of a split is computed, and neither an image nor a patient is one that a model was trained on
         entries = entries.assign(part="test")
         print(f"{ensemble.name} knows none of these images and patients; all of them count as test images")
-    other = entries[entries["part"] == ""]
-    if len(other):
+    if len(other := entries[entries["part"] == ""]):
         whose = f"{len(other):,} images of {other['patient'].nunique():,} patients ({some(other['image'], 3)})"
         print(f"left out: {whose}, which are in no part of the {config['split']} split of {ensemble.name}")
     used = subsets(entries, val=config["val_subset"] * ("val" in needed), test=options.subset, seed=config["seed"])
@@ -138,8 +137,7 @@ def _elsewhere(options: EvalOptions) -> None:
     folder, csv_path = (Path(path).absolute() if path else "" for path in (options.external, options.csv_path))
     for start in {member["config"].get("weights", "") for member in ensemble.members.values()}:
         entries, paths, said = open_external(folder, csv_path, start)
-    seen = set(entries["image"]) & {name for names in ensemble.parts.values() for name in names}
-    if seen:
+    if seen := set(entries["image"]) & {name for names in ensemble.parts.values() for name in names}:
         raise InputError(f"{len(seen)} images, such as {some(sorted(seen), 3)}, are named like images of the training; "
                          "expected another hospital")  # fmt: skip
     _, _, [each] = _predicted(options, ensemble, paths, entries)

@@ -184,8 +184,7 @@ def print_pdf(page: Path, target: Path) -> list[Path]:
 
 def export_figures(run: RunFolder, folder: Path) -> list[Path]:
     """Copy a run's PNGs, at 110 dpi, into `folder`; InputError without any, or for those of patients in the project."""
-    copies = {file: folder / file.name for file in sorted(run.figures.glob("*.png"))}
-    if not copies:
+    if not (copies := {file: folder / file.name for file in sorted(run.figures.glob("*.png"))}):
         raise InputError(f"{run.figures} holds no figures (PNG); run the notebooks of this run first")
     project = NOTEBOOKS.parent
     if folder.resolve().is_relative_to(project) and not run.on_phantoms:
