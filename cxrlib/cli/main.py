@@ -34,7 +34,6 @@ class _Parser(argparse.ArgumentParser):
     """Errors in one sentence, with the nearest flag for an unknown one."""
 
     def parse_known_args(self, args=None, namespace=None):
-        """As argparse does, but an unknown flag is an error that names the nearest one."""
         given, unknown = super().parse_known_args(args, namespace)
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings]
@@ -44,7 +43,6 @@ class _Parser(argparse.ArgumentParser):
         return given, unknown
 
     def error(self, message: str):
-        """Print one sentence and exit with 2."""
         self.exit(2, f"{self.prog}: {printable(message)} (see {self.prog} --help)\n")
 
 

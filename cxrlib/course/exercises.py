@@ -2,7 +2,7 @@
 
 import hashlib
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -11,11 +11,9 @@ NOT_YET = "not yet: put your answer in the place of None and run this cell again
 
 def check(answer, sealed: str, digits: int = 3, hint: str = "") -> None:
     """Compare an answer with the sealed one: a number (to `digits` decimal places), a word, or several (`seal`)."""
-    wanted, given = sealed.strip("{}").split(","), _seals(answer, digits)
-    if sealed.startswith("{"):
-        right = all(any(one in seals for seals in given) for one in wanted)
-    else:
-        right = not isinstance(answer, set) and all(map(operator.contains, given, wanted))
+    wanted, given = sealed.strip("{}").split(","), list(_seals(answer, digits))
+    in_order = not isinstance(answer, set) and all(map(operator.contains, given, wanted))
+    right = set(wanted) <= {seal for seals in given for seal in seals} if sealed.startswith("{") else in_order
     check_that(None if answer is None else right and len(given) == len(wanted), f"{answer} is not it", hint)
 
 
@@ -56,14 +54,13 @@ def seal(answer, digits: int = 3) -> str:
     return "{" + ",".join(sorted(seals)) + "}" if isinstance(answer, set) else ",".join(seals)
 
 
-def _seals(answer, digits: int) -> list[list[str]]:
+def _seals(answer, digits: int) -> Iterator[list[str]]:
     """Per value its seal, and those of its neighbours, one of which may be meant at an edge of rounding."""
-    several, seals = not isinstance(answer, str) and getattr(answer, "ndim", hasattr(answer, "__iter__")), []
+    several = not isinstance(answer, str) and getattr(answer, "ndim", hasattr(answer, "__iter__"))
     for value in answer if several else [answer]:
         try:
             near = [float(value) + step * 10.0**-digits for step in (0, -0.501, 0.501)]
             texts = [f"{round(number, digits) + 0:.{digits}f}" for number in near]  # + 0 makes -0.0 a 0.0
         except (TypeError, ValueError, OverflowError):
             texts = [str(value).strip().lower()]
-        seals.append([hashlib.sha256(text.encode()).hexdigest()[:8] for text in texts])
-    return seals
+        yield [hashlib.sha256(text.encode()).hexdigest()[:8] for text in texts]

@@ -114,18 +114,16 @@ def _in_a_name(value) -> str:
 
 
 def _typed(values: dict, known: dict) -> dict:
-    """Parameters in their declared types; InputError for an unknown name or an unusable value."""
-    unknown = [name for name in values if name not in known]
-    if unknown:
+    if unknown := [name for name in values if name not in known]:
         named = f"{', '.join(sorted(known))}{nearest(unknown[0], known)}"
         raise InputError(f"unknown parameter {unknown[0]!r}; expected one of {named}")
     return CourseConfig(**known | values).model_dump(include=set(values))
 
 
 # ---- whether a notebook must run again -------------------------------------------------------------------------------
-def basis(name: str, parameters: dict, data: Data) -> dict[str, dict]:
-    """What the result of a notebook depends on; `parameters` holds all of its own, defaults included."""
-    code = _code(name)
+def basis(name: str, every: dict, data: Data) -> dict[str, dict]:
+    """What the result of a notebook depends on; `every` holds the parameters of all notebooks, defaults included."""
+    code, parameters = _code(name), {key: every[key] for key in notebook_parameters(name)}
     beside = {kind: digest for kind, digest in data.beside.items() if BESIDE[kind][1] in code}
     tables = sorted(path for path in [*(NOTEBOOKS / "tables").iterdir(), *RESULTS.rglob("*.*")] if path.name in code)
     starts = [parameters.get("weights", ""), parameters.get("compare_weights", "")]

@@ -26,9 +26,9 @@ class Data:
 
     entries: pd.DataFrame
     images: dict[str, Path]
+    summary: str
     csv_path: Path
     img_root: Path
-    summary: str
 
     @property
     def folders(self) -> tuple[Path, Path]:
@@ -65,9 +65,8 @@ class Data:
 
 def check_parameters(notebook: dict) -> None:
     """Give a notebook's parameters, in its `globals()`, declared types and absolute paths; InputError for others."""
-    named = {name: value for name, value in notebook.items() if name in CourseConfig.model_fields}
     # an imported function may have the name of a parameter that another notebook has, such as augment
-    given = {name: value for name, value in named.items() if not callable(value)}
+    given = {name: one for name, one in notebook.items() if name in CourseConfig.model_fields and not callable(one)}
     notebook.update(with_paths(CourseConfig(**given).model_dump(include=set(given)), located))
 
 
@@ -79,4 +78,4 @@ def open_data(csv_path: str | Path = "", img_root: str | Path = PHANTOM) -> Data
     csv_path = located(csv_path) if str(csv_path) else metadata.find_csv(img_root)
     entries, images = metadata.read_entries(csv_path), sources.find_images(img_root)
     entries, summary = sources.keep_found(entries, images)
-    return Data(entries, images, csv_path, img_root, summary)
+    return Data(entries, images, summary, csv_path, img_root)

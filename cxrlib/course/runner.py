@@ -82,11 +82,9 @@ def _run(plan: Plan, data: Data, force: bool) -> None:
     run.path.parent.mkdir(parents=True, exist_ok=True)
     lock = run.path.with_name(f".{run.path.name}.lock")  # next to the folder, which `start` may move aside
     with one_process(lock, f"at work in {run.path}", wait=False):
-        own = {name: {key: plan.every[key] for key in notebook_parameters(name)} for name in COURSE}
-        bases = {name: notebooks.basis(name, own[name], data) for name in COURSE}
-        again = dict.fromkeys(COURSE, "")
-        if run.read().get("data") == about and not force:
-            again = notebooks.reasons_to_rerun(run, bases)
+        bases = {name: notebooks.basis(name, plan.every, data) for name in COURSE}
+        goes_on = run.read().get("data") == about and not force
+        again = notebooks.reasons_to_rerun(run, bases) if goes_on else dict.fromkeys(COURSE, "")
         if again:
             started = {"profile": plan.profile, "parameters": plan.every, "data": about, "beside": data.beside}
             run.start(set(COURSE) - set(again), **started)
@@ -151,9 +149,8 @@ def _execute(name: str, given: dict, run: RunFolder) -> None:
 def _outcome(run: RunFolder) -> str:
     table = pd.read_csv(run.metrics, index_col="finding")
     macro, defined = table.loc["macro"], table.drop("macro")["auroc"].notna().sum()
-    parts = pd.read_csv(run.splits)
-    seen = parts.loc[parts["part"] != "test", "patient"]
-    leaked = parts.loc[parts["part"] == "test", "patient"].isin(seen).mean()
+    patient = pd.read_csv(run.splits, index_col="part")["patient"]
+    leaked = patient.loc[["test"]].isin(patient.drop("test")).mean()
     patients = f"{leaked:.0%} of them of patients seen in training or tuning" if leaked else "all of unseen patients"
     interval = f"95 % interval {macro['auroc_low']:.3f} to {macro['auroc_high']:.3f}"
     counts = f"over {defined} of {len(FINDINGS)} findings; {macro['n']:.0f} images, {patients}"

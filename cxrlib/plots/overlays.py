@@ -45,7 +45,6 @@ def write_overlays(folder: Path, maps: Iterable, table: pd.DataFrame, images: Ma
     save_figure(overlay_figure(on_sheet, table[:_SHEET], images, boxes), "contact_sheet", folder)
     plt.close()
     write_csv(folder / "scores.csv", table, index=False)
-    for path in set(folder.glob("?*_*.png")) - set(paths):
-        if path.stem.endswith(tuple(f"_{finding}" for finding in FINDINGS)):
-            path.unlink(missing_ok=True)
+    for path in {path for finding in FINDINGS for path in folder.glob(f"?*_{finding}.png")} - set(paths):
+        path.unlink(missing_ok=True)
     return paths

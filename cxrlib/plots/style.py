@@ -48,10 +48,9 @@ def show(figure: plt.Figure, caption: str = "The figure in words") -> None:
     figure.savefig(drawn, format="png", dpi=SHARPER * figure.dpi, facecolor="white")
     kind = "jpeg" if any(panel.images for panel in figure.axes) else "png"
     image = Image.open(drawn).convert("RGB")
-    if kind == "jpeg":  # radiographs, which no palette makes small
-        image.save(small, kind, quality=90, subsampling=0, optimize=True)
-    else:
-        image.quantize(256, dither=Image.Dither.NONE).save(small, kind, optimize=True)
+    if kind == "png":  # unlike radiographs, which no palette makes small
+        image = image.quantize(256, dither=Image.Dither.NONE)
+    image.save(small, kind, quality=90, subsampling=0, optimize=True)  # the former two are of JPEG alone
     width, height = (round(inches * figure.dpi) for inches in figure.get_size_inches())
     plt.close(figure)
     about = {f"image/{kind}": {"width": width, "height": height, "alt": words}}

@@ -21,7 +21,7 @@ def plot_losses(scores, curves: dict) -> plt.Figure:
     return described(figure, f"{what}, for {', '.join(curves)}.")
 
 
-def plot_steps(rates: list[float], losses: list[float], prevalence: float | None = None) -> plt.Figure:
+def plot_steps(rates: list[float], losses: list[float], prevalence: float) -> plt.Figure:
     """Learning rate and training loss by step, with its mean over five; prevalence: a loss to draw as a dotted line."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2))
     left.plot(rates, color=BLUE, lw=2)
@@ -29,8 +29,7 @@ def plot_steps(rates: list[float], losses: list[float], prevalence: float | None
     smooth = pd.Series(losses).rolling(5, min_periods=1).mean()
     right.plot(losses, color=BLUE, lw=1, alpha=0.5, label="each step")
     right.plot(smooth, color=ORANGE, lw=2, label="mean of five")
-    if prevalence:
-        right.axhline(prevalence, color=GREY, ls=":", lw=2, label=f"prevalence alone: {prevalence:.3f}")
+    right.axhline(prevalence, color=GREY, ls=":", lw=2, label=f"prevalence alone: {prevalence:.3f}")
     right.set(xlabel="step", ylabel="training loss", title="The loss of each batch", ylim=(0, None))
     right.legend()
     rate = f"the learning rate rises to {max(rates):.1e} and falls to {rates[-1]:.1e}"
@@ -38,14 +37,13 @@ def plot_steps(rates: list[float], losses: list[float], prevalence: float | None
     return described(figure, f"Two panels over {len(losses)} steps: {rate}; {loss}.")
 
 
-def plot_history(history: pd.DataFrame, prevalence: float | None = None, by: str = "epoch") -> plt.Figure:
+def plot_history(history: pd.DataFrame, prevalence: float, by: str = "epoch") -> plt.Figure:
     """Losses (prevalence: one to draw as a dotted line) and macro AUROC by epoch or penalty; the kept one is marked."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
     at, kept = history["epoch"], history.loc[history["best"]].iloc[-1]
     left.plot(at, history["train_loss"], "-o", color=BLUE, label="train (augmented)" if by == "epoch" else "train")
     left.plot(at, history["val_loss"], "-D", color=ORANGE, label="validation")
-    if prevalence:
-        left.axhline(prevalence, color=GREY, ls=":", lw=2, label=f"prevalence alone: {prevalence:.3f}")
+    left.axhline(prevalence, color=GREY, ls=":", lw=2, label=f"prevalence alone: {prevalence:.3f}")
     left.set(xlabel=by, ylabel="loss", title="Loss")
     left.legend(loc="lower left")
     right.plot(at, history["val_auroc"], "-D", color=ORANGE)

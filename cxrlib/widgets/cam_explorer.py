@@ -41,10 +41,8 @@ class CamExplorer(HeatExplorer):
         self._box = w.Checkbox(description="boxes", indent=False, disabled=not self._boxes, layout={"width": "90px"})
         for control in (self._row, self._method, self._layer, self._box):
             control.observe(lambda _: self._show(), "value")
-        self._buttons = {}
-        for outcome in ("true positive", "false positive", "false negative"):
-            tip = f"The {outcome} of this finding with the next lower score"
-            self._buttons[outcome] = plain_button(f"next {outcome}", tip, partial(self._step, outcome))
+        kinds, tip = names[1:][::-1], "The {} of this finding with the next lower score"
+        self._buttons = {one: plain_button(f"next {one}", tip.format(one), partial(self._step, one)) for one in kinds}
         opacity, steps = w.HBox([self._opacity, self._box]), w.HBox(list(self._buttons.values()), layout=WRAP)
         self._arrange(self._row, self._finding, self._method, self._layer, opacity, steps)
         self._show()
@@ -68,17 +66,14 @@ class CamExplorer(HeatExplorer):
         else:
             self._row.value = following
 
-    def maps(self) -> np.ndarray:
-        """The fourteen maps (14, h, w) of the chosen image, method and layer."""
-        return self._maps(self._row.value, self._method.value, self._layer.value)
-
     def _make_maps(self, row: int, method: str, layer: str | tuple[str, ...]) -> np.ndarray:
         grey = np.array(self._images[self.predictions.image[row]])
         layer = default_layers(self._model, method) if layer == "usual" else layer
         return grad_cam(self._model, torch.from_numpy(grey)[None, None], layer, method)[0].numpy()
 
     def _show(self, message: str = "") -> None:
-        row, k, heat = self._row.value, self._finding.value, self.maps()[self._finding.value]
+        row, k = self._row.value, self._finding.value
+        heat = self._maps(row, self._method.value, self._layer.value)[k]
         name, finding = str(self.predictions.image[row]), pretty(FINDINGS[k])
         boxes = self._boxes.get((name, FINDINGS[k]), []) if self._box.value else []
         lacking = "" if heat.any() else " The map is empty: no region speaks for the finding."

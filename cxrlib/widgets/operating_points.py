@@ -7,7 +7,6 @@ from itertools import groupby
 
 import numpy as np
 
-from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation import bootstrap, metrics
 from cxrlib.evaluation.predictions import Predictions
@@ -76,12 +75,12 @@ class Curve:
 
     @cached_property
     def _lines(self) -> tuple[list, list]:
-        roc = [("chance", _path(_ENDS, _ENDS)), ("curve", _path(*_roc(self.points)))]
+        roc = [("chance", _path(_pixels(_ENDS, _ENDS))), ("curve", _path(_roc(self.points)))]
         return roc, self._pr_lines(self.prevalence, "curve")
 
     def _pr_lines(self, prevalence: float, style: str) -> list[tuple[str, str]]:
-        curve = _path(*_pr(self.points.per(1000, prevalence)))
-        return [("chance", _path(_ENDS, np.full(2, prevalence))), (style, curve)]
+        chance = _path(_pixels(_ENDS, np.full(2, prevalence)))
+        return [("chance", chance), (style, _path(_pr(self.points.per(1000, prevalence))))]
 
     def charts(self, points: dict[str, Counts], prevalence: float) -> list[tuple[list, list]]:
         """ROC and PR curve, the latter also at `prevalence`: lines (style, path) and marks (name, pixels) of points."""
@@ -93,12 +92,12 @@ class Curve:
         return [(roc, _marks(in_roc)), (pr, _marks(in_pr))]
 
 
-def _roc(counts: Counts) -> tuple:
-    return 1 - counts.rates["specificity"], counts.rates["sensitivity"]
+def _roc(counts: Counts) -> np.ndarray:
+    return _pixels(1 - counts.rates["specificity"], counts.rates["sensitivity"])
 
 
-def _pr(counts: Counts) -> tuple:
-    return counts.rates["sensitivity"], counts.rates["ppv"]
+def _pr(counts: Counts) -> np.ndarray:
+    return _pixels(counts.rates["sensitivity"], counts.rates["ppv"])
 
 
 def _pixels(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -106,13 +105,12 @@ def _pixels(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.round(np.stack([40 + 264 * x, 22 + 182 * (1 - y)], axis=-1), 1)
 
 
-def _marks(places: dict[str, tuple]) -> list[tuple[str, list[float]]]:
-    return [(name, _pixels(x, y).tolist()) for name, (x, y) in places.items() if not np.isnan(x + y)]
+def _marks(places: dict[str, np.ndarray]) -> list[tuple[str, list[float]]]:
+    return [(name, place.tolist()) for name, place in places.items() if not np.isnan(place).any()]
 
 
-def _path(x: np.ndarray, y: np.ndarray) -> str:
-    """A line through the points; undefined points and repeats within a tenth of a pixel are left out."""
-    places = _pixels(x, y)
+def _path(places: np.ndarray) -> str:
+    """A line through pixels (n, 2); undefined points and repeats within a tenth of a pixel are left out."""
     distinct = groupby(places[~np.isnan(places).any(axis=1)].tolist())
     return "M" + "L".join(f"{a:g} {b:g}" for (a, b), _ in distinct)
 
@@ -123,11 +121,9 @@ def across(score: float | np.ndarray) -> float | np.ndarray:
 
 
 class Session:
-    """Thresholds being chosen on `val`, from `tuned` on. InputError without an image or for another calibration."""
+    """Thresholds being chosen on `val`, from `tuned` on. InputError for those of another calibration."""
 
     def __init__(self, val: Predictions, tuned: Thresholds):
-        if not len(val):
-            raise InputError("there is no image to explore; expected predictions with at least one row")
         metrics.check_calibration(val.calibration, tuned)
         objective = "f1" if tuned.objective.startswith("by hand") else tuned.objective
         self.exact = tune_thresholds(val, grid=None, objective=objective, resampling=bootstrap.Bootstrap(0))
@@ -143,9 +139,8 @@ class Session:
             self.values = changed
 
     def undo(self) -> None:
-        """Go back by one step, where there is one."""
-        if self.past:
-            self.values = self.past.pop()
+        """Go back by one step of those in `past`."""
+        self.values = self.past.pop()
 
     def thresholds(self) -> Thresholds:
         """The current choice. Unmoved thresholds keep their interval and note; the others are noted as "by hand"."""
@@ -163,7 +158,5 @@ class Session:
         positive = metrics.at_or_above(scores, self.values[k])
         changed = known & (positive != metrics.at_or_above(scores, self.tuned.values[k]))
         nearest = np.argsort(np.abs(scores - self.values[k]), kind="stable")
-        if changed.any():
-            return changed, nearest[changed[nearest]][:SHOWN]
-        sides = [nearest[(known & (positive == side))[nearest]][: SHOWN // 2] for side in (True, False)]
-        return changed, np.concatenate(sides)
+        shown = [changed] if changed.any() else [known & positive, known & ~positive]
+        return changed, np.concatenate([nearest[group[nearest]][: SHOWN // len(shown)] for group in shown])

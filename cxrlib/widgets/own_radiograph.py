@@ -38,13 +38,11 @@ class OwnRadiograph(HeatExplorer):
 
     def _take(self) -> None:
         """Read the chosen file, and forget its bytes, which a saved notebook could otherwise hold."""
-        if not self._upload.value:
-            return
-        [given] = self._upload.value
-        file = io.BytesIO(given["content"])
-        file.name = given["name"]
-        self._upload.value = ()
-        self._load(file)
+        for given in self._upload.value:  # one, and none once it is forgotten
+            file = io.BytesIO(given["content"])
+            file.name = given["name"]
+            self._upload.value = ()
+            self._load(file)
 
     def _load(self, file) -> None:
         self.case = None  # until all is there, nothing is drawn, and nothing of an earlier image stays beside its error

@@ -73,10 +73,10 @@ class ThresholdExplorer(w.VBox):
             ("tuned (exact)", "The best of all scores of these images", lambda: self._take(session.exact.values)),
             ("0.5", "The conventional threshold", lambda: self._take(0.5)),
             ("cheapest", least, lambda: self._take(self._cheapest())),
-            ("undo", "One step back", self._undo),
+            ("undo", "One step back", session.undo),
             ("save", saves, self._save),
         ]
-        self._buttons = {button[0]: plain_button(*button) for button in buttons}
+        self._buttons = {name: plain_button(name, tip, lambda do=do: self._update(do())) for name, tip, do in buttons}
         *choices, undo, save = self._buttons.values()
         return w.HBox([self._finding, *choices, self._all, undo, save], layout=WRAP)
 
@@ -120,18 +120,13 @@ class ThresholdExplorer(w.VBox):
 
     def _take(self, values: np.ndarray | float) -> None:
         self.session.choose(slice(None) if self._all.value else self.chosen, values)
-        self._update()
 
     def _cheapest(self) -> np.ndarray:
         """The cheapest thresholds (14,); where one is undefined, the current one."""
         each = zip(self.session.curves, self._miss_costs, self._prevalences, self.session.values, strict=True)
         return np.array([curve.cheapest(cost, p) if curve.drawable else now for curve, cost, p, now in each])
 
-    def _undo(self) -> None:
-        self.session.undo()
-        self._update()
-
-    def _save(self) -> None:
+    def _save(self) -> str:
         try:
             chosen = self.session.thresholds()
             message = f"Saved to {chosen.save(self._save_to)}"
@@ -140,9 +135,9 @@ class ThresholdExplorer(w.VBox):
                 message += f" and {self._checkpoint}"
         except (InputError, OSError) as error:  # shown here, since errors of callbacks are only logged
             message = Markup("<b>Not saved:</b> {}").format(error)
-        self._update(message + ". ")
+        return message + ". "
 
-    def _update(self, message: str = "") -> None:
+    def _update(self, message: str | None = None) -> None:
         k, session, curve = self.chosen, self.session, self.session.curves[self.chosen]
         cost, prevalence, values = self._miss_costs[k], self._prevalences[k], session.values
         self._setting = True
@@ -161,7 +156,7 @@ class ThresholdExplorer(w.VBox):
         self._buttons["undo"].disabled = not session.past
         self._buttons["save"].disabled = self._save_to is None
         self._as_here.disabled = bool(prevalence == curve.prevalence)
-        self._show_chosen(curve, cost, prevalence, message)
+        self._show_chosen(curve, cost, prevalence, message or "")
 
     def _show_chosen(self, curve, cost, prevalence, message) -> None:
         session, k, finding = self.session, self.chosen, pretty(FINDINGS[self.chosen])
@@ -171,10 +166,8 @@ class ThresholdExplorer(w.VBox):
             lines["cheapest"] = curve.cheapest(cost, prevalence)
         choices = {name: (threshold, curve.counts(threshold)) for name, threshold in lines.items()}
         threshold, now = choices["now"]
-        charts = []
-        if curve.drawable:
-            points = {name: choices[name][1] for name in ("0.5", "tuned", "cheapest", "now")}  # the topmost mark last
-            charts = curve.charts(points, prevalence)
+        marked = [name for name in ("0.5", "tuned", "cheapest", "now") if name in choices]  # the topmost last
+        charts = curve.charts({name: choices[name][1] for name in marked}, prevalence) if curve.drawable else []
         ranking = (self._ranking[name][k] for name in ("auroc", "ap"))
         place = round(across(threshold), 1)
         self._figures.value = _PANELS.figures(curve, _TICKS, threshold, place, now, charts, *ranking)

@@ -208,25 +208,23 @@ def test_losses_and_steps_draw_what_they_are_given():
     figure = plots_training.plot_losses(scores, {"bce": ([3, 2, 1], [1, 2, 3]), "focal": ([2, 1, 0], [0, 1, 2])})
     assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[3, 2, 1], [2, 1, 0]]
     assert [line.get_ydata().tolist() for line in figure.axes[1].lines] == [[1, 2, 3], [0, 1, 2]]
-    figure = plots_training.plot_steps([1e-4, 1e-3, 1e-5], [0.75, 0.5, 0.25])
+    figure = plots_training.plot_steps([1e-4, 1e-3, 1e-5], [0.75, 0.5, 0.25], prevalence=0.25)
     assert figure.axes[0].lines[0].get_ydata().tolist() == [1e-4, 1e-3, 1e-5]
-    assert [line.get_ydata().tolist() for line in figure.axes[1].lines] == [[0.75, 0.5, 0.25], [0.75, 0.625, 0.5]]
+    assert [line.get_ydata().tolist() for line in figure.axes[1].lines[:2]] == [[0.75, 0.5, 0.25], [0.75, 0.625, 0.5]]
     assert "rises to 1.0e-03 and falls to 1.0e-05; the training loss goes from 0.75 to 0.50" in plots.alt_text(figure)
-    figure = plots_training.plot_steps([1e-4, 1e-3], [0.75, 0.5], prevalence=0.25)
     assert "prevalence alone: 0.250" in figure.axes[1].get_legend_handles_labels()[1]
 
 
 def test_history_circles_the_kept_epoch():
     history = pd.DataFrame({"epoch": [1, 2, 3], "train_loss": [3.0, 2, 1], "val_loss": [3.0, 2, 2.5],
                             "val_auroc": [0.5, 0.7, 0.6], "best": [True, True, False]})  # fmt: skip
-    figure = plots_training.plot_history(history)
+    figure = plots_training.plot_history(history, prevalence=0.25)
     circle = figure.axes[1].lines[1]
     assert (list(circle.get_xdata()), list(circle.get_ydata())) == ([2], [0.7])
     assert "kept: 0.700" in words(figure)
     assert "val auroc from 0.500 to 0.600; kept is epoch 2" in plots.alt_text(figure)
-    figure = plots_training.plot_history(history, prevalence=0.25)
     assert "prevalence alone: 0.250" in figure.axes[0].get_legend_handles_labels()[1]
-    figure = plots_training.plot_history(history.assign(penalty=[3.0, 1.0, 0.3]), by="penalty")
+    figure = plots_training.plot_history(history.assign(penalty=[3.0, 1.0, 0.3]), 0.25, by="penalty")
     assert [text.get_text() for text in figure.axes[1].get_xticklabels()] == ["3", "1", "0.3"]
     assert "kept is penalty 1 with" in plots.alt_text(figure)
 

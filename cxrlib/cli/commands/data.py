@@ -26,8 +26,7 @@ def data_of(options: DataConfig) -> Data:
     csv_path, img_root = Path(options.csv_path).absolute() if options.csv_path else "", _root(options)
     table = csv_path or img_root / "labels.csv"
     if table.name == "labels.csv" and table.is_file() and "Finding Labels" not in metadata.read_csv(table):
-        entries, images, said = external.open_external(img_root, table)
-        data = Data(entries, images, table, img_root, said)
+        data = Data(*external.open_external(img_root, table), table, img_root)
     else:
         data = open_data(csv_path, img_root)
     print(data.summary)

@@ -36,8 +36,7 @@ def held_out(options, ensemble: Ensemble, data: Data, needed=("val", "test")) ->
         # no metric of a split is computed, and neither an image nor a patient is one that a model was trained on
         entries = entries.assign(part="test")
         print(f"{ensemble.name} knows none of these images and patients; all of them count as test images")
-    other = entries[entries["part"] == ""]
-    if len(other):
+    if len(other := entries[entries["part"] == ""]):
         whose = f"{len(other):,} images of {other['patient'].nunique():,} patients ({some(other['image'], 3)})"
         print(f"left out: {whose}, which are in no part of the {config['split']} split of {ensemble.name}")
     used = subsets(entries, val=config["val_subset"] * ("val" in needed), test=options.subset, seed=config["seed"])
@@ -61,8 +60,7 @@ def _operating_point(options, ensemble: Ensemble) -> tuple[tuple[Calibrator, ...
             calibrations = [Calibrator.load(file).to_dict() for file in beside]
         tuned = Thresholds.load(path).to_dict()
     elif tuned is None:
-        print(f"{ensemble.name} holds no thresholds; cxr eval writes them, for --thresholds, or with "
-              "--update_checkpoint into the checkpoint")  # fmt: skip
+        print(f"{ensemble.name} holds no thresholds; cxr eval --update_checkpoint adds them, or give --thresholds")
     return operating_points(calibrations, tuned)
 
 
@@ -97,8 +95,7 @@ def evaluate(options: EvalOptions) -> None:
     how["thresholds"] = Thresholds.load(options.thresholds) if options.thresholds else None
     ensemble, [path, *more] = load_ensemble(options.weights), options.weights
     if options.update_checkpoint and more:
-        raise InputError(f"update_checkpoint is given with {len(options.weights)} files; make one of them first (cxr "
-                         "ensemble)")  # fmt: skip
+        raise InputError(f"update_checkpoint is given {len(more) + 1} files; make one of them first (cxr ensemble)")
     if options.update_checkpoint:
         check_folder(Path(path).parent)
     data, tables = data_of(options), Path(options.out) / "tables"
@@ -121,8 +118,7 @@ def evaluate(options: EvalOptions) -> None:
     if options.audit:
         found = {"audit.csv": audits.audit(done.test, test, done.thresholds, replicates=options.replicates)}
         if experts := agreement.find_expert_labels(*data.folders):  # or the phantoms' truth
-            judged = audits.against_experts(done.test, experts[0], replicates=options.replicates)
-            found["experts.csv"] = judged.reset_index()
+            found["experts.csv"] = audits.against_experts(done.test, experts[0], options.replicates).reset_index()
         for name, table in found.items():
             print(f"wrote {write_csv(tables / name, table, index=False)}")
 
@@ -141,8 +137,7 @@ def _elsewhere(options: EvalOptions) -> None:
     folder, csv_path = (Path(path).absolute() if path else "" for path in (options.external, options.csv_path))
     for start in {member["config"].get("weights", "") for member in ensemble.members.values()}:
         entries, paths, said = open_external(folder, csv_path, start)
-    seen = set(entries["image"]) & {name for names in ensemble.parts.values() for name in names}
-    if seen:
+    if seen := set(entries["image"]) & {name for names in ensemble.parts.values() for name in names}:
         raise InputError(f"{len(seen)} images, such as {some(sorted(seen), 3)}, are named like images of the training; "
                          "expected another hospital")  # fmt: skip
     _, _, [each] = _predicted(options, ensemble, paths, entries)
@@ -156,8 +151,7 @@ def _elsewhere(options: EvalOptions) -> None:
     table = external.external(here, there, calibrator, thresholds, resampling=Bootstrap(options.replicates))
     compared = f"no {own}; --here names another file" if here is None else f"{own}, {len(here):,} images"
     about = (f"{name}: {one['arch']}, {one['image_size']} pixels" for name, one in ensemble.members.items())
-    head = [*about, f"there: {options.external}: {said}",
-            f"here: {compared}",
+    head = [*about, f"there: {options.external}: {said}", f"here: {compared}",
             f"frozen: calibration {methods_text(calibrators)}, thresholds for {thresholds.objective}",
             "in brackets: 95 % intervals, bootstrap over patients"]  # fmt: skip
     text, out = external.external_text(table, head), Path(options.out)
@@ -208,8 +202,8 @@ def ensemble(options: EnsembleOptions) -> None:
         raise InputError(f"{several.name} is a single model; expected two or more")
     several.save(out)
     seen = " and ".join(f"{len(names):,} {part}" for part, names in several.parts.items())
-    print(f"wrote {out}: {len(several.members)} models, which have seen {seen} images; cxr eval --update_checkpoint "
-          "calibrates each and tunes thresholds for their mean")  # fmt: skip
+    wrote = f"wrote {out}: {len(several.members)} models, which have seen {seen} images"
+    print(f"{wrote}; cxr eval --update_checkpoint calibrates each and tunes thresholds for their mean")
 
 
 def export(options: ExportOptions) -> None:

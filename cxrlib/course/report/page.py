@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from itertools import pairwise
@@ -150,9 +150,8 @@ def write_report(run: RunFolder) -> list[Path]:
     return [page, *print_pdf(page, run.path / "report.pdf")]
 
 
-def _figures(run: RunFolder) -> list[dict]:
+def _figures(run: RunFolder) -> Iterator[dict]:
     """The figures with caption, alt text and, for `<img src>`, the smaller of a PNG with 256 colours and a JPEG."""
-    figures = []
     for file in sorted(run.figures.glob("*.png")):
         caption = file.stem[3:].replace("_", " ").capitalize()
         with Image.open(file) as image:
@@ -161,8 +160,7 @@ def _figures(run: RunFolder) -> list[dict]:
             image.thumbnail((_WIDEST, _WIDEST * 4))
         drawing = data_uri(image.quantize(dither=Image.Dither.NONE), "png", optimize=True)
         uri = min(drawing, data_uri(image, "jpeg", quality=85), key=len)
-        figures.append({"file": file.name, "uri": uri, "alt": alt, "caption": caption})
-    return figures
+        yield {"file": file.name, "uri": uri, "alt": alt, "caption": caption}
 
 
 def print_pdf(page: Path, target: Path) -> list[Path]:
@@ -186,8 +184,7 @@ def print_pdf(page: Path, target: Path) -> list[Path]:
 
 def export_figures(run: RunFolder, folder: Path) -> list[Path]:
     """Copy a run's PNGs, at 110 dpi, into `folder`; InputError without any, or for those of patients in the project."""
-    copies = {file: folder / file.name for file in sorted(run.figures.glob("*.png"))}
-    if not copies:
+    if not (copies := {file: folder / file.name for file in sorted(run.figures.glob("*.png"))}):
         raise InputError(f"{run.figures} holds no figures (PNG); run the notebooks of this run first")
     project = NOTEBOOKS.parent
     if folder.resolve().is_relative_to(project) and not run.on_phantoms:
@@ -206,8 +203,7 @@ def write_index(folder: Path) -> Path:
     """Write index.html for all runs in `folder`, newest first; a run that cannot be read is listed as such."""
     with one_process(folder / ".index.lock"):  # of two runs that end together, the later page shows both
         runs = [_row(Evidence(path.parent)) for path in folder.glob("*/run.json")]
-        newest_first = sorted(runs, key=lambda row: (row["started"], row["name"]), reverse=True)
-        return write_page(folder / "index.html", "index.html", runs=newest_first)
+        return write_page(folder / "index.html", "index.html", runs=runs)
 
 
 def _row(run: Evidence) -> dict:
