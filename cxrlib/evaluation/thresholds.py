@@ -76,12 +76,10 @@ class Thresholds(SavedPerFinding):
         """The values for display (`number`)."""
         return tuple(map(number, self.values))
 
-    def apply(self, scores: np.ndarray | Predictions) -> np.ndarray:
-        """(n, 14) uint8, 1 where score >= threshold; InputError for Predictions of another calibration."""
-        if isinstance(scores, Predictions):
-            check_calibration(scores.calibration, self)
-            scores = scores.scores
-        return at_or_above(scores, self.values).astype(np.uint8)
+    def apply(self, predictions: Predictions) -> np.ndarray:
+        """(n, 14) uint8, 1 where score >= threshold; InputError for scores of another calibration."""
+        check_calibration(predictions.calibration, self)
+        return at_or_above(predictions.scores, self.values).astype(np.uint8)
 
     def to_dict(self) -> dict:
         """Plain types only, for JSON and for a checkpoint; None stands for NaN."""
@@ -125,8 +123,7 @@ def tune_thresholds(val: Predictions, grid=GRID, objective="f1", min_positives=5
             continue
         if promise:
             candidates = np.unique(scores[positive]).astype(np.float64) if grid is None else grid_values(grid)
-            found, why = guaranteed(scores, positive, of, candidates, promise)
-            values[k] = _DEFAULT if found is None else found
+            values[k], why = guaranteed(scores, positive, of, candidates, promise)
             notes.append(why and f"{_NOT_TUNED}: {why}; {_DEFAULT} is kept, with no promise")
             continue
         best, reached = _best(scores, positive, of, times, grid, value_of)
@@ -224,29 +221,23 @@ def parse_objective(text: str) -> tuple[Callable, tuple[float, float] | None]:
     return lambda *counts: _OBJECTIVES[kind](number, *counts), promise
 
 
-def _sensitivity(minimum, tp, fp, positives, negatives):
-    """Fewest false positives, then most true ones; ranked below these, where the condition fails: most true ones."""
-    reached = tp >= minimum * positives * (1 - 1e-12)
-    return np.where(reached, tp - fp * (positives + 1), tp - (negatives + 1) * (positives + 1)), reached
-
-
-def _specificity(minimum, tp, fp, positives, negatives):
-    """Most true positives, then fewest false ones; ranked below these, where the condition fails: fewest false ones."""
-    reached = negatives - fp >= minimum * negatives * (1 - 1e-12)
-    return np.where(reached, tp * (negatives + 1) - fp, -fp - (negatives + 1)), reached
+def _held(minimum, right, of_class, right_others):
+    """Most right in the other class, then in this one; ranked below, where its share is too low: most right in this."""
+    reached = right >= minimum * of_class * (1 - 1e-12)
+    return np.where(reached, right_others * (of_class + 1) + right, right - of_class - 1), reached
 
 
 _OBJECTIVES = {
     "f": lambda beta, tp, fp, p, n: ((1 + beta**2) * tp / np.maximum(beta**2 * p + tp + fp, 1), tp >= 0),
     "youden": lambda _, tp, fp, p, n: (tp * n - fp * p, tp >= 0),
     "cost": lambda ratio, tp, fp, p, n: (-(ratio * (p - tp) + fp), tp >= 0),
-    "sensitivity": _sensitivity,
-    "specificity": _specificity,
+    "sensitivity": lambda minimum, tp, fp, p, n: _held(minimum, tp, p, n - fp),
+    "specificity": lambda minimum, tp, fp, p, n: _held(minimum, n - fp, n, tp),
 }
 
 
-def guaranteed(scores, positive, patient, candidates, promise: tuple[float, float]) -> tuple[float | None, str]:
-    """The highest of the rising `candidates` that keeps the promise (sensitivity, confidence); or None, and why.
+def guaranteed(scores, positive, patient, candidates, promise: tuple[float, float]) -> tuple[float, str]:
+    """The highest of the rising `candidates` that keeps the promise (sensitivity, confidence); or 0.5, and why.
 
     It is kept for new patients in 95 of 100 validation sets (Learn then Test, Angelopoulos et al. 2021,
     arXiv 2110.01052). Candidates are tested upwards, each at the full level, until one fails.
@@ -262,8 +253,8 @@ def guaranteed(scores, positive, patient, candidates, promise: tuple[float, floa
         return float(candidates[passed - 1]), ""
     needed = int(np.ceil(np.log(level) / np.log(sensitivity)))
     if patients < needed:
-        return None, f"{patients} patients with the finding, and the promise needs at least {needed}"
-    return None, f"already the lowest threshold, {candidates[0]:.2g}, misses too many"
+        return _DEFAULT, f"{patients} patients with the finding, and the promise needs at least {needed}"
+    return _DEFAULT, f"already the lowest threshold, {candidates[0]:.2g}, misses too many"
 
 
 def p_of_risk(losses: np.ndarray, risk: float) -> np.ndarray:
