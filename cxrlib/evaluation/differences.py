@@ -12,17 +12,13 @@ from cxrlib.evaluation.bootstrap import DEFAULT, Bootstrap, count_patients, repl
 from cxrlib.evaluation.predictions import Predictions
 
 
-def paired_difference(
-    a: Predictions, b: Predictions, metric="auroc", thresholds: Sequence | None = None, replicates=1000, seed=0
-) -> pd.DataFrame:
+def paired_difference(a, b, metric="auroc", thresholds=None, replicates=1000, seed=0) -> pd.DataFrame:
     """`group_difference` of two models on the same images; InputError for others, or for other patients or labels."""
     return group_difference(a, _in_order_of(a, b), metric, thresholds, Bootstrap(replicates, seed))
 
 
-def group_difference(
-    a: Predictions, b: Predictions, metric="auroc", thresholds: Sequence | None = None, resampling=DEFAULT, include=None
-) -> pd.DataFrame:
-    """`metric` in two groups of images (women and men, AP and PA); a patient with images in both is drawn for both.
+def group_difference(a, b, metric="auroc", thresholds=None, resampling=DEFAULT, include=None) -> pd.DataFrame:
+    """`metric` in the Predictions of two groups of images (women and men); a patient in both is drawn for both.
 
     Rows are the findings and "macro" (over the findings defined in both); columns a, b, difference (a - b), low, high,
     p (two-sided: `p_values`), p_holm (corrected for all findings: `holm`; the macro keeps its p), note.
@@ -61,11 +57,10 @@ def mean_against_members(mean: Predictions, members: Sequence[Predictions], resa
     # of each model: of the data, then of the replicates
     *each, whole = (replicates_with_macro(np.vstack(both), both[0])[:, -1] for both in aurocs)
     average = sum(each) / len(each)
-    point, *replicates = np.column_stack([*each, average, whole, whole - average])
-    replicates = np.reshape(replicates, (-1, len(point)))  # of which there may be none
-    low, high = bootstrap.interval(replicates, point, count_patients(mean)[1][-1])
+    values = np.column_stack([*each, average, whole, whole - average])
+    low, high = bootstrap.interval(values[1:], values[0], count_patients(mean)[1][-1])
     names = [*(str(number) for number, _ in enumerate(each, 1)), "members", "ensemble", "ensemble - members"]
-    return pd.DataFrame({"auroc": point, "low": low, "high": high}, index=pd.Index(names, name="model"))
+    return pd.DataFrame({"auroc": values[0], "low": low, "high": high}, index=pd.Index(names, name="model"))
 
 
 def _replicates(a: metrics.Drawn, b: metrics.Drawn, metric: str, seed: int) -> np.ndarray:

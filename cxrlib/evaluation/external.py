@@ -18,9 +18,7 @@ REFITTED = ("ece_mass", "f1", "sensitivity", "specificity")
 _ENDS = ("", "_low", "_high")
 
 
-def external(
-    here: Predictions | None, there: Predictions, calibrator: Calibrator, thresholds: Thresholds, resampling=DEFAULT
-) -> pd.DataFrame:
+def external(here: Predictions | None, there: Predictions, calibrator, thresholds, resampling=DEFAULT) -> pd.DataFrame:
     """One row per finding and "macro": a model on its own test part (`here`) and at another hospital (`there`).
 
     here, there: uncalibrated scores, of different patients whatever they are called. calibrator, thresholds: frozen. A
