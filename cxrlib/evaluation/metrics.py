@@ -55,9 +55,11 @@ def evaluate(predictions: Predictions, thresholds: Sequence | None = None, repli
             replicate = np.where(value > 0, np.maximum(2 * value - replicate, 0), replicate)
         low, high = resampling.interval(replicate, value, scarcest)
         if name not in (*BINNED, *UNBOUNDED):
-            low[:-1], high[:-1] = drawn.limits(name)
+            change, back = _AS_SHARE.get(name, (np.asarray, np.asarray))
+            shares = change(drawn.replicates[name]), change(point)
+            low[:-1], high[:-1] = back(resampling.limits(*shares, drawn.support[name]))
         if name == "ap_lift":  # at least what the interval of ap says, for this prevalence
-            ends = drawn.limits("ap") / columns["prevalence"][:-1]
+            ends = np.stack([columns["ap_low"], columns["ap_high"]])[:, :-1] / columns["prevalence"][:-1]
             low[:-1], high[:-1] = np.minimum(low[:-1], ends[0]), np.maximum(high[:-1], ends[1])
         columns |= {name: value, f"{name}_low": low, f"{name}_high": high}
     columns["note"] = _notes(positives, columns["n"], positive, drawn)
@@ -76,11 +78,6 @@ class Drawn(NamedTuple):
     replicates: dict[str, np.ndarray]
     support: dict[str, Support]  # of the metrics in [0, 1]
     content: tuple[int, ...]  # of each finding, equal for equal scores and thresholds
-
-    def limits(self, name: str) -> np.ndarray:
-        """The ends (2, 14) of the 95 % interval of one metric."""
-        change, back = _AS_SHARE.get(name, (np.asarray, np.asarray))
-        return back(resampling.limits(change(self.replicates[name]), change(self.point[name]), self.support[name]))
 
 
 def bootstrap(*predictions: Predictions, thresholds=None, metrics=None, replicates=1000, seed=0) -> list[Drawn]:
