@@ -10,7 +10,7 @@ from cxrlib.data.metadata import read_expert_labels
 from cxrlib.data.sources import find_beside
 from cxrlib.evaluation import bootstrap
 from cxrlib.evaluation.bootstrap import ratio
-from cxrlib.evaluation.predictions import UNKNOWN, coded
+from cxrlib.evaluation.predictions import UNKNOWN
 
 EXPERT_FILES = ("all_findings_expert_labels_test_labels.csv", "true_labels.csv")
 EACH = {name: (name,) for name in FINDINGS}
@@ -59,7 +59,7 @@ def agreement(entries: pd.DataFrame, expert: pd.DataFrame, findings=EACH, replic
 
 def both_known(mined: np.ndarray, read: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where the mined label "any of m findings", from (n, m), and that of a reader (n,) are known; and both there."""
-    mined, read = coded(mined), coded(read)
+    mined, read = (np.where(np.isnan(labels), UNKNOWN, labels) for labels in (mined, read))
     mined = np.where((mined == 1).any(axis=1), 1, mined.max(axis=1)).astype(int)  # 0 where all are 0, else UNKNOWN
     known = (mined != UNKNOWN) & (read != UNKNOWN)
     return known, mined[known], read[known]

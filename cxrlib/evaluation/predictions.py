@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 
@@ -33,7 +33,8 @@ class Predictions:
     calibration: str = "none"
 
     def __post_init__(self) -> None:
-        scores, labels = np.asarray(self.scores, dtype=np.float32), coded(np.asarray(self.labels, dtype=np.float64))
+        scores, labels = np.asarray(self.scores, dtype=np.float32), np.asarray(self.labels, dtype=np.float64)
+        labels = np.where(np.isnan(labels), UNKNOWN, labels)
         image, patient = np.asarray(self.image).astype(str), np.asarray(self.patient)
         patient = np.array(patient.tolist()) if patient.dtype == object else patient
         patient = patient.astype(np.int64 if patient.dtype.kind in "iu" else str)
@@ -64,10 +65,9 @@ class Predictions:
         """(n, 14) bool: whether the label is 0 or 1."""
         return self.labels != UNKNOWN
 
-    def rows_of(self, k: int) -> np.ndarray | slice:
-        """The rows whose label of finding k is known; a slice where all are, which copies nothing."""
-        known = self.labels[:, k] != UNKNOWN
-        return slice(None) if known.all() else np.flatnonzero(known)
+    def rows_of(self, k: int) -> np.ndarray:
+        """(n,) bool: whether the label of finding k is known."""
+        return self.labels[:, k] != UNKNOWN
 
     def take(self, rows: np.ndarray) -> "Predictions":
         """The rows of a boolean mask (n,) or of an array of positions, in that order."""
@@ -101,11 +101,6 @@ class Predictions:
             raise InputError(f"{path}: {error}") from None
 
 
-def coded(labels: np.ndarray) -> np.ndarray:
-    """Labels of 1, 0 and NaN with UNKNOWN in place of NaN."""
-    return np.where(np.isnan(labels), UNKNOWN, labels)
-
-
 def fourteen(name: str, values, nan: bool = True) -> np.ndarray:
     """`values`, or those of Thresholds, as float64 (14,); None is NaN. InputError for others, and NaN without `nan`."""
     try:
@@ -119,9 +114,7 @@ def fourteen(name: str, values, nan: bool = True) -> np.ndarray:
 
 
 class SavedPerFinding:
-    """What thresholds and calibrators share: one entry per finding, saved as JSON."""
-
-    FORMAT: ClassVar[str]  # kind and version, stored in the file
+    """What thresholds and calibrators share: one entry per finding, saved as JSON with the FORMAT of their class."""
 
     def save(self, path: str | Path) -> Path:
         """Write JSON atomically and return the path."""

@@ -15,7 +15,7 @@ from cxrlib.evaluation.predictions import Predictions
 def reliability(predictions: Predictions, finding: str, bins: int = 10) -> pd.DataFrame:
     """Scores against the share of positives, in `bins` bins of equally many images (ties share a bin).
 
-    Columns: score (mean), share (of positives), low, high (95 %), images, patients, positives. The interval is Wilson's
+    Columns: score (mean), share (of positives), images, patients, positives, low, high (95 %). The interval is Wilson's
     (1927) with the number of patients of a bin instead of images, which are correlated within a patient.
     """
     k = FINDINGS.index(canonical(finding))
@@ -29,8 +29,7 @@ def reliability(predictions: Predictions, finding: str, bins: int = 10) -> pd.Da
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     # against rounding at shares of 0 and 1
-    table = table.assign(low=np.clip(middle - half, 0, share), high=np.clip(middle + half, share, 1))
-    return table[["score", "share", "low", "high", "images", "patients", "positives"]]
+    return table.assign(low=np.clip(middle - half, 0, share), high=np.clip(middle + half, share, 1))
 
 
 def out_of_fold(val: Predictions, method: str) -> Predictions:
