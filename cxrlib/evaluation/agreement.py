@@ -9,7 +9,6 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import read_expert_labels
 from cxrlib.data.sources import find_beside
 from cxrlib.evaluation import bootstrap
-from cxrlib.evaluation.bootstrap import ratio
 from cxrlib.evaluation.predictions import UNKNOWN
 
 EXPERT_FILES = ("all_findings_expert_labels_test_labels.csv", "true_labels.csv")
@@ -52,7 +51,7 @@ def agreement(entries: pd.DataFrame, expert: pd.DataFrame, findings=EACH, replic
         low, high = _kappa_interval(cells, times)
         rows[name] = {"images": len(mined), "mined": tp + fp, "expert": tp + fn, "both": tp,
                       "kappa": cohen_kappa(*counts), "kappa_low": low, "kappa_high": high,
-                      "ppv": ratio(tp, tp + fp), "sensitivity": ratio(tp, tp + fn)}  # fmt: skip
+                      "ppv": bootstrap.ratio(tp, tp + fp), "sensitivity": bootstrap.ratio(tp, tp + fn)}  # fmt: skip
     table = pd.DataFrame.from_dict(rows, orient="index", dtype=float).rename_axis("finding")
     return table.astype(dict.fromkeys(("images", "mined", "expert", "both"), int))
 
@@ -86,7 +85,7 @@ def cohen_kappa(both: np.ndarray, first: np.ndarray, second: np.ndarray, neither
     (observed - expected) / (1 - expected) agreement, expected of independent readers; NaN where expected is 1.
     """
     n = both + first + second + neither
-    observed = ratio(both + neither, n)
-    share_first, share_second = ratio(both + first, n), ratio(both + second, n)
+    observed = bootstrap.ratio(both + neither, n)
+    share_first, share_second = bootstrap.ratio(both + first, n), bootstrap.ratio(both + second, n)
     expected = share_first * share_second + (1 - share_first) * (1 - share_second)
-    return ratio(observed - expected, 1 - expected)
+    return bootstrap.ratio(observed - expected, 1 - expected)

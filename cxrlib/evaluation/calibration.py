@@ -15,7 +15,6 @@ from cxrlib.evaluation.thresholds import Thresholds, too_few
 
 # the calibrations, and what the map of a finding holds for each
 METHODS = {"none": (), "platt": ("slope", "intercept"), "temperature": ("slope",), "isotonic": ("scores", "values")}
-_EDGE = 1e-7  # scores nearer to 0 or 1 than this, the resolution of float32 at 1, have no finite logit
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +45,7 @@ class Calibrator(SavedPerFinding):
 
         method: "platt" (slope and intercept on the logit; Platt 1999), "temperature" (slope alone; Guo et al. 2017: it
         cannot shift scores that are too high overall), "isotonic" (any rising map; Zadrozny & Elkan 2002: it needs
-        hundreds of positives) or "none". A finding needs five positive and negative images, and scores that rise with
-        the share of positives.
+        hundreds of positives) or "none". A finding needs five positive and five negative images, which score lower.
         """
         unfitted, _ = cls(method), raw(val)  # both may raise
         if method == "none":
@@ -132,7 +130,7 @@ def with_prevalence(predictions: Predictions, before: np.ndarray, after: np.ndar
 
 
 def _logit(scores: np.ndarray) -> np.ndarray:
-    return logit(np.clip(scores.astype(np.float64), _EDGE, 1 - _EDGE))
+    return logit(np.clip(scores.astype(np.float64), 1e-7, 1 - 1e-7))  # finite; the resolution of float32 at 1
 
 
 def _fitted(method: str, scores: np.ndarray, positive: np.ndarray) -> dict | None:

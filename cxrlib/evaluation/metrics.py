@@ -81,10 +81,9 @@ class Drawn(NamedTuple):
 
 
 def bootstrap(*predictions: Predictions, thresholds=None, metrics=None, replicates=1000, seed=0) -> list[Drawn]:
-    """The metrics in `replicates` draws of whole patients, for each of `predictions`, which share the draws.
+    """The metrics in draws of whole patients, shared by all `predictions`; NaN where nobody drawn has the finding.
 
-    thresholds: 14 values, or Thresholds, for each of `predictions`. metrics: only these (default: all). NaN in a
-    replicate without a patient who has the finding.
+    thresholds: 14 values, or Thresholds, for each of `predictions`. metrics: only these (default: all).
     """
     patients, times = resampling.shared_draws(predictions, replicates, seed)
     pairs = zip(predictions, thresholds or [None] * len(predictions), strict=True)
