@@ -53,8 +53,7 @@ class Predictions:
                 raise InputError(f"predictions contain {bad.sum()} {what} ({where})")
         names, times = np.unique(image, return_counts=True)
         if len(names) < len(image):
-            raise InputError(f"predictions contain {some(names[times > 1])} more than once; expected one row per "
-                             "image: drop duplicates, such as of processes that pad their last batch")  # fmt: skip
+            raise InputError(f"predictions contain {some(names[times > 1])} more than once; expected one row per image")
         vars(self).update(scores=scores, labels=labels.astype(np.uint8), image=image, patient=patient)
 
     def __len__(self) -> int:
