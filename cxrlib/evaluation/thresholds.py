@@ -15,8 +15,7 @@ from cxrlib.evaluation.differences import group_difference
 from cxrlib.evaluation.metrics import at_or_above, check_calibration
 from cxrlib.evaluation.predictions import Predictions, SavedPerFinding, fourteen
 
-Grid = tuple[float, float, float] | None  # start, stop, step; None: all scores
-GRID: Grid = (0.05, 0.40, 0.05)
+GRID = (0.05, 0.40, 0.05)  # start, stop, step
 NEVER = float(np.nextafter(np.float32(1), np.float32(2)))  # above every score: never positive
 _EXAMPLES = ("f1", "f2", "f0.5", "youden", "sensitivity>=0.9", "sensitivity>=0.9@0.95", "specificity>=0.9", "cost=10")
 _NOT_TUNED = "not tuned"
@@ -48,7 +47,7 @@ class Thresholds(SavedPerFinding):
 
     values: np.ndarray
     objective: str = "by hand"
-    grid: Grid = None
+    grid: tuple[float, float, float] | None = None
     low: np.ndarray = (None,) * len(FINDINGS)
     high: np.ndarray = (None,) * len(FINDINGS)
     notes: tuple[str, ...] = ("",) * len(FINDINGS)
@@ -70,11 +69,6 @@ class Thresholds(SavedPerFinding):
     def tuned(self) -> np.ndarray:
         """(14,) bool: False where a finding had too few images for tuning and keeps a default."""
         return np.array([not note.startswith(_NOT_TUNED) for note in self.notes])
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """The values for display (`number`)."""
-        return tuple(map(number, self.values))
 
     def apply(self, predictions: Predictions) -> np.ndarray:
         """(n, 14) uint8, 1 where score >= threshold; InputError for scores of another calibration."""
@@ -144,7 +138,7 @@ def tune_thresholds(val: Predictions, grid=GRID, objective="f1", min_positives=5
     return Thresholds(values, objective, grid, *ends, tuple(notes), val.calibration)
 
 
-def grid_values(grid: Grid) -> np.ndarray:
+def grid_values(grid: tuple[float, float, float]) -> np.ndarray:
     """start, start + step, ..., stop, rounded so that 3 x 0.05 is the decimal 0.15. Raises InputError if impossible."""
     try:
         start, stop, step = (float(value) for value in grid)
@@ -200,11 +194,10 @@ def _best(scores, positive, patient, times, grid, value_of: Callable) -> tuple[n
 
 
 def parse_objective(text: str) -> tuple[Callable, tuple[float, float] | None]:
-    """The objective that `text` names, such as "f1" or "cost=10", and the promise (sensitivity, confidence) after @.
+    """The objective that `text` names, and the promise (sensitivity, confidence) after @; InputError if unknown.
 
     It is a function (tp, fp, positives, negatives) -> (value to maximize, condition met), where tp and fp are
     (candidates, replicates), all positives and negatives (replicates,); ties are exact, as quotients of integers.
-    Raises InputError for an unknown objective.
     """
     pattern = r"(youden)|(f|sensitivity>=|specificity>=|cost=)([\d.]+)(@0?\.\d+)?"
     try:
