@@ -6,15 +6,16 @@ import pandas as pd
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation import bootstrap, metrics
+from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.predictions import Predictions
 
 
 def paired_difference(a, b, metric="auroc", thresholds=None, replicates=1000, seed=0) -> pd.DataFrame:
     """`group_difference` of two models on the same images; InputError for others, or for other patients or labels."""
-    return group_difference(a, _in_order_of(a, b), metric, thresholds, bootstrap.Bootstrap(replicates, seed))
+    return group_difference(a, _in_order_of(a, b), metric, thresholds, Bootstrap(replicates, seed))
 
 
-def group_difference(a, b, metric="auroc", thresholds=None, resampling=bootstrap.DEFAULT, include=None) -> pd.DataFrame:
+def group_difference(a, b, metric="auroc", thresholds=None, resampling=Bootstrap(), include=None) -> pd.DataFrame:
     """`metric` in the Predictions of two groups of images (women and men); a patient in both is drawn for both.
 
     Rows are the findings and "macro" (over the findings defined in both); columns a, b, difference (a - b), low, high,
@@ -42,7 +43,7 @@ def group_difference(a, b, metric="auroc", thresholds=None, resampling=bootstrap
     return pd.DataFrame(columns, index=metrics.ROWS)
 
 
-def mean_against_members(mean: Predictions, members: list[Predictions], resampling=bootstrap.DEFAULT) -> pd.DataFrame:
+def mean_against_members(mean: Predictions, members: list[Predictions], resampling=Bootstrap()) -> pd.DataFrame:
     """Macro AUROC of an ensemble, its members and their mean, on shared draws of patients; InputError for other images.
 
     Rows "1", "2", ... (members), "members" (their mean), "ensemble", "ensemble - members"; columns auroc, low, high.

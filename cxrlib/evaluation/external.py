@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.bootstrap import DEFAULT, Bootstrap, with_macro
+from cxrlib.evaluation.bootstrap import Bootstrap, with_macro
 from cxrlib.evaluation.calibration import Calibrator
 from cxrlib.evaluation.differences import group_difference
 from cxrlib.evaluation.metrics import THRESHOLD_METRICS, evaluate
@@ -18,11 +18,11 @@ REFITTED = ("ece_mass", "f1", "sensitivity", "specificity")
 _ENDS = ("", "_low", "_high")
 
 
-def external(here: Predictions | None, there: Predictions, calibrator, thresholds, resampling=DEFAULT) -> pd.DataFrame:
+def external(here, there: Predictions, calibrator, thresholds, resampling=Bootstrap()) -> pd.DataFrame:
     """One row per finding and "macro": a model on its own test part (`here`) and at another hospital (`there`).
 
-    here, there: uncalibrated scores, of different patients whatever they are called. calibrator, thresholds: frozen. A
-    finding with fewer than five positive or negative images there is not measured; the note says so.
+    here (or None), there: uncalibrated scores, of different patients whatever they are called. calibrator, thresholds:
+    frozen. A finding with fewer than five positive or negative images there is not measured; the note says so.
     Columns: positives, patients (with it) and n (images of known label) there; auroc_here, auroc_there, and their
     difference (there - here) with p and p_holm; at the thresholds sensitivity, specificity and f1 there; mean
     calibrated score (score) and prevalence there, ece_mass and what noise alone would give (floor); then what
@@ -53,7 +53,7 @@ def external(here: Predictions | None, there: Predictions, calibrator, threshold
     return pd.concat(parts, axis=1).assign(note=[*notes, measured["note"].iloc[-1]])
 
 
-def refitting(there: Predictions, calibrator: Calibrator, thresholds: Thresholds, resampling=DEFAULT) -> pd.DataFrame:
+def refitting(there: Predictions, calibrator: Calibrator, thresholds: Thresholds, resampling) -> pd.DataFrame:
     """What a new calibration and new thresholds, fitted on half of the patients, bring back on the other half.
 
     Fitted by the method of the calibrator ("platt" where it is "none") and for the objective and grid of the thresholds

@@ -1,7 +1,6 @@
 """Metrics of the scores per finding with intervals; from sums per patient, so that a matrix product gives all draws."""
 
 import zlib
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +25,7 @@ _EMPTY = {"ppv": ": no image at or above the threshold", "npv": ": no image belo
 ECE_BINS = 15  # as in Guo et al. 2017
 
 
-def evaluate(predictions: Predictions, thresholds: Sequence | None = None, replicates=1000, seed=0) -> pd.DataFrame:
+def evaluate(predictions: Predictions, thresholds=None, replicates=1000, seed=0) -> pd.DataFrame:
     """One row per finding and a last row "macro"; each metric with its 95 % patient-bootstrap interval.
 
     thresholds: 14 values in the order of FINDINGS, or Thresholds; an image is positive where score >= threshold.
@@ -148,7 +147,7 @@ class _Finding:
         if threshold is not None:
             self.cells = patient_sums(2 * positive + at_or_above(scores, threshold), patient, (4, patients))
 
-    def __call__(self, weights: np.ndarray, metrics: Sequence[str]) -> dict[str, np.ndarray]:
+    def __call__(self, weights: np.ndarray, metrics) -> dict[str, np.ndarray]:
         values = {}
         positives = self.positives @ weights
         negatives = np.cumsum(self.negatives @ weights, axis=0)  # at or above each place
@@ -235,8 +234,7 @@ def _notes(positives: np.ndarray, known: np.ndarray, patients: np.ndarray, drawn
         if patients[j] == 1:
             reasons.append("a single patient has it: no interval of what rests on the positives")
         defined = [name for name in drawn.point if name not in undefined]
-        skipped = max((np.isnan(drawn.replicates[name][:, j]).sum() for name in defined), default=0)
-        if skipped:
+        if skipped := max((np.isnan(drawn.replicates[name][:, j]).sum() for name in defined), default=0):
             reasons.append(f"undefined in {skipped} replicates, which the intervals leave out")
         notes.append("; ".join(reasons))
     covered = pd.Series({name: (~np.isnan(value)).sum() for name, value in drawn.point.items()})

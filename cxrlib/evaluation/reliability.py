@@ -7,6 +7,7 @@ import pandas as pd
 from scipy.special import ndtri
 
 from cxrlib.data.findings import FINDINGS, canonical
+from cxrlib.evaluation.bootstrap import with_macro
 from cxrlib.evaluation.calibration import Calibrator
 from cxrlib.evaluation.metrics import ECE_BINS, mass_bins, point_estimates
 from cxrlib.evaluation.predictions import Predictions
@@ -45,10 +46,8 @@ def out_of_fold(val: Predictions, method: str) -> Predictions:
 
 def choose_method(val: Predictions) -> str:
     """The calibration with the lowest Brier score (macro mean) on held-out patients, of those that keep the AUROC."""
-    if not val.known.any():
-        return "none"
     held_out = {method: out_of_fold(val, method) for method in ("none", "platt", "temperature")}
-    return min(held_out, key=lambda method: np.nanmean(point_estimates(held_out[method])["brier"]))
+    return min(held_out, key=lambda method: with_macro(point_estimates(held_out[method])["brier"])[-1])
 
 
 def ece_floor(predictions: Predictions) -> np.ndarray:

@@ -20,7 +20,6 @@ NEVER = float(np.nextafter(np.float32(1), np.float32(2)))  # above every score: 
 _EXAMPLES = ("f1", "f2", "f0.5", "youden", "sensitivity>=0.9", "sensitivity>=0.9@0.95", "specificity>=0.9", "cost=10")
 _NOT_TUNED = "not tuned"
 _DEFAULT = 0.5  # where a finding is not tuned
-_FEW = Bootstrap(replicates=200)
 _KEYS = ("threshold", "low", "high", "note")  # of each finding in a file
 
 
@@ -39,7 +38,7 @@ class Thresholds(SavedPerFinding):
     objective, grid: as `tune_thresholds` takes them, or a description such as "by hand".
     low, high: (14,) ends of the 95 % bootstrap interval of the threshold itself, NaN where there is none.
     notes: 14 texts; empty where the threshold was tuned, else why it was not, or what could not be reached.
-    calibration: of the scores used for tuning, as in Predictions; None (such as by hand) accepts any scores.
+    calibration: of the scores used for tuning, as in Predictions; None (by hand, or in older files) accepts any scores.
     Raises InputError for invalid values.
     """
 
@@ -86,11 +85,10 @@ class Thresholds(SavedPerFinding):
     @classmethod
     def _read(cls, saved: dict, rows: list[dict]) -> "Thresholds":
         values, low, high, notes = ([row[key] for row in rows] for key in _KEYS)
-        calibration = saved.get("calibration")  # absent from older files
-        return cls(values, saved["objective"], saved["grid"], low, high, notes, calibration)
+        return cls(values, saved["objective"], saved["grid"], low, high, notes, saved.get("calibration"))
 
 
-def tune_thresholds(val: Predictions, grid=GRID, objective="f1", min_positives=5, resampling=_FEW) -> Thresholds:
+def tune_thresholds(val: Predictions, grid=GRID, objective="f1", resampling=Bootstrap(200)) -> Thresholds:
     """For each finding the threshold that is best on `val`, and its bootstrap interval over patients.
 
     grid: (start, stop, step), both ends included; None searches all scores (the exact optimum).
@@ -101,8 +99,8 @@ def tune_thresholds(val: Predictions, grid=GRID, objective="f1", min_positives=5
       "sensitivity>=0.9@0.95": the highest threshold that keeps this sensitivity for new patients with 95 % confidence
       (`guaranteed`); it has no interval
       "cost=10": minus the expected cost where a false negative costs as much as ten false positives
-    min_positives: a finding with fewer positive or negative images keeps 0.5, and its note gives the reason.
-    resampling: 200 replicates unless given; with 0 the intervals are NaN.
+    resampling: with 0 replicates the intervals are NaN. A finding with fewer than five positive or negative images
+    keeps 0.5, and its note gives the reason.
     """
     value_of, promise = parse_objective(objective)
     patients, drawn = shared_draws([val], *resampling)
@@ -112,7 +110,7 @@ def tune_thresholds(val: Predictions, grid=GRID, objective="f1", min_positives=5
     for k in range(len(FINDINGS)):
         rows = val.rows_of(k)
         scores, positive, of = val.scores[rows, k], val.labels[rows, k] == 1, patient[rows]
-        if few := too_few(positive, min_positives):
+        if few := too_few(positive):
             notes.append(f"{_NOT_TUNED}: {few}; {_DEFAULT} is kept")
             continue
         if promise:
@@ -130,11 +128,12 @@ def tune_thresholds(val: Predictions, grid=GRID, objective="f1", min_positives=5
             note = f"{_NOT_TUNED}: no image with the finding reaches the lowest threshold, {lowest:g}"
             note += "" if at_or_above(scores, lowest).any() else f": {nobody}"
         if not reached[0]:
-            note = f"no threshold{' of the grid' if grid else ''} reaches {objective}; the nearest is kept; {note}"
+            kept = f"no threshold{' of the grid' if grid else ''} reaches {objective}; the nearest is kept"
+            note = f"{kept}; {note}" if note else kept
         if note and grid:
             [exact], _ = _best(scores, positive, of, times[:1], None, value_of)
-            note = f"{note.removesuffix('; ')}; the best of all scores is {exact:.2g}"
-        notes.append(note.removesuffix("; "))
+            note += f"; the best of all scores is {exact:.2g}"
+        notes.append(note)
     return Thresholds(values, objective, grid, *ends, tuple(notes), val.calibration)
 
 
@@ -150,11 +149,11 @@ def grid_values(grid: tuple[float, float, float]) -> np.ndarray:
     return np.array([round(start + k * step, 10) for k in range(steps + 1)])
 
 
-def too_few(positive: np.ndarray, least: int = 5) -> str:
-    """A note where fewer than `least` images are positive (n,) bool, or negative; else an empty text."""
+def too_few(positive: np.ndarray) -> str:
+    """A note where fewer than five images are positive (n,) bool, or negative; else an empty text."""
     counts = {"positive": int(positive.sum()), "negative": int((~positive).sum())}
     kind = min(counts, key=counts.get)
-    return f"{counts[kind]} {kind} of {len(positive)} images, fewer than {least}" if counts[kind] < least else ""
+    return f"{counts[kind]} {kind} of {len(positive)} images, fewer than 5" if counts[kind] < 5 else ""
 
 
 def optimism(val: Predictions, test: Predictions, replicates: int = 1000, seed: int = 0, **how) -> pd.DataFrame:
