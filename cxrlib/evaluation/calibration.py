@@ -52,7 +52,7 @@ class Calibrator(SavedPerFinding):
             return unfitted
         maps, notes = [], []
         for k in range(len(FINDINGS)):
-            rows = val.rows_of(k)
+            rows = val.known[:, k]
             scores, positive = val.scores[rows, k], val.labels[rows, k] == 1
             note = too_few(positive) or ("" if np.ptp(scores) else "all images have the same score")
             one = {} if note else _fitted(method, scores, positive)

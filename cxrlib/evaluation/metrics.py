@@ -100,7 +100,7 @@ def _drawn(predictions, thresholds, metrics, patients, times, seed) -> Drawn:
     values = [None] * len(FINDINGS) if thresholds is None else fourteen("thresholds", thresholds, nan=False)
     patient, findings = np.searchsorted(patients, predictions.patient), []
     for k, threshold in enumerate(values):
-        rows = predictions.rows_of(k)
+        rows = predictions.known[:, k]
         scores, positive = predictions.scores[rows, k], predictions.labels[rows, k] == 1
         findings.append(_Finding(scores, positive, patient[rows], len(patients), threshold))
 

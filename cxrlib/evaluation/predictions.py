@@ -64,10 +64,6 @@ class Predictions:
         """(n, 14) bool: whether the label is 0 or 1."""
         return self.labels != UNKNOWN
 
-    def rows_of(self, k: int) -> np.ndarray:
-        """(n,) bool: whether the label of finding k is known."""
-        return self.labels[:, k] != UNKNOWN
-
     def take(self, rows: np.ndarray) -> "Predictions":
         """The rows of a boolean mask (n,) or of an array of positions, in that order."""
         return replace(self, **{name: getattr(self, name)[rows] for name in _ARRAYS})

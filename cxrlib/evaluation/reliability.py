@@ -20,7 +20,7 @@ def reliability(predictions: Predictions, finding: str, bins: int = 10) -> pd.Da
     (1927) with the number of patients of a bin instead of images, which are correlated within a patient.
     """
     k = FINDINGS.index(canonical(finding))
-    rows = predictions.rows_of(k)
+    rows = predictions.known[:, k]
     scores, labels, patient = predictions.scores[rows, k], predictions.labels[rows, k], predictions.patient[rows]
     table = pd.DataFrame({"score": scores.astype(np.float64), "label": labels.astype(int), "patient": patient})
     of_bin = table.groupby(mass_bins(scores, bins))
@@ -58,7 +58,7 @@ def ece_floor(predictions: Predictions) -> np.ndarray:
     """
     rng, floor = np.random.default_rng(0), np.empty(len(FINDINGS))
     for k in range(len(FINDINGS)):
-        scores = predictions.scores[predictions.rows_of(k), k]
+        scores = predictions.scores[predictions.known[:, k], k]
         bins, scores = mass_bins(scores), scores.astype(np.float64)
         drawn = ((rng.random(len(scores)) < scores) - scores for _ in range(200))
         gaps = [np.abs(np.bincount(bins, errors, ECE_BINS)).sum() for errors in drawn]

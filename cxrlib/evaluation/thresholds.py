@@ -108,7 +108,7 @@ def tune_thresholds(val: Predictions, grid=GRID, objective="f1", resampling=Boot
     times = np.vstack([np.ones((1, len(patients)), drawn.dtype), drawn])  # the data itself, then the replicates
     values, ends, notes = np.full(len(FINDINGS), _DEFAULT), np.full((2, len(FINDINGS)), np.nan), []
     for k in range(len(FINDINGS)):
-        rows = val.rows_of(k)
+        rows = val.known[:, k]
         scores, positive, of = val.scores[rows, k], val.labels[rows, k] == 1, patient[rows]
         if few := too_few(positive):
             notes.append(f"{_NOT_TUNED}: {few}; {_DEFAULT} is kept")

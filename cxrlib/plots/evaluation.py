@@ -76,7 +76,7 @@ def plot_pr_curves(predictions: Predictions, points: dict[str, Thresholds]) -> p
     figure, all_axes = panels(len(FINDINGS), 5, 2.2, height=1.9, labels=labels, sharex=True, sharey=True)
     handles = {}
     for k, (axes, name) in enumerate(zip(all_axes, FINDINGS, strict=False)):
-        rows = predictions.rows_of(k)
+        rows = predictions.known[:, k]
         truth, scores = predictions.labels[rows, k] == 1, predictions.scores[rows, k]
         axes.set_title(pretty(name), fontsize=10)
         if not truth.any():
