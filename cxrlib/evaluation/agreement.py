@@ -37,9 +37,8 @@ def agreement(entries: pd.DataFrame, expert: pd.DataFrame, findings=EACH, replic
     share mined); NaN where undefined. Where no image is positive in both, or they never differ, the limit of kappa on
     that side is that of the positive agreement 2 both / (mined + expert).
     """
-    expert = expert.set_index("image")
-    both = entries[entries["image"].isin(expert.index)]
-    expert = expert.loc[both["image"]]
+    both = entries[entries["image"].isin(expert["image"])]
+    expert = expert.set_index("image").loc[both["image"]]
     codes, patients = pd.factorize(both["patient"])
     times = bootstrap.draw_patients(len(patients), replicates, seed)
     rows = {}

@@ -81,9 +81,8 @@ def against_experts(predictions: Predictions, experts: pd.DataFrame, replicates=
     Columns: images, mined and expert (positives), auroc_mined, auroc_expert, difference (expert - mined), low, high, p,
     note. Undefined, with a note, with fewer than 10 images with it, or without it, by either.
     """
-    experts = experts.set_index("image")
-    both = predictions.take(np.isin(predictions.image, experts.index))
-    experts = experts.loc[both.image]
+    both = predictions.take(np.isin(predictions.image, experts["image"]))
+    experts = experts.set_index("image").loc[both.image]
     tasks = EACH | EXPERT_TASKS
     rows = {}
     for name in experts.columns.intersection(list(tasks), sort=False):

@@ -40,9 +40,9 @@ class Evaluation:
     def text(self, models: dict[str, dict]) -> str:
         """A line per finding, the macros, the models (checkpoints of one split, by name), the data, the notes."""
         lines, config, patients = [], next(iter(models.values()))["config"], len(np.unique(self.test.patient))
-        for (finding, row), threshold in zip(self.table[:-1].iterrows(), self.thresholds.values, strict=True):
+        for finding, row in self.table[:-1].iterrows():
             lines.append(f"{finding:<19} AUC {_with_interval(row, 'auroc')}  F1 {_with_interval(row, 'f1')}  threshold "
-                         f"{number(threshold):<6}  positives {row['positives']:.0f} of {row['n']:.0f}")  # fmt: skip
+                         f"{number(row.threshold):<6}  positives {row.positives:.0f} of {row.n:.0f}")  # fmt: skip
         for name, metric in (("AUC", "auroc"), ("F1", "f1"), ("AP", "ap")):
             value, defined = _with_interval(self.table.loc["macro"], metric), self.table[metric][:-1].notna().sum()
             lines.append(f"{'macro ' + name:<19} {name:<3} {value}  over {defined} of {len(FINDINGS)} findings")
@@ -65,7 +65,7 @@ class Evaluation:
 
 def numbered(models: int) -> list[str]:
     """What the names of each model's files end in: _1, _2, ...; nothing for a single model."""
-    return [f"_{number}" for number in range(1, models + 1)] if models > 1 else [""]
+    return [f"_{n}" for n in range(1, models + 1)] if models > 1 else [""]
 
 
 def check_how(calibrate: str, grid: str, objective: str) -> dict:
