@@ -32,14 +32,13 @@ def number(value: float) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Thresholds(SavedPerFinding):
-    """One threshold per finding, in the order of FINDINGS, and how it was chosen.
+    """One threshold per finding, in the order of FINDINGS, and how it was chosen. InputError for invalid values.
 
     values: (14,) float64 in [0, 1], or just above 1 (NEVER) where no image should be predicted positive.
     objective, grid: as `tune_thresholds` takes them, or a description such as "by hand".
     low, high: (14,) ends of the 95 % bootstrap interval of the threshold itself, NaN where there is none.
     notes: 14 texts; empty where the threshold was tuned, else why it was not, or what could not be reached.
     calibration: of the scores used for tuning, as in Predictions; None (by hand, or in older files) accepts any scores.
-    Raises InputError for invalid values.
     """
 
     FORMAT = "cxrlib thresholds 1"
