@@ -9,8 +9,7 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.data.metadata import read_expert_labels
 from cxrlib.data.sources import find_beside
 from cxrlib.evaluation import bootstrap
-from cxrlib.evaluation.bootstrap import ratio
-from cxrlib.evaluation.predictions import UNKNOWN, coded
+from cxrlib.evaluation.predictions import UNKNOWN
 
 EXPERT_FILES = ("all_findings_expert_labels_test_labels.csv", "true_labels.csv")
 EACH = {name: (name,) for name in FINDINGS}
@@ -38,9 +37,8 @@ def agreement(entries: pd.DataFrame, expert: pd.DataFrame, findings=EACH, replic
     share mined); NaN where undefined. Where no image is positive in both, or they never differ, the limit of kappa on
     that side is that of the positive agreement 2 both / (mined + expert).
     """
-    expert = expert.set_index("image")
-    both = entries[entries["image"].isin(expert.index)]
-    expert = expert.loc[both["image"]]
+    both = entries[entries["image"].isin(expert["image"])]
+    expert = expert.set_index("image").loc[both["image"]]
     codes, patients = pd.factorize(both["patient"])
     times = bootstrap.draw_patients(len(patients), replicates, seed)
     rows = {}
@@ -52,14 +50,14 @@ def agreement(entries: pd.DataFrame, expert: pd.DataFrame, findings=EACH, replic
         low, high = _kappa_interval(cells, times)
         rows[name] = {"images": len(mined), "mined": tp + fp, "expert": tp + fn, "both": tp,
                       "kappa": cohen_kappa(*counts), "kappa_low": low, "kappa_high": high,
-                      "ppv": ratio(tp, tp + fp), "sensitivity": ratio(tp, tp + fn)}  # fmt: skip
+                      "ppv": bootstrap.ratio(tp, tp + fp), "sensitivity": bootstrap.ratio(tp, tp + fn)}  # fmt: skip
     table = pd.DataFrame.from_dict(rows, orient="index", dtype=float).rename_axis("finding")
     return table.astype(dict.fromkeys(("images", "mined", "expert", "both"), int))
 
 
 def both_known(mined: np.ndarray, read: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where the mined label "any of m findings", from (n, m), and that of a reader (n,) are known; and both there."""
-    mined, read = coded(mined), coded(read)
+    mined, read = (np.where(np.isnan(labels), UNKNOWN, labels) for labels in (mined, read))
     mined = np.where((mined == 1).any(axis=1), 1, mined.max(axis=1)).astype(int)  # 0 where all are 0, else UNKNOWN
     known = (mined != UNKNOWN) & (read != UNKNOWN)
     return known, mined[known], read[known]
@@ -86,7 +84,7 @@ def cohen_kappa(both: np.ndarray, first: np.ndarray, second: np.ndarray, neither
     (observed - expected) / (1 - expected) agreement, expected of independent readers; NaN where expected is 1.
     """
     n = both + first + second + neither
-    observed = ratio(both + neither, n)
-    share_first, share_second = ratio(both + first, n), ratio(both + second, n)
+    observed = bootstrap.ratio(both + neither, n)
+    share_first, share_second = bootstrap.ratio(both + first, n), bootstrap.ratio(both + second, n)
     expected = share_first * share_second + (1 - share_first) * (1 - share_second)
-    return ratio(observed - expected, 1 - expected)
+    return bootstrap.ratio(observed - expected, 1 - expected)

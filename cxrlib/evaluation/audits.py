@@ -59,10 +59,9 @@ def _gap(within, others, metric, thresholds, resampling) -> pd.DataFrame:
     """One group against all others: a table of differences with the columns of an audit."""
     (having, scarcest), (having_others, scarcest_others) = count_patients(within), count_patients(others)
     enough = np.minimum(scarcest, scarcest_others)[:-1] >= _LEAST_PATIENTS
-    miss_rate = metric == "miss_rate"
-    name = "sensitivity" if miss_rate else metric
+    name = "sensitivity" if metric == "miss_rate" else metric
     table = group_difference(within, others, name, thresholds, resampling, include=enough)
-    if miss_rate:
+    if metric == "miss_rate":
         low, high = -table["high"], -table["low"]
         table = table.assign(a=1 - table["a"], b=1 - table["b"], difference=-table["difference"], low=low, high=high)
     for k in np.flatnonzero(~enough):
@@ -82,9 +81,8 @@ def against_experts(predictions: Predictions, experts: pd.DataFrame, replicates=
     Columns: images, mined and expert (positives), auroc_mined, auroc_expert, difference (expert - mined), low, high, p,
     note. Undefined, with a note, with fewer than 10 images with it, or without it, by either.
     """
-    experts = experts.set_index("image")
-    both = predictions.take(np.isin(predictions.image, experts.index))
-    experts = experts.loc[both.image]
+    both = predictions.take(np.isin(predictions.image, experts["image"]))
+    experts = experts.set_index("image").loc[both.image]
     tasks = EACH | EXPERT_TASKS
     rows = {}
     for name in experts.columns.intersection(list(tasks), sort=False):

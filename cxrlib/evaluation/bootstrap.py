@@ -21,9 +21,6 @@ class Bootstrap(NamedTuple):
     seed: int = 0
 
 
-DEFAULT = Bootstrap()
-
-
 class Support(NamedTuple):
     """What k metrics in [0, 1] rest on, each (k,) or a number.
 

@@ -13,9 +13,8 @@ from cxrlib.evaluation.metrics import check_calibration
 from cxrlib.evaluation.predictions import Predictions, SavedPerFinding, fourteen
 from cxrlib.evaluation.thresholds import Thresholds, too_few
 
-METHODS = ("none", "platt", "temperature", "isotonic")
-_EDGE = 1e-7  # scores nearer to 0 or 1 than this, the resolution of float32 at 1, have no finite logit
-_KEYS = {"platt": ("slope", "intercept"), "temperature": ("slope",), "isotonic": ("scores", "values"), "none": ()}
+# the calibrations, and what the map of a finding holds for each
+METHODS = {"none": (), "platt": ("slope", "intercept"), "temperature": ("slope",), "isotonic": ("scores", "values")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,15 +45,14 @@ class Calibrator(SavedPerFinding):
 
         method: "platt" (slope and intercept on the logit; Platt 1999), "temperature" (slope alone; Guo et al. 2017: it
         cannot shift scores that are too high overall), "isotonic" (any rising map; Zadrozny & Elkan 2002: it needs
-        hundreds of positives) or "none". A finding needs five positive and negative images, and scores that rise with
-        the share of positives.
+        hundreds of positives) or "none". A finding needs five positive and five negative images, which score lower.
         """
         unfitted, _ = cls(method), raw(val)  # both may raise
         if method == "none":
             return unfitted
         maps, notes = [], []
         for k in range(len(FINDINGS)):
-            rows = val.rows_of(k)
+            rows = val.known[:, k]
             scores, positive = val.scores[rows, k], val.labels[rows, k] == 1
             note = too_few(positive) or ("" if np.ptp(scores) else "all images have the same score")
             one = {} if note else _fitted(method, scores, positive)
@@ -65,14 +63,13 @@ class Calibrator(SavedPerFinding):
 
     def calibrate(self, scores: np.ndarray) -> np.ndarray:
         """Scores (n, 14) in [0, 1] to calibrated scores (n, 14) float32."""
-        scores = np.asarray(scores, dtype=np.float32)
-        columns = list(scores.T)
-        for k, one in enumerate(self.maps):
+        calibrated = np.array(scores, dtype=np.float32, order="C")
+        for column, one in zip(calibrated.T, self.maps, strict=True):
             if "slope" in one:
-                columns[k] = expit(one["slope"] * _logit(columns[k]) + one.get("intercept", 0.0)).astype(np.float32)
+                column[:] = expit(one["slope"] * _logit(column) + one.get("intercept", 0.0))
             elif one:
-                columns[k] = np.interp(columns[k], one["scores"], one["values"]).astype(np.float32)
-        return np.stack(columns, axis=1)
+                column[:] = np.interp(column, one["scores"], one["values"])
+        return calibrated
 
     def apply(self, predictions: Predictions) -> Predictions:
         """The same images with calibrated scores, marked as such. Raises InputError where they already were."""
@@ -89,9 +86,7 @@ class Calibrator(SavedPerFinding):
         return cls(saved["method"], tuple(rows), notes)
 
 
-def operating_points(
-    calibrations: Sequence[dict | None], tuned: dict | None
-) -> tuple[tuple[Calibrator, ...], Thresholds | None]:
+def operating_points(calibrations: Sequence, tuned: dict | None) -> tuple[tuple[Calibrator, ...], Thresholds | None]:
     """The calibrators of models (None: the identity), and thresholds on their mean; InputError for other scores."""
     calibrators = tuple(Calibrator() if saved is None else Calibrator.from_dict(saved) for saved in calibrations)
     thresholds = None if tuned is None else Thresholds.from_dict(tuned)
@@ -135,7 +130,7 @@ def with_prevalence(predictions: Predictions, before: np.ndarray, after: np.ndar
 
 
 def _logit(scores: np.ndarray) -> np.ndarray:
-    return logit(np.clip(scores.astype(np.float64), _EDGE, 1 - _EDGE))
+    return logit(np.clip(scores.astype(np.float64), 1e-7, 1 - 1e-7))  # finite; the resolution of float32 at 1
 
 
 def _fitted(method: str, scores: np.ndarray, positive: np.ndarray) -> dict | None:
@@ -168,7 +163,7 @@ def _fitted(method: str, scores: np.ndarray, positive: np.ndarray) -> dict | Non
 
 def _checked(method: str, finding: str, one: dict) -> dict:
     """The map of one finding as plain floats; InputError where it does not belong to the method."""
-    keys = _KEYS[method]
+    keys = METHODS[method]
     if set(one) not in (set(), set(keys)):
         raise InputError(f"the {method} map of {finding} has {some(one)}; expected {some(keys) or 'nothing'}")
     try:

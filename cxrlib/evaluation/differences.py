@@ -1,28 +1,22 @@
 """Differences of two models, or two groups of images, on the same draws of patients; p-values, Holm's correction."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation import bootstrap, metrics
-from cxrlib.evaluation.bootstrap import DEFAULT, Bootstrap, count_patients, replicates_with_macro, with_macro
+from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.predictions import Predictions
 
 
-def paired_difference(
-    a: Predictions, b: Predictions, metric="auroc", thresholds: Sequence | None = None, replicates=1000, seed=0
-) -> pd.DataFrame:
+def paired_difference(a, b, metric="auroc", thresholds=None, replicates=1000, seed=0) -> pd.DataFrame:
     """`group_difference` of two models on the same images; InputError for others, or for other patients or labels."""
     return group_difference(a, _in_order_of(a, b), metric, thresholds, Bootstrap(replicates, seed))
 
 
-def group_difference(
-    a: Predictions, b: Predictions, metric="auroc", thresholds: Sequence | None = None, resampling=DEFAULT, include=None
-) -> pd.DataFrame:
-    """`metric` in two groups of images (women and men, AP and PA); a patient with images in both is drawn for both.
+def group_difference(a, b, metric="auroc", thresholds=None, resampling=Bootstrap(), include=None) -> pd.DataFrame:
+    """`metric` in the Predictions of two groups of images (women and men); a patient in both is drawn for both.
 
     Rows are the findings and "macro" (over the findings defined in both); columns a, b, difference (a - b), low, high,
     p (two-sided: `p_values`), p_holm (corrected for all findings: `holm`; the macro keeps its p), note.
@@ -36,10 +30,10 @@ def group_difference(
     drawn = metrics.bootstrap(a, b, thresholds=pair, metrics=[metric], **resampling._asdict())
     first, second = (one.point[metric] for one in drawn)
     defined = ~np.isnan(first - second) & (True if include is None else include)
-    first, second = (with_macro(np.where(defined, value, np.nan)) for value in (first, second))
+    first, second = (bootstrap.with_macro(np.where(defined, value, np.nan)) for value in (first, second))
     difference = first - second
-    replicates = replicates_with_macro(_replicates(*drawn, metric, resampling.seed), difference[:-1])
-    scarcest = np.minimum(count_patients(a)[1], count_patients(b)[1])
+    replicates = bootstrap.replicates_with_macro(_replicates(*drawn, metric, resampling.seed), difference[:-1])
+    scarcest = np.minimum(bootstrap.count_patients(a)[1], bootstrap.count_patients(b)[1])
     low, high = bootstrap.interval(replicates, difference, scarcest)
     columns = {"a": first, "b": second, "difference": difference, "low": low, "high": high}
     columns["p"] = np.where(np.isnan(difference), np.nan, bootstrap.p_values(replicates, scarcest))
@@ -49,23 +43,21 @@ def group_difference(
     return pd.DataFrame(columns, index=metrics.ROWS)
 
 
-def mean_against_members(mean: Predictions, members: Sequence[Predictions], resampling=DEFAULT) -> pd.DataFrame:
-    """Macro AUROC of an ensemble, of its members and of these on average, on the same images and draws of patients.
+def mean_against_members(mean: Predictions, members: list[Predictions], resampling=Bootstrap()) -> pd.DataFrame:
+    """Macro AUROC of an ensemble, its members and their mean, on shared draws of patients; InputError for other images.
 
-    Rows "1", "2", ... (the members), "members" (their mean), "ensemble" and "ensemble - members"; columns auroc, low,
-    high. Raises InputError for different images.
+    Rows "1", "2", ... (members), "members" (their mean), "ensemble", "ensemble - members"; columns auroc, low, high.
     """
     members = [_in_order_of(mean, one) for one in members]
     drawn = metrics.bootstrap(*members, mean, metrics=["auroc"], **resampling._asdict())
     aurocs = [(one.point["auroc"], one.replicates["auroc"]) for one in drawn]
     # of each model: of the data, then of the replicates
-    *each, whole = (replicates_with_macro(np.vstack(both), both[0])[:, -1] for both in aurocs)
+    *each, whole = (bootstrap.replicates_with_macro(np.vstack(both), both[0])[:, -1] for both in aurocs)
     average = sum(each) / len(each)
-    point, *replicates = np.column_stack([*each, average, whole, whole - average])
-    replicates = np.reshape(replicates, (-1, len(point)))  # of which there may be none
-    low, high = bootstrap.interval(replicates, point, count_patients(mean)[1][-1])
+    values = np.column_stack([*each, average, whole, whole - average])
+    low, high = bootstrap.interval(values[1:], values[0], bootstrap.count_patients(mean)[1][-1])
     names = [*(str(number) for number, _ in enumerate(each, 1)), "members", "ensemble", "ensemble - members"]
-    return pd.DataFrame({"auroc": point, "low": low, "high": high}, index=pd.Index(names, name="model"))
+    return pd.DataFrame({"auroc": values[0], "low": low, "high": high}, index=pd.Index(names, name="model"))
 
 
 def _replicates(a: metrics.Drawn, b: metrics.Drawn, metric: str, seed: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.bootstrap import DEFAULT, Bootstrap, with_macro
+from cxrlib.evaluation.bootstrap import Bootstrap, with_macro
 from cxrlib.evaluation.calibration import Calibrator
 from cxrlib.evaluation.differences import group_difference
 from cxrlib.evaluation.metrics import THRESHOLD_METRICS, evaluate
@@ -18,19 +18,17 @@ REFITTED = ("ece_mass", "f1", "sensitivity", "specificity")
 _ENDS = ("", "_low", "_high")
 
 
-def external(
-    here: Predictions | None, there: Predictions, calibrator: Calibrator, thresholds: Thresholds, resampling=DEFAULT
-) -> pd.DataFrame:
+def external(here, there: Predictions, calibrator, thresholds, resampling=Bootstrap()) -> pd.DataFrame:
     """One row per finding and "macro": a model on its own test part (`here`) and at another hospital (`there`).
 
-    here, there: uncalibrated scores, of different patients whatever they are called. calibrator, thresholds: frozen. A
-    finding with fewer than five positive or negative images there is not measured; the note says so.
+    here (or None), there: uncalibrated scores, of different patients whatever they are called. calibrator, thresholds:
+    frozen. A finding with fewer than five positive or negative images there is not measured; the note says so.
     Columns: positives, patients (with it) and n (images of known label) there; auroc_here, auroc_there, and their
     difference (there - here) with p and p_holm; at the thresholds sensitivity, specificity and f1 there; mean
     calibrated score (score) and prevalence there, ece_mass and what noise alone would give (floor); then what
     `refitting` returns; each metric with `_low` and `_high`, and a note. Macros are means over the findings measured.
     """
-    few = [too_few(there.labels[there.rows_of(k), k] == 1) for k in range(len(FINDINGS))]
+    few = [too_few(there.labels[there.known[:, k], k] == 1) for k in range(len(FINDINGS))]
     enough = np.array([not note for note in few])
     counts = evaluate(there, replicates=0)[["positives", "patients", "n"]]
     there = replace(there, labels=np.where(enough, there.labels, UNKNOWN))
@@ -44,7 +42,7 @@ def external(
         difference = difference.rename(columns={"low": "difference_low", "high": "difference_high"})
         parts += [_named(own, "auroc", "auroc_here"), difference.drop(columns=["a", "b", "note"])]
         missing = ("here: " + own["note"]).where(own["auroc"].isna(), "")
-    score = [calibrated.scores[there.rows_of(k), k].mean() if enough[k] else np.nan for k in range(len(FINDINGS))]
+    score = [calibrated.scores[there.known[:, k], k].mean() if enough[k] else np.nan for k in range(len(FINDINGS))]
     parts += [_named(measured, name) for name in ("sensitivity", "specificity", "f1", "ece_mass")]
     levels = {"score": with_macro(np.array(score)), "floor": with_macro(ece_floor(calibrated))}
     again = refitting(there, calibrator, thresholds, resampling)
@@ -55,7 +53,7 @@ def external(
     return pd.concat(parts, axis=1).assign(note=[*notes, measured["note"].iloc[-1]])
 
 
-def refitting(there: Predictions, calibrator: Calibrator, thresholds: Thresholds, resampling=DEFAULT) -> pd.DataFrame:
+def refitting(there: Predictions, calibrator: Calibrator, thresholds: Thresholds, resampling) -> pd.DataFrame:
     """What a new calibration and new thresholds, fitted on half of the patients, bring back on the other half.
 
     Fitted by the method of the calibrator ("platt" where it is "none") and for the objective and grid of the thresholds

@@ -1,7 +1,6 @@
 """Metrics of the scores per finding with intervals; from sums per patient, so that a matrix product gives all draws."""
 
 import zlib
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +25,7 @@ _EMPTY = {"ppv": ": no image at or above the threshold", "npv": ": no image belo
 ECE_BINS = 15  # as in Guo et al. 2017
 
 
-def evaluate(predictions: Predictions, thresholds: Sequence | None = None, replicates=1000, seed=0) -> pd.DataFrame:
+def evaluate(predictions: Predictions, thresholds=None, replicates=1000, seed=0) -> pd.DataFrame:
     """One row per finding and a last row "macro"; each metric with its 95 % patient-bootstrap interval.
 
     thresholds: 14 values in the order of FINDINGS, or Thresholds; an image is positive where score >= threshold.
@@ -55,9 +54,11 @@ def evaluate(predictions: Predictions, thresholds: Sequence | None = None, repli
             replicate = np.where(value > 0, np.maximum(2 * value - replicate, 0), replicate)
         low, high = resampling.interval(replicate, value, scarcest)
         if name not in (*BINNED, *UNBOUNDED):
-            low[:-1], high[:-1] = drawn.limits(name)
+            change, back = _AS_SHARE.get(name, (np.asarray, np.asarray))
+            shares = change(drawn.replicates[name]), change(point)
+            low[:-1], high[:-1] = back(resampling.limits(*shares, drawn.support[name]))
         if name == "ap_lift":  # at least what the interval of ap says, for this prevalence
-            ends = drawn.limits("ap") / columns["prevalence"][:-1]
+            ends = np.stack([columns["ap_low"], columns["ap_high"]])[:, :-1] / columns["prevalence"][:-1]
             low[:-1], high[:-1] = np.minimum(low[:-1], ends[0]), np.maximum(high[:-1], ends[1])
         columns |= {name: value, f"{name}_low": low, f"{name}_high": high}
     columns["note"] = _notes(positives, columns["n"], positive, drawn)
@@ -77,17 +78,11 @@ class Drawn(NamedTuple):
     support: dict[str, Support]  # of the metrics in [0, 1]
     content: tuple[int, ...]  # of each finding, equal for equal scores and thresholds
 
-    def limits(self, name: str) -> np.ndarray:
-        """The ends (2, 14) of the 95 % interval of one metric."""
-        change, back = _AS_SHARE.get(name, (np.asarray, np.asarray))
-        return back(resampling.limits(change(self.replicates[name]), change(self.point[name]), self.support[name]))
-
 
 def bootstrap(*predictions: Predictions, thresholds=None, metrics=None, replicates=1000, seed=0) -> list[Drawn]:
-    """The metrics in `replicates` draws of whole patients, for each of `predictions`, which share the draws.
+    """The metrics in draws of whole patients, shared by all `predictions`; NaN where nobody drawn has the finding.
 
-    thresholds: 14 values, or Thresholds, for each of `predictions`. metrics: only these (default: all). NaN in a
-    replicate without a patient who has the finding.
+    thresholds: 14 values, or Thresholds, for each of `predictions`. metrics: only these (default: all).
     """
     patients, times = resampling.shared_draws(predictions, replicates, seed)
     pairs = zip(predictions, thresholds or [None] * len(predictions), strict=True)
@@ -105,7 +100,7 @@ def _drawn(predictions, thresholds, metrics, patients, times, seed) -> Drawn:
     values = [None] * len(FINDINGS) if thresholds is None else fourteen("thresholds", thresholds, nan=False)
     patient, findings = np.searchsorted(patients, predictions.patient), []
     for k, threshold in enumerate(values):
-        rows = predictions.rows_of(k)
+        rows = predictions.known[:, k]
         scores, positive = predictions.scores[rows, k], predictions.labels[rows, k] == 1
         findings.append(_Finding(scores, positive, patient[rows], len(patients), threshold))
 
@@ -152,7 +147,7 @@ class _Finding:
         if threshold is not None:
             self.cells = patient_sums(2 * positive + at_or_above(scores, threshold), patient, (4, patients))
 
-    def __call__(self, weights: np.ndarray, metrics: Sequence[str]) -> dict[str, np.ndarray]:
+    def __call__(self, weights: np.ndarray, metrics) -> dict[str, np.ndarray]:
         values = {}
         positives = self.positives @ weights
         negatives = np.cumsum(self.negatives @ weights, axis=0)  # at or above each place
@@ -239,8 +234,7 @@ def _notes(positives: np.ndarray, known: np.ndarray, patients: np.ndarray, drawn
         if patients[j] == 1:
             reasons.append("a single patient has it: no interval of what rests on the positives")
         defined = [name for name in drawn.point if name not in undefined]
-        skipped = max((np.isnan(drawn.replicates[name][:, j]).sum() for name in defined), default=0)
-        if skipped:
+        if skipped := max((np.isnan(drawn.replicates[name][:, j]).sum() for name in defined), default=0):
             reasons.append(f"undefined in {skipped} replicates, which the intervals leave out")
         notes.append("; ".join(reasons))
     covered = pd.Series({name: (~np.isnan(value)).sum() for name, value in drawn.point.items()})

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 
@@ -33,7 +33,8 @@ class Predictions:
     calibration: str = "none"
 
     def __post_init__(self) -> None:
-        scores, labels = np.asarray(self.scores, dtype=np.float32), coded(np.asarray(self.labels, dtype=np.float64))
+        scores, labels = np.asarray(self.scores, dtype=np.float32), np.asarray(self.labels, dtype=np.float64)
+        labels = np.where(np.isnan(labels), UNKNOWN, labels)
         image, patient = np.asarray(self.image).astype(str), np.asarray(self.patient)
         patient = np.array(patient.tolist()) if patient.dtype == object else patient
         patient = patient.astype(np.int64 if patient.dtype.kind in "iu" else str)
@@ -52,8 +53,7 @@ class Predictions:
                 raise InputError(f"predictions contain {bad.sum()} {what} ({where})")
         names, times = np.unique(image, return_counts=True)
         if len(names) < len(image):
-            raise InputError(f"predictions contain {some(names[times > 1])} more than once; expected one row per "
-                             "image: drop duplicates, such as of processes that pad their last batch")  # fmt: skip
+            raise InputError(f"predictions contain {some(names[times > 1])} more than once; expected one row per image")
         vars(self).update(scores=scores, labels=labels.astype(np.uint8), image=image, patient=patient)
 
     def __len__(self) -> int:
@@ -63,11 +63,6 @@ class Predictions:
     def known(self) -> np.ndarray:
         """(n, 14) bool: whether the label is 0 or 1."""
         return self.labels != UNKNOWN
-
-    def rows_of(self, k: int) -> np.ndarray | slice:
-        """The rows whose label of finding k is known; a slice where all are, which copies nothing."""
-        known = self.labels[:, k] != UNKNOWN
-        return slice(None) if known.all() else np.flatnonzero(known)
 
     def take(self, rows: np.ndarray) -> "Predictions":
         """The rows of a boolean mask (n,) or of an array of positions, in that order."""
@@ -101,11 +96,6 @@ class Predictions:
             raise InputError(f"{path}: {error}") from None
 
 
-def coded(labels: np.ndarray) -> np.ndarray:
-    """Labels of 1, 0 and NaN with UNKNOWN in place of NaN."""
-    return np.where(np.isnan(labels), UNKNOWN, labels)
-
-
 def fourteen(name: str, values, nan: bool = True) -> np.ndarray:
     """`values`, or those of Thresholds, as float64 (14,); None is NaN. InputError for others, and NaN without `nan`."""
     try:
@@ -119,9 +109,7 @@ def fourteen(name: str, values, nan: bool = True) -> np.ndarray:
 
 
 class SavedPerFinding:
-    """What thresholds and calibrators share: one entry per finding, saved as JSON."""
-
-    FORMAT: ClassVar[str]  # kind and version, stored in the file
+    """What thresholds and calibrators share: one entry per finding, saved as JSON with the FORMAT of their class."""
 
     def save(self, path: str | Path) -> Path:
         """Write JSON atomically and return the path."""

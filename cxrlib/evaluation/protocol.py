@@ -13,7 +13,7 @@ from cxrlib.evaluation.calibration import Calibrator, mean_calibrated, methods_t
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.reliability import choose_method
-from cxrlib.evaluation.thresholds import GRID, Grid, Thresholds, grid_values, parse_objective, tune_thresholds
+from cxrlib.evaluation.thresholds import GRID, Thresholds, grid_values, number, parse_objective, tune_thresholds
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,16 @@ class Evaluation:
         self.thresholds.save(folder / "thresholds.json")
         if len(raw) > 1:  # the mean of the calibrated scores; files of each model have a number
             self.test.save(folder / "predictions_test.npz")
-        for number, calibrator, scores in zip(numbered(len(raw)), self.calibrators, raw, strict=True):
-            calibrator.save(folder / f"calibration{number}.json")
-            scores.save(folder / f"predictions_test{number}.npz")
+        for end, calibrator, scores in zip(numbered(len(raw)), self.calibrators, raw, strict=True):
+            calibrator.save(folder / f"calibration{end}.json")
+            scores.save(folder / f"predictions_test{end}.npz")
 
     def text(self, models: dict[str, dict]) -> str:
         """A line per finding, the macros, the models (checkpoints of one split, by name), the data, the notes."""
         lines, config, patients = [], next(iter(models.values()))["config"], len(np.unique(self.test.patient))
-        for (finding, row), threshold in zip(self.table[:-1].iterrows(), self.thresholds.texts, strict=True):
+        for finding, row in self.table[:-1].iterrows():
             lines.append(f"{finding:<19} AUC {_with_interval(row, 'auroc')}  F1 {_with_interval(row, 'f1')}  threshold "
-                         f"{threshold:<6}  positives {row['positives']:.0f} of {row['n']:.0f}")  # fmt: skip
+                         f"{number(row.threshold):<6}  positives {row.positives:.0f} of {row.n:.0f}")  # fmt: skip
         for name, metric in (("AUC", "auroc"), ("F1", "f1"), ("AP", "ap")):
             value, defined = _with_interval(self.table.loc["macro"], metric), self.table[metric][:-1].notna().sum()
             lines.append(f"{'macro ' + name:<19} {name:<3} {value}  over {defined} of {len(FINDINGS)} findings")
@@ -65,7 +65,7 @@ class Evaluation:
 
 def numbered(models: int) -> list[str]:
     """What the names of each model's files end in: _1, _2, ...; nothing for a single model."""
-    return [f"_{number}" for number in range(1, models + 1)] if models > 1 else [""]
+    return [f"_{n}" for n in range(1, models + 1)] if models > 1 else [""]
 
 
 def check_how(calibrate: str, grid: str, objective: str) -> dict:
@@ -80,7 +80,7 @@ def check_how(calibrate: str, grid: str, objective: str) -> dict:
 
 
 def evaluate_at_tuned(
-    val, test, calibrate="auto", grid: Grid = GRID, objective="f1", replicates=1000, thresholds=None
+    val, test, calibrate="auto", grid=GRID, objective="f1", replicates=1000, thresholds=None
 ) -> Evaluation:
     """Fit the calibrators and the thresholds on `val`, freeze both, and measure on `test`.
 

@@ -7,6 +7,7 @@ import pandas as pd
 from scipy.special import ndtri
 
 from cxrlib.data.findings import FINDINGS, canonical
+from cxrlib.evaluation.bootstrap import with_macro
 from cxrlib.evaluation.calibration import Calibrator
 from cxrlib.evaluation.metrics import ECE_BINS, mass_bins, point_estimates
 from cxrlib.evaluation.predictions import Predictions
@@ -15,11 +16,11 @@ from cxrlib.evaluation.predictions import Predictions
 def reliability(predictions: Predictions, finding: str, bins: int = 10) -> pd.DataFrame:
     """Scores against the share of positives, in `bins` bins of equally many images (ties share a bin).
 
-    Columns: score (mean), share (of positives), low, high (95 %), images, patients, positives. The interval is Wilson's
+    Columns: score (mean), share (of positives), images, patients, positives, low, high (95 %). The interval is Wilson's
     (1927) with the number of patients of a bin instead of images, which are correlated within a patient.
     """
     k = FINDINGS.index(canonical(finding))
-    rows = predictions.rows_of(k)
+    rows = predictions.known[:, k]
     scores, labels, patient = predictions.scores[rows, k], predictions.labels[rows, k], predictions.patient[rows]
     table = pd.DataFrame({"score": scores.astype(np.float64), "label": labels.astype(int), "patient": patient})
     of_bin = table.groupby(mass_bins(scores, bins))
@@ -29,8 +30,7 @@ def reliability(predictions: Predictions, finding: str, bins: int = 10) -> pd.Da
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     # against rounding at shares of 0 and 1
-    table = table.assign(low=np.clip(middle - half, 0, share), high=np.clip(middle + half, share, 1))
-    return table[["score", "share", "low", "high", "images", "patients", "positives"]]
+    return table.assign(low=np.clip(middle - half, 0, share), high=np.clip(middle + half, share, 1))
 
 
 def out_of_fold(val: Predictions, method: str) -> Predictions:
@@ -46,10 +46,8 @@ def out_of_fold(val: Predictions, method: str) -> Predictions:
 
 def choose_method(val: Predictions) -> str:
     """The calibration with the lowest Brier score (macro mean) on held-out patients, of those that keep the AUROC."""
-    if not val.known.any():
-        return "none"
     held_out = {method: out_of_fold(val, method) for method in ("none", "platt", "temperature")}
-    return min(held_out, key=lambda method: np.nanmean(point_estimates(held_out[method])["brier"]))
+    return min(held_out, key=lambda method: with_macro(point_estimates(held_out[method])["brier"])[-1])
 
 
 def ece_floor(predictions: Predictions) -> np.ndarray:
@@ -60,7 +58,7 @@ def ece_floor(predictions: Predictions) -> np.ndarray:
     """
     rng, floor = np.random.default_rng(0), np.empty(len(FINDINGS))
     for k in range(len(FINDINGS)):
-        scores = predictions.scores[predictions.rows_of(k), k]
+        scores = predictions.scores[predictions.known[:, k], k]
         bins, scores = mass_bins(scores), scores.astype(np.float64)
         drawn = ((rng.random(len(scores)) < scores) - scores for _ in range(200))
         gaps = [np.abs(np.bincount(bins, errors, ECE_BINS)).sum() for errors in drawn]

@@ -15,13 +15,11 @@ from cxrlib.evaluation.differences import group_difference
 from cxrlib.evaluation.metrics import at_or_above, check_calibration
 from cxrlib.evaluation.predictions import Predictions, SavedPerFinding, fourteen
 
-Grid = tuple[float, float, float] | None  # start, stop, step; None: all scores
-GRID: Grid = (0.05, 0.40, 0.05)
+GRID = (0.05, 0.40, 0.05)  # start, stop, step
 NEVER = float(np.nextafter(np.float32(1), np.float32(2)))  # above every score: never positive
 _EXAMPLES = ("f1", "f2", "f0.5", "youden", "sensitivity>=0.9", "sensitivity>=0.9@0.95", "specificity>=0.9", "cost=10")
 _NOT_TUNED = "not tuned"
 _DEFAULT = 0.5  # where a finding is not tuned
-_FEW = Bootstrap(replicates=200)
 _KEYS = ("threshold", "low", "high", "note")  # of each finding in a file
 
 
@@ -34,21 +32,20 @@ def number(value: float) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Thresholds(SavedPerFinding):
-    """One threshold per finding, in the order of FINDINGS, and how it was chosen.
+    """One threshold per finding, in the order of FINDINGS, and how it was chosen. InputError for invalid values.
 
     values: (14,) float64 in [0, 1], or just above 1 (NEVER) where no image should be predicted positive.
     objective, grid: as `tune_thresholds` takes them, or a description such as "by hand".
     low, high: (14,) ends of the 95 % bootstrap interval of the threshold itself, NaN where there is none.
     notes: 14 texts; empty where the threshold was tuned, else why it was not, or what could not be reached.
-    calibration: of the scores used for tuning, as in Predictions; None (such as by hand) accepts any scores.
-    Raises InputError for invalid values.
+    calibration: of the scores used for tuning, as in Predictions; None (by hand, or in older files) accepts any scores.
     """
 
     FORMAT = "cxrlib thresholds 1"
 
     values: np.ndarray
     objective: str = "by hand"
-    grid: Grid = None
+    grid: tuple[float, float, float] | None = None
     low: np.ndarray = (None,) * len(FINDINGS)
     high: np.ndarray = (None,) * len(FINDINGS)
     notes: tuple[str, ...] = ("",) * len(FINDINGS)
@@ -71,17 +68,10 @@ class Thresholds(SavedPerFinding):
         """(14,) bool: False where a finding had too few images for tuning and keeps a default."""
         return np.array([not note.startswith(_NOT_TUNED) for note in self.notes])
 
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """The values for display (`number`)."""
-        return tuple(map(number, self.values))
-
-    def apply(self, scores: np.ndarray | Predictions) -> np.ndarray:
-        """(n, 14) uint8, 1 where score >= threshold; InputError for Predictions of another calibration."""
-        if isinstance(scores, Predictions):
-            check_calibration(scores.calibration, self)
-            scores = scores.scores
-        return at_or_above(scores, self.values).astype(np.uint8)
+    def apply(self, predictions: Predictions) -> np.ndarray:
+        """(n, 14) uint8, 1 where score >= threshold; InputError for scores of another calibration."""
+        check_calibration(predictions.calibration, self)
+        return at_or_above(predictions.scores, self.values).astype(np.uint8)
 
     def to_dict(self) -> dict:
         """Plain types only, for JSON and for a checkpoint; None stands for NaN."""
@@ -94,11 +84,10 @@ class Thresholds(SavedPerFinding):
     @classmethod
     def _read(cls, saved: dict, rows: list[dict]) -> "Thresholds":
         values, low, high, notes = ([row[key] for row in rows] for key in _KEYS)
-        calibration = saved.get("calibration")  # absent from older files
-        return cls(values, saved["objective"], saved["grid"], low, high, notes, calibration)
+        return cls(values, saved["objective"], saved["grid"], low, high, notes, saved.get("calibration"))
 
 
-def tune_thresholds(val: Predictions, grid=GRID, objective="f1", min_positives=5, resampling=_FEW) -> Thresholds:
+def tune_thresholds(val: Predictions, grid=GRID, objective="f1", resampling=Bootstrap(200)) -> Thresholds:
     """For each finding the threshold that is best on `val`, and its bootstrap interval over patients.
 
     grid: (start, stop, step), both ends included; None searches all scores (the exact optimum).
@@ -109,8 +98,8 @@ def tune_thresholds(val: Predictions, grid=GRID, objective="f1", min_positives=5
       "sensitivity>=0.9@0.95": the highest threshold that keeps this sensitivity for new patients with 95 % confidence
       (`guaranteed`); it has no interval
       "cost=10": minus the expected cost where a false negative costs as much as ten false positives
-    min_positives: a finding with fewer positive or negative images keeps 0.5, and its note gives the reason.
-    resampling: 200 replicates unless given; with 0 the intervals are NaN.
+    resampling: with 0 replicates the intervals are NaN. A finding with fewer than five positive or negative images
+    keeps 0.5, and its note gives the reason.
     """
     value_of, promise = parse_objective(objective)
     patients, drawn = shared_draws([val], *resampling)
@@ -118,15 +107,14 @@ def tune_thresholds(val: Predictions, grid=GRID, objective="f1", min_positives=5
     times = np.vstack([np.ones((1, len(patients)), drawn.dtype), drawn])  # the data itself, then the replicates
     values, ends, notes = np.full(len(FINDINGS), _DEFAULT), np.full((2, len(FINDINGS)), np.nan), []
     for k in range(len(FINDINGS)):
-        rows = val.rows_of(k)
+        rows = val.known[:, k]
         scores, positive, of = val.scores[rows, k], val.labels[rows, k] == 1, patient[rows]
-        if few := too_few(positive, min_positives):
+        if few := too_few(positive):
             notes.append(f"{_NOT_TUNED}: {few}; {_DEFAULT} is kept")
             continue
         if promise:
             candidates = np.unique(scores[positive]).astype(np.float64) if grid is None else grid_values(grid)
-            found, why = guaranteed(scores, positive, of, candidates, promise)
-            values[k] = _DEFAULT if found is None else found
+            values[k], why = guaranteed(scores, positive, of, candidates, promise)
             notes.append(why and f"{_NOT_TUNED}: {why}; {_DEFAULT} is kept, with no promise")
             continue
         best, reached = _best(scores, positive, of, times, grid, value_of)
@@ -139,15 +127,16 @@ def tune_thresholds(val: Predictions, grid=GRID, objective="f1", min_positives=5
             note = f"{_NOT_TUNED}: no image with the finding reaches the lowest threshold, {lowest:g}"
             note += "" if at_or_above(scores, lowest).any() else f": {nobody}"
         if not reached[0]:
-            note = f"no threshold{' of the grid' if grid else ''} reaches {objective}; the nearest is kept; {note}"
+            kept = f"no threshold{' of the grid' if grid else ''} reaches {objective}; the nearest is kept"
+            note = f"{kept}; {note}" if note else kept
         if note and grid:
             [exact], _ = _best(scores, positive, of, times[:1], None, value_of)
-            note = f"{note.removesuffix('; ')}; the best of all scores is {exact:.2g}"
-        notes.append(note.removesuffix("; "))
+            note += f"; the best of all scores is {exact:.2g}"
+        notes.append(note)
     return Thresholds(values, objective, grid, *ends, tuple(notes), val.calibration)
 
 
-def grid_values(grid: Grid) -> np.ndarray:
+def grid_values(grid: tuple[float, float, float]) -> np.ndarray:
     """start, start + step, ..., stop, rounded so that 3 x 0.05 is the decimal 0.15. Raises InputError if impossible."""
     try:
         start, stop, step = (float(value) for value in grid)
@@ -159,11 +148,11 @@ def grid_values(grid: Grid) -> np.ndarray:
     return np.array([round(start + k * step, 10) for k in range(steps + 1)])
 
 
-def too_few(positive: np.ndarray, least: int = 5) -> str:
-    """A note where fewer than `least` images are positive (n,) bool, or negative; else an empty text."""
+def too_few(positive: np.ndarray) -> str:
+    """A note where fewer than five images are positive (n,) bool, or negative; else an empty text."""
     counts = {"positive": int(positive.sum()), "negative": int((~positive).sum())}
     kind = min(counts, key=counts.get)
-    return f"{counts[kind]} {kind} of {len(positive)} images, fewer than {least}" if counts[kind] < least else ""
+    return f"{counts[kind]} {kind} of {len(positive)} images, fewer than 5" if counts[kind] < 5 else ""
 
 
 def optimism(val: Predictions, test: Predictions, replicates: int = 1000, seed: int = 0, **how) -> pd.DataFrame:
@@ -203,11 +192,10 @@ def _best(scores, positive, patient, times, grid, value_of: Callable) -> tuple[n
 
 
 def parse_objective(text: str) -> tuple[Callable, tuple[float, float] | None]:
-    """The objective that `text` names, such as "f1" or "cost=10", and the promise (sensitivity, confidence) after @.
+    """The objective that `text` names, and the promise (sensitivity, confidence) after @; InputError if unknown.
 
     It is a function (tp, fp, positives, negatives) -> (value to maximize, condition met), where tp and fp are
     (candidates, replicates), all positives and negatives (replicates,); ties are exact, as quotients of integers.
-    Raises InputError for an unknown objective.
     """
     pattern = r"(youden)|(f|sensitivity>=|specificity>=|cost=)([\d.]+)(@0?\.\d+)?"
     try:
@@ -224,29 +212,23 @@ def parse_objective(text: str) -> tuple[Callable, tuple[float, float] | None]:
     return lambda *counts: _OBJECTIVES[kind](number, *counts), promise
 
 
-def _sensitivity(minimum, tp, fp, positives, negatives):
-    """Fewest false positives, then most true ones; ranked below these, where the condition fails: most true ones."""
-    reached = tp >= minimum * positives * (1 - 1e-12)
-    return np.where(reached, tp - fp * (positives + 1), tp - (negatives + 1) * (positives + 1)), reached
-
-
-def _specificity(minimum, tp, fp, positives, negatives):
-    """Most true positives, then fewest false ones; ranked below these, where the condition fails: fewest false ones."""
-    reached = negatives - fp >= minimum * negatives * (1 - 1e-12)
-    return np.where(reached, tp * (negatives + 1) - fp, -fp - (negatives + 1)), reached
+def _held(minimum, right, of_class, right_others):
+    """Most right in the other class, then in this one; ranked below, where its share is too low: most right in this."""
+    reached = right >= minimum * of_class * (1 - 1e-12)
+    return np.where(reached, right_others * (of_class + 1) + right, right - of_class - 1), reached
 
 
 _OBJECTIVES = {
     "f": lambda beta, tp, fp, p, n: ((1 + beta**2) * tp / np.maximum(beta**2 * p + tp + fp, 1), tp >= 0),
     "youden": lambda _, tp, fp, p, n: (tp * n - fp * p, tp >= 0),
     "cost": lambda ratio, tp, fp, p, n: (-(ratio * (p - tp) + fp), tp >= 0),
-    "sensitivity": _sensitivity,
-    "specificity": _specificity,
+    "sensitivity": lambda minimum, tp, fp, p, n: _held(minimum, tp, p, n - fp),
+    "specificity": lambda minimum, tp, fp, p, n: _held(minimum, n - fp, n, tp),
 }
 
 
-def guaranteed(scores, positive, patient, candidates, promise: tuple[float, float]) -> tuple[float | None, str]:
-    """The highest of the rising `candidates` that keeps the promise (sensitivity, confidence); or None, and why.
+def guaranteed(scores, positive, patient, candidates, promise: tuple[float, float]) -> tuple[float, str]:
+    """The highest of the rising `candidates` that keeps the promise (sensitivity, confidence); or 0.5, and why.
 
     It is kept for new patients in 95 of 100 validation sets (Learn then Test, Angelopoulos et al. 2021,
     arXiv 2110.01052). Candidates are tested upwards, each at the full level, until one fails.
@@ -262,8 +244,8 @@ def guaranteed(scores, positive, patient, candidates, promise: tuple[float, floa
         return float(candidates[passed - 1]), ""
     needed = int(np.ceil(np.log(level) / np.log(sensitivity)))
     if patients < needed:
-        return None, f"{patients} patients with the finding, and the promise needs at least {needed}"
-    return None, f"already the lowest threshold, {candidates[0]:.2g}, misses too many"
+        return _DEFAULT, f"{patients} patients with the finding, and the promise needs at least {needed}"
+    return _DEFAULT, f"already the lowest threshold, {candidates[0]:.2g}, misses too many"
 
 
 def p_of_risk(losses: np.ndarray, risk: float) -> np.ndarray:

@@ -38,8 +38,7 @@ def export(checkpoint: dict, path: str | Path) -> Path:
     """Write a checkpoint (`load_checkpoint`) as ONNX, atomically, and return the path.
 
     The metadata of the file, all text: arch, image_size, findings (JSON list), thresholds (JSON list on the
-    probabilities; null where none is tuned), calibration (its method), about.
-    Raises InputError without the packages of the extra `onnx`.
+    probabilities; null where none is tuned), calibration (its method), about. InputError without the extra `onnx`.
     """
     model = model_from_checkpoint(checkpoint).lay_out("contiguous")
     [calibrator], thresholds = operating_points([checkpoint.get("calibration")], checkpoint.get("thresholds"))

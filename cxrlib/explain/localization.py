@@ -93,10 +93,9 @@ def measure_all(maps: np.ndarray, cases: pd.DataFrame) -> pd.DataFrame:
 def score_boxes(maps: np.ndarray, cases: pd.DataFrame, controls: dict, replicates: int = 1000) -> pd.DataFrame:
     """How well maps and controls find the boxes: one row per kind of map, finding (last: their mean, macro) and metric.
 
-    maps: (n, h, w), one for each row of `cases`, which `box_cases` makes. controls: name -> maps of the same cases;
-    "chance" is added. Columns: maps ("model" or a control), finding, metric (METRICS), cases, patients, value, low,
-    high (95 % interval over patients, the same draws for all), and, for a control, ahead, ahead_low, ahead_high: the
-    model's value minus the control's, paired.
+    maps: (n, h, w), one for each row of `box_cases`. controls: name -> maps of the same cases; "chance" is added.
+    Columns: maps ("model" or a control), finding, metric (METRICS), cases, patients, value, low, high (95 % interval
+    over patients, the same draws for all); of controls ahead, ahead_low, ahead_high: the model's value minus theirs.
     """
     flat = measure_all([np.ones((256, 256))] * len(cases), cases)  # a random point is in the boxes' share of the image
     measured = {"model": measure_all(maps, cases), "chance": flat.assign(pointing=flat["energy"])}

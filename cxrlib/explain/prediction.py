@@ -76,8 +76,7 @@ class Predictor:
     """
 
     def __init__(self, weights: Sequence[str | Path], device: str = "auto", force: bool = False):
-        self.names, self.force = [str(path) for path in weights], force
-        ensemble = load_ensemble(weights)
+        self.force, ensemble = force, load_ensemble(weights)
         checkpoints = list(ensemble.members.values())
         self._calibrators, for_mean = operating_points(ensemble.calibrations, ensemble.thresholds)
         each = [operating_points([one.get("calibration")], one.get("thresholds"))[1] for one in checkpoints]
@@ -110,11 +109,6 @@ class Predictor:
                 if readable := [case for case in batch if not case.error]:
                     self._score(readable, engines)
                 yield from batch
-
-    def maps(self, case: Prediction) -> dict[str, np.ndarray]:
-        """The heat map of each positive finding, as in `all_maps`."""
-        mean = self.all_maps(case) if case.positive.any() else ()
-        return {FINDINGS[k]: mean[k] for k in np.flatnonzero(case.positive)}
 
     def all_maps(self, case: Prediction) -> np.ndarray:
         """The Grad-CAM maps of all findings, (14, side, side) of the first image, in [0, 1]; the models' mean."""

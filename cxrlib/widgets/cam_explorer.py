@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from cxrlib.data.findings import FINDINGS
+from cxrlib.evaluation.thresholds import number
 from cxrlib.explain.gradcam import METHODS, default_layers, grad_cam
 from cxrlib.models.architectures import ARCHITECTURES
 from cxrlib.plots.style import pretty
@@ -80,7 +81,7 @@ class CamExplorer(HeatExplorer):
         if self._box.value and not boxes:
             lacking += f" There is no box of {finding} on it."
         labels = [{0: "–", 1: "yes"}.get(label, "unknown") for label in self.predictions.labels[row]]
-        thresholds = self._thresholds.texts, self._thresholds.values
+        thresholds = map(number, self._thresholds.values), self._thresholds.values
         columns = map(pretty, FINDINGS), self.predictions.scores[row].tolist(), *thresholds, self._positive[row], labels
         names = ("finding", "score", "threshold", "line", "positive", "label", "outcome")
         rows = [dict(zip(names, each, strict=True)) for each in zip(*columns, self._outcomes[row], strict=True)]

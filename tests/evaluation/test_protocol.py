@@ -12,7 +12,7 @@ from cxrlib.evaluation.calibration import Calibrator
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.protocol import Evaluation
-from cxrlib.evaluation.thresholds import tune_thresholds
+from cxrlib.evaluation.thresholds import number, tune_thresholds
 
 CHECKPOINT = {"arch": "resnet18", "image_size": 224, "epoch": 3, "config": {"split": "patient", "seed": 7}}
 
@@ -49,7 +49,7 @@ def test_one_line_a_finding_in_order_then_the_macros(measured):
         if FINDINGS[k] not in ("Fibrosis", "Hernia"):
             assert f"AUC {row['auroc']:.4f} [{row['auroc_low']:.3f}, {row['auroc_high']:.3f}]" in line
             assert f"F1 {row['f1']:.4f} [{row['f1_low']:.3f}, {row['f1_high']:.3f}]" in line
-        assert f"threshold {thresholds.texts[k]} " in line
+        assert f"threshold {number(thresholds.values[k])} " in line
         assert line.endswith(f"positives {row['positives']:.0f} of 120")
     for line, name, metric in zip(lines[14:17], ("AUC", "F1", "AP"), ("auroc", "f1", "ap"), strict=True):
         assert line.startswith(f"macro {name}")

@@ -15,6 +15,7 @@ from cxrlib.core.errors import InputError, printable, some
 from cxrlib.core.html import radiograph_uri
 from cxrlib.core.paths import written_whole
 from cxrlib.core.progress import bar
+from cxrlib.data.findings import FINDINGS
 from cxrlib.data.images import is_image
 from cxrlib.explain.prediction import Prediction, Predictor
 
@@ -35,7 +36,7 @@ def predict(options: PredictOptions) -> int:
         else:
             from cxrlib.course.report.page import write_page  # here: figures take a second to import
 
-            how = {"models": predictor.names, "total": len(files), "most": _MOST}
+            how = {"models": options.weights, "total": len(files), "most": _MOST}
             write_page(out / "predictions.html", "predictions.html", cases=_shown(cases, predictor), **how)
     about = sys.stderr if options.as_json else sys.stdout
     print(f"wrote {out / 'predictions.csv'}{'' if options.no_page else ' and predictions.html'}", file=about)
@@ -86,11 +87,12 @@ def _shown(cases: Iterator[Prediction], predictor: Predictor) -> Iterator[dict]:
         if not case.error:
             grey = case.images[0]
             shown |= {"warnings": case.warnings, "picture": radiograph_uri(grey, _SIDE), "rows": case.rows}
-            for finding, heat in predictor.maps(case).items():
-                opacity = 0.6 * np.sqrt(heat)[..., None]
-                colours = colormaps["inferno"](heat)[..., :3] * 255
+            maps = predictor.all_maps(case) if case.positive.any() else ()
+            for k in np.flatnonzero(case.positive):
+                opacity = 0.6 * np.sqrt(maps[k])[..., None]
+                colours = colormaps["inferno"](maps[k])[..., :3] * 255
                 under = np.round(grey[..., None] * (1 - opacity) + colours * opacity).astype(np.uint8)
-                shown["maps"][finding] = radiograph_uri(under, _SIDE)
+                shown["maps"][FINDINGS[k]] = radiograph_uri(under, _SIDE)
         yield shown
 
 
