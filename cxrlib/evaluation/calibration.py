@@ -45,7 +45,7 @@ class Calibrator(SavedPerFinding):
 
         method: "platt" (slope and intercept on the logit; Platt 1999), "temperature" (slope alone; Guo et al. 2017: it
         cannot shift scores that are too high overall), "isotonic" (any rising map; Zadrozny & Elkan 2002: it needs
-        hundreds of positives) or "none". A finding needs five positive and five negative images, which score lower.
+        hundreds of positives) or "none". A finding needs five images of each class, and positives that score higher.
         """
         unfitted, _ = cls(method), raw(val)  # both may raise
         if method == "none":

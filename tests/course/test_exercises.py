@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlib.course.exercises import NOT_YET, check, check_function, check_that, seal
+from cxrlib.course.exercises import NOT_YET, check, check_function, check_near, check_that, seal
 
 
 @pytest.mark.parametrize(
@@ -88,3 +88,19 @@ def test_a_statement(capsys):
     check_that(True)
     check_that(False, "the parts overlap")
     assert capsys.readouterr().out == "right\nnot quite: the parts overlap\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(None, NOT_YET), (0.5004, "right"), (np.float32(0.5), "right"), (0.52, "not quite"), ([0.5], "not quite"),
+     ("half", "not quite"), (np.nan, "not quite"), ((0.5, 0.5), "not quite")],
+)  # fmt: skip
+def test_an_answer_is_compared_with_a_reference_of_this_run(answer, said, capsys):
+    check_near(answer, lambda top, below: top / below, (1, 2), hint="divide")
+    assert capsys.readouterr().out.startswith(said)
+
+
+def test_a_reference_is_computed_only_for_an_answer(capsys):
+    check_near(None, pytest.fail, ("computed without an answer",))
+    check_near([1, 2.0], lambda: [1, 2], ())
+    assert capsys.readouterr().out == f"{NOT_YET}\nright\n"
