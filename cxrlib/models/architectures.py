@@ -1,6 +1,5 @@
 """The registry of architectures, their networks with published weights, and the models of checkpoints."""
 
-import pickle
 import shutil
 import sys
 import urllib.request
@@ -72,8 +71,7 @@ class ChestXrayModel(nn.Module):
         self.tta = False  # whether predictions average over small shifts
         self.memory_format = torch.contiguous_format
         self.backbone = network(arch, image_size)
-        old = self.backbone.get_submodule(spec.head)
-        self.backbone.set_submodule(spec.head, nn.Linear(old.in_features, len(FINDINGS)))
+        self.backbone.set_submodule(spec.head, nn.Linear(self.head.in_features, len(FINDINGS)))
         mean, std = torch.tensor(spec.norm).view(2, 1, 3, 1, 1)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
@@ -118,23 +116,28 @@ def build_model(arch: str, weights: str = "imagenet", image_size: int = 224) -> 
     by torch's seed), for densenet121 "xrv-chex", "xrv-pc" or "xrv-mimic" (`_radiographs`), or the path of a cxrlib
     checkpoint, whose head is kept. Raises InputError if they are unavailable or belong to another architecture.
     """
-    model, weights = ChestXrayModel(arch, image_size), str(weights)
+    model, weights = ChestXrayModel(arch, image_size).lay_out("channels_last"), str(weights)
     spec = ARCHITECTURES[arch]
     head = {f"{spec.head}.{name}": value for name, value in model.head.state_dict().items()}
+    if weights == "none":
+        return model
     if weights == "imagenet":
-        _load(model, imagenet(arch) | head)
+        state = imagenet(arch) | head
     elif weights.startswith("xrv-"):
-        _load(model, _radiographs(weights, arch, spec.norm) | head)
+        state = _radiographs(weights, arch, spec.norm) | head
     elif weights.endswith(SUFFIXES):
         checkpoint = load_checkpoint(weights)
         if checkpoint["arch"] != arch:
             raise InputError(f"{weights} is a checkpoint of {checkpoint['arch']}; expected one of {arch} (arch)")
         named = checkpoint["state_dict"].items()
-        _load(model, {name.removeprefix("backbone."): value for name, value in named if name.startswith("backbone.")})
-    elif weights != "none":
+        state = {name.removeprefix("backbone."): value for name, value in named if name.startswith("backbone.")}
+    else:
         raise InputError(f"unknown weights {weights!r}; expected imagenet, none, {', '.join(RADIOGRAPH_WEIGHTS)}, "
                          f"or the path of a checkpoint ({', '.join(SUFFIXES)})")  # fmt: skip
-    return model.lay_out("channels_last")
+    if arch == "vit_b_16":  # whose positions are stretched to the image size
+        state = package("torchvision").models.vision_transformer.interpolate_embeddings(image_size, PATCH, dict(state))
+    _strictly(model.backbone, state, arch)
+    return model
 
 
 def save_checkpoint(path: str | Path, model: ChestXrayModel, **fields) -> Path:
@@ -157,14 +160,6 @@ def model_from_checkpoint(checkpoint: dict) -> ChestXrayModel:
     _strictly(model, checkpoint["state_dict"], checkpoint["arch"])
     model.tta = bool(checkpoint["config"].get("tta", False))
     return model.lay_out("channels_last").eval()
-
-
-def _load(model: ChestXrayModel, state: dict) -> None:
-    """Load the weights of the backbone; the positions of a vision transformer are stretched to the image size."""
-    if model.arch == "vit_b_16":
-        transformer = package("torchvision").models.vision_transformer
-        state = transformer.interpolate_embeddings(model.image_size, PATCH, dict(state))
-    _strictly(model.backbone, state, model.arch)
 
 
 def _strictly(module: nn.Module, state: dict, arch: str) -> None:
@@ -221,8 +216,7 @@ def imagenet(arch: str) -> dict:
     entry = models.get_model_weights(arch)["IMAGENET1K_V2" if arch == "mobilenet_v2" else "IMAGENET1K_V1"]
     try:
         return models.get_model(arch, weights=entry).state_dict()  # a wrong hash is an error there
-    # URLError is an OSError, a wrong hash a RuntimeError; the others follow an interrupted download
-    except (OSError, RuntimeError, HTTPException, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # no network, a wrong hash, or one of the many that follow an interrupted download
         file = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
         raise InputError(f"the ImageNet weights of {arch} cannot be downloaded ({error}); start from the weights that "
                          "need no network (arch=efficientnet_lite0) or from random ones (weights=none), or put the "
@@ -248,29 +242,22 @@ def _radiographs(name: str, arch: str, norm: tuple) -> dict:
 
 
 def _downloaded(name: str) -> dict:
-    from torchxrayvision.models import model_urls
-
-    url = model_urls[RADIOGRAPH_WEIGHTS[name]]["weights_url"]
-    path = CACHE / "weights" / url.rsplit("/", 1)[1]
-    if path.is_file():
-        return _read(path, path)
-    try:
-        with written_whole(path) as temporary:
-            with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, temporary.open("wb") as file:
-                shutil.copyfileobj(response, file, 1 << 20)
-            return _read(temporary, path)  # before it takes its name
-    except (OSError, HTTPException) as error:  # URLError and time-outs are OSErrors
-        raise InputError(f"the weights {name} cannot be downloaded ({error}); connect to a network, put the file at "
-                         f"{path}, or use other weights (weights=imagenet, weights=none)") from None  # fmt: skip
-
-
-def _read(path: Path, name: Path) -> dict:
-    """The state dict of a pickled model, unpickling only classes of torch and torchxrayvision; errors say `name`."""
+    """The state dict of torchxrayvision's pickled model, unpickling only classes of torch and torchxrayvision."""
     import torchxrayvision.models as theirs
 
+    url = theirs.model_urls[RADIOGRAPH_WEIGHTS[name]]["weights_url"]
+    path = CACHE / "weights" / url.rsplit("/", 1)[1]
+    failure = f"{path} cannot be read as torchxrayvision's weights", "remove it, if it is there, to download it again"
     allowed = [getattr(theirs, kind) for kind in ("DenseNet", "_DenseBlock", "_DenseLayer", "_Transition")]
     allowed += [nn.Sequential, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.Linear]
-    failure = f"{name} cannot be read as torchxrayvision's weights"
     with torch.serialization.safe_globals(allowed):
-        model = read(path, failure, "remove it, if it is there, to download it again")
-    return model if isinstance(model, dict) else model.state_dict()
+        if path.is_file():
+            return read(path, *failure).state_dict()
+        try:
+            with written_whole(path) as temporary:
+                with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, temporary.open("wb") as file:
+                    shutil.copyfileobj(response, file, 1 << 20)
+                return read(temporary, *failure).state_dict()  # before it takes its name
+        except (OSError, HTTPException) as error:  # URLError and time-outs are OSErrors
+            raise InputError(f"the weights {name} cannot be downloaded ({error}); connect to a network, put the file "
+                             f"at {path}, or use other weights (weights=imagenet, weights=none)") from None  # fmt: skip
