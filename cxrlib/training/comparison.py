@@ -112,10 +112,9 @@ def comparison_table(results: Results, replicates: int = 2000, seed: int = 0) ->
     deviation over the seeds; NaN for a single seed.
     """
     drawn, each, patients = _drawn(results, replicates, seed)
-    ends, _ = _with_seeds(drawn, each, patients)
+    (low, high), _ = _with_seeds(drawn, each, patients)
     spread = each.std(axis=1, ddof=1) if each.shape[1] > 1 else np.nan
-    low, high = ends.clip(0, 1)
-    columns = {"auroc": each.mean(axis=1), "auroc_low": low, "auroc_high": high, "seed_sd": spread}
+    columns = {"auroc": each.mean(axis=1), "auroc_low": low.clip(0), "auroc_high": high.clip(max=1), "seed_sd": spread}
     return pd.DataFrame(columns | {"seeds": each.shape[1]}, index=pd.Index(results, name="arch"))
 
 
@@ -147,7 +146,6 @@ def kept_costs(each: dict[str, TrainConfig], path: Path, progress: bool = True) 
     """`measure_costs`, stored in the file `path`: a resumed comparison must plan its minutes with the same costs."""
     parts = ("arch", "image_size", "batch_size", "precision", "layout", "device")
     about = {name: ", ".join(f"{part} {getattr(config, part)}" for part in parts) for name, config in each.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
     with one_process(path.with_suffix(".lock"), "measuring costs"):  # measurements must not overlap
         known = read_json(path)
         missing = {about[name]: config for name, config in each.items() if about[name] not in known}

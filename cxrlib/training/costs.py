@@ -129,7 +129,6 @@ def _speeds(config: TrainConfig, model: ChestXrayModel, options: list[str], devi
     about = f"{config.arch} {config.image_size} px batch {batch_size} on {chip}, torch {torch.__version__}"
     about += f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     path = CACHE / "speed.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     with one_process(path.with_suffix(".lock")):
         known = read_json(path)
         speeds = known.setdefault(about, {})
