@@ -59,8 +59,7 @@ def fit_familiarity(model: ChestXrayModel, train, val) -> dict[str, torch.Tensor
     if min(len(train), len(val)) < _LEAST:
         return None
     rng = np.random.default_rng(0)
-    rows = [rng.permutation(len(part))[:_MOST].tolist() for part in (train, val)]
-    x, y = (torch.stack([part[row][0] for row in chosen]) for part, chosen in zip((train, val), rows, strict=True))
+    x, y = (part.__getitems__(rng.permutation(len(part))[:_MOST].tolist())[0] for part in (train, val))
     made = _made(x[:_MOST_MADE], rng)
     altered = augment(y[: 2 * _MOST_MADE], _ALTERED, generator=torch.Generator().manual_seed(0))
     sets = (x, y, altered, *made)
@@ -82,8 +81,8 @@ def fit_familiarity(model: ChestXrayModel, train, val) -> dict[str, torch.Tensor
     lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=[1 / 6] * 6)
     lda.fit(np.concatenate([known, *others]), kinds)
     fitted["coef"], fitted["intercept"] = (torch.from_numpy(each[1:] - each[0]) for each in (lda.coef_, lda.intercept_))
-    near, far = (_scores(fitted, *each)[0] for each in ((of_y, y), (of_altered, altered)))
-    near, far = near.quantile(_FLAGGED, dim=0), far.quantile(_REFUSED, dim=0)
+    near = _scores(fitted, of_y, y)[0].quantile(_FLAGGED, dim=0)
+    far = _scores(fitted, of_altered, altered)[0].quantile(_REFUSED, dim=0)
     fitted["limits"] = torch.stack([near, torch.maximum(near, far)])
     return {name: value.float() for name, value in fitted.items()}
 

@@ -48,7 +48,8 @@ def fit_probe(config: TrainConfig, entries: pd.DataFrame, images: Images, out: P
     began = time.perf_counter()
     x, y = (features(model, part, 2 * config.batch_size, progress) for part in (train, val))
     speed = (len(x) + len(y)) / (time.perf_counter() - began)
-    mean, std = _scale(x)
+    mean, std = x.mean(dim=0), x.std(dim=0, correction=0)
+    std = torch.where(std > _CONSTANT, std, torch.inf)  # constant features become 0
     labels = train.labels.to(x.device)
     criterion = make_loss(config.loss, labels, config.pos_weight_cap)
     tried = list(_tried((x - mean) / std, (y - mean) / std, labels, val, criterion))
@@ -89,12 +90,6 @@ def features(model: ChestXrayModel, dataset, batch_size: int = 64, progress: boo
             marked = nn.functional.pad(batch, (0, 1), value=1.0).numpy()
             write_rows(path, stored.offset, ((int(next(waiting)), row.tobytes()) for row in marked))
         return torch.from_numpy(stored[rows, :width]).to(device)
-
-
-def _scale(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of the features; infinite for constant ones, which become 0."""
-    std = x.std(dim=0, correction=0)
-    return x.mean(dim=0), torch.where(std > _CONSTANT, std, torch.inf)
 
 
 def _tried(x, y, labels: torch.Tensor, val, criterion: Callable):
