@@ -5,11 +5,11 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from http.client import HTTPException
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -30,8 +30,7 @@ _TIMEOUT = 60  # seconds without an answer, or without further data
 _SPAN, _MIDDLE = 2048.0, 0.5  # torchxrayvision's input is 2048 x - 1024, one channel, for x in [0, 1]
 
 
-@dataclass(frozen=True)
-class Architecture:
+class Architecture(NamedTuple):
     """One entry of the registry.
 
     head: dotted name of the last linear layer; cam_layers: dotted names of three layers with a grid, from the finest
@@ -69,12 +68,12 @@ class ChestXrayModel(nn.Module):
         spec = ARCHITECTURES[arch]
         self.arch, self.image_size = arch, image_size
         self.tta = False  # whether predictions average over small shifts
-        self.memory_format = torch.contiguous_format
         self.backbone = network(arch, image_size)
         self.backbone.set_submodule(spec.head, nn.Linear(self.head.in_features, len(FINDINGS)))
         mean, std = torch.tensor(spec.norm).view(2, 1, 3, 1, 1)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
+        self.lay_out("channels_last")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (b, 14), whose sigmoids are the scores, of images (b, 1, h, w), uint8 or float in [0, 1]."""
@@ -116,15 +115,14 @@ def build_model(arch: str, weights: str = "imagenet", image_size: int = 224) -> 
     by torch's seed), for densenet121 "xrv-chex", "xrv-pc" or "xrv-mimic" (`_radiographs`), or the path of a cxrlib
     checkpoint, whose head is kept. Raises InputError if they are unavailable or belong to another architecture.
     """
-    model, weights = ChestXrayModel(arch, image_size).lay_out("channels_last"), str(weights)
-    spec = ARCHITECTURES[arch]
-    head = {f"{spec.head}.{name}": value for name, value in model.head.state_dict().items()}
+    model, weights = ChestXrayModel(arch, image_size), str(weights)
+    head = {f"{ARCHITECTURES[arch].head}.{name}": value for name, value in model.head.state_dict().items()}
     if weights == "none":
         return model
     if weights == "imagenet":
         state = imagenet(arch) | head
     elif weights.startswith("xrv-"):
-        state = _radiographs(weights, arch, spec.norm) | head
+        state = _radiographs(weights, arch) | head
     elif weights.endswith(SUFFIXES):
         checkpoint = load_checkpoint(weights)
         if checkpoint["arch"] != arch:
@@ -159,7 +157,7 @@ def model_from_checkpoint(checkpoint: dict) -> ChestXrayModel:
     model = ChestXrayModel(checkpoint["arch"], checkpoint["image_size"])
     _strictly(model, checkpoint["state_dict"], checkpoint["arch"])
     model.tta = bool(checkpoint["config"].get("tta", False))
-    return model.lay_out("channels_last").eval()
+    return model.eval()
 
 
 def _strictly(module: nn.Module, state: dict, arch: str) -> None:
@@ -223,15 +221,15 @@ def imagenet(arch: str) -> dict:
                          f"file at {file}") from None  # fmt: skip
 
 
-def _radiographs(name: str, arch: str, norm: tuple) -> dict:
-    """The weights `name` as a state dict of `arch`, for an input of three equal channels normalized by `norm`."""
+def _radiographs(name: str, arch: str) -> dict:
+    """The weights `name` as a state dict of `arch`, for an input of three equal channels, normalized as its own."""
     if name not in RADIOGRAPH_WEIGHTS:  # such as xrv-nih, and xrv-rsna, all of whose images are of ChestX-ray14
         raise InputError(f"weights {name} are refused; expected weights that have not seen the test images: "
                          f"{', '.join(RADIOGRAPH_WEIGHTS)}")  # fmt: skip
     if arch != "densenet121":
         raise InputError(f"weights {name} are those of a DenseNet-121; expected arch densenet121, not {arch}")
     state = _downloaded(name)
-    mean, std = (torch.tensor(values, dtype=torch.float32) for values in norm)
+    mean, std = map(torch.tensor, ARCHITECTURES[arch].norm)
     kernel = state["features.conv0.weight"].float()  # (64, 1, 7, 7)
     # the same sums except at the border, whose padding is 0.5 there and the mean grey here
     shift = _SPAN * (_MIDDLE - float(mean.mean())) * kernel.sum(dim=(1, 2, 3))

@@ -134,8 +134,7 @@ def _speeds(config: TrainConfig, model: ChestXrayModel, options: list[str], devi
         speeds = known.setdefault(about, {})
         for option in (option for option in options if option not in speeds):
             try:
-                speed = images_per_second(copy.deepcopy(model), batch_size, *option.split(), device)
-                speeds[option] = round(speed, 1)
+                speeds[option] = round(images_per_second(copy.deepcopy(model), batch_size, *option.split(), device), 1)
             except torch.OutOfMemoryError:  # on a GPU; another option may fit
                 torch.cuda.empty_cache()
         write_json(path, known)

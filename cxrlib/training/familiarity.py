@@ -23,7 +23,6 @@ KINDS = ("a radiograph turned to the left", "a radiograph upside down", "a radio
 _MOST, _MOST_MADE = 1000, 128  # images of a part, and images made of each kind: more of them change little
 _LEAST = 25  # images of a part; a limit on fewer would say nothing
 _COMPONENTS = 64
-_PIXELS = 64 + 16 + 2  # of the description
 _FLAGGED, _REFUSED = 0.995, 0.99  # quantiles of validation images, and of the same altered as another hospital may do
 _ALTERED = 2.0  # strength of `augment`
 
@@ -33,7 +32,7 @@ class Familiarity:
 
     def __init__(self, fitted: dict[str, torch.Tensor], width: int):
         components = len(fitted.get("components", ()))
-        length = _PIXELS + components
+        length = 64 + 16 + 2 + components  # of a description
         shapes = {"mean": (width,), "components": (components, width), "centre": (length,), "whiten": (length, length),
                   "coef": (len(KINDS), length), "intercept": (len(KINDS),), "limits": (2, 2)}  # fmt: skip
         if {name: tuple(value.shape) for name, value in fitted.items()} != shapes:
