@@ -68,13 +68,13 @@ def _is_complete(root, config):
 
 def _make(root, config, progress):
     """Draws into a temporary folder next to `root` and renames it at the end."""
-    for left in root.parent.glob(f".{glob.escape(root.name)}.partial-*"):  # of processes that were killed
+    prefix = f".{root.name}.partial-"
+    for left in root.parent.glob(f"{glob.escape(prefix)}*"):  # of processes that were killed
         # moved first: its orphaned workers may still write there, and a folder is not removed while it fills
         shutil.rmtree(left.rename(f"{left}.old"), ignore_errors=True)
     visits = plan_visits(config)
-    # absolute: a worker that was started earlier may have another working directory
-    folder = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent)).absolute()
-    try:
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=root.parent, ignore_cleanup_errors=True) as made:
+        folder = Path(made).absolute()  # a worker that was started earlier may have another working directory
         visits["path"] = [f"images_{1 + row // 10_000:03d}/images/{name}" for row, name in enumerate(visits["image"])]
         visits["rgba"] = np.arange(len(visits)) % 97 == 5  # NIH has a few such files, too
         for path in visits["path"][::10_000]:  # not by the workers: an orphan of a killed process would bring it back
@@ -93,8 +93,6 @@ def _make(root, config, progress):
             sync(path)
         folder.rename(root)
         sync(root.parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _draw_visits(visits, config, folder):
