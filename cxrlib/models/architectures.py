@@ -21,7 +21,6 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.models.checkpoints import CHECKPOINT_FORMAT, load_checkpoint, read, write_checkpoint
 from cxrlib.models.names import PATCH, SUFFIXES, check_image_size
 
-_IMAGENET_NORM = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF_NORM = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # of the published EfficientNet-Lite
 # of other hospitals' radiographs (Cohen et al. 2022): name here -> in torchxrayvision; mimic: by the CheXpert labeller
 RADIOGRAPH_WEIGHTS = {"xrv-chex": "chex", "xrv-pc": "pc", "xrv-mimic": "mimic_ch"}
@@ -40,7 +39,7 @@ class Architecture(NamedTuple):
 
     head: str
     cam_layers: tuple[str, ...]
-    norm: tuple = _IMAGENET_NORM
+    norm: tuple = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # ImageNet's
     pooled: bool = True
 
 

@@ -24,7 +24,6 @@ _MOST, _MOST_MADE = 1000, 128  # images of a part, and images made of each kind:
 _LEAST = 25  # images of a part; a limit on fewer would say nothing
 _COMPONENTS = 64
 _FLAGGED, _REFUSED = 0.995, 0.99  # quantiles of validation images, and of the same altered as another hospital may do
-_ALTERED = 2.0  # strength of `augment`
 
 
 class Familiarity:
@@ -60,7 +59,7 @@ def fit_familiarity(model: ChestXrayModel, train, val) -> dict[str, torch.Tensor
     rng = np.random.default_rng(0)
     x, y = (part.__getitems__(rng.permutation(len(part))[:_MOST].tolist())[0] for part in (train, val))
     made = _made(x[:_MOST_MADE], rng)
-    altered = augment(y[: 2 * _MOST_MADE], _ALTERED, generator=torch.Generator().manual_seed(0))
+    altered = augment(y[: 2 * _MOST_MADE], strength=2.0, generator=torch.Generator().manual_seed(0))
     sets = (x, y, altered, *made)
     engine = Engine(model, sum(map(len, sets)))
     every = (torch.cat([engine(batch)[1].cpu() for batch in each.split(64)]).double() for each in sets)
