@@ -115,7 +115,7 @@ def write_rows(path: Path, offset: int, rows: Iterable[tuple[int, bytes]]) -> No
 
 @contextmanager
 def one_process(path: str | Path, doing: str = "", wait: bool = True) -> Iterator[None]:
-    """Hold the lock file `path`: one process works while others wait and, where `doing` is given, print the reason.
+    """Hold the lock file `path`, made with its folder: one process works; others wait and, given `doing`, say for what.
 
     Where a file system has no locks, the work goes on, which is said. InputError where it is held, without `wait`.
     """

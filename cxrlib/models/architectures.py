@@ -1,16 +1,15 @@
 """The registry of architectures, their networks with published weights, and the models of checkpoints."""
 
-import pickle
 import shutil
 import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from http.client import HTTPException
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -22,7 +21,6 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.models.checkpoints import CHECKPOINT_FORMAT, load_checkpoint, read, write_checkpoint
 from cxrlib.models.names import PATCH, SUFFIXES, check_image_size
 
-_IMAGENET_NORM = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF_NORM = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # of the published EfficientNet-Lite
 # of other hospitals' radiographs (Cohen et al. 2022): name here -> in torchxrayvision; mimic: by the CheXpert labeller
 RADIOGRAPH_WEIGHTS = {"xrv-chex": "chex", "xrv-pc": "pc", "xrv-mimic": "mimic_ch"}
@@ -31,8 +29,7 @@ _TIMEOUT = 60  # seconds without an answer, or without further data
 _SPAN, _MIDDLE = 2048.0, 0.5  # torchxrayvision's input is 2048 x - 1024, one channel, for x in [0, 1]
 
 
-@dataclass(frozen=True)
-class Architecture:
+class Architecture(NamedTuple):
     """One entry of the registry.
 
     head: dotted name of the last linear layer; cam_layers: dotted names of three layers with a grid, from the finest
@@ -42,7 +39,7 @@ class Architecture:
 
     head: str
     cam_layers: tuple[str, ...]
-    norm: tuple = _IMAGENET_NORM
+    norm: tuple = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # ImageNet's
     pooled: bool = True
 
 
@@ -70,13 +67,12 @@ class ChestXrayModel(nn.Module):
         spec = ARCHITECTURES[arch]
         self.arch, self.image_size = arch, image_size
         self.tta = False  # whether predictions average over small shifts
-        self.memory_format = torch.contiguous_format
         self.backbone = network(arch, image_size)
-        old = self.backbone.get_submodule(spec.head)
-        self.backbone.set_submodule(spec.head, nn.Linear(old.in_features, len(FINDINGS)))
+        self.backbone.set_submodule(spec.head, nn.Linear(self.head.in_features, len(FINDINGS)))
         mean, std = torch.tensor(spec.norm).view(2, 1, 3, 1, 1)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
+        self.lay_out("channels_last")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (b, 14), whose sigmoids are the scores, of images (b, 1, h, w), uint8 or float in [0, 1]."""
@@ -119,22 +115,26 @@ def build_model(arch: str, weights: str = "imagenet", image_size: int = 224) -> 
     checkpoint, whose head is kept. Raises InputError if they are unavailable or belong to another architecture.
     """
     model, weights = ChestXrayModel(arch, image_size), str(weights)
-    spec = ARCHITECTURES[arch]
-    head = {f"{spec.head}.{name}": value for name, value in model.head.state_dict().items()}
+    head = {f"{ARCHITECTURES[arch].head}.{name}": value for name, value in model.head.state_dict().items()}
+    if weights == "none":
+        return model
     if weights == "imagenet":
-        _load(model, imagenet(arch) | head)
+        state = imagenet(arch) | head
     elif weights.startswith("xrv-"):
-        _load(model, _radiographs(weights, arch, spec.norm) | head)
+        state = _radiographs(weights, arch) | head
     elif weights.endswith(SUFFIXES):
         checkpoint = load_checkpoint(weights)
         if checkpoint["arch"] != arch:
             raise InputError(f"{weights} is a checkpoint of {checkpoint['arch']}; expected one of {arch} (arch)")
         named = checkpoint["state_dict"].items()
-        _load(model, {name.removeprefix("backbone."): value for name, value in named if name.startswith("backbone.")})
-    elif weights != "none":
+        state = {name.removeprefix("backbone."): value for name, value in named if name.startswith("backbone.")}
+    else:
         raise InputError(f"unknown weights {weights!r}; expected imagenet, none, {', '.join(RADIOGRAPH_WEIGHTS)}, "
                          f"or the path of a checkpoint ({', '.join(SUFFIXES)})")  # fmt: skip
-    return model.lay_out("channels_last")
+    if arch == "vit_b_16":  # whose positions are stretched to the image size
+        state = package("torchvision").models.vision_transformer.interpolate_embeddings(image_size, PATCH, dict(state))
+    _strictly(model.backbone, state, arch)
+    return model
 
 
 def save_checkpoint(path: str | Path, model: ChestXrayModel, **fields) -> Path:
@@ -156,15 +156,7 @@ def model_from_checkpoint(checkpoint: dict) -> ChestXrayModel:
     model = ChestXrayModel(checkpoint["arch"], checkpoint["image_size"])
     _strictly(model, checkpoint["state_dict"], checkpoint["arch"])
     model.tta = bool(checkpoint["config"].get("tta", False))
-    return model.lay_out("channels_last").eval()
-
-
-def _load(model: ChestXrayModel, state: dict) -> None:
-    """Load the weights of the backbone; the positions of a vision transformer are stretched to the image size."""
-    if model.arch == "vit_b_16":
-        transformer = package("torchvision").models.vision_transformer
-        state = transformer.interpolate_embeddings(model.image_size, PATCH, dict(state))
-    _strictly(model.backbone, state, model.arch)
+    return model.eval()
 
 
 def _strictly(module: nn.Module, state: dict, arch: str) -> None:
@@ -221,23 +213,22 @@ def imagenet(arch: str) -> dict:
     entry = models.get_model_weights(arch)["IMAGENET1K_V2" if arch == "mobilenet_v2" else "IMAGENET1K_V1"]
     try:
         return models.get_model(arch, weights=entry).state_dict()  # a wrong hash is an error there
-    # URLError is an OSError, a wrong hash a RuntimeError; the others follow an interrupted download
-    except (OSError, RuntimeError, HTTPException, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # no network, a wrong hash, or one of the many that follow an interrupted download
         file = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
         raise InputError(f"the ImageNet weights of {arch} cannot be downloaded ({error}); start from the weights that "
                          "need no network (arch=efficientnet_lite0) or from random ones (weights=none), or put the "
                          f"file at {file}") from None  # fmt: skip
 
 
-def _radiographs(name: str, arch: str, norm: tuple) -> dict:
-    """The weights `name` as a state dict of `arch`, for an input of three equal channels normalized by `norm`."""
+def _radiographs(name: str, arch: str) -> dict:
+    """The weights `name` as a state dict of `arch`, for an input of three equal channels, normalized as its own."""
     if name not in RADIOGRAPH_WEIGHTS:  # such as xrv-nih, and xrv-rsna, all of whose images are of ChestX-ray14
         raise InputError(f"weights {name} are refused; expected weights that have not seen the test images: "
                          f"{', '.join(RADIOGRAPH_WEIGHTS)}")  # fmt: skip
     if arch != "densenet121":
         raise InputError(f"weights {name} are those of a DenseNet-121; expected arch densenet121, not {arch}")
     state = _downloaded(name)
-    mean, std = (torch.tensor(values, dtype=torch.float32) for values in norm)
+    mean, std = map(torch.tensor, ARCHITECTURES[arch].norm)
     kernel = state["features.conv0.weight"].float()  # (64, 1, 7, 7)
     # the same sums except at the border, whose padding is 0.5 there and the mean grey here
     shift = _SPAN * (_MIDDLE - float(mean.mean())) * kernel.sum(dim=(1, 2, 3))
@@ -248,29 +239,22 @@ def _radiographs(name: str, arch: str, norm: tuple) -> dict:
 
 
 def _downloaded(name: str) -> dict:
-    from torchxrayvision.models import model_urls
-
-    url = model_urls[RADIOGRAPH_WEIGHTS[name]]["weights_url"]
-    path = CACHE / "weights" / url.rsplit("/", 1)[1]
-    if path.is_file():
-        return _read(path, path)
-    try:
-        with written_whole(path) as temporary:
-            with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, temporary.open("wb") as file:
-                shutil.copyfileobj(response, file, 1 << 20)
-            return _read(temporary, path)  # before it takes its name
-    except (OSError, HTTPException) as error:  # URLError and time-outs are OSErrors
-        raise InputError(f"the weights {name} cannot be downloaded ({error}); connect to a network, put the file at "
-                         f"{path}, or use other weights (weights=imagenet, weights=none)") from None  # fmt: skip
-
-
-def _read(path: Path, name: Path) -> dict:
-    """The state dict of a pickled model, unpickling only classes of torch and torchxrayvision; errors say `name`."""
+    """The state dict of torchxrayvision's pickled model, unpickling only classes of torch and torchxrayvision."""
     import torchxrayvision.models as theirs
 
+    url = theirs.model_urls[RADIOGRAPH_WEIGHTS[name]]["weights_url"]
+    path = CACHE / "weights" / url.rsplit("/", 1)[1]
+    failure = f"{path} cannot be read as torchxrayvision's weights", "remove it, if it is there, to download it again"
     allowed = [getattr(theirs, kind) for kind in ("DenseNet", "_DenseBlock", "_DenseLayer", "_Transition")]
     allowed += [nn.Sequential, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.Linear]
-    failure = f"{name} cannot be read as torchxrayvision's weights"
     with torch.serialization.safe_globals(allowed):
-        model = read(path, failure, "remove it, if it is there, to download it again")
-    return model if isinstance(model, dict) else model.state_dict()
+        if path.is_file():
+            return read(path, *failure).state_dict()
+        try:
+            with written_whole(path) as temporary:
+                with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, temporary.open("wb") as file:
+                    shutil.copyfileobj(response, file, 1 << 20)
+                return read(temporary, *failure).state_dict()  # before it takes its name
+        except (OSError, HTTPException) as error:  # URLError and time-outs are OSErrors
+            raise InputError(f"the weights {name} cannot be downloaded ({error}); connect to a network, put the file "
+                             f"at {path}, or use other weights (weights=imagenet, weights=none)") from None  # fmt: skip

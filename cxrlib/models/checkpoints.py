@@ -154,8 +154,7 @@ def digest(weights: dict[str, torch.Tensor]) -> str:
 
 def _check(path: str | Path, checkpoint: dict) -> None:
     """Raise InputError if a field differs in kind from what training writes."""
-    missing = sorted(_NEEDED.difference(checkpoint if isinstance(checkpoint, dict) else ()))
-    if missing:
+    if missing := sorted(_NEEDED.difference(checkpoint if isinstance(checkpoint, dict) else ())):
         raise InputError(f"{path} lacks {', '.join(missing)}; {_EXPECTED}")
     if checkpoint["format"] != CHECKPOINT_FORMAT or checkpoint["findings"] != list(FINDINGS):
         found = f"format {str(checkpoint['format'])[:50]} and findings {str(checkpoint['findings'])[:400]}"
@@ -167,8 +166,7 @@ def _check(path: str | Path, checkpoint: dict) -> None:
         wrong = dict.fromkeys(" ".join(map(str, loc[: 2 if loc[0] == "config" else 1])) for loc in places)
         raise InputError(f"{path} has unusable {some(wrong)}; {_EXPECTED}") from None
     stored = checkpoint["state_dict"] | (checkpoint.get("familiarity") or {})
-    weights = [name for name, value in stored.items() if not _numbers(value)]
-    if weights:
+    if weights := [name for name, value in stored.items() if not _numbers(value)]:
         raise InputError(f"{path} has weights that are not finite ({some(weights, 3)}); {_EXPECTED}")
 
 

@@ -1,7 +1,6 @@
 """Phantom radiographs: a drawn data set in the layout of NIH's ChestX-ray14, of which no pixel comes from a patient."""
 
 import glob
-import json
 import shutil
 import tempfile
 from concurrent.futures.process import BrokenProcessPool
@@ -13,7 +12,7 @@ import pandas as pd
 from PIL import Image, PngImagePlugin
 
 from cxrlib.core.errors import InputError
-from cxrlib.core.paths import one_process, sync, write_json
+from cxrlib.core.paths import one_process, read_json, sync, write_json
 from cxrlib.core.progress import bar
 from cxrlib.data.findings import FINDINGS, decode
 from cxrlib.data.metadata import BOX_FRAME
@@ -34,7 +33,6 @@ def make_phantoms(root: str | Path, progress: bool = True, **parameters) -> Path
     root, config = Path(root), PhantomConfig(**parameters)
     try:
         if not _is_complete(root, config):
-            root.parent.mkdir(parents=True, exist_ok=True)
             with one_process(root.with_name(f".{root.name}.lock"), f"drawing {root}"):
                 if not _is_complete(root, config):  # another process may have drawn it
                     _make(root, config, progress)
@@ -49,13 +47,9 @@ def make_phantoms(root: str | Path, progress: bool = True, **parameters) -> Path
 
 def read_manifest(root: str | Path) -> tuple[PhantomConfig, int]:
     """The parameters of a set of phantoms, and its number of images. Raises InputError for any other folder."""
-    try:
-        manifest = {"hospital": "first"} | json.loads((Path(root) / "phantom.json").read_text(encoding="utf-8"))
-        if manifest["version"] == VERSION:
-            drawn = {name: manifest[name] for name in PhantomConfig().model_dump()}
-            return PhantomConfig(**drawn), int(manifest["images"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    manifest, names = {"hospital": "first"} | read_json(Path(root) / "phantom.json"), PhantomConfig().model_dump()
+    if manifest.get("version") == VERSION and manifest.keys() >= {*names, "images"}:
+        return PhantomConfig(**{name: manifest[name] for name in names}), manifest["images"]
     raise InputError(f"{root} holds no phantoms of version {VERSION}; name another folder, or remove it and draw anew")
 
 
@@ -74,13 +68,13 @@ def _is_complete(root, config):
 
 def _make(root, config, progress):
     """Draws into a temporary folder next to `root` and renames it at the end."""
-    for left in root.parent.glob(f".{glob.escape(root.name)}.partial-*"):  # of processes that were killed
+    prefix = f".{root.name}.partial-"
+    for left in root.parent.glob(f"{glob.escape(prefix)}*"):  # of processes that were killed
         # moved first: its orphaned workers may still write there, and a folder is not removed while it fills
         shutil.rmtree(left.rename(f"{left}.old"), ignore_errors=True)
     visits = plan_visits(config)
-    # absolute: a worker that was started earlier may have another working directory
-    folder = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent)).absolute()
-    try:
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=root.parent, ignore_cleanup_errors=True) as made:
+        folder = Path(made).absolute()  # a worker that was started earlier may have another working directory
         visits["path"] = [f"images_{1 + row // 10_000:03d}/images/{name}" for row, name in enumerate(visits["image"])]
         visits["rgba"] = np.arange(len(visits)) % 97 == 5  # NIH has a few such files, too
         for path in visits["path"][::10_000]:  # not by the workers: an orphan of a killed process would bring it back
@@ -99,8 +93,6 @@ def _make(root, config, progress):
             sync(path)
         folder.rename(root)
         sync(root.parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _draw_visits(visits, config, folder):

@@ -23,19 +23,15 @@ def places(root: str | Path, images: list[str], size: int) -> dict[str, dict[str
     patients = visits[visits["image"].isin(images)].groupby("patient")
     for visit, _, _, masks in (drawn for _, own in patients for drawn in render_visits(own.to_dict("records"), config)):
         films = [Image.fromarray(255 * mask.astype(np.uint8)) for mask in masks.values()]
-        small = [np.asarray(film.resize((size, size), Image.Resampling.BOX)) > 85 for film in films]
-        lungs, heart, devices, letters = small
+        lungs, heart, devices, letters = (np.asarray(film.resize((size, size), Image.BOX)) > 85 for film in films)
         border = binary_dilation(heart, iterations=wide) & ~binary_erosion(heart, iterations=wide)
-        place = np.full(heart.shape, PLACES.index("elsewhere"))
-        for number, mask in enumerate((lungs, border, devices, binary_dilation(letters))):
-            place[mask] = number  # the later ones lie above
+        place = np.select([binary_dilation(letters), devices, border, lungs], (3, 2, 1, 0), 4)  # the first that is true
         found[visit["image"]] = {name: place == number for number, name in enumerate(PLACES)}
     return {image: found[image] for image in images}
 
 
 def energy_by_place(heat: np.ndarray, masks: dict[str, np.ndarray]) -> dict[str, float]:
-    """Shares of a heat map's sum by place, and, as "place density", each over that of the area; NaN where undefined."""
+    """By place, as "place density", its share of a heat map's sum over that of the area; NaN where undefined."""
     total = heat.sum()
     shares = {name: float((heat * mask).sum() / total) if total else np.nan for name, mask in masks.items()}
-    density = {f"{name} density": shares[name] / mask.mean() if mask.any() else np.nan for name, mask in masks.items()}
-    return shares | density
+    return {f"{name} density": shares[name] / mask.mean() if mask.any() else np.nan for name, mask in masks.items()}

@@ -81,8 +81,7 @@ def compare(each: dict[str, TrainConfig], seeds: Sequence[int], entries, images,
 
     entries, images: as in `fit`. `out` gets NAME/seedN/ with the files of `fit` and predictions_test.npz. A finished
     member is read, an interrupted one resumed, one of another `inputs.identity` moved aside and trained again.
-    jobs: trainings at the same time on a CPU, with one thread each, so that a seed gives the same weights on any number
-    of cores; 0 is one per core. With 1, and on a GPU, they follow one another, with all threads.
+    jobs: trainings at once on a CPU, with one thread each (0: one per core); with 1, and on a GPU, one after another.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"seeds {some(seeds, 10)} cannot be used; expected one or more, each once")
@@ -108,14 +107,12 @@ def minutes(out: Path, names: Iterable[str], seeds: Sequence[int]) -> dict[str, 
 def comparison_table(results: Results, replicates: int = 2000, seed: int = 0) -> pd.DataFrame:
     """One row per candidate: auroc (macro on test, mean over the seeds), auroc_low, auroc_high, seed_sd, seeds.
 
-    The interval (`_with_seeds`) covers the test patients and, with two or more seeds, the training. seed_sd: standard
-    deviation over the seeds; NaN for a single seed.
+    The interval covers the test patients and, from two seeds on, the training (`_with_seeds`); seed_sd is NaN for one.
     """
     drawn, each, patients = _drawn(results, replicates, seed)
-    ends, _ = _with_seeds(drawn, each, patients)
+    (low, high), _ = _with_seeds(drawn, each, patients)
     spread = each.std(axis=1, ddof=1) if each.shape[1] > 1 else np.nan
-    low, high = ends.clip(0, 1)
-    columns = {"auroc": each.mean(axis=1), "auroc_low": low, "auroc_high": high, "seed_sd": spread}
+    columns = {"auroc": each.mean(axis=1), "auroc_low": low.clip(0), "auroc_high": high.clip(max=1), "seed_sd": spread}
     return pd.DataFrame(columns | {"seeds": each.shape[1]}, index=pd.Index(results, name="arch"))
 
 
@@ -147,7 +144,6 @@ def kept_costs(each: dict[str, TrainConfig], path: Path, progress: bool = True) 
     """`measure_costs`, stored in the file `path`: a resumed comparison must plan its minutes with the same costs."""
     parts = ("arch", "image_size", "batch_size", "precision", "layout", "device")
     about = {name: ", ".join(f"{part} {getattr(config, part)}" for part in parts) for name, config in each.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
     with one_process(path.with_suffix(".lock"), "measuring costs"):  # measurements must not overlap
         known = read_json(path)
         missing = {about[name]: config for name, config in each.items() if about[name] not in known}
@@ -203,9 +199,8 @@ def _drawn(results: Results, replicates: int, seed: int) -> tuple[np.ndarray, np
 def _with_seeds(drawn: np.ndarray, each: np.ndarray, patients: int) -> tuple[np.ndarray, np.ndarray]:
     """95 % intervals (2, k) of means over seeds, and two-sided p (k,) of their being 0: for new patients and trainings.
 
-    drawn: (replicates, k) means over the seeds on drawn patients. each: (k, seeds). Both parts of the variance reach as
-    far as Student's t says, which is far for few seeds; the root of the sum of their squares is the reach of the mean
-    (MOVER, Zou & Donner 2008, Stat. Med. 27). A bootstrap of the seeds would be too narrow: two have only three draws.
+    drawn: (replicates, k) means over the seeds on drawn patients. each: (k, seeds). Both variances reach as far as
+    Student's t says; the mean as far as the root of the sum of squares (MOVER, Zou & Donner 2008, Stat. Med. 27).
     """
     point, seeds = each.mean(axis=1), each.shape[1]
     of_patients = drawn.std(axis=0, ddof=1)

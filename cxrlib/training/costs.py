@@ -18,7 +18,6 @@ from cxrlib.models.architectures import ChestXrayModel, build_model
 from cxrlib.training.config import TrainConfig
 from cxrlib.training.device import free_memory, kept_memory, pick_device
 from cxrlib.training.inference import Engine
-from cxrlib.training.optimization import EMA
 
 _BATCH = 16  # largest batch timed on a CPU
 _GAIN = 1.1  # the speed-up that justifies the lower precision of bf16
@@ -129,14 +128,12 @@ def _speeds(config: TrainConfig, model: ChestXrayModel, options: list[str], devi
     about = f"{config.arch} {config.image_size} px batch {batch_size} on {chip}, torch {torch.__version__}"
     about += f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     path = CACHE / "speed.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     with one_process(path.with_suffix(".lock")):
         known = read_json(path)
         speeds = known.setdefault(about, {})
         for option in (option for option in options if option not in speeds):
             try:
-                speed = images_per_second(copy.deepcopy(model), batch_size, *option.split(), device)
-                speeds[option] = round(speed, 1)
+                speeds[option] = round(images_per_second(copy.deepcopy(model), batch_size, *option.split(), device), 1)
             except torch.OutOfMemoryError:  # on a GPU; another option may fit
                 torch.cuda.empty_cache()
         write_json(path, known)
@@ -150,13 +147,13 @@ def _measure(config: TrainConfig, there) -> None:
     """Send the result of `measure_costs`."""
     device = torch.device(pick_device(config.device))
     model = build_model(config.arch, "none", config.image_size).to(device)
-    average = EMA(model, config.ema_decay)  # counts towards the memory
+    average = copy.deepcopy(model)  # a training has one, which counts towards the memory
     training = images_per_second(model, config.batch_size, config.precision, config.layout, device)
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    millions = sum(parameter.numel() for parameter in average.model.parameters()) / 1e6
+    millions = sum(parameter.numel() for parameter in average.parameters()) / 1e6
     x = torch.rand(config.batch_size, 1, *2 * [config.image_size], device=device)
     engine = Engine(model.lay_out("channels_last"), 10**6)
     forward = config.batch_size / _fastest(lambda: engine(x)[0].cpu())  # .cpu() waits for a GPU

@@ -13,7 +13,6 @@ from cxrlib.core.errors import InputError
 
 # parameters of glibc's mallopt (malloc.h)
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
-_LARGEST, _MAPPINGS, _MIB = 2**31 - 1, 65_536, 2**20
 _depth = 0
 
 
@@ -50,13 +49,13 @@ def kept_memory() -> Iterator[None]:
     _depth += 1
     if libc and _depth == 1:
         libc.mallopt(_MMAP_MAX, 0)
-        libc.mallopt(_TRIM_THRESHOLD, _LARGEST)
+        libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     try:
         yield
     finally:
         _depth -= 1
         if libc and _depth == 0:
-            libc.mallopt(_MMAP_MAX, _MAPPINGS)
-            libc.mallopt(_MMAP_THRESHOLD, 32 * _MIB)  # where glibc's own adaptation ends
-            libc.mallopt(_TRIM_THRESHOLD, 64 * _MIB)
+            libc.mallopt(_MMAP_MAX, 65_536)
+            libc.mallopt(_MMAP_THRESHOLD, 32 << 20)  # where glibc's own adaptation ends
+            libc.mallopt(_TRIM_THRESHOLD, 64 << 20)
             libc.malloc_trim(0)

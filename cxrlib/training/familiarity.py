@@ -23,9 +23,7 @@ KINDS = ("a radiograph turned to the left", "a radiograph upside down", "a radio
 _MOST, _MOST_MADE = 1000, 128  # images of a part, and images made of each kind: more of them change little
 _LEAST = 25  # images of a part; a limit on fewer would say nothing
 _COMPONENTS = 64
-_PIXELS = 64 + 16 + 2  # of the description
 _FLAGGED, _REFUSED = 0.995, 0.99  # quantiles of validation images, and of the same altered as another hospital may do
-_ALTERED = 2.0  # strength of `augment`
 
 
 class Familiarity:
@@ -33,7 +31,7 @@ class Familiarity:
 
     def __init__(self, fitted: dict[str, torch.Tensor], width: int):
         components = len(fitted.get("components", ()))
-        length = _PIXELS + components
+        length = 64 + 16 + 2 + components  # of a description
         shapes = {"mean": (width,), "components": (components, width), "centre": (length,), "whiten": (length, length),
                   "coef": (len(KINDS), length), "intercept": (len(KINDS),), "limits": (2, 2)}  # fmt: skip
         if {name: tuple(value.shape) for name, value in fitted.items()} != shapes:
@@ -59,10 +57,9 @@ def fit_familiarity(model: ChestXrayModel, train, val) -> dict[str, torch.Tensor
     if min(len(train), len(val)) < _LEAST:
         return None
     rng = np.random.default_rng(0)
-    rows = [rng.permutation(len(part))[:_MOST].tolist() for part in (train, val)]
-    x, y = (torch.stack([part[row][0] for row in chosen]) for part, chosen in zip((train, val), rows, strict=True))
+    x, y = (part.__getitems__(rng.permutation(len(part))[:_MOST].tolist())[0] for part in (train, val))
     made = _made(x[:_MOST_MADE], rng)
-    altered = augment(y[: 2 * _MOST_MADE], _ALTERED, generator=torch.Generator().manual_seed(0))
+    altered = augment(y[: 2 * _MOST_MADE], strength=2.0, generator=torch.Generator().manual_seed(0))
     sets = (x, y, altered, *made)
     engine = Engine(model, sum(map(len, sets)))
     every = (torch.cat([engine(batch)[1].cpu() for batch in each.split(64)]).double() for each in sets)
@@ -82,8 +79,8 @@ def fit_familiarity(model: ChestXrayModel, train, val) -> dict[str, torch.Tensor
     lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=[1 / 6] * 6)
     lda.fit(np.concatenate([known, *others]), kinds)
     fitted["coef"], fitted["intercept"] = (torch.from_numpy(each[1:] - each[0]) for each in (lda.coef_, lda.intercept_))
-    near, far = (_scores(fitted, *each)[0] for each in ((of_y, y), (of_altered, altered)))
-    near, far = near.quantile(_FLAGGED, dim=0), far.quantile(_REFUSED, dim=0)
+    near = _scores(fitted, of_y, y)[0].quantile(_FLAGGED, dim=0)
+    far = _scores(fitted, of_altered, altered)[0].quantile(_REFUSED, dim=0)
     fitted["limits"] = torch.stack([near, torch.maximum(near, far)])
     return {name: value.float() for name, value in fitted.items()}
 

@@ -73,8 +73,7 @@ def _session(network: ChestXrayModel):
 
     file, images = io.BytesIO(), torch.zeros(2, 1, network.image_size, network.image_size)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an exporter that needs no further package and takes a second
+        with warnings.catch_warnings(action="ignore"):  # of an exporter that needs no package and takes a second
             torch.onnx.export(network, (images,), file, input_names=["images"],
                               dynamic_axes={"images": {0: "batch"}}, dynamo=False)  # fmt: skip
     except Exception:  # of any kind; only speed is lost

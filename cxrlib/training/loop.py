@@ -108,14 +108,14 @@ class _Training:
         optimizer = torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, fused=device.type != "mps")
         self.ema = EMA(model, config.ema_decay)
         self.ema.model.tta = config.tta
+        self.stateful = {"model": model, "average": self.ema.model, "optimizer": optimizer}
         self.losses = torch.zeros(len(self.batches), device=device)
         self.accelerator.wait_for_everyone()  # the start checkpoint may be one of those that are moved
         if state is None and self.main:
             set_aside(self.out)
         elif state is not None:
-            model.load_state_dict(state["model"])
-            self.ema.model.load_state_dict(state["average"])
-            optimizer.load_state_dict(state["optimizer"])
+            for name, one in self.stateful.items():
+                one.load_state_dict(state[name])
             self.rows, self.step, self.spent = state["rows"], state["step"], state["seconds"]
             self.losses.copy_(state["losses"])
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
@@ -179,7 +179,7 @@ class _Training:
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.ema.update(self.accelerator.unwrap_model(self.model), self.step)
+        self.ema.update(self.stateful["model"], self.step)
         return loss.detach()
 
     def _learning_rate(self, step: int) -> float:
@@ -217,8 +217,6 @@ class _Training:
         if self.main:
             content = {name: getattr(self, name) for name in ("identity", "choice", "parts", "rows", "step")}
             content |= {"losses": self.losses.cpu(), "seconds": time.perf_counter() - self.began if place else 0.0}
-            model = self.accelerator.unwrap_model(self.model)
-            stateful = {"model": model, "average": self.ema.model, "optimizer": self.optimizer}
-            content |= {name: one.state_dict() for name, one in stateful.items()}
+            content |= {name: one.state_dict() for name, one in self.stateful.items()}
             write_checkpoint(self.out / "state.pth", content)
         self.saved = time.perf_counter()

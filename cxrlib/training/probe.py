@@ -29,8 +29,6 @@ from cxrlib.training.optimization import start_at_prevalence
 # ridge penalties on the weights of standardized features; one for all findings, as single ones have too few positives
 PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 _PATIENCE = 2  # penalties without improvement before the weaker ones are skipped
-_ITERATIONS = 200  # of L-BFGS, at most, per penalty
-_CONSTANT = 1e-6  # features with a smaller standard deviation are ignored, such as dead units of a random network
 
 
 def fit_probe(config: TrainConfig, entries: pd.DataFrame, images: Images, out: Path, progress=True) -> pd.DataFrame:
@@ -48,7 +46,8 @@ def fit_probe(config: TrainConfig, entries: pd.DataFrame, images: Images, out: P
     began = time.perf_counter()
     x, y = (features(model, part, 2 * config.batch_size, progress) for part in (train, val))
     speed = (len(x) + len(y)) / (time.perf_counter() - began)
-    mean, std = _scale(x)
+    mean, std = x.mean(dim=0), x.std(dim=0, correction=0)
+    std = torch.where(std > 1e-6, std, torch.inf)  # constant features, such as dead units, become 0
     labels = train.labels.to(x.device)
     criterion = make_loss(config.loss, labels, config.pos_weight_cap)
     tried = list(_tried((x - mean) / std, (y - mean) / std, labels, val, criterion))
@@ -91,12 +90,6 @@ def features(model: ChestXrayModel, dataset, batch_size: int = 64, progress: boo
         return torch.from_numpy(stored[rows, :width]).to(device)
 
 
-def _scale(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of the features; infinite for constant ones, which become 0."""
-    std = x.std(dim=0, correction=0)
-    return x.mean(dim=0), torch.where(std > _CONSTANT, std, torch.inf)
-
-
 def _tried(x, y, labels: torch.Tensor, val, criterion: Callable):
     """Yield history row, head and validation predictions of each penalty, from features of training and validation."""
     head, best, since = nn.Linear(x.shape[1], labels.shape[1]).to(x.device), -np.inf, 0
@@ -121,7 +114,7 @@ def _tried(x, y, labels: torch.Tensor, val, criterion: Callable):
 
 def _minimize(head: nn.Linear, x: torch.Tensor, labels: torch.Tensor, criterion: Callable, penalty: float) -> None:
     """Fit the head by L-BFGS from its current weights."""
-    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=_ITERATIONS, tolerance_grad=1e-6,
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=200, tolerance_grad=1e-6,
                                   tolerance_change=1e-8, line_search_fn="strong_wolfe")  # fmt: skip
 
     def objective() -> torch.Tensor:

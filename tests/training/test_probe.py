@@ -112,13 +112,21 @@ def test_it_learns_what_a_random_network_lets_through(entries, cache, tmp_path):
     assert history["val_auroc"].max() > 0.5
 
 
-def test_constant_features_are_left_out():
-    x = torch.randn(50, 4)
-    x[:, 1], x[:, 2] = 7.0, 1e4 * x[:, 2]
-    mean, std = probe._scale(x)
-    scaled = (x - mean) / std
-    assert scaled[:, 1].abs().max() == 0
-    torch.testing.assert_close(scaled[:, 2].std(correction=0), torch.tensor(1.0))
+def test_constant_features_are_left_out_and_large_ones_are_scaled(entries, cache, tmp_path, monkeypatch):
+    def altered(*args):
+        x = features(*args)
+        x[:, 1], x[:, 2] = 7.0, 1e4 * x[:, 2]
+        return x
+
+    plain = fit_probe(TrainConfig(**QUICK), entries, cache, tmp_path / "plain", progress=False)
+    monkeypatch.setattr(probe, "features", altered)
+    history = fit_probe(TrainConfig(**QUICK), entries, cache, tmp_path / "altered", progress=False)
+    assert np.isfinite(history["train_loss"]).all()
+    before, after = (state(tmp_path / name / "model_last.pth")["backbone.classifier.1.weight"]
+                     for name in ("plain", "altered"))  # fmt: skip
+    assert (after[:, 1] == 0).all()
+    torch.testing.assert_close(1e4 * after[:, 2], before[:, 2], atol=0.05 * float(before[:, 2].abs().max()), rtol=0.05)
+    assert history["train_loss"].iloc[0] == pytest.approx(plain["train_loss"].iloc[0], rel=0.01)
 
 
 @pytest.mark.parametrize("loss", ["bce_pos_weight", "focal", "asymmetric"])
