@@ -87,7 +87,7 @@ def plot_views(entries: pd.DataFrame) -> plt.Figure:
     right.axvline(1, color=GREY, lw=1)
     right.set_xscale("log", base=2)
     right.xaxis.set_major_formatter("{x:g}")
-    right.set(xlabel="times as often in AP as in PA (logarithmic)", title="Findings at the bedside")
+    right.set(xlabel="times as often in AP as in PA (logarithmic)", title="Findings in AP, relative to PA")
     return described(figure, f"Ages by view; share of images with each finding in PA and in AP: {_shares_text(share)}.")
 
 
@@ -118,7 +118,7 @@ def plot_agreement(table: pd.DataFrame, nih: pd.DataFrame | None = None) -> plt.
     axes.axvline(0, color=GREY, lw=1, ls=":")
     axes.set_yticks(y, rows)
     axes.set(xlabel="Cohen's kappa, 95 % interval over patients", ylim=(-0.6, len(table) - 0.4),
-             title="Labels against a reference (in brackets: positives of blue)", xlim=(None, 1.02))  # fmt: skip
+             title="Labels against a reference (in brackets: positive in the blue one)", xlim=(None, 1.02))  # fmt: skip
     return described(figure, f"Cohen's kappa of the mined labels on {table['images'].iloc[0]:,} images: {values}.")
 
 
@@ -151,7 +151,7 @@ def plot_parts(entries: pd.DataFrame) -> plt.Figure:
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.minorticks_off()
     axes.grid(axis="both")
-    axes.legend(loc="upper left")
+    figure.legend(loc="outside lower right", ncols=3)
     values = "; ".join(f"{name} {', '.join(map(str, row))}" for name, *row in counts[::-1].itertuples())
     return described(figure, f"Positive images in train, val and test: {values}.")
 

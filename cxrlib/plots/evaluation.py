@@ -107,7 +107,7 @@ def plot_reliability(tables: dict[str, Predictions], findings: list[str], bins: 
             table = reliability(predictions, finding, bins)
             if table.empty:  # no label is known
                 continue
-            look = {"ms": 5, "lw": 1, "elinewidth": 1.5, "capsize": 2}
+            look = {"ms": 5, "mfc": "white" if style is STYLES[1] else None, "lw": 1, "elinewidth": 1}
             draw_bars(axes, table["score"], table, ("share", "low", "high"), style, label=name, **look)
             positives, (score, share) = table["positives"].sum(), map(number, table.iloc[-1][["score", "share"]])
             texts.append(f"{pretty(finding)}, {name}: the highest scores, {score}, meet {share}")

@@ -17,16 +17,17 @@ def plot_localization(tables: dict[str, pd.DataFrame], order: list[str] | tuple 
     model = next(iter(games.values())).query("maps == 'model'").drop("macro").sort_values("value", ascending=False)
     names = sorted(model.index, key=lambda name: [*order, name].index(name))
     rows, texts, before = ["macro", *names[::-1]], [], None
-    figure, panels = plt.subplots(1, len(games), figsize=(4.2 * len(games) + 3.8, 0.6 * len(rows) + 1.4), squeeze=False)
+    most = pd.concat(games)["high"].max()
+    figure, panels = plt.subplots(1, len(games), figsize=(4.2 * len(games) + 3.8, 0.75 * len(rows) + 1.4), squeeze=False)
     for axes, (title, game) in zip(panels.flat, games.items(), strict=True):
         kinds, y = dict(list(game.groupby("maps", sort=False))), np.arange(len(rows))
         for n, (kind, style) in enumerate(zip(kinds, [STYLES[0], (GREY, "|"), *STYLES[1:]], strict=False)):
             height = y + 0.32 * (1 - 2 * n / max(1, len(kinds) - 1))
-            draw_intervals(axes, height, kinds[kind].loc[rows], _VALUES, style, label=kind, ms=7)
+            draw_intervals(axes, height, kinds[kind].loc[rows], _VALUES, style, label=kind, ms=5)
         on = [f"\n{row.cases} cases, {row.patients} patients" for row in kinds["model"].loc[rows].itertuples()]
         axes.set_yticks(y, [] if on == before else [pretty(row) + text for row, text in zip(rows, on, strict=True)])
         axes.axhline(0.5, color="0.8", lw=1)
-        axes.set(xlim=(-0.02, 1.02), xlabel="pointing game, 95 % interval over patients", title=title)
+        axes.set(xlim=(-0.02, 1.04 * most), xlabel="pointing game, 95 % interval over patients", title=title)
         macro = ", ".join(f"{kind} {of.loc['macro', 'value']:.2f}" for kind, of in kinds.items())
         texts, before = [*texts, f"{title}, macro mean: {macro}."], on
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))

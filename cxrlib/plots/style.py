@@ -149,7 +149,7 @@ def draw_bars(axes, x, table: pd.DataFrame, columns: Sequence[str], style: tuple
 
 def plot_intervals(tables: dict, metric: str = "auroc", label: str = "AUROC", chance: float | None = 0.5) -> plt.Figure:
     """A metric with its interval by finding, the macro last; one colour per table. tables: name -> `evaluate`'s."""
-    figure, axes = plt.subplots(figsize=(8 if len(tables) == 1 else 10, 5.6))  # wider with a legend beside it
+    figure, axes = plt.subplots(figsize=(8.5, 5.6))
     order = [*next(iter(tables.values())).loc[list(FINDINGS), metric].sort_values(na_position="first").index]
     rows, columns = ["macro", *order], (metric, f"{metric}_low", f"{metric}_high")
     for index, ((name, table), style) in enumerate(zip(tables.items(), STYLES, strict=False)):
@@ -163,6 +163,6 @@ def plot_intervals(tables: dict, metric: str = "auroc", label: str = "AUROC", ch
         axes.axvline(chance, color=GREY, lw=1, ls=":")
     axes.set(xlabel=f"{label}, 95 % interval over patients", title=f"{label} on test (positive images / patients)")
     if len(tables) > 1:
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # no place inside is free of intervals
+        figure.legend(loc="outside lower right", ncols=2)  # no place inside is free of intervals
     values = "; ".join(f"{name}: {listed(table.loc[rows[::-1], metric])}" for name, table in tables.items())
     return described(figure, f"{label} on test with 95 % intervals, by finding. {values}.")

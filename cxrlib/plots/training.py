@@ -28,7 +28,7 @@ def plot_steps(rates: list[float], losses: list[float], prevalence: float) -> pl
     left.set(xlabel="step", ylabel="learning rate", title="The learning rate: up, then slowly down", ylim=(0, None))
     smooth = pd.Series(losses).rolling(5, min_periods=1).mean()
     right.plot(losses, color=BLUE, lw=1, alpha=0.5, label="each step")
-    right.plot(smooth, color=ORANGE, lw=2, label="mean of five")
+    right.plot(smooth, color=ORANGE, lw=2, label="mean of the last five")
     right.axhline(prevalence, color=GREY, ls=":", lw=2, label=f"prevalence alone: {prevalence:.3f}")
     right.set(xlabel="step", ylabel="training loss", title="The loss of each batch", ylim=(0, None))
     right.legend()

@@ -245,7 +245,7 @@ def test_intervals_show_every_finding_its_interval_and_its_positives(predictions
     defined = table.loc[["macro", *order]].dropna(subset="auroc_low")
     assert len(defined) == 14
     np.testing.assert_array_equal(ends, defined[["auroc_low", "auroc_high"]])
-    assert {text.get_text() for text in axes.get_legend().get_texts()} == {"one", "two"}
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"one", "two"}
     other = table.assign(positives=table["positives"] + 1)
     labels = plots.plot_intervals({"one": table, "two": other}).axes[0].get_yticklabels()
     assert labels[1].get_text() == "Fibrosis (0 / 0; 1 / 0)", "of other images: the counts of each"
