@@ -18,7 +18,7 @@ def plot_localization(tables: dict[str, pd.DataFrame], order: list[str] | tuple 
     names = sorted(model.index, key=lambda name: [*order, name].index(name))
     rows, texts, before = ["macro", *names[::-1]], [], None
     most = pd.concat(games)["high"].max()
-    figure, panels = plt.subplots(1, len(games), figsize=(4.2 * len(games) + 3.8, 0.75 * len(rows) + 1.4), squeeze=False)
+    figure, panels = plt.subplots(1, len(games), figsize=(4.2 * len(games) + 3.8, 8.2), squeeze=False)
     for axes, (title, game) in zip(panels.flat, games.items(), strict=True):
         kinds, y = dict(list(game.groupby("maps", sort=False))), np.arange(len(rows))
         for n, (kind, style) in enumerate(zip(kinds, [STYLES[0], (GREY, "|"), *STYLES[1:]], strict=False)):
