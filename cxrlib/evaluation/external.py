@@ -28,7 +28,7 @@ def external(here, there: Predictions, calibrator, thresholds, resampling=Bootst
     calibrated score (score) and prevalence there, ece_mass and what noise alone would give (floor); then what
     `refitting` returns; each metric with `_low` and `_high`, and a note. Macros are means over the findings measured.
     """
-    few = [too_few(there.labels[there.known[:, k], k] == 1) for k in range(len(FINDINGS))]
+    few = [too_few(positive) for _, positive, _ in there.by_finding()]
     enough = np.array([not note for note in few])
     counts = evaluate(there, replicates=0)[["positives", "patients", "n"]]
     there = replace(there, labels=np.where(enough, there.labels, UNKNOWN))
@@ -42,7 +42,7 @@ def external(here, there: Predictions, calibrator, thresholds, resampling=Bootst
         difference = difference.rename(columns={"low": "difference_low", "high": "difference_high"})
         parts += [_named(own, "auroc", "auroc_here"), difference.drop(columns=["a", "b", "note"])]
         missing = ("here: " + own["note"]).where(own["auroc"].isna(), "")
-    score = [calibrated.scores[there.known[:, k], k].mean() if enough[k] else np.nan for k in range(len(FINDINGS))]
+    score = [scores.mean() if len(scores) else np.nan for scores, _, _ in calibrated.by_finding()]
     parts += [_named(measured, name) for name in ("sensitivity", "specificity", "f1", "ece_mass")]
     levels = {"score": with_macro(np.array(score)), "floor": with_macro(ece_floor(calibrated))}
     again = refitting(there, calibrator, thresholds, resampling)

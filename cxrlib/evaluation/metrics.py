@@ -98,11 +98,7 @@ def _drawn(predictions, thresholds, metrics, patients, times, seed) -> Drawn:
         wrong = "needs thresholds" if name in THRESHOLD_METRICS else f"is not a metric{nearest(name, possible)}"
         raise InputError(f"{name!r} {wrong}; expected one of {some(possible, 11)}")
     values = [None] * len(FINDINGS) if thresholds is None else fourteen("thresholds", thresholds, nan=False)
-    patient, findings = np.searchsorted(patients, predictions.patient), []
-    for k, threshold in enumerate(values):
-        rows = predictions.known[:, k]
-        scores, positive = predictions.scores[rows, k], predictions.labels[rows, k] == 1
-        findings.append(_Finding(scores, positive, patient[rows], len(patients), threshold))
+    findings = [_Finding(*each, patients, value) for each, value in zip(predictions.by_finding(), values, strict=True)]
 
     def measured(weights: np.ndarray) -> dict[str, np.ndarray]:  # (patients, r) to {metric: (r, 14)}
         each = [finding(weights, metrics) for finding in findings]
@@ -132,6 +128,7 @@ class _Finding:
     """
 
     def __init__(self, scores, positive, patient, patients, threshold):
+        patient, patients = np.searchsorted(patients, patient), len(patients)
         steps = np.unique(scores[positive])
         place = 2 * len(steps) - np.searchsorted(steps, scores, "left") - np.searchsorted(steps, scores, "right")
         self.positives = patient_sums(place[positive] // 2, patient[positive], (len(steps), patients))
@@ -239,6 +236,5 @@ def _notes(positives: np.ndarray, known: np.ndarray, patients: np.ndarray, drawn
         notes.append("; ".join(reasons))
     covered = pd.Series({name: (~np.isnan(value)).sum() for name, value in drawn.point.items()})
     over = covered.index.to_series().groupby(covered, sort=False).agg(", ".join)  # number of findings -> metrics
-    which = {count: f" ({names})" if len(over) > 1 else "" for count, names in over.items()}
-    means = [f"{count} of {len(FINDINGS)} findings{names}" for count, names in which.items()]
+    means = [f"{n} of {len(FINDINGS)} findings" + f" ({names})" * (len(over) > 1) for n, names in over.items()]
     return [*notes, "macro over " + ", ".join(means)]
