@@ -137,9 +137,8 @@ class _Finding:
         self.counts = patient_sums(positive.astype(int), patient, (2, patients)).toarray()  # negatives, positives
         error = positive - scores.astype(np.float64)
         self.squared = patient_sums(np.zeros_like(patient), patient, (1, patients), error**2)
-        width_bins = np.searchsorted(np.linspace(0, 1, ECE_BINS + 1)[1:-1], scores)
-        self.bins = patient_sums(width_bins, patient, (ECE_BINS, patients), error)
-        self.mass_bins = patient_sums(mass_bins(scores), patient, (ECE_BINS, patients), error)
+        bins = {"ece": np.searchsorted(np.linspace(0, 1, ECE_BINS + 1)[1:-1], scores), "ece_mass": mass_bins(scores)}
+        self.bins = {name: patient_sums(each, patient, (ECE_BINS, patients), error) for name, each in bins.items()}
         self.cells = None
         if threshold is not None:
             self.cells = patient_sums(2 * positive + at_or_above(scores, threshold), patient, (4, patients))
@@ -159,8 +158,7 @@ class _Finding:
             values["ap"] = ratio((positives * precision).sum(axis=0), total_positive)
             values["ap_lift"] = ratio(values["ap"] * total, total_positive)
         values["brier"] = ratio((self.squared @ weights)[0], total)
-        values["ece"] = ratio(np.abs(self.bins @ weights).sum(axis=0), total)
-        values["ece_mass"] = ratio(np.abs(self.mass_bins @ weights).sum(axis=0), total)
+        values |= {name: ratio(np.abs(sums @ weights).sum(axis=0), total) for name, sums in self.bins.items()}
         if self.cells is not None:
             values |= threshold_metrics(*(self.cells @ weights))
         return values

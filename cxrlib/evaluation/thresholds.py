@@ -232,8 +232,7 @@ def guaranteed(scores, positive, patient, candidates, promise: tuple[float, floa
     """
     (sensitivity, confidence), (_, codes) = promise, np.unique(patient[positive], return_inverse=True)
     patients, level = codes.max(initial=-1) + 1, 1 - confidence
-    missed = ~at_or_above(scores[positive], candidates[:, None])  # (candidates, positive images)
-    row, image = np.nonzero(missed)
+    row, image = np.nonzero(~at_or_above(scores[positive], candidates[:, None]))  # a candidate and whom it misses
     losses = patient_sums(row, codes[image], (len(candidates), patients)).toarray() / np.bincount(codes)
     p = p_of_risk(losses, 1 - sensitivity)
     passed = int(np.argmin(np.append(p <= level, False)))
@@ -252,9 +251,8 @@ def p_of_risk(losses: np.ndarray, risk: float) -> np.ndarray:
     Hoeffding and Bentkus (Bates et al. 2021, Journal of the ACM 68), which holds for any losses in [0, 1].
     """
     n, mean = losses.shape[1], losses.mean(axis=1)
-    tail = bdtr(np.floor(n * mean + 1e-9), n, risk)
     if np.isin(losses, (0, 1)).all():
-        return tail
+        return bdtr(np.floor(n * mean + 1e-9), n, risk)
     below = np.minimum(mean, risk)
     hoeffding = np.exp(-n * (rel_entr(below, risk) + rel_entr(1 - below, 1 - risk)))
     return np.minimum(np.minimum(hoeffding, np.e * bdtr(np.ceil(n * mean - 1e-9), n, risk)), 1)

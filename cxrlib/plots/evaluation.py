@@ -55,8 +55,7 @@ def plot_threshold_curves(grid: np.ndarray, f1: np.ndarray, thresholds: Threshol
     """F1 on validation by threshold, with the threshold's own interval. grid: (g,); f1: (g, 14)."""
     labels = "threshold (orange: chosen, with its 95 % interval; dotted: half of the best F1)", "F1 on validation"
     figure, all_axes = panels(len(FINDINGS), 5, 2.2, height=1.8, labels=labels, sharex=True, sharey=True)
-    each = zip(thresholds.values, thresholds.tuned, strict=True)
-    titles = [number(value) if tuned else "not tuned" for value, tuned in each]
+    titles = np.where(thresholds.tuned, [number(value) for value in thresholds.values], "not tuned")
     for k, (axes, name) in enumerate(zip(all_axes, FINDINGS, strict=False)):
         axes.plot(grid, f1[:, k], "-o", ms=3, color=BLUE if thresholds.tuned[k] else "0.7")
         if thresholds.tuned[k]:
