@@ -58,8 +58,7 @@ def patient_sums(row: np.ndarray, patient: np.ndarray, shape: tuple[int, int], v
 
 def effective_number(counts: csr_array | np.ndarray) -> np.ndarray:
     """Kish's number of patients (rows,), (sum of n)^2 / sum of n^2, of counts (rows, p); 0 for a row without images."""
-    total = np.asarray(counts.sum(axis=1), dtype=np.float64)
-    return ratio(total**2, np.asarray((counts * counts).sum(axis=1)), empty=0.0)
+    return ratio(counts.sum(axis=1) ** 2, (counts * counts).sum(axis=1), empty=0.0)
 
 
 def ratio(above: np.ndarray, below: np.ndarray, empty: float = np.nan) -> np.ndarray:

@@ -51,9 +51,7 @@ class Calibrator(SavedPerFinding):
         if method == "none":
             return unfitted
         maps, notes = [], []
-        for k in range(len(FINDINGS)):
-            rows = val.known[:, k]
-            scores, positive = val.scores[rows, k], val.labels[rows, k] == 1
+        for scores, positive, _ in val.by_finding():
             note = too_few(positive) or ("" if np.ptp(scores) else "all images have the same score")
             one = {} if note else _fitted(method, scores, positive)
             note = "higher scores do not go with more positives" if one is None else note
@@ -145,18 +143,15 @@ def _fitted(method: str, scores: np.ndarray, positive: np.ndarray) -> dict | Non
     # Platt's: as if one more image of each class had been seen
     target = np.where(positive, (positives + 1) / (positives + 2), 1 / (negatives + 2))
 
-    def loss(z: np.ndarray) -> float:  # mean cross-entropy of logits
-        return (np.logaddexp(0, z) - target * z).mean()
-
-    def loss_and_gradient(line: np.ndarray) -> tuple[float, np.ndarray]:
+    def loss(line: Sequence) -> tuple[float, np.ndarray]:  # mean cross-entropy of the logits, and its gradient
         z = line[0] * x + line[1]
         error = expit(z) - target
-        return loss(z), np.array([(error * x).mean(), error.mean()])
+        return (np.logaddexp(0, z) - target * z).mean(), np.array([(error * x).mean(), error.mean()])
 
     if method == "temperature":
-        found = scipy.optimize.minimize_scalar(lambda log: loss(np.exp(log) * x), bounds=(-5, 5), method="bounded")
+        found = scipy.optimize.minimize_scalar(lambda log: loss((np.exp(log), 0))[0], bounds=(-5, 5), method="bounded")
         return {"slope": float(np.exp(found.x))}
-    found = scipy.optimize.minimize(loss_and_gradient, np.array([1.0, 0.0]), jac=True, method="BFGS", tol=1e-8)
+    found = scipy.optimize.minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS", tol=1e-8)
     slope, intercept = map(float, found.x)
     return {"slope": slope, "intercept": intercept} if slope > 0 else None
 

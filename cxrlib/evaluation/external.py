@@ -28,22 +28,23 @@ def external(here, there: Predictions, calibrator, thresholds, resampling=Bootst
     calibrated score (score) and prevalence there, ece_mass and what noise alone would give (floor); then what
     `refitting` returns; each metric with `_low` and `_high`, and a note. Macros are means over the findings measured.
     """
-    few = [too_few(there.labels[there.known[:, k], k] == 1) for k in range(len(FINDINGS))]
+    few = [too_few(positive) for _, positive, _ in there.by_finding()]
     enough = np.array([not note for note in few])
     counts = evaluate(there, replicates=0)[["positives", "patients", "n"]]
     there = replace(there, labels=np.where(enough, there.labels, UNKNOWN))
     calibrated = calibrator.apply(there)
     measured = evaluate(calibrated, thresholds, *resampling)
-    parts, missing = [counts, _named(measured, "auroc", "auroc_there")], [""] * len(measured)
+    renamed = {side: {f"auroc{end}": f"auroc_{side}{end}" for end in _ENDS} for side in ("here", "there")}
+    parts, missing = [counts, measured[[*renamed["there"]]].rename(columns=renamed["there"])], [""] * len(measured)
     if here is not None:
         here = replace(calibrator.apply(here), labels=np.where(enough, here.labels, UNKNOWN))
         own = evaluate(here, None, *resampling)
         difference = group_difference(_apart(calibrated, "there"), _apart(here, "here"), resampling=resampling)
         difference = difference.rename(columns={"low": "difference_low", "high": "difference_high"})
-        parts += [_named(own, "auroc", "auroc_here"), difference.drop(columns=["a", "b", "note"])]
+        parts += [own[[*renamed["here"]]].rename(columns=renamed["here"]), difference.drop(columns=["a", "b", "note"])]
         missing = ("here: " + own["note"]).where(own["auroc"].isna(), "")
-    score = [calibrated.scores[there.known[:, k], k].mean() if enough[k] else np.nan for k in range(len(FINDINGS))]
-    parts += [_named(measured, name) for name in ("sensitivity", "specificity", "f1", "ece_mass")]
+    score = [scores.mean() if len(scores) else np.nan for scores, _, _ in calibrated.by_finding()]
+    parts.append(measured[[name + end for name in ("sensitivity", "specificity", "f1", "ece_mass") for end in _ENDS]])
     levels = {"score": with_macro(np.array(score)), "floor": with_macro(ece_floor(calibrated))}
     again = refitting(there, calibrator, thresholds, resampling)
     parts += [measured[["threshold", "prevalence"]].assign(**levels), again.drop(columns="note")]
@@ -107,11 +108,6 @@ def external_text(table: pd.DataFrame, head: list[str]) -> str:
     findings_of = table["note"].index.groupby(table["note"])  # a note -> the findings that it concerns
     lines += ["", *(f"# {', '.join(names)}: {note}" for note, names in findings_of.items() if note)]
     return "\n".join(lines) + "\n"
-
-
-def _named(table: pd.DataFrame, metric: str, name: str = "") -> pd.DataFrame:
-    """A metric of `evaluate` with its interval, under another name."""
-    return table[[metric + end for end in _ENDS]].set_axis([(name or metric) + end for end in _ENDS], axis=1)
 
 
 def _apart(predictions: Predictions, hospital: str) -> Predictions:

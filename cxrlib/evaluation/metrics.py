@@ -98,11 +98,7 @@ def _drawn(predictions, thresholds, metrics, patients, times, seed) -> Drawn:
         wrong = "needs thresholds" if name in THRESHOLD_METRICS else f"is not a metric{nearest(name, possible)}"
         raise InputError(f"{name!r} {wrong}; expected one of {some(possible, 11)}")
     values = [None] * len(FINDINGS) if thresholds is None else fourteen("thresholds", thresholds, nan=False)
-    patient, findings = np.searchsorted(patients, predictions.patient), []
-    for k, threshold in enumerate(values):
-        rows = predictions.known[:, k]
-        scores, positive = predictions.scores[rows, k], predictions.labels[rows, k] == 1
-        findings.append(_Finding(scores, positive, patient[rows], len(patients), threshold))
+    findings = [_Finding(*each, patients, value) for each, value in zip(predictions.by_finding(), values, strict=True)]
 
     def measured(weights: np.ndarray) -> dict[str, np.ndarray]:  # (patients, r) to {metric: (r, 14)}
         each = [finding(weights, metrics) for finding in findings]
@@ -132,6 +128,7 @@ class _Finding:
     """
 
     def __init__(self, scores, positive, patient, patients, threshold):
+        patient, patients = np.searchsorted(patients, patient), len(patients)
         steps = np.unique(scores[positive])
         place = 2 * len(steps) - np.searchsorted(steps, scores, "left") - np.searchsorted(steps, scores, "right")
         self.positives = patient_sums(place[positive] // 2, patient[positive], (len(steps), patients))
@@ -140,9 +137,8 @@ class _Finding:
         self.counts = patient_sums(positive.astype(int), patient, (2, patients)).toarray()  # negatives, positives
         error = positive - scores.astype(np.float64)
         self.squared = patient_sums(np.zeros_like(patient), patient, (1, patients), error**2)
-        width_bins = np.searchsorted(np.linspace(0, 1, ECE_BINS + 1)[1:-1], scores)
-        self.bins = patient_sums(width_bins, patient, (ECE_BINS, patients), error)
-        self.mass_bins = patient_sums(mass_bins(scores), patient, (ECE_BINS, patients), error)
+        bins = {"ece": np.searchsorted(np.linspace(0, 1, ECE_BINS + 1)[1:-1], scores), "ece_mass": mass_bins(scores)}
+        self.bins = {name: patient_sums(each, patient, (ECE_BINS, patients), error) for name, each in bins.items()}
         self.cells = None
         if threshold is not None:
             self.cells = patient_sums(2 * positive + at_or_above(scores, threshold), patient, (4, patients))
@@ -162,8 +158,7 @@ class _Finding:
             values["ap"] = ratio((positives * precision).sum(axis=0), total_positive)
             values["ap_lift"] = ratio(values["ap"] * total, total_positive)
         values["brier"] = ratio((self.squared @ weights)[0], total)
-        values["ece"] = ratio(np.abs(self.bins @ weights).sum(axis=0), total)
-        values["ece_mass"] = ratio(np.abs(self.mass_bins @ weights).sum(axis=0), total)
+        values |= {name: ratio(np.abs(sums @ weights).sum(axis=0), total) for name, sums in self.bins.items()}
         if self.cells is not None:
             values |= threshold_metrics(*(self.cells @ weights))
         return values
@@ -239,6 +234,5 @@ def _notes(positives: np.ndarray, known: np.ndarray, patients: np.ndarray, drawn
         notes.append("; ".join(reasons))
     covered = pd.Series({name: (~np.isnan(value)).sum() for name, value in drawn.point.items()})
     over = covered.index.to_series().groupby(covered, sort=False).agg(", ".join)  # number of findings -> metrics
-    which = {count: f" ({names})" if len(over) > 1 else "" for count, names in over.items()}
-    means = [f"{count} of {len(FINDINGS)} findings{names}" for count, names in which.items()]
+    means = [f"{n} of {len(FINDINGS)} findings" + f" ({names})" * (len(over) > 1) for n, names in over.items()]
     return [*notes, "macro over " + ", ".join(means)]

@@ -1,6 +1,7 @@
 """Predictions of a model with their labels, images and patients, and what else is saved for each finding."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -63,6 +64,11 @@ class Predictions:
     def known(self) -> np.ndarray:
         """(n, 14) bool: whether the label is 0 or 1."""
         return self.labels != UNKNOWN
+
+    def by_finding(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Of each finding scores, whether it is there, and patients, each (m,): of the images of known label."""
+        for k, rows in enumerate(self.known.T):
+            yield self.scores[rows, k], self.labels[rows, k] == 1, self.patient[rows]
 
     def take(self, rows: np.ndarray) -> "Predictions":
         """The rows of a boolean mask (n,) or of an array of positions, in that order."""

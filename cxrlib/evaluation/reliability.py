@@ -19,9 +19,7 @@ def reliability(predictions: Predictions, finding: str, bins: int = 10) -> pd.Da
     Columns: score (mean), share (of positives), images, patients, positives, low, high (95 %). The interval is Wilson's
     (1927) with the number of patients of a bin instead of images, which are correlated within a patient.
     """
-    k = FINDINGS.index(canonical(finding))
-    rows = predictions.known[:, k]
-    scores, labels, patient = predictions.scores[rows, k], predictions.labels[rows, k], predictions.patient[rows]
+    scores, labels, patient = list(predictions.by_finding())[FINDINGS.index(canonical(finding))]
     table = pd.DataFrame({"score": scores.astype(np.float64), "label": labels.astype(int), "patient": patient})
     of_bin = table.groupby(mass_bins(scores, bins))
     table = of_bin.agg(score=("score", "mean"), share=("label", "mean"), images=("label", "size"),
@@ -57,8 +55,7 @@ def ece_floor(predictions: Predictions) -> np.ndarray:
     patient, so that the floor is, if anything, too low. NaN where no label is known (Roelofs et al. 2022).
     """
     rng, floor = np.random.default_rng(0), np.empty(len(FINDINGS))
-    for k in range(len(FINDINGS)):
-        scores = predictions.scores[predictions.known[:, k], k]
+    for k, (scores, _, _) in enumerate(predictions.by_finding()):
         bins, scores = mass_bins(scores), scores.astype(np.float64)
         drawn = ((rng.random(len(scores)) < scores) - scores for _ in range(200))
         gaps = [np.abs(np.bincount(bins, errors, ECE_BINS)).sum() for errors in drawn]

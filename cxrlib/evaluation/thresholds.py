@@ -103,21 +103,20 @@ def tune_thresholds(val: Predictions, grid=GRID, objective="f1", resampling=Boot
     """
     value_of, promise = parse_objective(objective)
     patients, drawn = shared_draws([val], *resampling)
-    patient, scarcest = np.searchsorted(patients, val.patient), count_patients(val)[1]
+    scarcest = count_patients(val)[1]
     times = np.vstack([np.ones((1, len(patients)), drawn.dtype), drawn])  # the data itself, then the replicates
     values, ends, notes = np.full(len(FINDINGS), _DEFAULT), np.full((2, len(FINDINGS)), np.nan), []
-    for k in range(len(FINDINGS)):
-        rows = val.known[:, k]
-        scores, positive, of = val.scores[rows, k], val.labels[rows, k] == 1, patient[rows]
+    for k, (scores, positive, patient) in enumerate(val.by_finding()):
+        patient = np.searchsorted(patients, patient)
         if few := too_few(positive):
             notes.append(f"{_NOT_TUNED}: {few}; {_DEFAULT} is kept")
             continue
         if promise:
             candidates = np.unique(scores[positive]).astype(np.float64) if grid is None else grid_values(grid)
-            values[k], why = guaranteed(scores, positive, of, candidates, promise)
+            values[k], why = guaranteed(scores, positive, patient, candidates, promise)
             notes.append(why and f"{_NOT_TUNED}: {why}; {_DEFAULT} is kept, with no promise")
             continue
-        best, reached = _best(scores, positive, of, times, grid, value_of)
+        best, reached = _best(scores, positive, patient, times, grid, value_of)
         values[k] = best[0]
         lowest, nobody = grid_values(grid)[0] if grid else 0, "nobody is predicted positive"
         if at_or_above(scores[positive], lowest).any():
@@ -130,7 +129,7 @@ def tune_thresholds(val: Predictions, grid=GRID, objective="f1", resampling=Boot
             kept = f"no threshold{' of the grid' if grid else ''} reaches {objective}; the nearest is kept"
             note = f"{kept}; {note}" if note else kept
         if note and grid:
-            [exact], _ = _best(scores, positive, of, times[:1], None, value_of)
+            [exact], _ = _best(scores, positive, patient, times[:1], None, value_of)
             note += f"; the best of all scores is {exact:.2g}"
         notes.append(note)
     return Thresholds(values, objective, grid, *ends, tuple(notes), val.calibration)
@@ -159,14 +158,12 @@ def optimism(val: Predictions, test: Predictions, replicates: int = 1000, seed: 
     """How much better thresholds look when they are tuned on the same images on which they are evaluated.
 
     One row per finding and "macro": own (F1 on test, thresholds tuned on test), frozen (tuned on val), optimism (own -
-    frozen), low, high, and the thresholds; NaN where tuning or F1 is undefined. **how: of `tune_thresholds`.
+    frozen), low, high, note; NaN where tuning or F1 is undefined. **how: of `tune_thresholds`.
     """
     own, frozen = (tune_thresholds(one, resampling=Bootstrap(replicates=0), **how) for one in (test, val))
     tuned = own.tuned & frozen.tuned
     table = group_difference(test, test, "f1", (own, frozen), Bootstrap(replicates, seed), include=tuned)
     table = table.rename(columns={"a": "own", "b": "frozen", "difference": "optimism"}).drop(columns=["p", "p_holm"])
-    table.insert(0, "own_threshold", np.append(own.values, np.nan))
-    table.insert(1, "frozen_threshold", np.append(frozen.values, np.nan))
     table.loc[[*~tuned, False], "note"] = "not tuned on both: too few images"
     return table
 
@@ -235,8 +232,7 @@ def guaranteed(scores, positive, patient, candidates, promise: tuple[float, floa
     """
     (sensitivity, confidence), (_, codes) = promise, np.unique(patient[positive], return_inverse=True)
     patients, level = codes.max(initial=-1) + 1, 1 - confidence
-    missed = ~at_or_above(scores[positive], candidates[:, None])  # (candidates, positive images)
-    row, image = np.nonzero(missed)
+    row, image = np.nonzero(~at_or_above(scores[positive], candidates[:, None]))  # a candidate and whom it misses
     losses = patient_sums(row, codes[image], (len(candidates), patients)).toarray() / np.bincount(codes)
     p = p_of_risk(losses, 1 - sensitivity)
     passed = int(np.argmin(np.append(p <= level, False)))
@@ -255,9 +251,8 @@ def p_of_risk(losses: np.ndarray, risk: float) -> np.ndarray:
     Hoeffding and Bentkus (Bates et al. 2021, Journal of the ACM 68), which holds for any losses in [0, 1].
     """
     n, mean = losses.shape[1], losses.mean(axis=1)
-    tail = bdtr(np.floor(n * mean + 1e-9), n, risk)
     if np.isin(losses, (0, 1)).all():
-        return tail
+        return bdtr(np.floor(n * mean + 1e-9), n, risk)
     below = np.minimum(mean, risk)
     hoeffding = np.exp(-n * (rel_entr(below, risk) + rel_entr(1 - below, 1 - risk)))
     return np.minimum(np.minimum(hoeffding, np.e * bdtr(np.ceil(n * mean - 1e-9), n, risk)), 1)

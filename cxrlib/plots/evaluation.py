@@ -55,8 +55,7 @@ def plot_threshold_curves(grid: np.ndarray, f1: np.ndarray, thresholds: Threshol
     """F1 on validation by threshold, with the threshold's own interval. grid: (g,); f1: (g, 14)."""
     labels = "threshold (orange: chosen, with its 95 % interval; dotted: half of the best F1)", "F1 on validation"
     figure, all_axes = panels(len(FINDINGS), 5, 2.2, height=1.8, labels=labels, sharex=True, sharey=True)
-    each = zip(thresholds.values, thresholds.tuned, strict=True)
-    titles = [number(value) if tuned else "not tuned" for value, tuned in each]
+    titles = np.where(thresholds.tuned, [number(value) for value in thresholds.values], "not tuned")
     for k, (axes, name) in enumerate(zip(all_axes, FINDINGS, strict=False)):
         axes.plot(grid, f1[:, k], "-o", ms=3, color=BLUE if thresholds.tuned[k] else "0.7")
         if thresholds.tuned[k]:
@@ -75,9 +74,8 @@ def plot_pr_curves(predictions: Predictions, points: dict[str, Thresholds]) -> p
     labels = "recall (sensitivity); dotted: the prevalence, which is what guessing gives", "precision (PPV)"
     figure, all_axes = panels(len(FINDINGS), 5, 2.2, height=1.9, labels=labels, sharex=True, sharey=True)
     handles = {}
-    for k, (axes, name) in enumerate(zip(all_axes, FINDINGS, strict=False)):
-        rows = predictions.known[:, k]
-        truth, scores = predictions.labels[rows, k] == 1, predictions.scores[rows, k]
+    each = zip(all_axes, FINDINGS, predictions.by_finding(), strict=False)
+    for k, (axes, name, (scores, truth, _)) in enumerate(each):
         axes.set_title(pretty(name), fontsize=10)
         if not truth.any():
             axes.text(0.5, 0.5, "no positive", ha="center", va="center", color=GREY)
@@ -86,7 +84,7 @@ def plot_pr_curves(predictions: Predictions, points: dict[str, Thresholds]) -> p
         axes.step(recall, np.append(precision[:-1], precision[-2]), where="post", color="0.4", lw=1.2)
         axes.axhline(truth.mean(), color=GREY, lw=1, ls=":")
         for (label, thresholds), (colour, marker) in zip(points.items(), STYLES, strict=False):
-            positive = thresholds.apply(predictions)[rows, k] == 1
+            positive = thresholds.apply(predictions)[predictions.known[:, k], k] == 1
             if positive.any():
                 point = (positive & truth).sum() / truth.sum(), truth[positive].mean()
                 [handles[label]] = axes.plot(*point, marker, color=colour, ms=7, label=label, ls="none")

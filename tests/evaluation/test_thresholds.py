@@ -299,7 +299,6 @@ def test_optimism_is_the_price_of_tuning_on_what_is_reported():
     own, frozen = (tune_thresholds(part, None, resampling=Bootstrap(0)) for part in (test, val))
     np.testing.assert_allclose(table["own"].iloc[:14], point_estimates(test, own)["f1"])
     np.testing.assert_allclose(table["frozen"].iloc[:14], point_estimates(test, frozen)["f1"])
-    np.testing.assert_array_equal(table["own_threshold"].iloc[:14], own.values)
     assert (table["optimism"] >= 0).all()  # nothing is better on test than what was tuned on it
     macro = table.loc["macro"]
     assert 0.005 < macro["optimism"] < 0.1
