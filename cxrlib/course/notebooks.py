@@ -19,9 +19,8 @@ from cxrlib.course.opening import BESIDE, Data
 from cxrlib.course.runs import RunFolder, versions
 from cxrlib.data.sources import content_digest
 from cxrlib.evaluation.thresholds import grid_values, parse_objective
-from cxrlib.models.architectures import ARCHITECTURES
 from cxrlib.models.names import SUFFIXES
-from cxrlib.training.comparison import parse_budget
+from cxrlib.training.comparison import candidates, parse_budget
 from cxrlib.training.config import TrainConfig
 
 COURSE = ("01_eda", "02_preprocess", "03_train_efficientnet", "04_compare_architectures", "05_thresholds", "06_gradcam")
@@ -74,8 +73,7 @@ def check_parameters(values: dict) -> dict:
     values = _typed(values, known)
     every = known | values
     try:
-        for own in compared(every):
-            CourseConfig(**every | {name: value for name, value in own.items() if name in TrainConfig.model_fields})
+        compared(every)
         parse_budget(every["compare_budget"])
     except InputError as error:
         raise InputError(f"in the comparison (archs, compare_...): {error}") from None
@@ -84,11 +82,10 @@ def check_parameters(values: dict) -> dict:
     return values
 
 
-def compared(values: dict) -> list[dict]:
-    """What the comparison trains: for each architecture the parameters that differ from the main training's."""
-    own = {name.removeprefix("compare_"): value for name, value in values.items() if name.startswith("compare_")}
-    named = [name.partition(":") for name in values["archs"] or ARCHITECTURES]  # resnet18, or resnet18:imagenet
-    return [own | {"arch": arch} | ({"weights": weights} if weights else {}) for arch, _, weights in named]
+def compared(values: dict) -> dict[str, TrainConfig]:
+    """What the comparison trains, as `candidates` gives it. Raises InputError for what does not fit an architecture."""
+    own = {name: values[f"compare_{name}"] for name in ("weights", "image_size", "train_subset", "lr", "batch_size")}
+    return candidates(values["archs"], TrainConfig(**own))
 
 
 def each_run(pairs: Iterable[tuple[str, str]]) -> dict[str, dict]:
@@ -126,8 +123,8 @@ def basis(name: str, every: dict, data: Data) -> dict[str, dict]:
     code, parameters = _code(name), {key: every[key] for key in notebook_parameters(name)}
     beside = {kind: digest for kind, digest in data.beside.items() if BESIDE[kind][1] in code}
     tables = sorted(path for path in [*(NOTEBOOKS / "tables").iterdir(), *RESULTS.rglob("*.*")] if path.name in code)
-    starts = [parameters.get("weights", ""), parameters.get("compare_weights", "")]
-    starts += [arch.partition(":")[2] for arch in parameters.get("archs", ())]
+    starts = [parameters.get("weights", "")]
+    starts += [config.weights for config in compared(every).values()] if "archs" in parameters else []
     beside |= {path: content_digest([Path(path)]) for path in starts if path.endswith(SUFFIXES)}
     return {
         "parameters": {key: value for key, value in parameters.items() if key != "run_dir"},
