@@ -142,13 +142,18 @@ def reads_from(name: str) -> list[str]:
     return [earlier for earlier in COURSE[: COURSE.index(name)] if re.search(rf"""["']{earlier}["']""", code)]
 
 
-def modules(code: str) -> set[str]:
-    """The modules of cxrlib, such as "data.cache", that some code imports, and those that these import, and so on."""
-    found, new = set(), set(_imported(code))
-    while new:
-        found |= new
-        new = {name for module in new for name in _imported(_file(module).read_text(encoding="utf-8"))} - found
-    return found
+@functools.cache
+def modules(code: str) -> frozenset[str]:
+    """The modules of cxrlib, such as "data.cache", that some code imports by name, and those that these import."""
+    names = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom):
+            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    inside = {name.removeprefix("cxrlib.") for name in names if name.startswith("cxrlib.")}
+    files = {module: _file(module) for module in inside if _file(module).is_file()}
+    return frozenset(files).union(*(modules(file.read_text(encoding="utf-8")) for file in files.values()))
 
 
 def reasons_to_rerun(run: RunFolder, every: dict[str, dict]) -> dict[str, str]:
@@ -211,19 +216,6 @@ def _files(run: RunFolder, name: str) -> list[str]:
 
 def _code(name: str) -> str:
     return "\n".join(source for source, _ in code_cells(name))
-
-
-@functools.lru_cache(maxsize=256)
-def _imported(code: str) -> frozenset[str]:
-    """The modules of cxrlib that some code imports by name; their __init__ files hold nothing that could change."""
-    names = set()
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.ImportFrom):
-            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-    inside = {name.removeprefix("cxrlib.") for name in names if name.startswith("cxrlib.")}
-    return frozenset(module for module in inside if _file(module).is_file())
 
 
 def _file(module: str) -> Path:
