@@ -79,7 +79,6 @@ def _run(plan: Plan, data: Data, force: bool) -> None:
     print(f"data    {data.summary}\nrun     {run.path}")
     about = {"csv_path": str(data.csv_path), "img_root": str(data.img_root), "images": len(data.entries),
              "phantoms": data.are_phantoms, "fingerprint": data.fingerprint}  # fmt: skip
-    run.path.parent.mkdir(parents=True, exist_ok=True)
     lock = run.path.with_name(f".{run.path.name}.lock")  # next to the folder, which `start` may move aside
     with one_process(lock, f"at work in {run.path}", wait=False):
         bases = {name: notebooks.basis(name, plan.every, data) for name in COURSE}
