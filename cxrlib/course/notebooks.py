@@ -19,9 +19,8 @@ from cxrlib.course.opening import BESIDE, Data
 from cxrlib.course.runs import RunFolder, versions
 from cxrlib.data.sources import content_digest
 from cxrlib.evaluation.thresholds import grid_values, parse_objective
-from cxrlib.models.architectures import ARCHITECTURES
 from cxrlib.models.names import SUFFIXES
-from cxrlib.training.comparison import parse_budget
+from cxrlib.training.comparison import candidates, parse_budget
 from cxrlib.training.config import TrainConfig
 
 COURSE = ("01_eda", "02_preprocess", "03_train_efficientnet", "04_compare_architectures", "05_thresholds", "06_gradcam")
@@ -74,8 +73,7 @@ def check_parameters(values: dict) -> dict:
     values = _typed(values, known)
     every = known | values
     try:
-        for own in compared(every):
-            CourseConfig(**every | {name: value for name, value in own.items() if name in TrainConfig.model_fields})
+        compared(every)
         parse_budget(every["compare_budget"])
     except InputError as error:
         raise InputError(f"in the comparison (archs, compare_...): {error}") from None
@@ -84,11 +82,10 @@ def check_parameters(values: dict) -> dict:
     return values
 
 
-def compared(values: dict) -> list[dict]:
-    """What the comparison trains: for each architecture the parameters that differ from the main training's."""
-    own = {name.removeprefix("compare_"): value for name, value in values.items() if name.startswith("compare_")}
-    named = [name.partition(":") for name in values["archs"] or ARCHITECTURES]  # resnet18, or resnet18:imagenet
-    return [own | {"arch": arch} | ({"weights": weights} if weights else {}) for arch, _, weights in named]
+def compared(values: dict) -> dict[str, TrainConfig]:
+    """What the comparison trains, as `candidates` gives it. Raises InputError for what does not fit an architecture."""
+    own = {name: values[f"compare_{name}"] for name in ("weights", "image_size", "train_subset", "lr", "batch_size")}
+    return candidates(values["archs"], TrainConfig(**own))
 
 
 def each_run(pairs: Iterable[tuple[str, str]]) -> dict[str, dict]:
@@ -126,8 +123,8 @@ def basis(name: str, every: dict, data: Data) -> dict[str, dict]:
     code, parameters = _code(name), {key: every[key] for key in notebook_parameters(name)}
     beside = {kind: digest for kind, digest in data.beside.items() if BESIDE[kind][1] in code}
     tables = sorted(path for path in [*(NOTEBOOKS / "tables").iterdir(), *RESULTS.rglob("*.*")] if path.name in code)
-    starts = [parameters.get("weights", ""), parameters.get("compare_weights", "")]
-    starts += [arch.partition(":")[2] for arch in parameters.get("archs", ())]
+    starts = [parameters.get("weights", "")]
+    starts += [config.weights for config in compared(every).values()] if "archs" in parameters else []
     beside |= {path: content_digest([Path(path)]) for path in starts if path.endswith(SUFFIXES)}
     return {
         "parameters": {key: value for key, value in parameters.items() if key != "run_dir"},
@@ -145,13 +142,18 @@ def reads_from(name: str) -> list[str]:
     return [earlier for earlier in COURSE[: COURSE.index(name)] if re.search(rf"""["']{earlier}["']""", code)]
 
 
-def modules(code: str) -> set[str]:
-    """The modules of cxrlib, such as "data.cache", that some code imports, and those that these import, and so on."""
-    found, new = set(), set(_imported(code))
-    while new:
-        found |= new
-        new = {name for module in new for name in _imported(_file(module).read_text(encoding="utf-8"))} - found
-    return found
+@functools.cache
+def modules(code: str) -> frozenset[str]:
+    """The modules of cxrlib, such as "data.cache", that some code imports by name, and those that these import."""
+    names = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom):
+            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    inside = {name.removeprefix("cxrlib.") for name in names if name.startswith("cxrlib.")}
+    files = {module: _file(module) for module in inside if _file(module).is_file()}
+    return frozenset(files).union(*(modules(file.read_text(encoding="utf-8")) for file in files.values()))
 
 
 def reasons_to_rerun(run: RunFolder, every: dict[str, dict]) -> dict[str, str]:
@@ -214,19 +216,6 @@ def _files(run: RunFolder, name: str) -> list[str]:
 
 def _code(name: str) -> str:
     return "\n".join(source for source, _ in code_cells(name))
-
-
-@functools.lru_cache(maxsize=256)
-def _imported(code: str) -> frozenset[str]:
-    """The modules of cxrlib that some code imports by name; their __init__ files hold nothing that could change."""
-    names = set()
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.ImportFrom):
-            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-    inside = {name.removeprefix("cxrlib.") for name in names if name.startswith("cxrlib.")}
-    return frozenset(module for module in inside if _file(module).is_file())
 
 
 def _file(module: str) -> Path:

@@ -15,7 +15,7 @@ import pandas as pd
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import NOTEBOOKS, RUNS, check_folder, one_process
 from cxrlib.course import notebooks
-from cxrlib.course.config import with_paths
+from cxrlib.course.config import CourseConfig, with_paths
 from cxrlib.course.notebooks import COURSE, notebook_parameters
 from cxrlib.course.opening import Data, open_data
 from cxrlib.course.report.page import write_index
@@ -59,9 +59,9 @@ def run_course(plans: list[Plan], force: bool = False) -> None:
         check_folder(plan.every["run_dir"], "figures", "notebooks")
         data.append(open_data(plan.every["csv_path"], plan.every["img_root"]))
         pick_device(plan.every["device"])  # what cannot be had here is said before an hour of training
-        for each in [plan.every, *(plan.every | own for own in notebooks.compared(plan.every))]:
-            if each["weights"] != "none":
-                build_model(each["arch"], each["weights"], each["image_size"])
+        for config in (CourseConfig(**plan.every), *notebooks.compared(plan.every).values()):
+            if config.weights != "none":
+                build_model(config.arch, config.weights, config.image_size)
     for plan, one in zip(plans, data, strict=True):
         try:
             _run(plan, one, force)
@@ -79,7 +79,6 @@ def _run(plan: Plan, data: Data, force: bool) -> None:
     print(f"data    {data.summary}\nrun     {run.path}")
     about = {"csv_path": str(data.csv_path), "img_root": str(data.img_root), "images": len(data.entries),
              "phantoms": data.are_phantoms, "fingerprint": data.fingerprint}  # fmt: skip
-    run.path.parent.mkdir(parents=True, exist_ok=True)
     lock = run.path.with_name(f".{run.path.name}.lock")  # next to the folder, which `start` may move aside
     with one_process(lock, f"at work in {run.path}", wait=False):
         bases = {name: notebooks.basis(name, plan.every, data) for name in COURSE}

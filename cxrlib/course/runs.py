@@ -117,7 +117,6 @@ class RunFolder:
     def _changed(self) -> Iterator[dict]:
         """What run.json holds, to be changed in place: no other process changes it until it is written."""
         check_folder(self.path)
-        self.path.mkdir(parents=True, exist_ok=True)
         with one_process(self.path / ".run.json.lock"):
             run = self.read()
             yield run

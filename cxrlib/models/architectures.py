@@ -21,11 +21,9 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.models.checkpoints import CHECKPOINT_FORMAT, load_checkpoint, read, write_checkpoint
 from cxrlib.models.names import PATCH, SUFFIXES, check_image_size
 
-_HALF_NORM = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # of the published EfficientNet-Lite
 # of other hospitals' radiographs (Cohen et al. 2022): name here -> in torchxrayvision; mimic: by the CheXpert labeller
 RADIOGRAPH_WEIGHTS = {"xrv-chex": "chex", "xrv-pc": "pc", "xrv-mimic": "mimic_ch"}
 _ASKED = "torch._dynamo.utils"
-_TIMEOUT = 60  # seconds without an answer, or without further data
 _SPAN, _MIDDLE = 2048.0, 0.5  # torchxrayvision's input is 2048 x - 1024, one channel, for x in [0, 1]
 
 
@@ -54,7 +52,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "vit_b_16": Architecture(
         "heads.head", tuple(f"encoder.layers.encoder_layer_{n}.ln_1" for n in (7, 9, 11)), pooled=False
     ),
-    "efficientnet_lite0": Architecture("classifier", ("blocks.2", "blocks.4", "bn2"), _HALF_NORM),
+    "efficientnet_lite0": Architecture("classifier", ("blocks.2", "blocks.4", "bn2"), norm=((0.5,) * 3, (0.5,) * 3)),
 }
 
 
@@ -252,7 +250,7 @@ def _downloaded(name: str) -> dict:
             return read(path, *failure).state_dict()
         try:
             with written_whole(path) as temporary:
-                with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, temporary.open("wb") as file:
+                with urllib.request.urlopen(url, timeout=60) as response, temporary.open("wb") as file:
                     shutil.copyfileobj(response, file, 1 << 20)
                 return read(temporary, *failure).state_dict()  # before it takes its name
         except (OSError, HTTPException) as error:  # URLError and time-outs are OSErrors

@@ -77,17 +77,15 @@ class Ensemble:
             raise InputError(f"{self.name} are of the splits {', '.join(sorted(kinds))}; expected models of one split")
         return united({name: checkpoint["parts"] for name, checkpoint in self.members.items()}, *kinds)
 
-    def save(self, path: str | Path) -> Path:
-        """Write one file: a checkpoint, or that of the ensemble."""
+    def save(self, path: str | Path, calibrations: list | None = None, thresholds: dict | None = None) -> Path:
+        """Write one file, a checkpoint or an ensemble; if given, with a calibration each and thresholds on the mean."""
         members = list(self.members.values())
+        if calibrations is not None:
+            pairs = zip(members, calibrations, strict=True)
+            members = [one | {"calibration": saved, "thresholds": None} for one, saved in pairs]
         content = {"format": CHECKPOINT_FORMAT, "findings": list(FINDINGS), "members": members, "parts": self.parts}
-        return write_checkpoint(path, (content if len(members) > 1 else members[0]) | {"thresholds": self.thresholds})
-
-    def at(self, calibrations: list[dict], thresholds: dict) -> "Ensemble":
-        """The same with another operating point: a calibration for each member, and thresholds on their mean."""
-        pairs = zip(self.members.items(), calibrations, strict=True)
-        members = {name: one | {"calibration": saved, "thresholds": None} for (name, one), saved in pairs}
-        return Ensemble(members, thresholds)
+        content = content if len(members) > 1 else members[0]
+        return write_checkpoint(path, content | {"thresholds": thresholds or self.thresholds})
 
 
 def write_checkpoint(path: str | Path, content: dict) -> Path:

@@ -140,14 +140,14 @@ def learning_curve(config: TrainConfig, sizes, seeds: Sequence[int], entries, im
     return table.assign(images=counts).rename_axis("size")
 
 
-def kept_costs(each: dict[str, TrainConfig], path: Path, progress: bool = True) -> pd.DataFrame:
+def kept_costs(each: dict[str, TrainConfig], path: Path) -> pd.DataFrame:
     """`measure_costs`, stored in the file `path`: a resumed comparison must plan its minutes with the same costs."""
     parts = ("arch", "image_size", "batch_size", "precision", "layout", "device")
     about = {name: ", ".join(f"{part} {getattr(config, part)}" for part in parts) for name, config in each.items()}
     with one_process(path.with_suffix(".lock"), "measuring costs"):  # measurements must not overlap
         known = read_json(path)
         missing = {about[name]: config for name, config in each.items() if about[name] not in known}
-        for which, config in bar(missing.items(), show=progress, desc="costs", unit=" models", leave=False):
+        for which, config in bar(missing.items(), desc="costs", unit=" models", leave=False):
             known[which] = measure_costs(config)
             write_json(path, known)
     return pd.DataFrame({name: known[about[name]] for name in each}).T

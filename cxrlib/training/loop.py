@@ -99,8 +99,7 @@ class _Training:
         if not config.weights.endswith(SUFFIXES):  # a checkpoint has a trained head
             start_at_prevalence(model.head, self.train.labels)
         if state is None:  # the main process chooses for all
-            chosen = [choose(config, model, device, self.shown) if self.main else None]
-            self.choice = broadcast_object_list(chosen)[0]
+            self.choice = broadcast_object_list([choose(config, model, device, self.shown) if self.main else None])[0]
         else:
             self.choice = state["choice"]
         model.lay_out(self.choice["layout"]).to(device)

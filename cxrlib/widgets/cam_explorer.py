@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.thresholds import number
 from cxrlib.explain.gradcam import METHODS, default_layers, grad_cam
 from cxrlib.models.architectures import ARCHITECTURES
 from cxrlib.plots.style import pretty
@@ -81,10 +80,10 @@ class CamExplorer(HeatExplorer):
         if self._box.value and not boxes:
             lacking += f" There is no box of {finding} on it."
         labels = [{0: "–", 1: "yes"}.get(label, "unknown") for label in self.predictions.labels[row]]
-        thresholds = map(number, self._thresholds.values), self._thresholds.values
-        columns = map(pretty, FINDINGS), self.predictions.scores[row].tolist(), *thresholds, self._positive[row], labels
-        names = ("finding", "score", "threshold", "line", "positive", "label", "outcome")
-        rows = [dict(zip(names, each, strict=True)) for each in zip(*columns, self._outcomes[row], strict=True)]
+        scores, outcomes = self.predictions.scores[row].tolist(), self._outcomes[row]
+        columns = map(pretty, FINDINGS), scores, self._thresholds.values, self._positive[row], labels, outcomes
+        names = ("finding", "score", "threshold", "positive", "label", "outcome")
+        rows = [dict(zip(names, each, strict=True)) for each in zip(*columns, strict=True)]
         self._status.value = self._macros.case_status(message, name, finding, rows[k], lacking)
         self._draw(name, self._images[name], heat, boxes)
         self._table.value = self._macros.case_table(rows, k)

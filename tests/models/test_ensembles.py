@@ -28,7 +28,7 @@ def test_an_ensemble_is_one_file_that_remembers_what_each_has_seen(model, tmp_pa
     more = {"train": [*SEEN["train"], "00000004_000.png"], "val": SEEN["val"]}
     files = [model("a.pth", split="official"), model("b.pth", more, split="official")]
     tuned = Thresholds(np.full(14, 0.3)).to_dict()
-    path = load_ensemble(files).at([None, None], tuned).save(tmp_path / "e.pth")
+    path = load_ensemble(files).save(tmp_path / "e.pth", [None, None], tuned)
     assert torch.load(path, weights_only=True)["parts"] == more, "the union"
     again = load_ensemble([path])
     assert again.parts == more

@@ -111,7 +111,7 @@ def evaluate(options: EvalOptions) -> None:
         text += f"\nmacro AUROC, 95 % intervals\n{members.to_string(float_format='{:.4f}'.format)}\n"
     done.write(tables, test_scores, text)
     if options.update_checkpoint:
-        ensemble.at([one.to_dict() for one in done.calibrators], done.thresholds.to_dict()).save(path)
+        ensemble.save(path, [one.to_dict() for one in done.calibrators], done.thresholds.to_dict())
     print(text, end="")
     state = "now also holds thresholds and calibration" if options.update_checkpoint else "is unchanged"
     print(f"wrote {tables / 'metrics.txt'}, thresholds.json and calibration.json; {ensemble.name} {state}")

@@ -26,7 +26,6 @@ def train(options: TrainOptions) -> None:
     data, entries = _split([config], options)
     used = subsets(entries[entries["part"] != "test"], config.train_subset, config.val_subset, seed=config.seed)
     images = images_of(options, data.images, config.image_size, used["image"], options.run_dir)
-    out.mkdir(parents=True, exist_ok=True)
     alone = one_process(out / ".train.lock", f"training into {out}")
     with alone if processes.is_first() else nullcontext():  # the processes of one training share it
         history = loop.fit(config, entries, images, out)
