@@ -17,7 +17,6 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError
 from cxrlib.core.paths import RESULTS, write_csv, write_json
-from cxrlib.data.gather import read_names
 from cxrlib.evaluation.calibration import Calibrator, mean_calibrated
 from cxrlib.evaluation.differences import mean_against_members
 from cxrlib.evaluation.metrics import evaluate
@@ -97,7 +96,7 @@ def tables(folder: Path) -> None:
 
 def figures(val: Predictions, test: Predictions) -> dict:
     """Who was tested, and macro AUROC on validation and, with its interval, on test."""
-    trained = {int(name[:8]) for name in set(read_names(NAMES)) - {*val.image, *test.image}}
+    trained = {int(name[:8]) for name in set(NAMES.read_text().split()) - {*val.image, *test.image}}
     macro = evaluate(test).loc["macro"]
     about = {f"{part}_images": len(one) for part, one in (("val", val), ("test", test))}
     about["test_patients"] = len(set(test.patient))

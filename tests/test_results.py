@@ -10,7 +10,6 @@ import pytest
 
 from benchmarks import results
 from cxrlib.core.paths import RESULTS
-from cxrlib.data.gather import read_names
 from cxrlib.evaluation.calibration import Calibrator
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
@@ -102,7 +101,7 @@ def flags_of(text: str) -> dict:
 def test_parts_are_apart_and_of_the_subset(name):
     val, test = results.stored(RESULTS / name)
     assert not set(val.image) & set(test.image)
-    assert {*val.image, *test.image} < set(read_names(results.NAMES))
+    assert {*val.image, *test.image} < set(results.NAMES.read_text().split())
     apart = not set(val.patient) & set(test.patient)
     assert apart == (json.loads((RESULTS / name / "model.json").read_text())["split"] != "image")
 

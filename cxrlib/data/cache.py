@@ -103,20 +103,19 @@ def _fill_up(cache: ImageCache, images: dict[str, Path], names: list[str], progr
                          "make room, choose a smaller image_size, or another cache_dir")  # fmt: skip
     missing, bad = _take_over(cache, missing), {}
 
-    def read(row: int) -> np.ndarray | None:
+    def read(row: int) -> np.ndarray | str:
         try:
             return read_image(images[cache.names[row]], cache.image_size)
         except BadImage as error:
-            bad[row] = str(error)
+            return str(error)
 
     shown = bar(total=len(missing), show=progress, desc="decode and resize", unit=" images")
     with ThreadPoolExecutor(cpu_count()) as pool, shown:
         for start in range(0, len(missing), _BATCH):
             rows, good = missing[start : start + _BATCH], {}
-            for row, pixels in zip(rows, pool.map(read, rows), strict=True):
+            for row, found in zip(rows, pool.map(read, rows), strict=True):
                 shown.update()
-                if pixels is not None:
-                    good[row] = pixels
+                (bad if isinstance(found, str) else good)[row] = found
             _write(cache, good, good.values())
     if bad:
         write_json(cache.folder / "bad.json", cache.bad | {cache.names[row]: bad[row] for row in sorted(bad)})

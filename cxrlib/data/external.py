@@ -40,9 +40,14 @@ _NIH = r"000(?:[0-2]\d{4}|30[0-7]\d{2}|3080[0-5])_\d{3}\b|1\.2\.276\.0\.7230010\
 def open_external(folder: str | Path, csv_path: str | Path = "", weights: str = "") -> tuple[pd.DataFrame, dict, str]:
     """Entries, images (name -> path) and a sentence on what was read and left out, of another hospital's folder.
 
-    csv_path: "" for the table in the folder (`TABLES`). Entries: those of `read_external` whose file lies below the
-    folder, at the path or by the name of the table, with any suffix; `image` becomes the file's name, or its path where
-    names repeat. Raises InputError as `read_external` does, and where there is no table or no such image.
+    csv_path: "" for the table in the folder (`TABLES`). Entries have columns image (the file's name, or its path where
+    names repeat), patient (text), view where there is one, and the fourteen findings as 1, 0 or NaN (float32). In a
+    column, empty and -1 (uncertain) are unknown, and all that the table asks is 0 where its "No finding" is 1; in a
+    list of terms, a finding that is not named is 0 if the table names it anywhere. Of several readers the majority
+    counts. Rows of stated other than frontal views, rows that say nothing, and those whose file does not lie below the
+    folder, at the path or by the name of the table, with any suffix, are left out. Raises InputError where there is no
+    table or no such image, for a table of NIH's images, or of those that `weights` (such as "xrv-chex") were trained
+    on, one without an image column or any finding, and other values.
     """
     folder = image_root(folder)
     csv_path = Path(csv_path) if str(csv_path) else find_table(folder, *TABLES)
@@ -67,15 +72,7 @@ def open_external(folder: str | Path, csv_path: str | Path = "", weights: str = 
 
 
 def read_external(csv_path: str | Path, weights: str = "") -> tuple[pd.DataFrame, str]:
-    """The entries of another hospital's table, and a sentence on how it was read.
-
-    Returns columns image (as in the table), patient (text), view where there is one, and the fourteen findings as 1, 0
-    or NaN (float32). In a column, empty and -1 (uncertain) are unknown, and all that the table asks is 0 where its "No
-    finding" is 1; in a list of terms, a finding that is not named is 0 if the table names it anywhere. Of several
-    readers the majority counts. Rows of stated other than frontal views, and rows that say nothing, are left out.
-    Raises InputError for a table of NIH's images, or of those that `weights` (such as "xrv-chex") were trained on, one
-    without an image column or any finding, and other values.
-    """
+    """The entries of a table, with image as it stands there, and a sentence on how it was read; of no file is asked."""
     table = _joined(Path(csv_path), read_csv(csv_path).rename(columns=str.strip))
     known = known_columns(table, COLUMNS)
     _refuse(csv_path, table, known, weights)

@@ -7,16 +7,8 @@ from pathlib import Path
 from cxrlib.core.errors import InputError, some
 from cxrlib.core.paths import write_csv, write_text, written_whole
 from cxrlib.core.progress import bar
-from cxrlib.data.metadata import BOXES, NIH_NAME, find_csv, read_boxes, read_csv, read_entries, read_lists, read_text
+from cxrlib.data.metadata import BOXES, find_csv, read_boxes, read_csv, read_entries, read_lists
 from cxrlib.data.sources import find_beside, find_images
-
-
-def read_names(path: str | Path) -> list[str]:
-    """Image names from a text file, one per line. Raises InputError for a line that is not a name like NIH's."""
-    names = read_text(path, "a text file of image names, one per line").split()
-    if wrong := [repr(name) for name in names if not NIH_NAME.fullmatch(name)]:
-        raise InputError(f"{path} contains {some(wrong, 3)}; expected names such as 00000013_005.png, one per line")
-    return names
 
 
 def gather(img_root: str | Path, names: list[str], out: str | Path, csv_path: str | Path = "") -> Path:
@@ -28,8 +20,8 @@ def gather(img_root: str | Path, names: list[str], out: str | Path, csv_path: st
     if out.resolve() == csv_path.resolve().parent:
         raise InputError(f"{csv_path} lies in {out}, where the subset's would replace it; choose another folder")
     if missing := [name for name in names if name not in images]:
-        raise InputError(f"{len(missing):,} of {len(names):,} images are not in {img_root} ({some(missing)}); it "
-                         "needs the whole download: cxr download data")  # fmt: skip
+        raise InputError(f"{len(missing):,} of {len(names):,} images are not in {img_root} ({some(missing)}); expected "
+                         "names such as 00000013_005.png, and the whole download: cxr download data")  # fmt: skip
     named = read_entries(csv_path)["image"]
     if missing := sorted(set(names) - set(named)):
         raise InputError(f"{csv_path} has no row for {len(missing):,} of the images ({some(missing)}); expected all")

@@ -120,10 +120,9 @@ def official_part(entries: pd.DataFrame, *folders: str | Path) -> pd.Series:
         nih = reference_entries()
         of_test = nih["patient"].isin(np.loadtxt(Path(__file__).with_name("official_test_patients.txt"), dtype=int))
         lists = {"train_val": nih["image"][~of_test], "test": nih["image"][of_test]}
-    part = pd.Series("", index=entries.index, name="official")
-    for name, listed in lists.items():
-        part[entries["image"].isin(listed)] = name
-    if len(unnamed := entries.loc[part == "", "image"]):
+    of_image = {image: part for part, listed in lists.items() for image in listed}
+    part = entries["image"].map(of_image).rename("official")
+    if len(unnamed := entries.loc[part.isna(), "image"]):
         raise InputError(f"the official lists name neither part for {some(unnamed)}; put train_val_list.txt and "
                          "test_list.txt of this data set into img_root, or take split=patient")  # fmt: skip
     return part

@@ -14,7 +14,7 @@ from cxrlib.core.errors import InputError
 from cxrlib.core.paths import NOTEBOOKS
 from cxrlib.course.opening import open_data
 from cxrlib.data.doctor.check import check_dataset
-from cxrlib.data.gather import gather, read_names
+from cxrlib.data.gather import gather
 from cxrlib.data.metadata import read_boxes, read_lists
 
 OURS = NOTEBOOKS.parent / "data" / "subsets" / "nih-mini.txt"
@@ -119,15 +119,16 @@ def test_the_table_that_it_reads_is_not_replaced(tiny_nih, tmp_path):
 
 
 @pytest.mark.parametrize("line", ["../../x.png", "/etc/passwd", "a.png", "00000013_005.png,x", "\x00"])
-def test_what_is_no_name_is_refused(line, tmp_path):
-    (tmp_path / "names.txt").write_text(f"00000001_000.png\n{line}\n")
-    with pytest.raises(InputError, match="expected names such as"):
-        read_names(tmp_path / "names.txt")
-    with pytest.raises(InputError, match="is not a file"):
-        read_names(tmp_path)
+def test_what_is_no_name_is_refused(line, tiny_nih, tmp_path, capsys):
+    known = sorted(open_data("", tiny_nih.root).images)[0]
+    (tmp_path / "names.txt").write_text(f"{known}\n{line}\n")
+    for names, said in ((tmp_path / "names.txt", "expected names such as"), (tmp_path, "is not a file")):
+        assert main(["gather", str(tiny_nih.root), str(names), str(tmp_path / "out")]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.real
 def test_our_list_names_the_images_of_nih_mini(real):
-    assert set(read_names(OURS)) == set(open_data("", real / "nih-mini").images)
-    assert len(read_names(OURS)) == 3068
+    assert set(OURS.read_text().split()) == set(open_data("", real / "nih-mini").images)
+    assert len(OURS.read_text().split()) == 3068

@@ -70,7 +70,7 @@ def download(options: DownloadOptions) -> None:
 def gather(options: GatherOptions) -> None:
     """Make a data set of its own out of a named subset."""
     check_folder(options.out)
-    names = gathering.read_names(options.names)
+    names = metadata.read_text(options.names, "a text file of image names, one per line").split()
     print(f"{len(names):,} images in {gathering.gather(_root(options), names, options.out, options.csv_path)}")
 
 

@@ -225,55 +225,44 @@ def read_header(path: str | Path) -> Header | None:
 
 def _check_images(files: dict[str, list[Path]], used: set[str], deep: bool, progress: bool) -> tuple[Found, dict]:
     """What is wrong, and facts. files: the paths of each name. used: the names in the CSV."""
-    found = defaultdict(list)
-    for name, paths in files.items():
+    found, headers, first = defaultdict(list), {}, {}  # first: the first name of each mark
+    parallel = Parallel(n_jobs=-1, prefer="threads", batch_size=16, return_as="generator")
+    looks = parallel(delayed(_look)(paths[0], name in used, deep) for name, paths in files.items())
+    looks = bar(looks, progress, total=len(files), desc="decode" if deep else "headers", unit=" images")
+    for (name, paths), (header, mark, wrong) in zip(files.items(), looks, strict=True):
         if len(paths) > 1:
             same = len({path.stat().st_size for path in paths}) == 1
             found["same name twice" if same else "two images of one name"].append(name)
-    headers = _each({name: paths[0] for name, paths in files.items()}, read_header, progress, "headers")
-    headers = {name: header for name, header in headers if header}
-    paths = {name: paths[0] for name, paths in files.items() if name in used}
-    known = {name: headers[name] for name in paths if name in headers}
+        for check, what in wrong.items():
+            found[check].append(name + what)
+        if mark and first.setdefault(mark, name) != name:
+            found["same picture twice"].append(f"{name} = {first[mark]}")
+        if header:
+            headers[name] = header
+    known = {name: header for name, header in headers.items() if name in used}
     usual = Counter(header.size for header in known.values()).most_common(1)
     found["not 8-bit grey"] = [f"{name} ({header.kind})" for name, header in known.items() if header.kind != "grey"]
     found["another size"] = [f"{name} ({header.size})" for name, header in known.items() if header.size != usual[0][0]]
-    # what looks truncated is decoded: without its end, a file may still have every pixel
-    decode = [name for name in paths if deep or name not in known or not known[name].ends]
-    digests = _check_pixels({name: paths[name] for name in decode}, found, progress and deep)
-    marks = digests if deep else {name: header.mark for name, header in known.items()}
-    first = {mark: name for name, mark in reversed(marks.items())}
-    found["same picture twice"] = [f"{name} = {first[mark]}" for name, mark in marks.items() if first[mark] != name]
     sizes, kinds = (Counter(getattr(header, what) for header in headers.values()) for what in ("size", "kind"))
     return found, {"sizes": dict(sizes.most_common()), "kinds": dict(kinds.most_common())}
 
 
-def _check_pixels(paths: dict[str, Path], found: Found, progress: bool) -> dict[str, bytes]:
-    """Decode every file, note undecodable, uniform and doubtful images; a digest of the pixels of the rest."""
-
-    def look(path: Path) -> tuple[str, str | bytes, tuple[str, ...]]:
-        try:
-            radiograph = images.read_radiograph(path)
-        except InputError as error:
-            return "cannot be decoded", "" if isinstance(error, images.BadImage) else " (not readable)", ()
-        grey = radiograph.grey
-        low, high = grey.getextrema()
-        if low == high:
-            return "one single grey", "", radiograph.warnings
-        return "", hashlib.sha256(grey.tobytes() + str(grey.size).encode()).digest(), radiograph.warnings
-
-    digests = {}
-    for name, (check, seen, warnings) in _each(paths, look, progress, "decode"):
-        if warnings:
-            found["read with a warning"].append(f"{name} ({'; '.join(warnings)})")
-        if check:
-            found[check].append(name + seen)
-        else:
-            digests[name] = seen
-    return digests
-
-
-def _each(items: dict[str, Path], function, progress: bool, what: str) -> zip:
-    """(name, function(item)) of all items, on all cores, in order."""
-    parallel = Parallel(n_jobs=-1, prefer="threads", batch_size=16, return_as="generator")
-    results = parallel(delayed(function)(item) for item in items.values())
-    return zip(items, bar(results, progress, total=len(items), desc=what, unit=" images"), strict=True)
+def _look(path: Path, is_used: bool, deep: bool) -> tuple[Header | None, object, dict[str, str]]:
+    """The header, a mark that equal pictures share (None: not compared), and {check: what} of what is wrong."""
+    header = read_header(path)
+    mark = header.mark if header and is_used and not deep else None
+    # what looks truncated is decoded: without its end, a file may still have every pixel
+    if not is_used or not (deep or header is None or not header.ends):
+        return header, mark, {}
+    try:
+        radiograph = images.read_radiograph(path)
+    except InputError as error:
+        return header, mark, {"cannot be decoded": "" if isinstance(error, images.BadImage) else " (not readable)"}
+    grey, warnings = radiograph.grey, radiograph.warnings
+    wrong = {"read with a warning": f" ({'; '.join(warnings)})"} if warnings else {}
+    low, high = grey.getextrema()
+    if low == high:
+        wrong["one single grey"] = ""
+    elif deep:
+        mark = hashlib.sha256(grey.tobytes() + str(grey.size).encode()).digest()
+    return header, mark, wrong
