@@ -74,8 +74,7 @@ class EvalOptions(HeldOutOptions):
 class GradcamOptions(HeldOutOptions):
     """Overlays of heat maps on test images; with --boxes, a score against the radiologists' boxes."""
 
-    method: Literal[METHODS] = Field("gradcam", description="gradcam, gradcam++, layercam (finer), or activation as "
-                                     "a control")  # fmt: skip
+    method: Literal[METHODS] = Field("gradcam", description=f"{', '.join(METHODS)} (which is a control)")
     boxes: bool = Field(False, description="score the maps against the boxes, with controls")
     samples: int = Field(8, ge=1, description="number of overlays")
     thresholds: Place = Field("", description="thresholds.json, beside its calibration.json; default: the checkpoint's")
@@ -143,8 +142,7 @@ class RunOptions(Config):
 
     profile: str = Field("quick", description="a name from notebooks/profiles, or a YAML file")
     data: str | None = Field(None, description="a folder of radiographs with its CSV; default: phantoms")
-    parameter: list[tuple[str, str]] = Field([], description="override a parameter of the notebooks; repeated ones "
-                           "(-p arch resnet18 -p arch vgg16) make one run per value, or combination")  # fmt: skip
+    parameter: list[tuple[str, str]] = Field([], description="such as arch vgg16; several values make several runs")
     force: bool = Field(False, description="also run again what has finished with the same parameters")
     dry_run: bool = Field(False, description="check every name and type, run nothing")
 

@@ -1,16 +1,18 @@
-"""Calibrated scores: of the images scored 0.2, one in five has the finding, here and at another prevalence."""
+"""Calibrated scores: of the images scored 0.2, one in five has the finding; and how far scores are from that."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 import scipy  # scipy.optimize takes half a second to import, which a prediction need not wait for
-from scipy.special import expit, logit
+from scipy.special import expit, logit, ndtri
 
 from cxrlib.core.errors import InputError, some
-from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.metrics import check_calibration
-from cxrlib.evaluation.predictions import Predictions, SavedPerFinding, fourteen
+from cxrlib.data.findings import FINDINGS, canonical
+from cxrlib.evaluation.bootstrap import with_macro
+from cxrlib.evaluation.metrics import ECE_BINS, check_calibration, mass_bins, point_estimates
+from cxrlib.evaluation.predictions import Predictions, SavedPerFinding
 from cxrlib.evaluation.thresholds import Thresholds, too_few
 
 # the calibrations, and what the map of a finding holds for each
@@ -112,21 +114,6 @@ def raw(predictions: Predictions) -> Predictions:
     return predictions
 
 
-def with_prevalence(predictions: Predictions, before: np.ndarray, after: np.ndarray) -> Predictions:
-    """Scores for a population where the finding has prevalence `after`, from scores for `before`, both (14,) in [0, 1].
-
-    The odds are multiplied by odds(after) / odds(before) (Saerens et al. 2002), which holds for calibrated scores where
-    only the prevalence changes. Where a prevalence is NaN, or `before` is 0 or 1, the scores are kept.
-    """
-    before, after = fourteen("prevalence before", before), fourteen("prevalence after", after)
-    if np.any([before < 0, before > 1, after < 0, after > 1]):
-        raise InputError(f"prevalences are {before} and {after}; expected numbers in [0, 1], or NaN")
-    usable = (before > 0) & (before < 1) & ~np.isnan(after)
-    shift = logit(after) - logit(np.where(usable, before, 0.5))
-    scores = np.where(usable, expit(_logit(predictions.scores) + shift), predictions.scores)
-    return replace(predictions, scores=scores, calibration=f"{predictions.calibration}, for another prevalence")
-
-
 def _logit(scores: np.ndarray) -> np.ndarray:
     return logit(np.clip(scores.astype(np.float64), 1e-7, 1 - 1e-7))  # finite; the resolution of float32 at 1
 
@@ -175,3 +162,53 @@ def _checked(method: str, finding: str, one: dict) -> dict:
         raise InputError(f"the {method} map of {finding} is {one}; expected finite numbers: a slope above 0, or scores "
                          "that rise and values that do not fall, both in [0, 1]")  # fmt: skip
     return dict(zip(keys, table.tolist(), strict=False))
+
+
+def reliability(predictions: Predictions, finding: str, bins: int = 10) -> pd.DataFrame:
+    """Scores against the share of positives, in `bins` bins of equally many images (ties share a bin).
+
+    Columns: score (mean), share (of positives), images, patients, positives, low, high (95 %). The interval is Wilson's
+    (1927) with the number of patients of a bin instead of images, which are correlated within a patient.
+    """
+    scores, labels, patient = list(predictions.by_finding())[FINDINGS.index(canonical(finding))]
+    table = pd.DataFrame({"score": scores.astype(np.float64), "label": labels.astype(int), "patient": patient})
+    of_bin = table.groupby(mass_bins(scores, bins))
+    table = of_bin.agg(score=("score", "mean"), share=("label", "mean"), images=("label", "size"),
+                       patients=("patient", "nunique"), positives=("label", "sum")).reset_index(drop=True)  # fmt: skip
+    share, n, z = table["share"], table["patients"], ndtri(0.975)
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    # against rounding at shares of 0 and 1
+    return table.assign(low=np.clip(middle - half, 0, share), high=np.clip(middle + half, share, 1))
+
+
+def out_of_fold(val: Predictions, method: str) -> Predictions:
+    """`val` with each image calibrated by a map fitted on four fifths of the patients, without its own."""
+    patients, patient = np.unique(val.patient, return_inverse=True)
+    fold = np.random.default_rng(0).permutation(len(patients))[patient] % 5
+    scores = val.scores.copy()
+    for number in range(5):
+        calibrator = Calibrator.fit(val.take(fold != number), method)
+        scores[fold == number] = calibrator.calibrate(val.scores[fold == number])
+    return replace(val, scores=scores, calibration=method)
+
+
+def choose_method(val: Predictions) -> str:
+    """The calibration with the lowest Brier score (macro mean) on held-out patients, of those that keep the AUROC."""
+    held_out = {method: out_of_fold(val, method) for method in ("none", "platt", "temperature")}
+    return min(held_out, key=lambda method: with_macro(point_estimates(held_out[method])["brier"])[-1])
+
+
+def ece_floor(predictions: Predictions) -> np.ndarray:
+    """(14,) the `ece_mass` that perfectly calibrated scores would show on this number of images, by noise alone.
+
+    The mean error of 200 data sets whose labels are drawn with the scores as probabilities, independently even within a
+    patient, so that the floor is, if anything, too low. NaN where no label is known (Roelofs et al. 2022).
+    """
+    rng, floor = np.random.default_rng(0), np.empty(len(FINDINGS))
+    for k, (scores, _, _) in enumerate(predictions.by_finding()):
+        bins, scores = mass_bins(scores), scores.astype(np.float64)
+        drawn = ((rng.random(len(scores)) < scores) - scores for _ in range(200))
+        gaps = [np.abs(np.bincount(bins, errors, ECE_BINS)).sum() for errors in drawn]
+        floor[k] = np.mean(gaps) / len(scores) if len(scores) else np.nan
+    return floor

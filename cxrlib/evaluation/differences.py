@@ -25,7 +25,7 @@ def group_difference(a, b, metric="auroc", thresholds=None, resampling=Bootstrap
     """
     if metric in metrics.BINNED and not np.array_equal(a.image, b.image):
         said = f"{metric} of different images cannot be compared: noise raises it, the more the fewer images there are"
-        raise InputError(f"{said}; compare each group with its own noise floor (reliability.ece_floor)")
+        raise InputError(f"{said}; compare each group with its own noise floor (calibration.ece_floor)")
     pair = thresholds if isinstance(thresholds, tuple) and len(thresholds) == 2 else (thresholds, thresholds)
     drawn = metrics.bootstrap(a, b, thresholds=pair, metrics=[metric], **resampling._asdict())
     first, second = (one.point[metric] for one in drawn)

@@ -36,7 +36,7 @@ def evaluate(predictions: Predictions, thresholds=None, replicates=1000, seed=0)
       ece       expected calibration error over 15 bins of equal width (Guo et al. 2017). Noise raises it, so its
                 interval is reflected about the estimate (docs/intervals.md)
       ece_mass  the same over 15 bins of equally many images (Nixon et al. 2019), as a rare finding needs: nearly all
-                its scores lie in the first bin of equal width. How much of it is noise: `reliability.ece_floor`
+                its scores lie in the first bin of equal width. How much of it is noise: `calibration.ece_floor`
     and, with thresholds: threshold, f1, sensitivity, specificity, ppv, npv (intervals for that threshold, frozen).
     `note` states what is undefined (NaN, which enters no mean) and why; of the macro, how many findings it covers.
     """

@@ -188,6 +188,17 @@ def _best(scores, positive, patient, times, grid, value_of: Callable) -> tuple[n
     return np.concatenate(best), np.concatenate(feasible)
 
 
+def parse_how(grid: str, objective: str) -> dict:
+    """Options of `cxr eval` as keywords of `tune_thresholds`; grid: "exact", or first:last:step."""
+    parse_objective(objective)
+    try:
+        parsed = None if grid == "exact" else tuple(map(float, grid.split(":")))
+        grid_values(parsed or GRID)
+    except ValueError:  # includes InputError
+        raise InputError(f"the grid {grid!r} cannot be used; expected exact, or such as 0.05:0.4:0.05") from None
+    return {"grid": parsed, "objective": objective}
+
+
 def parse_objective(text: str) -> tuple[Callable, tuple[float, float] | None]:
     """The objective that `text` names, and the promise (sensitivity, confidence) after @; InputError if unknown.
 

@@ -7,8 +7,8 @@ from matplotlib.scale import FuncScale
 from sklearn.metrics import auc, precision_recall_curve, roc_curve
 
 from cxrlib.data.findings import FINDINGS
+from cxrlib.evaluation.calibration import reliability
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.reliability import reliability
 from cxrlib.evaluation.thresholds import Thresholds, number
 from cxrlib.plots.style import BLUE, GREY, ORANGE, STYLES, described, draw_bars, panels, pretty
 

@@ -16,11 +16,9 @@ class TrainConfig(Config):
     """Every parameter of a training run."""
 
     arch: Literal[ARCHS] = Field("efficientnet_b0", description=f"architecture: {', '.join(ARCHS)}")
-    weights: Place = Field(
-        "imagenet",
-        description="where training starts: imagenet (needs no network for efficientnet_lite0), none, a checkpoint of "
-        "this project, or for densenet121 xrv-chex, xrv-pc or xrv-mimic (trained on other hospitals' radiographs)",
-    )
+    weights: Place = Field("imagenet", description="where training starts: imagenet (needs no network for "
+                           "efficientnet_lite0), none, a checkpoint of this project, or for densenet121 xrv-chex, "
+                           "xrv-pc or xrv-mimic (trained on other hospitals' radiographs)")  # fmt: skip
     mode: Literal["full", "probe"] = Field("full", description="full, or probe: only the head, on stored features")
     image_size: int = Field(224, ge=32, le=4096, description="pixels per side")
     epochs: int = Field(8, ge=1, description="passes over the training images")
@@ -46,9 +44,7 @@ class TrainConfig(Config):
     num_workers: int = Field(0, ge=0, description="processes that read ahead; 0 is right with the cache")
     device: Literal[DEVICES] = Field("auto", description="auto, cpu, cuda or mps")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="fp32, bf16, or auto: the faster, as timed")
-    layout: Literal["auto", "channels_last", "contiguous"] = Field(
-        "auto", description="memory layout: channels_last, contiguous, or auto: the faster in a few timed steps"
-    )
+    layout: Literal["auto", "channels_last", "contiguous"] = Field("auto", description="of memory; auto: as timed")
     resume: bool = Field(False, description="continue an interrupted run in run_dir")
     save_minutes: float = Field(5.0, ge=0, description="minutes between saved states within an epoch")
 

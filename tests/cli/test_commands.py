@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import cxrlib.evaluation.protocol
-import cxrlib.explain.overlays
+import cxrlib.explain.case_maps
 from cxrlib.cli.main import main
 from cxrlib.data.cache import ImageCache, read_image
 from cxrlib.data.findings import FINDINGS
@@ -237,7 +237,7 @@ def test_gradcam_compares_calibrated_scores_with_calibrated_thresholds(trained, 
     fields = {"thresholds": thresholds.to_dict(), "calibration": calibrator.to_dict()}
     write_checkpoint("model_best.pth", load_checkpoint("model_best.pth") | fields)
     drawn = []
-    make, module = cxrlib.explain.overlays.score_table, "cxrlib.explain.overlays.score_table"
+    make, module = cxrlib.explain.case_maps.score_table, "cxrlib.explain.case_maps.score_table"
     monkeypatch.setattr(module, lambda *given: drawn.append((given[0], given[2])) or make(*given))
     assert main(["gradcam", *data(tiny_nih.root), "--samples", "3"]) == 0
     [(predictions, cuts)] = drawn
@@ -250,7 +250,7 @@ def test_gradcam_compares_calibrated_scores_with_calibrated_thresholds(trained, 
 
 def test_gradcam_takes_the_thresholds_that_eval_wrote(trained, tiny_nih, monkeypatch, capfd, refused):
     drawn = []
-    make, module = cxrlib.explain.overlays.score_table, "cxrlib.explain.overlays.score_table"
+    make, module = cxrlib.explain.case_maps.score_table, "cxrlib.explain.case_maps.score_table"
     monkeypatch.setattr(module, lambda *given: drawn.append((given[0], given[2])) or make(*given))
     gradcam = ["gradcam", *data(tiny_nih.root), "--samples", "3"]
     assert main(gradcam) == 0
@@ -364,7 +364,7 @@ def test_an_ensemble_file_carries_its_operating_point(members, tiny_nih, capsys,
     thresholds = Thresholds.load(tables / "thresholds.json")
     mean = Predictions.load(tables / "predictions_test.npz")
     drawn = []
-    make, module = cxrlib.explain.overlays.score_table, "cxrlib.explain.overlays.score_table"
+    make, module = cxrlib.explain.case_maps.score_table, "cxrlib.explain.case_maps.score_table"
     monkeypatch.setattr(module, lambda *given: drawn.append((given[0], given[2])) or make(*given))
     same = [["e.pth"], [*members, "--thresholds", str(tables / "thresholds.json")]]
     for weights in same:
@@ -385,7 +385,7 @@ def test_gradcam_of_several_models_shows_the_mean_of_their_maps(members, tiny_ni
     for name in ("model_best.pth", "m1.pth", "both"):
         weights = ["model_best.pth", "m1.pth"] if name == "both" else [name]
         table = ["--samples", "2", "--weights", *weights]
-        monkeypatch.setattr("cxrlib.explain.overlays.highest_labelled", lambda _: [(0, k) for k in range(14)])
+        monkeypatch.setattr("cxrlib.explain.case_maps.highest_labelled", lambda _: [(0, k) for k in range(14)])
         assert main(["gradcam", *data(tiny_nih.root), *table]) == 0
     for one, other, mean in zip(*shown.values(), strict=True):
         np.testing.assert_allclose(mean, (one + other) / 2, atol=1e-6)

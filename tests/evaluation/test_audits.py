@@ -14,8 +14,8 @@ from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.differences import group_difference, holm
 from cxrlib.evaluation.metrics import evaluate, point_estimates
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.protocol import check_how, evaluate_at_tuned
-from cxrlib.evaluation.thresholds import GRID, Thresholds, tune_thresholds
+from cxrlib.evaluation.protocol import evaluate_at_tuned
+from cxrlib.evaluation.thresholds import GRID, Thresholds, parse_how, tune_thresholds
 
 HALF = Thresholds([0.5] * 14)
 
@@ -172,13 +172,13 @@ def test_what_is_tuned_is_tuned_on_calibrated_scores_of_validation():
 
 
 def test_what_a_command_line_asks_for_is_checked_before_any_work():
-    assert check_how("auto", "0.05:0.4:0.05", "f1") == {"calibrate": "auto", "grid": GRID, "objective": "f1"}
-    assert check_how("none", "exact", "cost=3")["grid"] is None
+    assert parse_how("0.05:0.4:0.05", "f1") == {"grid": GRID, "objective": "f1"}
+    assert parse_how("exact", "cost=3")["grid"] is None
     for asked, message in (
-        (("none", "0.4:0.05:0.05", "f1"), "the grid '0.4:0.05:0.05' cannot be used; expected exact"),
-        (("none", "0.1:0.4", "f1"), "the grid '0.1:0.4' cannot be used"),
-        (("none", "fine", "f1"), "the grid 'fine' cannot be used"),
-        (("none", "exact", "f"), "the objective 'f' is unknown"),
+        (("0.4:0.05:0.05", "f1"), "the grid '0.4:0.05:0.05' cannot be used; expected exact"),
+        (("0.1:0.4", "f1"), "the grid '0.1:0.4' cannot be used"),
+        (("fine", "f1"), "the grid 'fine' cannot be used"),
+        (("exact", "f"), "the objective 'f' is unknown"),
     ):
         with pytest.raises(InputError, match=message):
-            check_how(*asked)
+            parse_how(*asked)

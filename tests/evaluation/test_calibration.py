@@ -13,10 +13,9 @@ from sklearn.linear_model import LogisticRegression
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.bootstrap import Bootstrap
-from cxrlib.evaluation.calibration import METHODS, Calibrator, mean_calibrated, operating_points
+from cxrlib.evaluation.calibration import METHODS, Calibrator, choose_method, mean_calibrated, operating_points
 from cxrlib.evaluation.metrics import evaluate, point_estimates
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.reliability import choose_method
 from cxrlib.evaluation.thresholds import Thresholds, tune_thresholds
 
 

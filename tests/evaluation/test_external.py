@@ -10,11 +10,10 @@ from scipy.special import expit
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.bootstrap import Bootstrap
-from cxrlib.evaluation.calibration import Calibrator
-from cxrlib.evaluation.external import REFITTED, external, external_text, refitting
+from cxrlib.evaluation.calibration import Calibrator, ece_floor
 from cxrlib.evaluation.metrics import evaluate, point_estimates
 from cxrlib.evaluation.predictions import UNKNOWN, Predictions
-from cxrlib.evaluation.reliability import ece_floor
+from cxrlib.evaluation.protocol import REFITTED, external, external_text, refitting
 from cxrlib.evaluation.thresholds import Thresholds, tune_thresholds
 
 FEW = Bootstrap(100)

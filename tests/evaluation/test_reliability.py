@@ -6,10 +6,9 @@ from scipy.special import expit
 
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
-from cxrlib.evaluation.calibration import Calibrator, with_prevalence
+from cxrlib.evaluation.calibration import Calibrator, ece_floor, out_of_fold, reliability
 from cxrlib.evaluation.metrics import point_estimates
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.reliability import ece_floor, out_of_fold, reliability
 
 
 def make(scores, labels, patient=None):
@@ -87,41 +86,3 @@ def test_calibrated_scores_stand_at_the_floor_and_it_falls_with_images():
     assert floors[0].mean() > 4 * floors[1].mean()
     for predictions, floor in zip((small, large), floors, strict=True):
         assert point_estimates(predictions)["ece_mass"].mean() == pytest.approx(floor.mean(), rel=0.15)
-
-
-# --- another prevalence ----------------------------------------------------------------------------------------------
-
-
-def label_shift(seed, n, prevalence):
-    """A binormal finding in 14 columns: the calibrated scores for prevalence 0.1, labels that come at `prevalence`."""
-    rng = np.random.default_rng(seed)
-    labels = rng.random((n, 14)) < prevalence
-    x = rng.normal(size=(n, 14)) + 2.0 * labels
-    return make(expit(2 * x - 2 + np.log(0.1 / 0.9)), labels)  # the log-odds of x are 2x - 2, and those of 0.1
-
-
-def test_scores_are_calibrated_again_after_the_correction():
-    there = label_shift(0, 6000, 0.4)
-    before, after = np.full(14, 0.1), np.full(14, 0.4)
-    corrected = with_prevalence(there, before, after)
-    assert point_estimates(there)["ece_mass"].min() > 0.1
-    assert point_estimates(corrected)["ece_mass"].max() < 0.03
-    np.testing.assert_allclose(corrected.scores.mean(axis=0), 0.4, atol=0.03)
-    np.testing.assert_allclose(point_estimates(corrected)["auroc"], point_estimates(there)["auroc"], atol=1e-6)
-    back = with_prevalence(corrected, after, before)
-    np.testing.assert_allclose(back.scores, there.scores, atol=1e-6)
-    assert corrected.calibration == "none, for another prevalence"
-
-
-def test_what_cannot_be_corrected_is_kept():
-    there = label_shift(3, 200, 0.3)
-    before, after = np.full(14, 0.1), np.full(14, 0.3)
-    before[0], before[1], before[2], after[3] = 0, 1, np.nan, np.nan
-    corrected = with_prevalence(there, before, after)
-    np.testing.assert_array_equal(corrected.scores[:, :4], there.scores[:, :4])
-    assert (corrected.scores[:, 4:] != there.scores[:, 4:]).mean() > 0.99
-    sure = make(np.tile([[0.0], [1.0]], (1, 14)), np.zeros((2, 14)))
-    np.testing.assert_array_equal(with_prevalence(sure, np.full(14, 0.1), np.full(14, 0.0)).scores[:, 0], [0, 0])
-    for bad in ([0.1] * 13, [1.5] * 14, [-0.1] * 14):
-        with pytest.raises(InputError, match=r"prevalence.*; expected (14 )?numbers"):
-            with_prevalence(there, bad, after)

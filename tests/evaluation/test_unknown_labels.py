@@ -15,12 +15,11 @@ from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.agreement import agreement
 from cxrlib.evaluation.audits import against_experts, audit
 from cxrlib.evaluation.bootstrap import Bootstrap, count_patients
-from cxrlib.evaluation.calibration import METHODS, Calibrator
+from cxrlib.evaluation.calibration import METHODS, Calibrator, choose_method, ece_floor, reliability
 from cxrlib.evaluation.differences import group_difference, paired_difference
 from cxrlib.evaluation.metrics import RANKING_METRICS, THRESHOLD_METRICS, bootstrap, evaluate, point_estimates
 from cxrlib.evaluation.predictions import UNKNOWN, Predictions
 from cxrlib.evaluation.protocol import evaluate_at_tuned
-from cxrlib.evaluation.reliability import choose_method, ece_floor, reliability
 from cxrlib.evaluation.thresholds import Thresholds, tune_thresholds
 
 HALF = Thresholds(np.full(14, 0.5))

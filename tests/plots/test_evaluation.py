@@ -11,10 +11,9 @@ from sklearn.metrics import roc_auc_score
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.audits import audit
-from cxrlib.evaluation.calibration import Calibrator
+from cxrlib.evaluation.calibration import Calibrator, reliability
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.reliability import reliability
 from cxrlib.evaluation.thresholds import NEVER, Thresholds
 from cxrlib.plots import evaluation as plots_evaluation, style as plots
 from tests.evaluation.test_audits import made

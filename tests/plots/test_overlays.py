@@ -14,9 +14,8 @@ from cxrlib.data.sources import find_images
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import NEVER, Thresholds
 from cxrlib.explain import case_maps
-from cxrlib.explain.case_maps import radiographs
-from cxrlib.explain.overlays import highest_labelled, highest_scoring, overlay_maps, score_table
-from cxrlib.plots.overlays import overlay_figure, write_overlays
+from cxrlib.explain.case_maps import highest_labelled, highest_scoring, overlay_maps, radiographs, score_table
+from cxrlib.plots.maps import overlay_figure, write_overlays
 
 MASS, EDEMA = FINDINGS.index("Mass"), FINDINGS.index("Edema")
 

@@ -14,16 +14,16 @@ from cxrlib.course.opening import Data
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.external import open_external
 from cxrlib.data.splits import restore, subsets
-from cxrlib.evaluation import agreement, audits, differences, external, protocol
+from cxrlib.evaluation import agreement, audits, differences, protocol
 from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.calibration import Calibrator, mean_calibrated, methods_text, operating_points
 from cxrlib.evaluation.predictions import Predictions
-from cxrlib.evaluation.thresholds import Thresholds
-from cxrlib.explain import case_maps, export as onnx, localization, overlays
+from cxrlib.evaluation.thresholds import Thresholds, parse_how
+from cxrlib.explain import case_maps, export as onnx, localization
 from cxrlib.explain.gradcam import mean_maps
 from cxrlib.models.architectures import ChestXrayModel, model_from_checkpoint
 from cxrlib.models.checkpoints import Ensemble, load_checkpoint, load_ensemble
-from cxrlib.plots.overlays import write_overlays
+from cxrlib.plots.maps import write_overlays
 from cxrlib.training import inference, inputs
 from cxrlib.training.device import pick_device
 
@@ -91,7 +91,7 @@ def evaluate(options: EvalOptions) -> None:
     check_folder(options.out)
     if options.external:
         return _elsewhere(options)
-    how = protocol.check_how(options.calibrate, options.grid, options.objective)
+    how = {"calibrate": options.calibrate} | parse_how(options.grid, options.objective)
     how["thresholds"] = Thresholds.load(options.thresholds) if options.thresholds else None
     ensemble, [path, *more] = load_ensemble(options.weights), options.weights
     if options.update_checkpoint and more:
@@ -148,13 +148,13 @@ def _elsewhere(options: EvalOptions) -> None:
         means = (here, mean_calibrated(calibrators, each), thresholds)
         calibrator = Calibrator()
         here, there, thresholds = (one and replace(one, calibration=calibrator.method) for one in means)
-    table = external.external(here, there, calibrator, thresholds, resampling=Bootstrap(options.replicates))
+    table = protocol.external(here, there, calibrator, thresholds, resampling=Bootstrap(options.replicates))
     compared = f"no {own}; --here names another file" if here is None else f"{own}, {len(here):,} images"
     about = (f"{name}: {one['arch']}, {one['image_size']} pixels" for name, one in ensemble.members.items())
     head = [*about, f"there: {options.external}: {said}", f"here: {compared}",
             f"frozen: calibration {methods_text(calibrators)}, thresholds for {thresholds.objective}",
             "in brackets: 95 % intervals, bootstrap over patients"]  # fmt: skip
-    text, out = external.external_text(table, head), Path(options.out)
+    text, out = protocol.external_text(table, head), Path(options.out)
     write_csv(out / "external.csv", table)
     write_text(out / "external.txt", text)
     there.save(out / "predictions_external.npz")
@@ -168,13 +168,13 @@ def gradcam(options: GradcamOptions) -> None:
     calibrators, thresholds = _operating_point(options, ensemble)
     data = data_of(options)
     _, test = held_out(options, ensemble, data, needed=("test",))
-    chosen = overlays.choose(test, options.samples, ensemble.config["seed"])
+    chosen = case_maps.choose(test, options.samples, ensemble.config["seed"])
     if len(chosen) < options.samples:
         print(f"the test part holds {len(chosen)} images, fewer than the {options.samples} samples asked for")
     models, caches, [scores] = _predicted(options, ensemble, data.images, chosen)
     predictions = mean_calibrated(calibrators, scores)
-    table = overlays.score_table(predictions, overlays.highest_labelled(predictions), thresholds)
-    each = [overlays.overlay_maps(*pair, table, options.method) for pair in zip(models, caches, strict=True)]
+    table = case_maps.score_table(predictions, case_maps.highest_labelled(predictions), thresholds)
+    each = [case_maps.overlay_maps(*pair, table, options.method) for pair in zip(models, caches, strict=True)]
     paths = write_overlays(folder, map(mean_maps, zip(*each, strict=True)), table, caches[0], data.boxes)
     print(f"wrote {len(paths)} overlays, a contact sheet and scores.csv to {folder}")
     if not options.boxes:
