@@ -349,7 +349,7 @@ def test_a_training_waits_for_another_in_its_folder(tiny_nih, tmp_path, monkeypa
         return pd.DataFrame({"best": [True], "epoch": [1], "val_auroc": [0.5]})
 
     began, ended, said = [], [], []
-    monkeypatch.setattr("cxrlib.cli.commands.train.loop.fit", fit)
+    monkeypatch.setattr("cxrlib.cli.commands.models.loop.fit", fit)
     monkeypatch.setattr("cxrlib.core.paths.print", say, raising=False)
     given = ["train", "--img_root", tiny_nih.root, "--cache_dir", tmp_path / "cache", "--run_dir", tmp_path / "run"]
     assert main([*map(str, given), "--arch", "mobilenet_v2", "--weights", "none", "--image_size", "32"]) == 0

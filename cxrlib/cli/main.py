@@ -17,8 +17,7 @@ from cxrlib.core.errors import InputError, nearest, printable
 
 _COMMANDS = {  # by the module of cli.commands that has a function of this name, which takes, say, TrainOptions
     "course": ("run", "report", "figures"),
-    "train": ("train", "compare"),
-    "models": ("eval", "ensemble", "export", "gradcam"),
+    "models": ("train", "compare", "eval", "ensemble", "export", "gradcam"),
     "predict": ("predict",),
     "data": ("preprocess", "doctor", "download", "gather", "phantom"),
 }

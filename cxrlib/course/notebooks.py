@@ -117,7 +117,6 @@ def _typed(values: dict, known: dict) -> dict:
     return CourseConfig(**known | values).model_dump(include=set(values))
 
 
-# ---- whether a notebook must run again -------------------------------------------------------------------------------
 def basis(name: str, every: dict, data: Data) -> dict[str, dict]:
     """What the result of a notebook depends on; `every` holds the parameters of all notebooks, defaults included."""
     code, parameters = _code(name), {key: every[key] for key in notebook_parameters(name)}

@@ -27,10 +27,10 @@ class ImageCache:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).absolute()
-        self.image_size: int = read_json(self.folder / "cache.json")["image_size"]
         names = (self.folder / "names.txt").read_text(encoding="utf-8", errors="surrogateescape")
         self.names = pd.Index([name.replace("\0", "\n") for name in names.split("\n")])
         self.images = np.load(self.folder / "images.npy", mmap_mode="r")
+        self.image_size = self.images.shape[-1]
         self.bad: dict[str, str] = read_json(self.folder / "bad.json")
         self._done = np.load(self.folder / "done.npy", mmap_mode="r").view(bool)
 

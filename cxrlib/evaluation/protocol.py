@@ -15,6 +15,9 @@ from cxrlib.evaluation.metrics import THRESHOLD_METRICS, evaluate
 from cxrlib.evaluation.predictions import UNKNOWN, Predictions
 from cxrlib.evaluation.thresholds import GRID, Thresholds, number, too_few, tune_thresholds
 
+REFITTED = ("ece_mass", "f1", "sensitivity", "specificity")
+_ENDS = ("", "_low", "_high")
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -92,10 +95,6 @@ def _with_interval(row: pd.Series, metric: str) -> str:
     if np.isnan(value):
         return "undefined            "
     return f"{value:.4f} [no interval] " if np.isnan(low) else f"{value:.4f} [{low:.3f}, {high:.3f}]"
-
-
-REFITTED = ("ece_mass", "f1", "sensitivity", "specificity")
-_ENDS = ("", "_low", "_high")
 
 
 def external(here, there: Predictions, calibrator, thresholds, resampling=Bootstrap()) -> pd.DataFrame:

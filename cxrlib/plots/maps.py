@@ -13,6 +13,7 @@ from cxrlib.evaluation.bootstrap import draw_patients, ratio
 from cxrlib.evaluation.thresholds import number
 from cxrlib.plots.style import GREY, STYLES, described, draw_bars, draw_intervals, plot_overlays, pretty, save_figure
 
+_SHEET = 48  # overlays on one page
 _VALUES = ("value", "low", "high")
 _THIN = {"capsize": 2, "elinewidth": 1}
 
@@ -103,9 +104,6 @@ def _mean_interval(table: pd.DataFrame) -> pd.DataFrame:
     means = ratio(times @ table.fillna(0).to_numpy(), times @ table.notna().to_numpy(float))
     low, high = pd.DataFrame(means).quantile([0.025, 0.975]).to_numpy()  # NaN, and no warning, where all are NaN
     return pd.DataFrame({"value": table.mean(), "low": low, "high": high})
-
-
-_SHEET = 48  # overlays on one page
 
 
 def overlay_figure(maps: Iterable, table: pd.DataFrame, images: Mapping, boxes=None, plain=False) -> plt.Figure:

@@ -35,8 +35,7 @@ class Familiarity:
         shapes = {"mean": (width,), "components": (components, width), "centre": (length,), "whiten": (length, length),
                   "coef": (len(KINDS), length), "intercept": (len(KINDS),), "limits": (2, 2)}  # fmt: skip
         if {name: tuple(value.shape) for name, value in fitted.items()} != shapes:
-            raise InputError("the checkpoint's record of its training images (familiarity) does not fit its model; "
-                             "train again")  # fmt: skip
+            raise InputError("the checkpoint's record of its training images does not fit its model; train again")
         self._fitted = {name: value.double() for name, value in fitted.items()}
 
     def judge(self, features: torch.Tensor, images: torch.Tensor) -> list[tuple[bool, str]]:

@@ -1,19 +1,20 @@
-"""cxr eval (also at another hospital), gradcam, ensemble and export: what is done with trained models."""
+"""cxr train, compare, eval (also at another hospital), gradcam, ensemble and export: models, made and measured."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
+from cxrlib.cli import options as declared
 from cxrlib.cli.commands.data import data_of, images_of
-from cxrlib.cli.options import EnsembleOptions, EvalOptions, ExportOptions, GradcamOptions, HeldOutOptions
 from cxrlib.core import processes
 from cxrlib.core.errors import InputError, some
-from cxrlib.core.paths import check_folder, write_csv, write_text
+from cxrlib.core.paths import check_folder, one_process, write_csv, write_text
 from cxrlib.course.opening import Data
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.external import open_external
-from cxrlib.data.splits import restore, subsets
+from cxrlib.data.splits import restore, split, subset, subsets
 from cxrlib.evaluation import agreement, audits, differences, protocol
 from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.calibration import Calibrator, mean_calibrated, methods_text, operating_points
@@ -21,11 +22,84 @@ from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds, parse_how
 from cxrlib.explain import case_maps, export as onnx, localization
 from cxrlib.explain.gradcam import mean_maps
-from cxrlib.models.architectures import ChestXrayModel, model_from_checkpoint
+from cxrlib.models.architectures import ChestXrayModel, build_model, model_from_checkpoint
 from cxrlib.models.checkpoints import Ensemble, load_checkpoint, load_ensemble
+from cxrlib.plots import comparison as plots, style
 from cxrlib.plots.maps import write_overlays
-from cxrlib.training import inference, inputs
+from cxrlib.training import comparison, familiarity, inference, inputs, loop, optimization
+from cxrlib.training.config import TrainConfig
 from cxrlib.training.device import pick_device
+
+
+def train(options: declared.TrainOptions) -> None:
+    """Train on the training images, choose the epoch on the validation images, never look at the test images."""
+    config, out = options.config, Path(options.run_dir)
+    check_folder(out)
+    pick_device(config.device)
+    data, entries = _split([config], options)
+    used = subsets(entries[entries["part"] != "test"], config.train_subset, config.val_subset, seed=config.seed)
+    images = images_of(options, data.images, config.image_size, used["image"], options.run_dir)
+    alone = one_process(out / ".train.lock", f"training into {out}")
+    with alone if processes.is_first() else nullcontext():  # the processes of one training share it
+        history = loop.fit(config, entries, images, out)
+    kept = history[history["best"]].iloc[-1]
+    print(f"kept epoch {kept['epoch']:.0f}: validation macro AUROC {kept['val_auroc']:.4f}")
+    print(f"wrote {out / 'model_best.pth'} and model_last.pth")
+
+
+def _split(configs: list[TrainConfig], options: declared.TrainOptions) -> tuple[Data, pd.DataFrame]:
+    """The data set and its parts; InputError, before an image is decoded, for what `fit` would refuse."""
+    data = data_of(options)
+    entries = split(data.entries, options.split, options.seed, options.fractions, data.folders)
+    for config in configs:
+        if config.weights != "none" or config.drop_strength != 1:
+            model = build_model(config.arch, config.weights, config.image_size)
+            optimization.strengthen_dropout(model, config.drop_strength)
+        inputs.parts_to_remember(config, entries)
+        inputs.datasets(config, entries, data.images)
+    return data, entries
+
+
+def compare(options: declared.CompareOptions) -> None:
+    """Train every candidate with every seed; what run_dir holds of the same question is not trained again."""
+    comparison.parse_budget(options.budget)
+    each, out = comparison.candidates(options.archs, options.config), Path(options.run_dir)
+    check_folder(out, "figures")
+    device = pick_device(options.device)
+    data, entries = _split(list(each.values()), options)
+    most = max(options.train_subset, *options.sizes, 0)
+    test = subsets(entries, most, options.val_subset, options.subset, options.seed).query("part == 'test'")
+    costs = comparison.kept_costs(each, out / "costs.json")
+    train, val = ((entries["part"] == part).sum() for part in ("train", "val"))
+    each = comparison.with_budget(each, options.budget, train, val, costs)
+    wanted = [size for config in each.values() for size in (config.train_subset, *options.sizes)]
+    largest = {"train": 0 if 0 in wanted else max(wanted), "val": options.val_subset}  # which hold the smaller ones
+    used = [subset(entries, part, size, seed)["image"] for part, size in largest.items() for seed in options.seeds]
+    names = sorted(set(test["image"]).union(*used))
+    images = images_of(options, data.images, options.image_size, names, options.run_dir)
+    results = comparison.compare(each, options.seeds, entries, images, test, out, options.jobs)
+    table = comparison.comparison_table(results)
+    table = table.assign(minutes=comparison.minutes(out, each, options.seeds)).join(costs)
+    tables, figures = {"comparison": table}, {"04_accuracy_cost": plots.plot_costs(table)}
+    if len(each) > 1:
+        differences = comparison.all_differences(results)
+        tables["comparison_differences"] = differences.set_index(["a", "b"])
+        figures["04_differences"] = plots.plot_differences(differences)
+    if options.sizes:
+        folders = {name: comparison.member_folder(out / "sizes", name, 0).parent for name in each}
+        how = (options.sizes, options.seeds, entries, images, test)
+        curves = {name: comparison.learning_curve(config, *how, folders[name]) for name, config in each.items()}
+        tables["learning_curves"] = pd.concat(curves, names=["arch"])
+        figures["04_learning_curves"] = plots.plot_learning_curves(curves)
+    for name, content in tables.items():
+        write_csv(out / f"{name}.csv", content)
+    for name, figure in figures.items():
+        style.save_figure(figure, name, out / "figures")
+    for name, config in each.items():  # so that predict can tell whether an image is of the members' kind
+        for seed in options.seeds:
+            own = inputs.datasets(config.replace(seed=seed), entries, images)
+            familiarity.remember_training([comparison.member_folder(out, name, seed) / "model_best.pth"], *own, device)
+    print("\n\n".join(content.round(3).to_string() for content in tables.values()) + f"\nwrote them to {out}")
 
 
 def held_out(options, ensemble: Ensemble, data: Data, needed=("val", "test")) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -64,13 +138,15 @@ def _operating_point(options, ensemble: Ensemble) -> tuple[tuple[Calibrator, ...
     return operating_points(calibrations, tuned)
 
 
-def _caches(options: HeldOutOptions, models: list[ChestXrayModel], images: dict[str, Path], names) -> list[ImageCache]:
+def _caches(
+    options: declared.HeldOutOptions, models: list[ChestXrayModel], images: dict[str, Path], names
+) -> list[ImageCache]:
     sizes = dict.fromkeys(model.image_size for model in models)
     caches = {size: images_of(options, images, size, names, options.out) for size in sizes}
     return [caches[model.image_size] for model in models]
 
 
-def _predicted(options: HeldOutOptions, ensemble: Ensemble, images: dict[str, Path], *parts: pd.DataFrame):
+def _predicted(options: declared.HeldOutOptions, ensemble: Ensemble, images: dict[str, Path], *parts: pd.DataFrame):
     """The models on their device, their caches, and for each part what each predicts: all of it, in each process."""
     together = None
     if processes.several():
@@ -86,7 +162,7 @@ def _predicted(options: HeldOutOptions, ensemble: Ensemble, images: dict[str, Pa
     return models, caches, scores
 
 
-def evaluate(options: EvalOptions) -> None:
+def evaluate(options: declared.EvalOptions) -> None:
     """Calibrate and tune on the validation images of the checkpoints, then report on their test images."""
     check_folder(options.out)
     if options.external:
@@ -123,7 +199,7 @@ def evaluate(options: EvalOptions) -> None:
             print(f"wrote {write_csv(tables / name, table, index=False)}")
 
 
-def _elsewhere(options: EvalOptions) -> None:
+def _elsewhere(options: declared.EvalOptions) -> None:
     """Measure models with their frozen operating point; writes external.csv, external.txt and the predictions."""
     ensemble = load_ensemble(options.weights)
     calibrators, thresholds = _operating_point(options, ensemble)
@@ -161,7 +237,7 @@ def _elsewhere(options: EvalOptions) -> None:
     print(f"{text}wrote {out / 'external.csv'}, external.txt and predictions_external.npz")
 
 
-def gradcam(options: GradcamOptions) -> None:
+def gradcam(options: declared.GradcamOptions) -> None:
     """Overlays of one labelled finding each, on test images; with boxes, also a score of the maps."""
     check_folder(options.out)
     ensemble, folder = load_ensemble(options.weights), Path(options.out) / "gradcam"
@@ -193,7 +269,7 @@ def gradcam(options: GradcamOptions) -> None:
     print(f"wrote {folder / 'localization.csv'}, which also has energy, IoU and IoBB")
 
 
-def ensemble(options: EnsembleOptions) -> None:
+def ensemble(options: declared.EnsembleOptions) -> None:
     """Write models of one split as one file, which predict, eval and gradcam take as a model."""
     out = Path(options.out)
     check_folder(out.parent)
@@ -206,7 +282,7 @@ def ensemble(options: EnsembleOptions) -> None:
     print(f"{wrote}; cxr eval --update_checkpoint calibrates each and tunes thresholds for their mean")
 
 
-def export(options: ExportOptions) -> None:
+def export(options: declared.ExportOptions) -> None:
     """Write a checkpoint as ONNX."""
     check_folder(Path(options.out).parent)
     path = onnx.export(load_checkpoint(options.weights), options.out)

@@ -39,7 +39,6 @@ _ELEMENT = Markup('<data value="{0}" data-source="{1}" title="{1} = {0}">{2}</da
 _UNDEFINED = Markup('<span class="undefined">undefined</span>')
 
 
-# ---- the values of a run folder --------------------------------------------------------------------------------------
 class Evidence:
     """The files of a run folder, each read once; one that is missing or cannot be read counts as empty."""
 
@@ -132,7 +131,6 @@ def _ends(name: str, table: pd.DataFrame) -> list[str]:
     return ["low", "high"] if (name, "low") in pairwise(table) else []
 
 
-# ---- pages -----------------------------------------------------------------------------------------------------------
 def write_page(path: Path, template: str, **values) -> Path:
     """Fill a template of templates/; values are escaped unless they are `Markup`, and may be long generators."""
     with written_whole(path) as beside, beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
