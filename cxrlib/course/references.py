@@ -19,8 +19,7 @@ def width_ratio(test: Predictions, finding: str, seed: int) -> float:
     widths = []
     for units in (test.patient, test.image):
         [drawn] = metrics.bootstrap(replace(test, patient=units), metrics=["auroc"], replicates=200, seed=seed)
-        ends = np.nanpercentile(drawn.replicates["auroc"][:, FINDINGS.index(finding)], [2.5, 97.5])
-        widths.append(np.ptp(ends))
+        widths.append(np.ptp(np.nanpercentile(drawn.replicates["auroc"][:, FINDINGS.index(finding)], [2.5, 97.5])))
     return widths[0] / widths[1]
 
 

@@ -53,6 +53,8 @@ def doctor(options: DoctorOptions) -> int:
     """Print the report; exit code 1 where something would change a result."""
     if options.report:
         check_folder(Path(options.report).parent)
+        if Path(options.report).is_dir():
+            raise InputError(f"{options.report} is a folder; expected a file for the report (--json)")
     report = check_dataset(_root(options), options.csv_path, options.deep)
     print(report)
     if options.report:
