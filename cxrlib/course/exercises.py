@@ -17,11 +17,11 @@ def check(answer, sealed: str, digits: int = 3, hint: str = "") -> None:
     check_that(None if answer is None else right and len(given) == len(wanted), f"{answer} is not it", hint)
 
 
-def check_near(answer, reference: Callable, arguments: tuple, within: float = 0.001, hint: str = "") -> None:
-    """Compare one or several numbers with those that `reference(*arguments)` gives; called only for an answer."""
+def check_near(answer, reference: Callable, within: float = 0.001, hint: str = "") -> None:
+    """Compare one or several numbers with those that `reference()` gives, which is called only for an answer."""
     if answer is None:
         return check_that(None)
-    expected = np.asarray(reference(*arguments), float)
+    expected = np.asarray(reference(), float)
     try:
         given = np.asarray(answer, float)
         near = given.shape == expected.shape and np.allclose(given, expected, rtol=0, atol=within)
