@@ -33,9 +33,10 @@ def described(figure: plt.Figure, text: str) -> plt.Figure:
 
 
 def alt_text(figure: plt.Figure) -> str:
-    """The text of `described`; of a figure without it, the titles."""
-    titles = [panel.get_title(loc).replace("\n", " ") for panel in figure.axes for loc in ("left", "center", "right")]
-    return figure.get_label() or "; ".join(filter(None, titles)) or "figure"
+    """The text of `described`; of a figure without it, the titles and axis labels."""
+    texts = [panel.get_title(loc) for panel in figure.axes for loc in ("left", "center", "right")]
+    texts += [text for panel in figure.axes[:1] for text in (panel.get_xlabel(), panel.get_ylabel())]
+    return figure.get_label() or "; ".join(dict.fromkeys(text.replace("\n", " ") for text in texts if text)) or "figure"
 
 
 def show(figure: plt.Figure, caption: str = "The figure in words") -> None:
