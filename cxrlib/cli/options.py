@@ -65,7 +65,7 @@ class EvalOptions(HeldOutOptions):
                            "patients with that confidence, or cost=10 (false alarms that a miss is worth)")  # fmt: skip
     thresholds: Place = Field("", description="thresholds.json to use instead of tuning, as notebook 05 saves it")
     update_checkpoint: bool = Field(False, description="also put thresholds and calibration into the checkpoint")
-    external: Place = Field("", description="another hospital's folder, measured with calibration and thresholds kept")
+    external: Place = Field("", description="another hospital's folder, with labels.csv or --csv_path, to measure only")
     here: Place = Field("", description="for --external: predictions_test.npz; default: the one beside the checkpoint")
     audit: bool = Field(False, description="also audit.csv (gaps by sex, age, view) and experts.csv (expert labels)")
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from http.client import HTTPException
 from importlib import import_module
 from pathlib import Path
+from pickle import UnpicklingError
 from types import ModuleType
 from typing import NamedTuple
 
@@ -211,7 +212,7 @@ def imagenet(arch: str) -> dict:
     entry = models.get_model_weights(arch)["IMAGENET1K_V2" if arch == "mobilenet_v2" else "IMAGENET1K_V1"]
     try:
         return models.get_model(arch, weights=entry).state_dict()  # a wrong hash is an error there
-    except Exception as error:  # no network, a wrong hash, or one of the many that follow an interrupted download
+    except (OSError, RuntimeError, HTTPException, EOFError, UnpicklingError) as error:  # also of a broken download
         file = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
         raise InputError(f"the ImageNet weights of {arch} cannot be downloaded ({error}); start from the weights that "
                          "need no network (arch=efficientnet_lite0) or from random ones (weights=none), or put the "

@@ -44,7 +44,7 @@ class TrainConfig(Config):
     num_workers: int = Field(0, ge=0, description="processes that read ahead; 0 is right with the cache")
     device: Literal[DEVICES] = Field("auto", description="auto, cpu, cuda or mps")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="fp32, bf16, or auto: the faster, as timed")
-    layout: Literal["auto", "channels_last", "contiguous"] = Field("auto", description="of memory; auto: as timed")
+    layout: Literal["auto", "channels_last", "contiguous"] = Field("auto", description="auto/channels_last/contiguous")
     resume: bool = Field(False, description="continue an interrupted run in run_dir")
     save_minutes: float = Field(5.0, ge=0, description="minutes between saved states within an epoch")
 

@@ -260,8 +260,7 @@ def _look(path: Path, is_used: bool, deep: bool) -> tuple[Header | None, object,
         return header, mark, {"cannot be decoded": "" if isinstance(error, images.BadImage) else " (not readable)"}
     grey, warnings = radiograph.grey, radiograph.warnings
     wrong = {"read with a warning": f" ({'; '.join(warnings)})"} if warnings else {}
-    low, high = grey.getextrema()
-    if low == high:
+    if len(set(grey.getextrema())) == 1:
         wrong["one single grey"] = ""
     elif deep:
         mark = hashlib.sha256(grey.tobytes() + str(grey.size).encode()).digest()
