@@ -20,8 +20,10 @@ import psutil
 import torch
 
 from benchmarks.bench_input import draw_radiographs
+from benchmarks.bench_training import random_cache, random_entries
 from benchmarks.timing import fastest
 from cxrlib.cli.main import main as cxr
+from cxrlib.data.dataset import CachedDataset
 from cxrlib.data.images import read_radiograph
 from cxrlib.models.architectures import build_model, save_checkpoint
 from cxrlib.training.device import kept_memory
@@ -81,9 +83,10 @@ def predicting_files(folder: Path) -> dict[str, dict]:
     torch.manual_seed(0)
     model = build_model(ARCH, "none", SIDE).eval()
     images = torch.randint(0, 256, (64, 1, SIDE, SIDE), dtype=torch.uint8)
-    pairs = [(image, torch.zeros(14)) for image in images]
+    cache = random_cache(folder / "cache", 64, SIDE)
+    train, val = (CachedDataset(random_entries(names), cache) for names in (cache.names[:32], cache.names[32:]))
     about = {"parts": {"train": [], "val": []}, "config": {"split": "patient", "seed": 0, "val_subset": 0}, "epoch": 1}
-    about["familiarity"] = fit_familiarity(model, pairs[:32], pairs[32:])
+    about["familiarity"] = fit_familiarity(model, train, val)
     weights = save_checkpoint(folder / "model.pth", model, **about)
     said = ["predict", str(folder / "films"), "--weights", str(weights), "--out", str(folder / "out")]
     said += ["--no_page", "--force", "--device", "cpu"]

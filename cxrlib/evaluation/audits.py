@@ -41,7 +41,7 @@ def audit(predictions: Predictions, entries: pd.DataFrame, thresholds, replicate
         if len(present) < 2:
             holds = f"has only {some(entries[name].unique(), 3)}" if name in entries else "is not in the table"
             print(f"no audit by {name}: the column {holds}")
-        for one in present if len(present) > 2 else present[:1]:
+        for one in present if len(present) > 2 else present[: len(present) - 1]:
             sides = predictions.take(group == one), predictions.take((group != one) & pd.notna(group))
             for metric in ("auroc", "miss_rate"):
                 table = _gap(*sides, metric, thresholds, resampling)

@@ -127,7 +127,7 @@ def tune_thresholds(val: Predictions, grid=GRID, objective="f1", resampling=Boot
             note += "" if at_or_above(scores, lowest).any() else f": {nobody}"
         if not reached[0]:
             kept = f"no threshold{' of the grid' if grid else ''} reaches {objective}; the nearest is kept"
-            note = f"{kept}; {note}" if note else kept
+            note = f"{note}; {kept}" if note else kept  # the first words say whether it is tuned
         if note and grid:
             [exact], _ = _best(scores, positive, patient, times[:1], None, value_of)
             note += f"; the best of all scores is {exact:.2g}"

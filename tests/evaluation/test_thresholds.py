@@ -188,6 +188,10 @@ def test_a_threshold_that_the_grid_cannot_reach_says_so():
     assert found.notes[0] == f"{reason}; the best of all scores is {exact:.2g}"
     assert found.values[0] == 0.9
     assert tune_thresholds(val, (0.0, 0.1, 0.1), "specificity>=0.999", resampling=Bootstrap(0)).values[0] == 0.1
+    low = make(val.scores / 2, val.labels)  # no image reaches the grid: nothing was tuned
+    found = tune_thresholds(low, (0.9, 0.99, 0.03), "sensitivity>=0.9", resampling=Bootstrap(0))
+    assert not found.tuned.any()
+    assert f"; {reason}; the best of all scores" in found.notes[0]
 
 
 def test_a_sensitivity_that_is_asked_for_is_reached():

@@ -12,15 +12,17 @@ import numpy as np
 
 from cxrlib.cli.options import PredictOptions
 from cxrlib.core.errors import InputError, printable, some
-from cxrlib.core.html import radiograph_uri
+from cxrlib.core.html import radiograph_uri, write_page
 from cxrlib.core.paths import written_whole
 from cxrlib.core.progress import bar
+from cxrlib.course import report
 from cxrlib.data.findings import FINDINGS
 from cxrlib.data.images import is_image
 from cxrlib.explain.prediction import Prediction, Predictor
 
 _MOST = 200  # images on a page, which a browser still opens; the table has all
 _SIDE = 320  # pixels of a picture
+_TEMPLATE = Path(report.__file__).with_name("templates") / "predictions.html"
 
 
 def predict(options: PredictOptions) -> int:
@@ -34,10 +36,8 @@ def predict(options: PredictOptions) -> int:
         if options.no_page:
             deque(cases, maxlen=0)
         else:
-            from cxrlib.course.report.page import write_page  # here: figures take a second to import
-
             how = {"models": options.weights, "total": len(files), "most": _MOST}
-            write_page(out / "predictions.html", "predictions.html", cases=_shown(cases, predictor), **how)
+            write_page(out / "predictions.html", _TEMPLATE, cases=_shown(cases, predictor), **how)
     about = sys.stderr if options.as_json else sys.stdout
     print(f"wrote {out / 'predictions.csv'}{'' if options.no_page else ' and predictions.html'}", file=about)
     if failed:

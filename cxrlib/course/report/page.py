@@ -21,12 +21,12 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from cxrlib.core.errors import InputError
-from cxrlib.core.html import data_uri, templates_in
+from cxrlib.core.html import data_uri, write_page
 from cxrlib.core.paths import NOTEBOOKS, one_process, read_json, written_whole
 from cxrlib.course.notebooks import COURSE
 from cxrlib.course.runs import RunFolder
 
-_TEMPLATES = templates_in(Path(__file__).parent / "templates")
+_TEMPLATES = Path(__file__).parent / "templates"
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge",
              "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")  # fmt: skip
 _WIDEST = 1100  # pixels, 155 per inch on A4; the files in figures/ have 300 dpi and are larger
@@ -131,20 +131,13 @@ def _ends(name: str, table: pd.DataFrame) -> list[str]:
     return ["low", "high"] if (name, "low") in pairwise(table) else []
 
 
-def write_page(path: Path, template: str, **values) -> Path:
-    """Fill a template of templates/; values are escaped unless they are `Markup`, and may be long generators."""
-    with written_whole(path) as beside, beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.writelines(_TEMPLATES.get_template(template).generate(**values))
-    return path
-
-
 def write_report(run: RunFolder) -> list[Path]:
     """Write report.html, and report.pdf where a browser is installed; returns their paths. InputError without a run."""
     if not run.read():
         raise InputError(f"{run.path} holds no run.json; expected a run folder such as runs/quick: cxr run makes one")
     others = sorted(file.name for file in run.path.glob("*.csv") if file.stem not in _PLACED)
     values = {"name": run.path.name, "phantoms": run.on_phantoms, "others": others, "figures": _figures(run)}
-    page = write_page(run.path / "report.html", "report.html", e=Evidence(run.path), **values)
+    page = write_page(run.path / "report.html", _TEMPLATES / "report.html", e=Evidence(run.path), **values)
     return [page, *print_pdf(page, run.path / "report.pdf")]
 
 
@@ -201,7 +194,7 @@ def write_index(folder: Path) -> Path:
     """Write index.html for all runs in `folder`, newest first; a run that cannot be read is listed as such."""
     with one_process(folder / ".index.lock"):  # of two runs that end together, the later page shows both
         runs = [_row(Evidence(path.parent)) for path in folder.glob("*/run.json")]
-        return write_page(folder / "index.html", "index.html", runs=runs)
+        return write_page(folder / "index.html", _TEMPLATES / "index.html", runs=runs)
 
 
 def _row(run: Evidence) -> dict:
