@@ -12,5 +12,5 @@ RUN python -m venv .venv && if [ "$DEVICE" = cpu ]; then \
     else .venv/bin/pip install -q --no-cache-dir torch torchvision; fi
 COPY . .
 # what `make setup` installs, without the tools of the tests
-RUN .venv/bin/pip install -q --no-cache-dir -e '.[dicom]' && touch .venv/installed
+RUN .venv/bin/pip install -q --no-cache-dir -e '.[dicom,onnx]' && touch .venv/installed
 CMD ["make", "run"]

@@ -27,7 +27,7 @@ run: setup ## the six notebooks, headless, into runs/
 report: setup ## the report of a run, HTML and PDF: RUN=runs/quick
 	$(BIN)/cxr report $(or $(RUN),runs/$(PROFILE))
 
-figures: setup ## figures of a run, small enough for a page, into TO=figures: RUN=runs/quick
+figures: setup ## figures of a run, small enough for a page, into TO=figures (which README shows): RUN=runs/quick
 	$(BIN)/cxr figures $(or $(RUN),runs/$(PROFILE)) $(or $(TO),figures)
 
 check: setup ## the fast lane, two minutes: ruff, who imports from whom, and the tests that train nothing
@@ -71,7 +71,7 @@ hooks: ## let git check notebooks before each commit
 bench: setup ## speed, each figure against the plain way, in one run
 	$(BIN)/python -m benchmarks $(ARGS)
 
-clean: ## remove .venv, caches and runs; phantoms and downloaded data stay
+clean: ## remove .venv, caches, runs/ with its trained models and results/; phantoms and downloaded data stay
 	rm -rf .venv .venv-oldest .oldest.txt runs results data/cache .pytest_cache .ruff_cache
 
 .venv/installed: pyproject.toml

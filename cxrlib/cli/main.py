@@ -66,7 +66,7 @@ def _add_flags(parser: _Parser, kind: type[Config], positional: str) -> None:
             if name == positional:
                 parser.add_argument(name, nargs="?", help=text)
             shown = ",".join(map(str, default)) if isinstance(default, list) else default
-            parser.add_argument(flag, dest=name, help=f"{text} (default: {shown})" if shown else text, **how)
+            parser.add_argument(flag, dest=name, help=f"{text} (default: {shown})" if str(shown) else text, **how)
 
 
 def _parser() -> _Parser:

@@ -59,7 +59,7 @@ class HeldOutOptions(_Cached, _Models):
 class EvalOptions(HeldOutOptions):
     """Calibrate and tune on the validation images of a checkpoint, then report on its test images."""
 
-    calibrate: Literal[CALIBRATE] = Field("auto", description="none, platt, temperature, isotonic; auto: the best")
+    calibrate: Literal[CALIBRATE] = Field("auto", description="none, platt, temperature (auto: the best), isotonic")
     grid: str = Field("0.05:0.4:0.05", description="thresholds to try, first:last:step, or exact for all scores")
     objective: str = Field("f1", description="f1, f2, youden, specificity>=0.9, sensitivity>=0.9, with @0.95 for new "
                            "patients with that confidence, or cost=10 (false alarms that a miss is worth)")  # fmt: skip
@@ -87,7 +87,7 @@ class PredictOptions(_Models):
     no_page: bool = Field(False, description="write no predictions.html, and compute no heat maps")
     as_json: bool = Field(False, description="one JSON object per image and line on the screen, for programs")
     force: bool = Field(False, description="also predict what is no frontal chest radiograph as in training")
-    threads: int = Field(0, ge=0, description="that decode ahead; 0 for one per core")
+    threads: int = Field(0, ge=0, description="threads that decode images; 0 for one per core")
 
 
 class EnsembleOptions(Config):

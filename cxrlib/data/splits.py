@@ -137,14 +137,13 @@ def restore(entries: pd.DataFrame, parts: Parts, kind: str, lists_in: Iterable =
 
 def _seen(entries: pd.DataFrame, parts: Parts, kind: str) -> pd.Series:
     """The part, "train" or "val", of which a checkpoint has seen the image or (by patient) its patient; else ""."""
-    image, patient = entries["image"], entries["patient"]
-    part = pd.Series("", index=entries.index)
-    if kind != "image":
-        for name in ("val", "train"):  # train last, so that a patient in both is not evaluated
+    image, patient, part = entries["image"], entries["patient"], pd.Series("", index=entries.index)
+    for name in ("val", "train"):  # train last, so that a patient in both is not evaluated
+        seen = image.isin(parts[name])
+        if kind != "image":
             numbers = nih_patient(pd.Series(parts[name], dtype=str)).dropna()
-            part[patient.isin(patient[image.isin(parts[name])]) | nih_patient(image).isin(numbers)] = name
-    for name in ("val", "train"):
-        part[image.isin(parts[name])] = name
+            seen = patient.isin(patient[seen]) | nih_patient(image).isin(numbers)
+        part[seen] = name
     return part
 
 

@@ -37,7 +37,7 @@ class TrainConfig(Config):
     tta: bool = Field(False, description="score each image in five positions and average (test-time augmentation)")
     patience: int = Field(0, ge=0, description="stop after this many epochs without improvement; 0 for never")
     split: Literal[SPLITS] = Field("official", description="official (NIH's lists), patient, or image (which leaks)")
-    val_share: float = Field(0.1, gt=0, lt=0.8, description="share of the images for validation; for test it is 0.2")
+    val_share: float = Field(0.1, gt=0, lt=0.8, description="share for validation, of the 0.8 that test leaves")
     train_subset: int = Field(0, ge=0, description="approximate number of training images, whole patients; 0 for all")
     val_subset: int = Field(0, ge=0, description="approximate number of validation images, whole patients; 0 for all")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="seed of the split, subsets, weights, order and augmentation")

@@ -106,8 +106,8 @@ def measure_costs(config: TrainConfig) -> dict[str, float]:
     try:
         return here.recv()
     except EOFError:
-        raise InputError(f"the process that measured the costs of {config.arch} was killed, often because memory ran "
-                         "out; lower batch_size or image_size") from None  # fmt: skip
+        raise InputError(f"the process that measured the costs of {config.arch} ended early, often because memory "
+                         "ran out; lower batch_size or image_size") from None  # fmt: skip
     finally:
         process.join()
 

@@ -68,7 +68,7 @@ class Engine:
 
 
 def _session(network: ChestXrayModel):
-    """The network in onnxruntime, on one core per call; None where this version of torch cannot hand it over."""
+    """The network in onnxruntime, on one core per call; None, with a warning, where torch cannot hand it over."""
     import onnxruntime  # an optional extra
 
     file, images = io.BytesIO(), torch.zeros(2, 1, network.image_size, network.image_size)
@@ -76,7 +76,8 @@ def _session(network: ChestXrayModel):
         with warnings.catch_warnings(action="ignore"):  # of an exporter that needs no package and takes a second
             torch.onnx.export(network, (images,), file, input_names=["images"],
                               dynamic_axes={"images": {0: "batch"}}, dynamo=False)  # fmt: skip
-    except Exception:  # of any kind; only speed is lost
+    except Exception as error:  # of any kind; only speed is lost
+        warnings.warn(f"onnxruntime gets no network, which makes predictions slower: {error}", stacklevel=2)
         return None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

@@ -280,4 +280,5 @@ def test_restore_trusts_train_where_a_patient_is_on_both_sides():
     entries = table([1, 1, 1])
     for order in (["train", "val"], ["val", "train"]):
         parts = {part: [entries["image"][row]] for row, part in enumerate(order)}
-        assert restore(entries, parts, "patient")["part"][2] == "train"
+        assert set(restore(entries, parts, "patient")["part"]) == {"train"}
+        assert restore(entries, parts, "image")["part"].tolist() == [*order, "test"]

@@ -73,7 +73,7 @@ class Deadly:
 def test_a_process_that_measures_and_is_killed_is_a_sentence(monkeypatch):
     monkeypatch.setattr(TrainConfig, "replace", lambda self, **_: Deadly())
     with pytest.raises(
-        InputError, match="the process that measured the costs of mobilenet_v2 was killed, often because"
+        InputError, match="the process that measured the costs of mobilenet_v2 ended early, often because"
     ):
         measure_costs(config(device="cpu", precision="fp32", layout="contiguous"))
 
