@@ -4,13 +4,14 @@ import os
 import re
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from cxrlib.core.errors import InputError, nearest
 from cxrlib.core.paths import expanded
 
+Natural = Annotated[int, Field(ge=0, lt=2**32)]  # a seed, a number of images
 _KINDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
-_KINDS |= {list[int]: "whole numbers, separated by commas", list[str]: "names, separated by commas"}
+_KINDS |= {list[Natural]: "whole numbers from 0, separated by commas", list[str]: "names, separated by commas"}
 _LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
@@ -21,9 +22,8 @@ def _listed(value):
 
 Place = Annotated[str, AfterValidator(expanded)]  # a path, or what leads to one: weights
 Names = Annotated[list[str], BeforeValidator(_listed)]
-Numbers = Annotated[list[int], BeforeValidator(_listed)]
+Numbers = Annotated[list[Natural], BeforeValidator(_listed)]
 Places = Annotated[Names, AfterValidator(lambda paths: list(map(expanded, paths)))]
-# such as resnet18:weights
 Archs = Annotated[Names, AfterValidator(lambda names: [":".join(map(expanded, name.split(":", 1))) for name in names])]
 
 
@@ -48,7 +48,7 @@ class Config(BaseModel):
             kind = cls.model_fields[name].annotation if name in cls.model_fields else bool
             if isinstance(value, bool) and kind is not bool:
                 raise InputError(f"{name} {value!r} cannot be used; expected {expected(cls, name)}")
-            numbers = _listed(value) if kind == list[int] else [value] if kind is int else []
+            numbers = _listed(value) if kind == list[Natural] else [value] if kind is int else []
             if isinstance(numbers, list) and any(len(str(number)) > 18 for number in numbers):
                 raise InputError(f"{name} {value} cannot be used; expected {expected(cls, name)}, of at most 18 digits")
         return plain

@@ -80,7 +80,7 @@ def check_not_committed(path: Path, *inside: str) -> None:
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, which is synced and renamed at the end; InputError where none can be."""
-    path = Path(path)
+    path = Path(path).absolute()
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

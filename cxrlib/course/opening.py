@@ -51,7 +51,7 @@ class Data:
     @cached_property
     def fingerprint(self) -> str:
         """Sixteen digits that change with the content of the CSV and with the images."""
-        return sources.content_digest([self.csv_path], self.images.values())
+        return sources.content_digest([self.csv_path], self.images)
 
     @cached_property
     def beside(self) -> dict[str, str]:

@@ -41,7 +41,7 @@ def plan_runs(profile: str = "quick", pairs: Sequence = (), data: str | Path | N
     plans = []
     for suffix, values in notebooks.each_run(pairs).items():
         values = notebooks.read_profile(profile) | values | ({} if data is None else {"img_root": data})
-        values["run_dir"] = f"{values.get('run_dir') or RUNS / Path(profile).stem}{suffix}"
+        values["run_dir"] = f"{Path(str(values.get('run_dir') or RUNS / Path(profile).stem))}{suffix}"
         # the notebooks run in another folder than this
         values = with_paths(notebooks.check_parameters(values), os.path.abspath)
         given = {name: {key: values[key] for key in notebook_parameters(name) if key in values} for name in COURSE}

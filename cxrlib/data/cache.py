@@ -73,7 +73,7 @@ def build_cache(
     names = list(images) if names is None else list(names)
     if unknown := [name for name in names if name not in images]:
         raise InputError(f"the cache cannot be built: {some(unknown)} not among the images found")
-    folder = Path(cache_dir) / f"{content_digest((), images.values())}v{_FORMAT}-{image_size}"
+    folder = Path(cache_dir) / f"{content_digest((), images)}v{_FORMAT}-{image_size}"
     cache = ImageCache(folder) if (folder / "cache.json").is_file() else None
     if cache is None or len(cache._missing(names)):  # a full cache may be read-only
         try:
@@ -87,9 +87,9 @@ def build_cache(
                              "kept: make room, or choose another cache_dir") from None  # fmt: skip
     if bad := [name for name in names if name in cache.bad]:
         those = f"{len(bad)} of {len(names):,} images cannot be"
-        if on_bad_image == "error":
+        if on_bad_image == "error" or len(bad) == len(names):
             reasons = "; ".join(cache.bad[name] for name in bad[:3])
-            raise InputError(f"{those} used: {reasons} (or leave them out: on_bad_image=skip)")
+            raise InputError(f"{those} used: {reasons} (on_bad_image=skip leaves them out where others remain)")
         print(f"{those} decoded and are left out: {some(bad)}")
     return cache
 

@@ -40,8 +40,8 @@ _NIH = r"000(?:[0-2]\d{4}|30[0-7]\d{2}|3080[0-5])_\d{3}\b|1\.2\.276\.0\.7230010\
 def open_external(folder: str | Path, csv_path: str | Path = "", weights: str = "") -> tuple[pd.DataFrame, dict, str]:
     """Entries, images (name -> path) and a sentence on what was read and left out, of another hospital's folder.
 
-    csv_path: "" for the table in the folder (`TABLES`). Entries have columns image (the file's name, or its path where
-    names repeat), patient (text), view where there is one, and the fourteen findings as 1, 0 or NaN (float32). In a
+    csv_path: "" for the table in the folder (`TABLES`). Entries have columns image (the file's name, or where the table
+    gives a path its path), patient (text), view if there is one, and the fourteen findings as 1, 0, NaN (float32). In a
     column, empty and -1 (uncertain) are unknown, and all that the table asks is 0 where its "No finding" is 1; in a
     list of terms, a finding that is not named is 0 if the table names it anywhere. Of several readers the majority
     counts. Rows of stated other than frontal views, rows that say nothing, and those whose file does not lie below the
@@ -58,9 +58,9 @@ def open_external(folder: str | Path, csv_path: str | Path = "", weights: str = 
     if not found.any():
         raise InputError(f"none of the {len(entries):,} images of {csv_path} ({some(entries['image'], 3)}) lies below "
                          f"{folder}; expected them by the name, or the path, that the table gives")  # fmt: skip
-    times = Counter(path.name for path in set(paths[found]))
-    names = [path.relative_to(folder).as_posix() if times[path.name] > 1 else path.name for path in paths[found]]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
+    stated = zip(entries.loc[found, "image"], paths[found], strict=True)  # not named by which other rows there are
+    names = [path.relative_to(folder).as_posix() if re.search(r"[/\\]", name) else path.name for name, path in stated]
+    if twice := [path.name for path, count in Counter(paths[found]).items() if count > 1]:
         raise InputError(f"{csv_path} names {some(twice)} more than once; expected one row per image, or per reader")
     lost = entries.loc[~found, "image"]
     entries = entries[found].assign(image=names).reset_index(drop=True)
@@ -76,11 +76,11 @@ def read_external(csv_path: str | Path, weights: str = "") -> tuple[pd.DataFrame
     table = _joined(Path(csv_path), read_csv(csv_path).rename(columns=str.strip))
     known = known_columns(table, COLUMNS)
     _refuse(csv_path, table, known, weights)
-    if "Frontal/Lateral" in table:  # CheXpert
-        known["view"] = known["view"].where(table["Frontal/Lateral"] == "Frontal", "LATERAL")
-        known["patient"] = known["image"].str.extract(r"(patient\d+)", expand=False)
+    if (side := table.get("Frontal/Lateral")) is not None:  # CheXpert
+        known["view"] = known.get("view", side).where(side == "Frontal", "LATERAL")
+        known["patient"] = known.get("patient", known["image"].str.extract(r"(patient\d+)", expand=False))
     if {"reader", "terms"} <= set(known):  # a row per box
-        known = known.groupby(["image", "reader"], as_index=False)["terms"].agg(";".join)
+        known = known.groupby([*known.columns.drop("terms")], as_index=False, dropna=False)["terms"].agg(";".join)
     labels = _from_terms(known["terms"]) if "terms" in known else _from_columns(csv_path, table)
     if not labels.notna().any(axis=None):
         raise InputError(f"{csv_path} gives no label of the fourteen findings (it has {some(table.columns, 12)}); "
@@ -88,7 +88,8 @@ def read_external(csv_path: str | Path, weights: str = "") -> tuple[pd.DataFrame
     entries = known[[name for name in ("image", "patient", "view") if name in known]].join(labels)
     if "reader" in known:
         yes, no = ((labels == value).groupby(known["image"]).mean() > 0.5 for value in (1, 0))
-        entries = yes.astype(np.float32).where(yes | no).reset_index()
+        labels, once = yes.astype(np.float32).where(yes | no), known.drop_duplicates("image")
+        entries = once.drop(columns=["reader", "terms"], errors="ignore").join(labels, on="image", sort=True)
     patient = entries.get("patient", pd.Series("", entries.index)).fillna("")
     entries["patient"] = patient.where(patient != "", entries["image"])
     silent = entries[list(FINDINGS)].isna().all(axis=1)
@@ -101,6 +102,7 @@ def read_external(csv_path: str | Path, weights: str = "") -> tuple[pd.DataFrame
 
 def _joined(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
     """One row per image where the table has one per study (MIMIC-CXR) or report (Open-i)."""
+    table = table.drop(columns="image", errors="ignore") if "MeSH" in table else table  # Open-i's is a text
     for keys, pattern in ((["subject_id", "study_id"], "mimic-cxr-*-metadata.csv*"),
                           (["uid"], "indiana_projections.csv*")):  # fmt: skip
         if set(keys) <= set(table) and not set(COLUMNS["image"]) & set(table):
@@ -151,7 +153,7 @@ def _from_columns(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
 
 def _from_terms(lists: pd.Series) -> pd.DataFrame:
     """Labels (rows, 14) of lists of terms, such as "['nodule', 'scoliosis']" or "Cardiomegaly;Nodule/Mass"."""
-    lists = lists.str.lower().str.replace(r"[\[\]']", "", regex=True).str.split(r"[;,]", regex=True)
+    lists = lists.str.lower().str.replace(r"[\[\]']", "", regex=True).str.split(r"[;,|]", regex=True)
     terms = lists.explode().str.strip()
     labels = {}
     for finding, words in TERMS.items():
@@ -163,20 +165,20 @@ def _from_terms(lists: pd.Series) -> pd.DataFrame:
 
 
 def _files(folder: Path) -> dict[str, Path | None]:
-    """Every file below a folder by its path, its name, and both without suffix; None where it is one of several."""
+    """Every file below a folder by its path, by "*/" and its name, and both without suffix; None: one of several."""
     files = {}
     for path in filter(Path.is_file, folder.rglob("*")):
         place = path.relative_to(folder).as_posix()
-        for key in {place, path.name, _bare(place), _bare(path.name)}:
+        for key in {place, f"*/{path.name}", _bare(place), f"*/{_bare(path.name)}"}:
             files[key] = path if key not in files else None
     return files
 
 
 def _find(name: str, files: dict[str, Path | None]) -> Path | None:
-    """The file of an image of the table: by as much of its path as fits, or in "images", with its suffix or another."""
+    """The file of an image of the table: by as much of its path as fits, in "images", or a bare name anywhere."""
     parts = name.replace("\\", "/").split("/")
     tails = ["/".join(parts[start:]) for start in range(len(parts))]
-    tails.append(f"images/{parts[-1]}")  # masks may have the same names
+    tails += [f"images/{parts[-1]}", f"*/{name}"]  # masks may have the same names
     return next((files[key] for tail in tails for key in (tail, _bare(tail)) if files.get(key)), None)
 
 

@@ -1,5 +1,6 @@
 """A named subset of a data set, gathered in a folder of its own, so that others can reproduce the measurements."""
 
+import filecmp
 import os
 import shutil
 from pathlib import Path
@@ -26,17 +27,17 @@ def gather(img_root: str | Path, names: list[str], out: str | Path, csv_path: st
     if missing := sorted(set(names) - set(named)):
         raise InputError(f"{csv_path} has no row for {len(missing):,} of the images ({some(missing)}); expected all")
     tables = {csv_path.name.removesuffix(".gz").removesuffix(".zip"): read_csv(csv_path)[named.isin(names)]}
-    if boxes := find_beside(BOXES, csv_path.parent):
+    if boxes := find_beside(BOXES, img_root, csv_path.parent):
         tables[BOXES] = read_csv(boxes)[read_boxes(boxes)["image"].isin(names)]
-    lists = read_lists(csv_path.parent) or {}
+    lists = read_lists(img_root, csv_path.parent) or {}
 
     (out / "images").mkdir(parents=True, exist_ok=True)
     for name in bar(names, desc="gather", unit=" images"):
         target = out / "images" / name
-        if not target.exists():
+        if not (target.exists() and filecmp.cmp(target, images[name])):
             try:
                 os.link(images[name].resolve(), target)
-            except OSError:  # another disk, or one without links
+            except OSError:  # another disk, one without links, or a file of before
                 with written_whole(target) as temporary:
                     shutil.copyfile(images[name], temporary)
     for name, table in tables.items():

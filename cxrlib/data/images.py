@@ -75,8 +75,8 @@ def read_radiograph(path: str | Path | BinaryIO) -> Radiograph:
 
 
 def is_image(path: str | Path) -> bool:
-    """Whether a file is an image by its suffix; one without a suffix by its first bytes."""
-    if suffix := Path(path).suffix.lower():
+    """Whether a file is an image by its suffix; one without a suffix, or named by a UID, by its first bytes."""
+    if (suffix := Path(path).suffix.lower()) and not suffix[1:].isdigit():
         return suffix in SUFFIXES
     with suppress(OSError), open(path, "rb") as file:
         start = file.read(132)
@@ -211,12 +211,12 @@ def _displayed(data, values: np.ndarray) -> Radiograph:
     values, warnings = apply_modality_lut(values, data), []
     shown = apply_voi_lut(values, data)
     between = (shown > shown.min()) & (shown < shown.max())  # neither black nor white
-    windowed = "WindowWidth" in data or "VOILUTSequence" in data
+    windowed = shown is not values  # an element may be there and empty
     if windowed and between.mean() < 0.2:
         warnings.append("the window of the header hides most of the image; the percentiles 0.5 and 99.5 are used")
     if not windowed or warnings:
-        padding = data.get("PixelPaddingValue")
-        low, high = np.percentile(values if padding is None else values[values != padding], (0.5, 99.5))
+        padding = np.array([value for value in [data.get("PixelPaddingValue")] if value is not None], dtype=int)
+        low, high = np.percentile(values[~np.isin(values, apply_modality_lut(padding, data))], (0.5, 99.5))
         shown = np.clip(values.astype(np.float64), low, high)
     low, high = float(shown.min()), float(shown.max())
     grey = Image.fromarray(np.round((shown - low) * (255 / max(high - low, 1e-9))).astype(np.uint8))
@@ -224,7 +224,7 @@ def _displayed(data, values: np.ndarray) -> Radiograph:
     if polarity == "MONOCHROME1":
         grey = ImageOps.invert(grey)
     # a hip with bright bone is not inverted to look like a chest
-    if (data.get("BodyPartExamined") or "CHEST") not in ("CHEST", "THORAX"):
+    if not any(part in (data.get("BodyPartExamined") or "CHEST").upper() for part in ("CHEST", "THORA", "TORAX")):
         warnings.append("the header names another part of the body than the chest")
     elif looks_inverted(grey):
         grey = ImageOps.invert(grey)

@@ -103,14 +103,14 @@ def describe_layout(images: dict[str, Path], img_root: str | Path) -> dict[str, 
     return {os.path.relpath(folder, img_root): count for folder, count in sorted(folders.items())}
 
 
-def content_digest(files: Iterable[Path], listed: Iterable[Path] = ()) -> str:
-    """16 hex digits of files (content, in order) and `listed` ones (name, size, time); InputError if one is missing."""
+def content_digest(files: Iterable[Path], listed: dict[str, Path] | None = None) -> str:
+    """16 hex digits of files (content, in order) and others (name, size, time). Raises InputError if one is missing."""
     digest = hashlib.blake2b(digest_size=8)
     try:
         for path in files:
             with open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
-        found = ((os.path.basename(path), os.stat(path)) for path in listed)
+        found = ((name, os.stat(path)) for name, path in (listed or {}).items())
         for name, size, changed in sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in found):
             digest.update(os.fsencode(name) + f"\0{size}\0{changed}\n".encode())  # a name need not be UTF-8
     except OSError as error:

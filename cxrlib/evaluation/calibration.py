@@ -137,7 +137,7 @@ def _fitted(method: str, scores: np.ndarray, positive: np.ndarray) -> dict | Non
 
     if method == "temperature":
         found = scipy.optimize.minimize_scalar(lambda log: loss((np.exp(log), 0))[0], bounds=(-5, 5), method="bounded")
-        return {"slope": float(np.exp(found.x))}
+        return {"slope": float(np.exp(found.x))} if found.x > -4.9 else None  # at its bound all scores become 0.5
     found = scipy.optimize.minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS", tol=1e-8)
     slope, intercept = map(float, found.x)
     return {"slope": slope, "intercept": intercept} if slope > 0 else None

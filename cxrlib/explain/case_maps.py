@@ -71,11 +71,6 @@ def choose(entries: pd.DataFrame, samples: int, seed: int) -> pd.DataFrame:
     return shuffled.loc[without.sort_values(kind="stable").index].head(samples)
 
 
-def highest_scoring(scores: np.ndarray, mask: np.ndarray) -> list[tuple[int, int]]:
-    """For each finding, in FINDINGS' order, the row with the highest score within mask (n, 14)."""
-    return [(int(np.argmax(np.where(mask[:, k], scores[:, k], -1))), k) for k in np.flatnonzero(mask.any(axis=0))]
-
-
 def highest_labelled(predictions: Predictions) -> list[tuple[int, int]]:
     """For each row its labelled finding with the highest score; of all findings where none is labelled."""
     return list(enumerate((predictions.scores + 2.0 * (predictions.labels == 1)).argmax(axis=1)))

@@ -77,10 +77,10 @@ class Predictor:
 
     def __init__(self, weights: Sequence[str | Path], device: str = "auto", force: bool = False):
         self.force, ensemble = force, load_ensemble(weights)
-        checkpoints = list(ensemble.members.values())
-        self._calibrators, for_mean = operating_points(ensemble.calibrations, ensemble.thresholds)
+        self.names, checkpoints = list(ensemble.members), list(ensemble.members.values())
+        self._calibrators, mean = operating_points([one.get("calibration") for one in checkpoints], ensemble.thresholds)
         each = [operating_points([one.get("calibration")], one.get("thresholds"))[1] for one in checkpoints]
-        points = [for_mean] if for_mean else each
+        points = [mean] if mean else each
         if None in points:
             self.thresholds = np.full(len(FINDINGS), np.nan)
             self.notes = ("no threshold is tuned: run cxr eval --update_checkpoint",) * len(FINDINGS)

@@ -60,11 +60,6 @@ class Ensemble:
         return ", ".join(self.members)
 
     @property
-    def calibrations(self) -> list[dict | None]:
-        """What each member holds as its calibration."""
-        return [checkpoint.get("calibration") for checkpoint in self.members.values()]
-
-    @property
     def config(self) -> dict:
         """The configuration of the first member, which names the split."""
         return next(iter(self.members.values()))["config"]
@@ -111,7 +106,7 @@ def load_checkpoint(path: str | Path) -> dict:
 def load_ensemble(weights: list[str | Path]) -> Ensemble:
     """The models of one or several files, each a checkpoint or an ensemble. Raises InputError for one given twice."""
     members, thresholds = {}, None
-    for path in map(str, weights):
+    for path in map(str, map(Path, weights)):
         if not Path(path).is_file():
             raise InputError(f"{path} does not exist; {_EXPECTED} (model_best.pth)")
         content = read(path, f"{path} cannot be read as a checkpoint", _EXPECTED)

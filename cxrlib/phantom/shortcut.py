@@ -44,5 +44,5 @@ def trap(folder: Path, cache: ImageCache, entries: pd.DataFrame, finding: str, s
         for kind, which in carries.items():
             paths[kind][name] = path = Path(folder) / kind / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(planted if which[row] or test[row] else bare).save(path, compress_level=1)
+            Image.fromarray(planted if which[row] or test[row] else bare).save(path, "PNG", compress_level=1)
     return paths, pd.DataFrame(boxes, columns=["image", "x", "y", "w", "h"])[test].reset_index(drop=True)

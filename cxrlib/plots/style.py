@@ -91,7 +91,7 @@ def plot_overlays(images, maps, titles: Sequence[str], boxes: Sequence = (), col
     colours = None
     for axes, image, heat, title, own in zip(all_axes, images, maps, titles, boxes or repeat(()), strict=False):
         axes.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255)
-        axes.set_title(title, fontsize=9, loc="center")
+        axes.set_title(title, fontsize=9, loc="center", parse_math=False)
         if heat is not None:
             heat, extent = np.asarray(heat), (*axes.get_xlim(), *axes.get_ylim())
             alpha = 0.65 * np.clip((heat - 0.25) / 0.5, 0, 1)

@@ -94,8 +94,8 @@ def compare(each: dict[str, TrainConfig], seeds: Sequence[int], entries, images,
 
 
 def member_folder(out: Path, name: str, seed: int) -> Path:
-    """The folder of a member; characters unsuitable for a folder name become dashes."""
-    return out / re.sub(r"[^\w.-]+", "-", name) / f"seed{seed}"
+    """The folder of a member; characters unsuitable for a folder name, but for the colon, become their codes."""
+    return out / re.sub(r"[^\w.-]", lambda one: f"+{ord(one[0]):x}", name.replace(":", "-", 1)) / f"seed{seed}"
 
 
 def minutes(out: Path, names: Iterable[str], seeds: Sequence[int]) -> dict[str, float]:

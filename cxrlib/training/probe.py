@@ -12,7 +12,7 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from cxrlib.core import processes
-from cxrlib.core.paths import one_process, write_csv, write_rows
+from cxrlib.core.paths import one_process, write_csv, write_rows, written_whole
 from cxrlib.core.progress import bar
 from cxrlib.data.dataset import make_loader
 from cxrlib.evaluation.metrics import evaluate
@@ -80,7 +80,8 @@ def features(model: ChestXrayModel, dataset, batch_size: int = 64, progress: boo
     with one_process(path.with_suffix(".lock")):
         if not path.is_file():  # the last column is 1 where a row is written, as rows are from left to right
             shape = (len(cache.names), width + 1)
-            np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()  # sparse
+            with written_whole(path) as beside:
+                np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape).flush()  # sparse
         stored = np.load(path, mmap_mode="r")
         missing = np.flatnonzero(stored[rows, width] == 0)
         waiting = iter(rows[missing])

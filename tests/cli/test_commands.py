@@ -20,6 +20,7 @@ import cxrlib.explain.case_maps
 from cxrlib.cli.main import main
 from cxrlib.data.cache import ImageCache, read_image
 from cxrlib.data.findings import FINDINGS
+from cxrlib.data.metadata import read_boxes
 from cxrlib.data.sources import find_images
 from cxrlib.evaluation.calibration import Calibrator
 from cxrlib.evaluation.metrics import evaluate
@@ -468,6 +469,9 @@ def test_eval_elsewhere_keeps_the_operating_point(tiny_nih, trained, elsewhere, 
     shutil.copy(here, trained / "predictions_test.npz")  # found beside the checkpoint
     assert main(["eval", *where, "--thresholds", str(frozen), "--replicates", "0"]) == 0
     assert pd.read_csv("other/external.csv", index_col="finding").loc["Mass", "auroc_here"] > 0
+    for flag in ("--audit", "--update_checkpoint"):
+        assert main(["eval", *where, flag]) == 2
+        assert "belong to a model's own hospital" in capsys.readouterr().err
     (trained / "predictions_test.npz").unlink()
     assert main(["eval", *where, "--thresholds", str(frozen), "--replicates", "0"]) == 0
     assert "auroc_here" not in pd.read_csv("other/external.csv")
@@ -555,6 +559,18 @@ def test_gradcam_scores_the_boxes_of_the_test_part(tiny_nih, trained, capsys):
     table = Path("results/gradcam/localization.csv")
     assert set(pd.read_csv(table)["maps"]) == {"model", "chance", "random", "average", "untrained"}
     assert "pointing game, layercam" in capsys.readouterr().out
+
+
+def test_gradcam_scores_the_boxes_that_it_can_see(tiny_nih, trained, capsys):
+    boxed = read_boxes(tiny_nih.boxes_path)["image"].unique()
+    paths = find_images(tiny_nih.root)
+    test = [name for name in boxed if name in set(Path(tiny_nih.root, "test_list.txt").read_text().split())] or list(
+        boxed
+    )
+    paths[test[0]].write_bytes(paths[test[0]].read_bytes()[:60])
+    asked = ["--samples", "2", "--boxes", "--replicates", "0", "--on_bad_image", "skip"]
+    assert main(["gradcam", *data(tiny_nih.root), *asked]) == 0
+    assert "pointing game" in capsys.readouterr().out
 
 
 def test_gradcam_refuses_an_unknown_method(tiny_nih, refused, trained):

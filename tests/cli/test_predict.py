@@ -23,7 +23,7 @@ from cxrlib.evaluation.calibration import Calibrator
 from cxrlib.evaluation.thresholds import Thresholds
 from cxrlib.explain.prediction import Predictor
 from cxrlib.models.architectures import build_model, save_checkpoint
-from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
+from cxrlib.models.checkpoints import load_checkpoint, load_ensemble, write_checkpoint
 from tests.data.test_images import SECRET, dicom
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "predict.py"
@@ -116,6 +116,17 @@ def test_several_models_are_averaged_with_their_spread(films, tmp_path):
     assert maps.shape == (14, 32, 32)
     assert maps.min() >= 0
     assert maps.max() <= 1
+
+
+def test_the_page_shows_the_members_of_an_ensemble_file(films, tmp_path):
+    members = [checkpoint(tmp_path / f"{n}.pth", n, 32, 0.4) for n in (1, 2)]
+    load_ensemble(members).save(tmp_path / "e.pth")
+    pages = []
+    for weights in ([tmp_path / "e.pth"], members):
+        assert predict(films / "a.png", "--weights", *weights, "--out", tmp_path) == 0
+        pages.append((tmp_path / "predictions.html").read_text())
+    assert all(page.count('class="interval"') == 14 and "Mean of 2 models" in page for page in pages)
+    assert "e.pth (1)" in pages[0]
 
 
 def test_where_nothing_is_tuned_nothing_is_called_and_the_reason_is_said(films, tmp_path, capsys):

@@ -67,7 +67,9 @@ def test_no_answer_is_not_a_wrong_one(capsys):
     ("mine", "said"),
     [(lambda a, b: a + b, "right, on 2 cases"), (lambda a, b: a * b, "not quite: for (1, 2) it returns 2, expected 3"),
      (lambda a, b: [a, b], "not quite: for (2, 2) it returns [2 2], expected 4"),
-     (lambda a: a, "not quite: it raised TypeError")],
+     (lambda a: a, "not quite: it raised TypeError"),
+     (lambda a, b: None, "not quite: for (2, 2) it returns None, expected 4"),
+     (lambda a, b: "4", "not quite: for (2, 2) it returns 4, expected 4")],
 )  # fmt: skip
 def test_a_function_is_compared_with_the_librarys(mine, said, capsys):
     check_function(mine, lambda a, b: a + b, [(2, 2), (1, 2)])

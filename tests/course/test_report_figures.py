@@ -40,6 +40,23 @@ def test_the_copies_are_smaller_and_keep_their_description(tmp_path):
             assert image.convert("L").getextrema() == (255, 255)
 
 
+def test_copies_are_as_large_as_the_original_is_on_paper(tmp_path):
+    """Commands save at 150 dpi, notebooks at 300; a Mac may have left a hidden file beside a figure."""
+    run = run_with(tmp_path, {"data": {"phantoms": True}})
+    Image.new("RGB", (450, 300), "white").save(run.figures / "01_views.png", dpi=(150, 150))
+    (run.figures / "._01_views.png").write_bytes(b"of a Mac")
+    for copy in export_figures(run, tmp_path / "figures"):
+        assert Image.open(copy).size == (330, 220)
+
+
+def test_the_originals_are_not_replaced(tmp_path):
+    run = run_with(tmp_path, {"data": {"phantoms": True}})
+    before = (run.figures / "05_f1.png").read_bytes()
+    with pytest.raises(InputError, match="holds the figures for print"):
+        export_figures(run, run.path / "other" / ".." / "figures")
+    assert (run.figures / "05_f1.png").read_bytes() == before
+
+
 @pytest.mark.parametrize("recorded", [{}, {"data": {}}, {"data": {"phantoms": False}}, {"data": {"phantoms": None}}])
 def test_pictures_of_patients_stay_out_of_the_project(recorded, tmp_path, monkeypatch):
     run = run_with(tmp_path, recorded)

@@ -380,6 +380,8 @@ def test_dry_run_says_what_each_notebook_gets_and_touches_nothing(pretend, tmp_p
     assert f"run {tmp_path / 'r'}-seed=1, profile gpu_full" in said
     assert "seed=2" in said
     assert "device='cuda'" in said
+    assert main([*given[:6], "r/", *given[7:], "--data", "nowhere"]) == 0
+    assert capsys.readouterr().out == said, "with the slash of a completed folder"
     assert pretend.calls == []
     assert not list(tmp_path.iterdir())
     assert main([*given, "-p", "epocs", "3"]) == 2

@@ -235,6 +235,22 @@ def test_the_key_changes_with_size_content_and_names(build, images, decoded):
     assert (cache[name] == 7).all()
 
 
+def test_two_images_that_change_names_change_pixels(tmp_path):
+    """Two hospitals' patients may have files of one name, which are then known by their paths."""
+    names = {}
+    for number, patient in enumerate(("p1", "p2")):
+        (tmp_path / patient).mkdir()
+        names[f"{patient}/view1.png"] = tmp_path / patient / "view1.png"
+        Image.fromarray(np.full((64, 64), 10 + number, np.uint8)).save(tmp_path / patient / "view1.png")
+    for expected in ((10, 11), (11, 10)):
+        cache = build_cache(names, 32, cache_dir=tmp_path / "cache", progress=False)
+        assert tuple(cache[name][0, 0] for name in names) == expected
+        for old, new in (("p1", "x"), ("p2", "p1"), ("x", "p2")):
+            (tmp_path / old).rename(tmp_path / new)
+    above = {f"a/{name}": path for name, path in names.items()}  # opened one folder higher
+    assert set(build_cache(above, 32, cache_dir=tmp_path / "cache", progress=False).names) == set(above)
+
+
 def test_the_same_size_at_another_time_is_another_image(build, images):
     name, path = next(iter(images.items()))
     before = build()[name]
@@ -401,6 +417,13 @@ def test_skip_leaves_the_same_images_out_everywhere(build, images, spoiled, tiny
         build()
     with pytest.raises(InputError, match="does not hold"):
         cache.rows(spoiled)
+
+
+def test_where_no_image_is_left_there_is_nothing_to_skip(build, images):
+    for path in list(images.values())[:2]:
+        path.write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"2 of 2 images cannot be used: .*where others remain"):
+        build(names=list(images)[:2], on_bad_image="skip")
 
 
 def test_skip_where_nothing_is_wrong_is_as_error(build, capsys):

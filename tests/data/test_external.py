@@ -162,7 +162,7 @@ b,R2,0,1,0,0
 
 
 def test_openi(tmp_path):
-    text = 'uid,MeSH,Problems\n1,x,normal\n2,x,Cardiomegaly;Pulmonary Edema\n3,x,"Hernia, Hiatal"\n'
+    text = 'uid,MeSH,Problems,image\n1,x,normal,Chest PA\n2,x,Cardiomegaly;Pulmonary Edema,\n3,x,"Hernia, Hiatal",\n'
     write(tmp_path, "indiana_reports.csv", text)
     places = "uid,filename,projection\n1,1_IM-1.dcm.png,Frontal\n1,1_IM-2.dcm.png,Lateral\n"
     write(tmp_path, "indiana_projections.csv", f"{places}2,2_IM-1.dcm.png,Frontal\n3,3_IM-1.dcm.png,Frontal\n")
@@ -171,6 +171,53 @@ def test_openi(tmp_path):
     assert entries["patient"].tolist() == ["1", "2", "3"]
     np.testing.assert_array_equal(labels_of(entries, "Cardiomegaly", "Edema", "Hernia", "Mass"),
                                   [[0, 0, 0, NAN], [1, 1, 0, NAN], [0, 0, 1, NAN]])  # fmt: skip
+
+
+def test_the_name_of_an_image_does_not_depend_on_other_rows(tmp_path):
+    """A checkpoint remembers its training images by name: a longer table must not rename them."""
+    draw(tmp_path, "p1/view1.png", "p2/view1.png", "p3/view2.png")
+    rows = ["p1/view1.png,1,1", "p2/view1.png,2,0", "p3/view2.png,3,0"]
+    for some in (rows, rows[:1], rows[2:]):
+        write(tmp_path, "labels.csv", "\n".join(["image,patient,Nodule", *some]))
+        entries, *_ = open_external(tmp_path)
+        assert entries["image"].tolist() == [row.split(",")[0] for row in some]
+
+
+def test_no_row_takes_the_radiograph_of_another_patient(tmp_path):
+    draw(tmp_path, "p1/view1.png", "1.png")
+    write(tmp_path, "labels.csv", "image,patient,Nodule\np1/view1.png,1,1\np2/view1.png,2,0\nphotos/1.png,3,0\n")
+    entries, images, said = open_external(tmp_path)
+    assert entries["patient"].tolist() == ["1", "3"]
+    assert images["p1/view1.png"] == tmp_path / "p1/view1.png"
+    assert "1 rows without an image left out (p2/view1.png)" in said
+    write(tmp_path, "labels.csv", "image,patient,Nodule\np1/view1.png,1,1\nview1,2,0\n")
+    with pytest.raises(InputError, match=r"names view1.png more than once"):
+        open_external(tmp_path)
+
+
+@pytest.mark.parametrize("columns", ["Effusion", "class_name"])
+def test_several_readers_leave_patient_and_view_as_they_are(tmp_path, columns):
+    said = {"Effusion": (1, 0), "class_name": ("Pleural effusion", "No finding")}[columns]
+    rows = [f"{name}.png,{patient},{view},R{reader},{said[patient == 8]}"
+            for name, patient, view in (("b", 7, "PA"), ("a", 7, "AP"), ("c", 8, "PA"), ("d", 8, "LATERAL"))
+            for reader in (1, 2, 3)]  # fmt: skip
+    path = write(tmp_path, "labels.csv", "\n".join([f"image,patient,view,rad_id,{columns}", *rows]))
+    entries, said = read_external(path)
+    assert entries[["image", "patient", "view"]].to_numpy().tolist() == [
+        ["a.png", "7", "AP"], ["b.png", "7", "PA"], ["c.png", "8", "PA"]]  # fmt: skip
+    assert entries["Effusion"].tolist() == [1, 1, 0]
+    assert "of other than frontal views left out" in said
+
+
+def test_a_view_beside_the_patients_of_the_table(tmp_path):
+    rows = "a.png,7,Frontal,1\nb.png,7,Lateral,1\nc.png,8,Frontal,0\n"
+    entries, _ = read_external(write(tmp_path, "labels.csv", f"image,patient,Frontal/Lateral,Mass\n{rows}"))
+    assert entries["patient"].tolist() == ["7", "8"]
+
+
+def test_terms_may_be_joined_as_nih_joins_them(tmp_path):
+    entries, _ = read_external(write(tmp_path, "labels.csv", "image,Labels\na,Effusion|Mass\nb,Mass\nc,normal\n"))
+    np.testing.assert_array_equal(labels_of(entries, "Effusion", "Mass"), [[1, 1], [0, 1], [0, 0]])
 
 
 def test_masks_of_the_same_name_are_no_radiographs(tmp_path):

@@ -38,7 +38,11 @@ def test_a_subset_is_a_data_set_of_its_own(link, tiny_nih, tmp_path, monkeypatch
     assert lists["train_val"] | lists["test"] == set(names)
     boxes = read_boxes(tiny_nih.boxes_path)
     assert len(part.boxes) == boxes["image"].isin(names).sum() > 0
-    gather(tiny_nih.root, names, out)  # again: nothing to do, nothing wrong
+    first = out / "images" / names[0]
+    first.unlink()
+    first.write_bytes(b"of another data set")
+    gather(tiny_nih.root, names, out)  # again: nothing to do but for a file of before, nothing wrong
+    assert first.read_bytes() == whole.images[names[0]].read_bytes()
     assert sorted(path.name for path in (out / "images").iterdir()) == names
 
 
@@ -79,6 +83,22 @@ def pack(path, ending):
         with zipfile.ZipFile(packed, "w") as archive:
             archive.write(path, path.name)
     path.unlink()
+
+
+def test_lists_and_boxes_lie_beside_the_radiographs_or_the_table(tiny_nih, tmp_path):
+    table = tmp_path / tiny_nih.csv_path.name
+    table.write_bytes(tiny_nih.csv_path.read_bytes())
+    names = sorted(open_data("", tiny_nih.root).images)
+    gather(tiny_nih.root, names, tmp_path / "out", table)
+    lists = read_lists(tmp_path / "out")
+    assert lists["train_val"] | lists["test"] == set(names)
+    assert (tmp_path / "out" / "BBox_List_2017.csv").is_file()
+
+
+def test_names_may_hold_spaces(tiny_nih, tmp_path, capsys):
+    (tmp_path / "names.txt").write_text("my chest.png\n")
+    assert main(["gather", str(tiny_nih.root), str(tmp_path / "names.txt"), str(tmp_path / "out")]) == 2
+    assert "(my chest.png)" in capsys.readouterr().err
 
 
 def test_the_column_of_the_images_may_stand_anywhere(tiny_nih, tmp_path):

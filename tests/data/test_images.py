@@ -16,7 +16,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, 
 from cxrlib.core.errors import InputError
 from cxrlib.data.cache import build_cache
 from cxrlib.data.doctor.check import check_dataset
-from cxrlib.data.images import BadImage, looks_inverted, read_image, read_radiograph
+from cxrlib.data.images import BadImage, is_image, looks_inverted, read_image, read_radiograph
 from cxrlib.data.sources import find_images
 
 SECRET = "Mustermann^Erika"
@@ -202,8 +202,31 @@ def test_a_compressed_picture_that_states_another_size_is_not_unpacked(tmp_path,
 def test_padding_does_not_count_where_there_is_no_window(tmp_path):
     values = np.round(chest() * 1000 + 1000).astype(np.int16)
     values[:, :6] = -2000
-    found = grey(tmp_path / "a.dcm", values=values, PixelPaddingValue=-2000)
-    assert np.abs(found[:, 6:] - EXPECTED[:, 6:]).max() <= 2
+    for rescaling in ({}, {"RescaleSlope": 2, "RescaleIntercept": -1024}):  # the padding is that of the stored values
+        found = grey(tmp_path / "a.dcm", values=values, PixelPaddingValue=-2000, **rescaling)
+        assert np.abs(found[:, 6:] - EXPECTED[:, 6:]).max() <= 2
+
+
+@pytest.mark.parametrize("empty", [{"WindowWidth": None, "WindowCenter": None}, {"WindowWidth": 400},
+                                   {"VOILUTSequence": Sequence([])}])  # fmt: skip
+def test_an_empty_window_is_none(tmp_path, empty):
+    values = np.round(chest() * 500 + 1000).astype(np.uint16)
+    values[0, :2] = 0, 60000
+    assert np.abs(grey(tmp_path / "a.dcm", values=values, **empty)[1:] - EXPECTED[1:]).max() <= 3
+
+
+@pytest.mark.parametrize("part", ["Chest", "PORT CHEST", "TORAX", "thorax", ""])
+def test_a_chest_is_called_many_things(tmp_path, part):
+    path = dicom(tmp_path / "a.dcm", PhotometricInterpretation="MONOCHROME1", BodyPartExamined=part)
+    assert read_radiograph(path).warnings == ("the header says MONOCHROME1, with which air is bright; inverted",)
+
+
+def test_files_named_by_their_uid_are_found(tmp_path):
+    for name in ("1.2.276.0.7230010.3.1.4.1787", "plain", "notes.v2"):
+        dicom(tmp_path / name)
+    (tmp_path / "1.2.3.4").write_text("no image")
+    found = [path.name for path in sorted(tmp_path.iterdir()) if is_image(path)]
+    assert found == ["1.2.276.0.7230010.3.1.4.1787", "plain"]
 
 
 def test_without_pydicom_the_sentence_says_what_to_install(tmp_path, monkeypatch):

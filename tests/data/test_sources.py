@@ -156,7 +156,7 @@ class TestContentDigest:
             image = put(tmp_path, f"{folder}/images", "1.png")
             os.utime(image, ns=(5, 5))
         one, other = (
-            content_digest([tmp_path / folder / "a.csv"], [tmp_path / folder / "images/1.png"])
+            content_digest([tmp_path / folder / "a.csv"], {"1.png": tmp_path / folder / "images/1.png"})
             for folder in ("here", "there")
         )
         assert one == other
@@ -164,16 +164,16 @@ class TestContentDigest:
 
     def test_content_order_name_size_and_time_each_count(self, tmp_path):
         first, second = put(tmp_path, ".", "a.csv", b"one"), put(tmp_path, ".", "b.csv", b"two")
-        images = [put(tmp_path, ".", f"{number}.png") for number in range(3)]
+        images = {f"{number}.png": put(tmp_path, ".", f"{number}.png") for number in range(3)}
         digests = [content_digest([first, second], images), content_digest([second, first], images)]
-        digests += [content_digest([first], images), content_digest([first, second], images[:2])]
-        assert content_digest([first, second], images[::-1]) == digests[0]  # images are a set
-        os.utime(images[0], ns=(7, 7))
+        digests += [content_digest([first], images), content_digest([first, second], {"0.png": images["0.png"]})]
+        assert content_digest([first, second], dict(reversed(images.items()))) == digests[0]  # images are a set
+        os.utime(images["0.png"], ns=(7, 7))
         digests.append(content_digest([first, second], images))
-        images[0].write_bytes(b"longer")
-        os.utime(images[0], ns=(7, 7))
+        images["0.png"].write_bytes(b"longer")
+        os.utime(images["0.png"], ns=(7, 7))
         digests.append(content_digest([first, second], images))
-        images[0] = images[0].rename(tmp_path / "other.png")
+        images["a/0.png"] = images.pop("0.png")  # as two hospitals may name theirs
         digests.append(content_digest([first, second], images))
         first.write_bytes(b"One")  # of the same size
         digests.append(content_digest([first, second], images))
@@ -187,4 +187,4 @@ class TestContentDigest:
     @pytest.mark.parametrize("role", ["files", "listed"])
     def test_a_missing_file_is_an_error(self, tmp_path, role):
         with pytest.raises(InputError, match=r"gone\.csv does not exist"):
-            content_digest(**{"files": [], role: [tmp_path / "gone.csv"]})
+            content_digest(**{"files": [], role: {tmp_path / "gone.csv": tmp_path / "gone.csv"}})

@@ -74,7 +74,7 @@ def test_what_does_not_belong_together_is_refused(model, tmp_path):
     with pytest.raises(InputError, match="of the splits official, patient; expected models of one split"):
         load_ensemble([one, other]).save(tmp_path / "e.pth")
     with pytest.raises(InputError, match=r"a.pth is given twice"):
-        load_ensemble([one, one])
+        load_ensemble([one, f"{one.parent}/./{one.name}"])
     with pytest.raises(InputError, match="no checkpoint is given"):
         load_ensemble([])
 

@@ -14,7 +14,8 @@ from cxrlib.data.sources import find_images
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import NEVER, Thresholds
 from cxrlib.explain import case_maps
-from cxrlib.explain.case_maps import highest_labelled, highest_scoring, overlay_maps, radiographs, score_table
+from cxrlib.explain.case_maps import highest_labelled, overlay_maps, radiographs, score_table
+from cxrlib.plots import style
 from cxrlib.plots.maps import overlay_figure, write_overlays
 
 MASS, EDEMA = FINDINGS.index("Mass"), FINDINGS.index("Edema")
@@ -105,6 +106,14 @@ def test_an_unknown_label_is_neither_drawn_nor_chosen_as_one(model, cache, predi
     assert table["label"].isna().tolist() == [True, False, False]
 
 
+@pytest.mark.parametrize("name", ["$^$.png", "a_$x$_.png", "_.png"])
+def test_the_name_of_a_file_is_no_formula(name):
+    grey = np.zeros((8, 8), np.uint8)
+    figure = style.plot_radiographs([grey], [name])
+    figure.canvas.draw()
+    assert figure.axes[0].get_title() == name
+
+
 def test_a_title_says_what_is_missing(model, cache, predictions):
     figure = draw(cache, predictions, [(1, EDEMA)])
     assert titles(figure) == ["Edema: 0.60, labelled\nno threshold tuned\n(empty: nothing speaks for it)"]
@@ -137,15 +146,6 @@ def test_the_plain_radiograph_stands_beside(model, cache, predictions, boxes):
     assert not plain.images[1].get_array().any()
     assert over.images[1].get_array().any()
     assert (len(plain.patches), len(over.patches)) == (1, 1)
-
-
-def test_highest_scoring_takes_the_highest_score_within_the_mask():
-    scores = np.zeros((3, 14))
-    scores[:, 2], scores[:, 5] = [0.9, 0.5, 0.6], [0.0, 0.0, 0.0]
-    mask = np.zeros((3, 14), bool)
-    mask[1:, 2] = mask[2, 5] = True
-    assert highest_scoring(scores, mask) == [(2, 2), (2, 5)]
-    assert highest_scoring(scores, np.zeros((3, 14), bool)) == []
 
 
 def test_one_file_per_image_for_its_labelled_finding_with_the_highest_score(model, cache, predictions, boxes, tmp_path):

@@ -88,6 +88,16 @@ def test_candidates_on_other_labels_are_refused():
         comparison_table(results | {"two": [other]}, replicates=10)
 
 
+def test_each_candidate_has_a_folder_of_its_own(tmp_path):
+    names = [
+        f"efficientnet_lite0{start}" for start in ("", ":none", ":a-b/m.pth", ":a/b/m.pth", ":a b/m.pth", ":ä/m.pth")
+    ]
+    folders = [member_folder(tmp_path, name, 0) for name in names]
+    assert len(set(folders)) == len(names)
+    assert all(folder.parent.parent == tmp_path for folder in folders)
+    assert folders[1] == tmp_path / "efficientnet_lite0-none" / "seed0"
+
+
 def test_a_seed_counts_once(tmp_path):
     with pytest.raises(InputError, match="seeds 0, 1, 0 cannot be used; expected one or more, each once"):
         compare({"mobilenet_v2": QUICK}, (0, 1, 0), pd.DataFrame(), {}, pd.DataFrame(), tmp_path)
@@ -414,6 +424,8 @@ def test_one_architecture_with_several_seeds_makes_no_pair(tiny_nih, tmp_path):
     ("flag", "value", "message"),
     [
         ("--seeds", "a,b", "seeds 'a' cannot be used; expected whole numbers"),
+        ("--seeds", "0,-1", "seeds -1 cannot be used; expected whole numbers from 0"),
+        ("--sizes", "-5", "sizes -5 cannot be used; expected whole numbers from 0"),
         ("--budget", "steps=many", "budget 'steps=many' cannot be read"),
         ("--archs", "resnet81", "did you mean 'resnet18'"),
         ("--img_root", "", "img_root is not given"),

@@ -1,10 +1,14 @@
 """The linear probe: features of a frozen network, computed once, and a head that is folded back into the model."""
 
+import errno
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from cxrlib.core.errors import InputError
 from cxrlib.data.sources import find_images
 from cxrlib.evaluation.metrics import evaluate
 from cxrlib.evaluation.predictions import Predictions
@@ -77,6 +81,20 @@ def test_only_the_head_is_trained(entries, cache, tmp_path):
     after = state(tmp_path / "model_best.pth")
     for name, value in start.state_dict().items():
         assert torch.equal(after[name], value) != name.startswith("backbone.classifier.1"), name
+
+
+def test_a_full_disk_leaves_no_broken_features(entries, cache, tmp_path, monkeypatch):
+    def full(path, **_):
+        Path(path).write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    config = TrainConfig(**QUICK)
+    with monkeypatch.context() as patched:
+        patched.setattr(np.lib.format, "open_memmap", full)
+        with pytest.raises(InputError, match="No space left"):
+            fit_probe(config, entries, cache, tmp_path / "full", progress=False)
+    assert not list(cache.folder.glob("*features*.npy*"))
+    fit_probe(config, entries, cache, tmp_path / "again", progress=False)
 
 
 def test_a_second_probe_needs_no_forward_pass(entries, cache, tmp_path, forwards):

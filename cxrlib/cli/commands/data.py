@@ -26,7 +26,7 @@ def data_of(options: DataConfig) -> Data:
     csv_path, img_root = Path(options.csv_path).absolute() if options.csv_path else "", _root(options)
     table = csv_path or img_root / "labels.csv"
     if table.name == "labels.csv" and table.is_file() and "Finding Labels" not in metadata.read_csv(table):
-        data = Data(*external.open_external(img_root, table), table, img_root)
+        data = Data(*external.open_external(img_root, table, str(getattr(options, "weights", ""))), table, img_root)
     else:
         data = open_data(csv_path, img_root)
     print(data.summary)
@@ -70,7 +70,7 @@ def download(options: DownloadOptions) -> None:
 def gather(options: GatherOptions) -> None:
     """Make a data set of its own out of a named subset."""
     check_folder(options.out)
-    names = metadata.read_text(options.names, "a text file of image names, one per line").split()
+    names = list(filter(None, map(str.strip, metadata.read_text(options.names, "one image name per line").split("\n"))))
     print(f"{len(names):,} images in {gathering.gather(_root(options), names, options.out, options.csv_path)}")
 
 

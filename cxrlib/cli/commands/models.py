@@ -126,7 +126,7 @@ def held_out(options, ensemble: Ensemble, data: Data, needed=("val", "test")) ->
 
 def _operating_point(options, ensemble: Ensemble) -> tuple[tuple[Calibrator, ...], Thresholds | None]:
     """Calibrators and thresholds (or None, which is said) of the checkpoints, or of the file `options.thresholds`."""
-    calibrations, tuned = ensemble.calibrations, ensemble.thresholds
+    calibrations, tuned = [one.get("calibration") for one in ensemble.members.values()], ensemble.thresholds
     if options.thresholds:
         path = Path(options.thresholds)
         beside = [path.with_name(f"calibration{number}.json") for number in protocol.numbered(len(calibrations))]
@@ -165,6 +165,8 @@ def _predicted(options: declared.HeldOutOptions, ensemble: Ensemble, images: dic
 def evaluate(options: declared.EvalOptions) -> None:
     """Calibrate and tune on the validation images of the checkpoints, then report on their test images."""
     check_folder(options.out)
+    if options.external and (options.update_checkpoint or options.audit):
+        raise InputError("update_checkpoint and audit belong to a model's own hospital; run cxr eval without external")
     if options.external:
         return _elsewhere(options)
     how = {"calibrate": options.calibrate} | parse_how(options.grid, options.objective)
@@ -259,6 +261,7 @@ def gradcam(options: declared.GradcamOptions) -> None:
         raise InputError(f"{options.img_root} holds no BBox_List_2017.csv; put NIH's list there to score against boxes")
     cases = localization.box_cases(data.boxes, test)
     caches = _caches(options, models, data.images, cases["image"].unique())
+    cases = caches[0].keep_good(cases).reset_index(drop=True)
     how = {"method": options.method, "batch_size": options.batch_size, "progress": True}
     maps = mean_maps([case_maps.case_maps(*pair, cases, **how) for pair in zip(models, caches, strict=True)])
     controls = case_maps.control_maps(models[0], caches[0], cases, maps, **how)

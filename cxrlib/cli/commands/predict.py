@@ -36,7 +36,7 @@ def predict(options: PredictOptions) -> int:
         if options.no_page:
             deque(cases, maxlen=0)
         else:
-            how = {"models": options.weights, "total": len(files), "most": _MOST}
+            how = {"models": predictor.names, "total": len(files), "most": _MOST}
             write_page(out / "predictions.html", _TEMPLATE, cases=_shown(cases, predictor), **how)
     about = sys.stderr if options.as_json else sys.stdout
     print(f"wrote {out / 'predictions.csv'}{'' if options.no_page else ' and predictions.html'}", file=about)

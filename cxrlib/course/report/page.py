@@ -143,7 +143,7 @@ def write_report(run: RunFolder) -> list[Path]:
 
 def _figures(run: RunFolder) -> Iterator[dict]:
     """The figures with caption, alt text and, for `<img src>`, the smaller of a PNG with 256 colours and a JPEG."""
-    for file in sorted(run.figures.glob("*.png")):
+    for file in sorted(run.figures.glob("[!.]*.png")):
         caption = file.stem[3:].replace("_", " ").capitalize()
         with Image.open(file) as image:
             alt = image.info.get("Description", caption)
@@ -175,8 +175,10 @@ def print_pdf(page: Path, target: Path) -> list[Path]:
 
 def export_figures(run: RunFolder, folder: Path) -> list[Path]:
     """Copy a run's PNGs, at 110 dpi, into `folder`; InputError without any, or for those of patients in the project."""
-    if not (copies := {file: folder / file.name for file in sorted(run.figures.glob("*.png"))}):
+    if not (copies := {file: folder / file.name for file in sorted(run.figures.glob("[!.]*.png"))}):
         raise InputError(f"{run.figures} holds no figures (PNG); run the notebooks of this run first")
+    if folder.resolve() == run.figures.resolve():
+        raise InputError(f"{folder} holds the figures for print, which the copies would replace; choose another folder")
     project = NOTEBOOKS.parent
     if folder.resolve().is_relative_to(project) and not run.on_phantoms:
         unknown = f"{run.path} is not recorded as a run on phantoms, and pictures of patients must not be committed"
@@ -185,7 +187,7 @@ def export_figures(run: RunFolder, folder: Path) -> list[Path]:
         with Image.open(file) as image, written_whole(copy) as unfinished:
             about = PngInfo()
             about.add_text("Description", image.info.get("Description", ""))
-            small = ImageOps.scale(image.convert("RGB"), _DPI / 300, Image.Resampling.LANCZOS)
+            small = ImageOps.scale(image.convert("RGB"), _DPI / round(image.info["dpi"][0]), Image.Resampling.LANCZOS)
             small.save(unfinished, "PNG", optimize=True, dpi=(_DPI, _DPI), pnginfo=about)
     return list(copies.values())
 
