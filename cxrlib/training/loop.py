@@ -34,7 +34,7 @@ _LOOK_EVERY = 50  # steps between reads of the loss, each of which synchronizes 
 
 
 @kept_memory()
-def fit(config: TrainConfig, entries, images: Images, out: Path, progress=True, familiarity=True) -> pd.DataFrame:
+def fit(config: TrainConfig, entries, images: Images, out: str | Path, progress=True, familiarity=True) -> pd.DataFrame:
     """Train on the training split and select the epoch on the validation split; the test split is not used.
 
     Writes to `out`: model_best.pth (highest validation macro AUROC), model_last.pth, history.csv, predictions_val.npz
@@ -48,9 +48,9 @@ def fit(config: TrainConfig, entries, images: Images, out: Path, progress=True, 
     `out` has a run of another configuration.
     """
     train = fit_probe if config.mode == "probe" else _train
-    history = train(config, entries, images, out, progress)
+    history = train(config, entries, images, Path(out), progress)
     if familiarity and processes.is_first():
-        paths = [out / f"model_{name}.pth" for name in ("best", "last")]
+        paths = [Path(out, f"model_{name}.pth") for name in ("best", "last")]
         remember_training(paths, *datasets(config, entries, images), pick_device(config.device))
     return history
 
