@@ -108,3 +108,13 @@ export PATH=/kaggle/site/bin:{Path(sys.executable).parent}:$PATH JUPYTER_PREFER_
     assert f'img_root = "/kaggle/input/{INPUT}"' in said
     assert "results: /kaggle/working/runs" in said
     assert list((working / "runs" / "sample" / "figures").glob("01_*.png"))
+
+
+def test_the_container_gets_the_stored_scores_that_notebooks_read():
+    """What git keeps against a rule of .gitignore, .dockerignore must keep, too: later lines win in both."""
+    kept = [line for line in (ROOT / ".gitignore").read_text().splitlines() if line.startswith("!data/")]
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    assert kept
+    for line in kept:
+        assert line in lines
+        assert lines.index(line) > lines.index("**/*.npz")

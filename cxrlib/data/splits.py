@@ -139,7 +139,7 @@ def _seen(entries: pd.DataFrame, parts: Parts, kind: str) -> pd.Series:
     """The part, "train" or "val", of which a checkpoint has seen the image or (by patient) its patient; else ""."""
     image, patient, part = entries["image"], entries["patient"], pd.Series("", index=entries.index)
     for name in ("val", "train"):  # train last, so that a patient in both is not evaluated
-        seen = image.isin(parts[name])
+        seen = image.isin(parts[name]) | image.str.rsplit("/").str[-1].isin(parts[name])  # older models know no folder
         if kind != "image":
             numbers = nih_patient(pd.Series(parts[name], dtype=str)).dropna()
             seen = patient.isin(patient[seen]) | nih_patient(image).isin(numbers)

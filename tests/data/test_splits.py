@@ -202,6 +202,12 @@ def test_restore_never_evaluates_a_patient_that_was_trained_on(patients, seed, d
     assert not chosen_on & set(again.loc[again["part"] == "test", "patient"])
 
 
+def test_an_older_model_knows_its_images_without_their_folder():
+    entries = table([1, 2, 3]).assign(image=["p1/a.png", "p2/b.png", "p3/c.png"])
+    parts = {"train": ["a.png"], "val": ["b.png"]}
+    assert restore(entries, parts, "patient")["part"].tolist() == ["train", "val", "test"]
+
+
 def test_restore_knows_the_patients_of_nihs_names_without_their_images():
     parts = {"train": ["00000013_000.png"], "val": ["00000014_000.png"]}
     later = table([13, 14, 15]).assign(image=["00000013_007.png", "00000014_007.png", "00000015_007.png"])
