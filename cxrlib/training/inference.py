@@ -20,7 +20,7 @@ from cxrlib.models.architectures import ChestXrayModel
 from cxrlib.training.device import kept_memory
 
 _MANY = 2**23  # pixels, from which the second of preparing onnxruntime pays: 170 images of 224 x 224
-_PIECE, _PIECE_ONNX = 2**18, 2  # what a core computes at once: pixels (5 images of 224 x 224), and images; measured
+_PIECE, _PIECE_ONNX = 2**18, 8  # what a core computes at once: pixels (5 images of 224 x 224), and images; measured
 
 
 class Engine:
