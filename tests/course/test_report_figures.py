@@ -44,6 +44,7 @@ def test_copies_are_as_large_as_the_original_is_on_paper(tmp_path):
     """Commands save at 150 dpi, notebooks at 300; a Mac may have left a hidden file beside a figure."""
     run = run_with(tmp_path, {"data": {"phantoms": True}})
     Image.new("RGB", (450, 300), "white").save(run.figures / "01_views.png", dpi=(150, 150))
+    Image.new("RGB", (900, 600), "white").save(run.figures / "09_by_hand.png")
     (run.figures / "._01_views.png").write_bytes(b"of a Mac")
     for copy in export_figures(run, tmp_path / "figures"):
         assert Image.open(copy).size == (330, 220)

@@ -185,9 +185,9 @@ def export_figures(run: RunFolder, folder: Path) -> list[Path]:
         raise InputError(f"{unknown}; expected a folder outside {project}, found {folder}")
     for file, copy in copies.items():
         with Image.open(file) as image, written_whole(copy) as unfinished:
-            about = PngInfo()
-            about.add_text("Description", image.info.get("Description", ""))
-            small = ImageOps.scale(image.convert("RGB"), _DPI / round(image.info["dpi"][0]), Image.Resampling.LANCZOS)
+            (about := PngInfo()).add_text("Description", image.info.get("Description", ""))
+            scale = _DPI / (round(image.info.get("dpi", (0,))[0]) or 300)
+            small = ImageOps.scale(image.convert("RGB"), scale, Image.Resampling.LANCZOS)
             small.save(unfinished, "PNG", optimize=True, dpi=(_DPI, _DPI), pnginfo=about)
     return list(copies.values())
 
