@@ -139,12 +139,12 @@ def _from_columns(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
         if wrong.any():
             raise InputError(f"{csv_path} has {own[term][wrong].iloc[0]!r} for {term!r} in row {wrong.idxmax()}, "
                              "counted from 0; expected 1, 0, empty, or -1 for uncertain")  # fmt: skip
-        return values.where(values >= 0).mask(healthy & (values != 1), 0)
+        return values.mask(healthy & (values != 1), 0)
 
     labels = pd.DataFrame(index=table.index)
     for finding, terms in TERMS.items():
         each = pd.DataFrame({term: numbers(term) for term in terms if term in own}, table.index)
-        labels[finding] = each.max(axis=1).astype(np.float32)
+        labels[finding] = each.max(axis=1).where((each != -1).all(axis=1) | (each == 1).any(axis=1)).astype(np.float32)
     if _EITHER in own:
         for finding in ("Mass", "Nodule"):
             labels.loc[(numbers(_EITHER) == 0) & labels[finding].isna(), finding] = 0

@@ -215,6 +215,14 @@ def test_a_view_beside_the_patients_of_the_table(tmp_path):
     assert entries["patient"].tolist() == ["7", "8"]
 
 
+def test_of_two_columns_for_a_finding_the_uncertain_one_counts(tmp_path):
+    rows = "\n".join(["a,0,-1", "b,-1,0", "c,1,-1", "d,0,0", "e,0,", "f,,-1", "g,-1,-1"])
+    path = write(tmp_path, "labels.csv", f"image,Pneumothorax,Hydropneumothorax\n{rows}\nh,1,1\n")
+    entries, _ = read_external(path)
+    found = entries.set_index("image")["Pneumothorax"].reindex(list("abcdefgh"))
+    np.testing.assert_array_equal(found, [NAN, NAN, 1, 0, 0, NAN, NAN, 1])
+
+
 def test_terms_may_be_joined_as_nih_joins_them(tmp_path):
     entries, _ = read_external(write(tmp_path, "labels.csv", "image,Labels\na,Effusion|Mass\nb,Mass\nc,normal\n"))
     np.testing.assert_array_equal(labels_of(entries, "Effusion", "Mass"), [[1, 1], [0, 1], [0, 0]])
