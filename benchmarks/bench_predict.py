@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from benchmarks.bench_input import draw_radiographs
-from benchmarks.bench_training import random_cache, random_entries
+from benchmarks.bench_input import draw_radiographs, entries_of
+from benchmarks.bench_training import random_cache
 from benchmarks.timing import fastest
 from cxrlib.cli.main import main as cxr
 from cxrlib.data.dataset import CachedDataset
@@ -84,7 +84,7 @@ def predicting_files(folder: Path) -> dict[str, dict]:
     model = build_model(ARCH, "none", SIDE).eval()
     images = torch.randint(0, 256, (64, 1, SIDE, SIDE), dtype=torch.uint8)
     cache = random_cache(folder / "cache", 64, SIDE)
-    train, val = (CachedDataset(random_entries(names), cache) for names in (cache.names[:32], cache.names[32:]))
+    train, val = (CachedDataset(entries_of(names), cache) for names in (cache.names[:32], cache.names[32:]))
     about = {"parts": {"train": [], "val": []}, "config": {"split": "patient", "seed": 0, "val_subset": 0}, "epoch": 1}
     about["familiarity"] = fit_familiarity(model, train, val)
     weights = save_checkpoint(folder / "model.pth", model, **about)

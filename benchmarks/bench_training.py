@@ -26,6 +26,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from benchmarks.bench_input import entries_of
 from benchmarks.timing import drain, fastest, in_turns
 from cxrlib.course.opening import open_data
 from cxrlib.data.cache import ImageCache, build_cache
@@ -100,7 +101,7 @@ def take_step() -> str | None:
 def our_step(arch: str, batch: int, folder: Path) -> Callable[[], str]:
     """A function that takes one step of `fit`, and returns the precision and the layout."""
     cache = random_cache(folder, 2 * batch, SIDE)
-    entries = random_entries(cache.names).assign(part=np.repeat(["train", "val"], batch))
+    entries = entries_of(cache.names).assign(part=np.repeat(["train", "val"], batch))
     config = TrainConfig(arch=arch, weights="none", image_size=SIDE, batch_size=batch)
     training = _Training(config, entries, cache, folder / "out", progress=False)
     training.start()
@@ -316,14 +317,6 @@ def random_cache(folder: Path, count: int, side: int, names: list[str] | None = 
     (folder / "names.txt").write_text("\n".join(names or [f"{number:08d}_000.png" for number in range(count)]))
     (folder / "cache.json").write_text(f'{{"format": 1, "image_size": {side}, "images": {count}}}')
     return ImageCache(folder)
-
-
-def random_entries(names: list[str]) -> pd.DataFrame:
-    """Entries with random labels: what is labelled does not matter to the speed."""
-    labels = np.random.default_rng(0).integers(0, 2, (len(names), len(FINDINGS)), dtype=np.uint8)
-    return pd.DataFrame({"image": names, "patient": range(len(names))}).join(
-        pd.DataFrame(labels, columns=list(FINDINGS))
-    )
 
 
 def main() -> None:
