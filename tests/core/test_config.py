@@ -33,6 +33,9 @@ def test_scalars_of_numpy_and_paths_become_plain_values():
     assert [type(value) for value in oven.model_dump().values()] == [float, int, str, bool, str, list]
 
 
+NUMBERS = "expected whole numbers from 0, .*of at most 18 digits"
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
@@ -43,8 +46,8 @@ def test_scalars_of_numpy_and_paths_become_plain_values():
         ({"minutes": 2.5}, "minutes 2.5 cannot be used; expected a whole number at least 1"),
         ({"minutes": True}, "minutes True cannot be used"),
         ({"minutes": "9" * 40}, "minutes 9{40} cannot be used; expected a whole number .*of at most 18 digits"),
-        ({"racks": f"1,{'9' * 40}"}, "racks 1,9{40} cannot be used; expected whole numbers from 0, .*of at most 18 digits"),
-        ({"racks": [1, 10**40]}, "racks .*1, 10{40}.* cannot be used; expected whole numbers from 0, .*of at most 18 digits"),
+        ({"racks": f"1,{'9' * 40}"}, f"racks 1,9{{40}} cannot be used; {NUMBERS}"),
+        ({"racks": [1, 10**40]}, f"racks .*1, 10{{40}}.* cannot be used; {NUMBERS}"),
         ({"minutes": "soon"}, "minutes 'soon' cannot be used"),
         ({"mode": "botom"}, "mode 'botom' is unknown; expected one of top, bottom; did you mean 'bottom'?"),
         ({"fan": "perhaps"}, "fan 'perhaps' cannot be used; expected true or false"),
