@@ -278,7 +278,7 @@ def test_figures_are_no_larger_than_a_page_needs(run):
         head, _, content = figure["uri"].partition(";base64,")
         with Image.open(io.BytesIO(base64.b64decode(content))) as image:
             kinds[figure["file"]] = head, image.width
-    assert kinds == {"05_f1.png": ("data:image/png", 1100), "06_maps.png": ("data:image/jpeg", 1100)}
+    assert kinds == {"05_f1.png": ("data:image/png", 864), "06_maps.png": ("data:image/jpeg", 864)}
 
 
 @pytest.mark.parametrize(("media", "width"), [("screen", 1100), ("print", 672)])  # A4 without its margins, at 96 dpi

@@ -29,7 +29,7 @@ from cxrlib.course.runs import RunFolder
 _TEMPLATES = Path(__file__).parent / "templates"
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge",
              "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")  # fmt: skip
-_WIDEST = 1100  # pixels, 155 per inch on A4; the files in figures/ have 300 dpi and are larger
+_WIDEST = 864  # pixels, 122 per inch on A4 and more than the page shows; the files in figures/ have 300 dpi
 _DPI = 110  # of the copies
 _PATIENCE = 120  # seconds for a PDF
 _PLACED = ("splits", "metrics", "audit", "experts", "comparison", "comparison_differences", "localization")
