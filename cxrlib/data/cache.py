@@ -15,7 +15,7 @@ from cxrlib.core.progress import bar
 from cxrlib.data.images import BadImage, read_image
 from cxrlib.data.sources import content_digest
 
-_FORMAT = 2  # part of the key: increase it when `read_image` returns something else
+_FORMAT = 3  # part of the key: increase it when `read_image` returns something else
 _BATCH = 512  # images per update of done.npy
 
 
@@ -27,7 +27,7 @@ class ImageCache:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).absolute()
-        names = (self.folder / "names.txt").read_text(encoding="utf-8", errors="surrogateescape")
+        names = (self.folder / "names.txt").read_bytes().decode("utf-8", "surrogateescape")  # "\r" is part of a name
         self.names = pd.Index([name.replace("\0", "\n") for name in names.split("\n")])
         self.images = np.load(self.folder / "images.npy", mmap_mode="r")
         self.image_size = self.images.shape[-1]
@@ -147,7 +147,8 @@ def _write(cache: ImageCache, rows: Iterable[int], pixels: Iterable[np.ndarray])
 def _lay_out(folder: Path, images: dict[str, Path], image_size: int) -> None:
     """Create the empty files of a cache; cache.json, the last one, marks the others as complete."""
     names = sorted(images)  # not those of the files, which another hospital may use again in each folder
-    known = [(stat.st_size, stat.st_mtime_ns) for stat in (images[name].stat() for name in names)]
+    stats = (images[name].stat() for name in names)  # the number of a file tells those of equal size and time apart
+    known = [(stat.st_size, stat.st_mtime_ns, stat.st_ino & (1 << 63) - 1) for stat in stats]
     shape = (len(names), image_size, image_size)
     np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape).flush()  # sparse
     np.save(folder / "stamps.npy", np.array(known, dtype=np.int64))

@@ -1,5 +1,6 @@
 """Another hospital's table and radiographs: a labels.csv, CheXpert, MIMIC-CXR, PadChest, VinDr-CXR or Open-i."""
 
+import glob
 import re
 from collections import Counter
 from pathlib import Path
@@ -9,7 +10,7 @@ import pandas as pd
 
 from cxrlib.core.errors import InputError, some
 from cxrlib.data.findings import FINDINGS
-from cxrlib.data.metadata import known_columns, read_csv
+from cxrlib.data.metadata import known_columns, read_csv, spelled
 from cxrlib.data.sources import find_table, image_root
 
 TABLES = ("labels.csv", "train.csv", "valid.csv", "mimic-cxr-*-chexpert.csv", "PADCHEST_*.csv", "image_labels_*.csv",
@@ -52,6 +53,8 @@ def open_external(folder: str | Path, csv_path: str | Path = "", weights: str = 
     folder = image_root(folder)
     csv_path = Path(csv_path) if str(csv_path) else find_table(folder, *TABLES)
     entries, said = read_external(csv_path, weights)
+    if entries.empty:
+        raise InputError(f"{csv_path} leaves no radiograph ({said}); expected frontal ones, with a label")
     files = _files(folder)
     paths = pd.Series([_find(name, files) for name in entries["image"]], dtype=object)
     found = paths.notna()
@@ -76,10 +79,12 @@ def read_external(csv_path: str | Path, weights: str = "") -> tuple[pd.DataFrame
     table = _joined(Path(csv_path), read_csv(csv_path).rename(columns=str.strip))
     known = known_columns(table, COLUMNS)
     _refuse(csv_path, table, known, weights)
-    if (side := table.get("Frontal/Lateral")) is not None:  # CheXpert
-        known["view"] = known.get("view", side).where(side == "Frontal", "LATERAL")
+    if {"Frontal/Lateral", "Path"} & set(table):  # CheXpert, which may name the view in the path alone
+        named = known["image"].str.extract(r"_(frontal|lateral)\.", expand=False).fillna("")
+        side = table.get("Frontal/Lateral", named).str.upper()
+        known["view"] = known.get("view", side).where(side != "LATERAL", side)
         known["patient"] = known.get("patient", known["image"].str.extract(r"(patient\d+)", expand=False))
-    if {"reader", "terms"} <= set(known):  # a row per box
+    if "terms" in known and known["image"].duplicated().any():  # a row per box
         known = known.groupby([*known.columns.drop("terms")], as_index=False, dropna=False)["terms"].agg(";".join)
     labels = _from_terms(known["terms"]) if "terms" in known else _from_columns(csv_path, table)
     if not labels.notna().any(axis=None):
@@ -90,9 +95,11 @@ def read_external(csv_path: str | Path, weights: str = "") -> tuple[pd.DataFrame
         yes, no = ((labels == value).groupby(known["image"]).mean() > 0.5 for value in (1, 0))
         labels, once = yes.astype(np.float32).where(yes | no), known.drop_duplicates("image")
         entries = once.drop(columns=["reader", "terms"], errors="ignore").join(labels, on="image", sort=True)
-    patient = entries.get("patient", pd.Series("", entries.index)).fillna("")
+    patient = entries.get("patient", pd.Series("", entries.index)).fillna("").replace("nan", "")
     entries["patient"] = patient.where(patient != "", entries["image"])
     silent = entries[list(FINDINGS)].isna().all(axis=1)
+    if "view" in entries:
+        entries["view"] = spelled(entries["view"])
     frontal = entries["view"].str.upper().isin(FRONTAL) if "view" in entries else pd.Series(True, entries.index)
     counted = {"name no patient and count as a patient each": patient == ""}
     counted |= {"of other than frontal views left out": ~frontal, "of no known label left out": frontal & silent}
@@ -105,7 +112,7 @@ def _joined(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
     table = table.drop(columns="image", errors="ignore") if "MeSH" in table else table  # Open-i's is a text
     for keys, pattern in ((["subject_id", "study_id"], "mimic-cxr-*-metadata.csv*"),
                           (["uid"], "indiana_projections.csv*")):  # fmt: skip
-        if set(keys) <= set(table) and not set(COLUMNS["image"]) & set(table):
+        if set(keys) <= set(table) and "image" not in known_columns(table, COLUMNS):
             if not (beside := sorted(csv_path.parent.glob(pattern))):
                 raise InputError(f"{csv_path} names no image; expected {pattern} beside it, which does")
             return table.merge(read_csv(beside[0]), on=keys, suffixes=("", " beside"))
@@ -131,6 +138,8 @@ def _refuse(csv_path: Path, table: pd.DataFrame, known: pd.DataFrame, weights: s
 def _from_columns(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
     """Labels (rows, 14) of a table with a column per finding."""
     own = {name.lower().replace("_", " "): table[name].str.strip() for name in table}
+    if len(own) < table.shape[1]:
+        raise InputError(f"{csv_path} has two columns for one name ({some(table.columns, 20)}); expected one for each")
     healthy = pd.to_numeric(own.get("no finding", pd.Series("", table.index)), errors="coerce") == 1
 
     def numbers(term: str) -> pd.Series:
@@ -167,7 +176,8 @@ def _from_terms(lists: pd.Series) -> pd.DataFrame:
 def _files(folder: Path) -> dict[str, Path | None]:
     """Every file below a folder by its path, by "*/" and its name, and both without suffix; None: one of several."""
     files = {}
-    for path in filter(Path.is_file, folder.rglob("*")):
+    below = glob.iglob(f"{glob.escape(str(folder))}/**", recursive=True)  # which follows links to folders
+    for path in filter(Path.is_file, map(Path, below)):
         place = path.relative_to(folder).as_posix()
         for key in {place, f"*/{path.name}", _bare(place), f"*/{_bare(path.name)}"}:
             files[key] = path if key not in files else None

@@ -66,8 +66,9 @@ def read_radiograph(path: str | Path | BinaryIO) -> Radiograph:
     except FileNotFoundError:
         raise InputError(f"{name} does not exist; expected a radiograph") from None
     except Exception as error:  # Pillow raises many types for a damaged file
-        if getattr(error, "errno", None):  # an error of the disk or the network: the file may be intact
-            raise InputError(f"{name} cannot be read ({error.strerror}); expected a radiograph") from None
+        if isinstance(error, MemoryError) or getattr(error, "errno", None):  # of the machine: the file may be intact
+            reason = getattr(error, "strerror", "memory ran out")
+            raise InputError(f"{name} cannot be read ({reason}); expected a radiograph") from None
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "it is neither PNG, JPEG nor DICOM, or its header is damaged" if unknown else error
         kind = type(error) if isinstance(error, InputError) else BadImage
@@ -103,7 +104,9 @@ def _picture(file: BinaryIO) -> Radiograph:
         _check_size(image.width, image.height)  # known before a pixel is unpacked
         image.load()
         if image.mode.startswith("I"):  # 16-bit PNG; convert("L") would clip it at 255
-            return Radiograph(Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)))
+            values = np.asarray(image).astype(np.uint32)
+            dark = ("its 16-bit values use less than a sixteenth of their range; it is nearly black",)
+            return Radiograph(Image.fromarray((values >> 8).astype(np.uint8)), dark * bool(values.max() < 4096))
         if image.format == "JPEG":
             image = ImageOps.exif_transpose(image)
         return Radiograph(image.convert("L"), _colour(image))
@@ -153,6 +156,10 @@ def _read(file: BinaryIO, **options):
     file.seek(0)
     with _no_quotation("its header is damaged"):
         data = dcmread(file, force=True, specific_tags=list(_READ), **options)
+        for name in ("RescaleSlope", "RescaleIntercept", "VOILUTFunction", "WindowWidth"):
+            value = data.get(name, 1)  # without one, or of a width below 1, the element cannot be applied
+            if value in (None, "") or (name == "WindowWidth" and min(np.atleast_1d(value).astype(float)) < 1):
+                del data[name]
         if "TransferSyntaxUID" not in data.file_meta:
             implicit, little = data.original_encoding
             plain = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
@@ -206,8 +213,8 @@ def _displayed(data, values: np.ndarray) -> Radiograph:
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
     if values.ndim == 3:
-        colour = Image.fromarray(values if values.dtype == np.uint8 else (values >> 8).astype(np.uint8))
-        return Radiograph(colour.convert("L"), _colour(colour), is_dicom=True)
+        colour = Image.fromarray((values >> max(0, int(data.BitsStored) - 8)).astype(np.uint8))
+        return _questioned(data, colour.convert("L"), "colour", [*_colour(colour)])
     values, warnings = apply_modality_lut(values, data), []
     shown = apply_voi_lut(values, data)
     between = (shown > shown.min()) & (shown < shown.max())  # neither black nor white
@@ -223,8 +230,14 @@ def _displayed(data, values: np.ndarray) -> Radiograph:
     polarity = "MONOCHROME1" if data.get("PhotometricInterpretation") == "MONOCHROME1" else "MONOCHROME2"
     if polarity == "MONOCHROME1":
         grey = ImageOps.invert(grey)
+    return _questioned(data, grey, polarity, warnings)
+
+
+def _questioned(data, grey: Image.Image, polarity: str, warnings: list[str]) -> Radiograph:
+    """The picture as a radiograph, inverted where it is a chest with bright air."""
     # a hip with bright bone is not inverted to look like a chest
-    if not any(part in (data.get("BodyPartExamined") or "CHEST").upper() for part in ("CHEST", "THORA", "TORAX")):
+    part = str(data.get("BodyPartExamined") or "CHEST").upper()  # also of several
+    if not any(name in part for name in ("CHEST", "THORA", "TORAX", "LUNG")):
         warnings.append("the header names another part of the body than the chest")
     elif looks_inverted(grey):
         grey = ImageOps.invert(grey)

@@ -38,7 +38,7 @@ COLUMNS = NEEDED | {
     "spacing_y": ("y]", "OriginalImagePixelSpacing_y"),
 }
 # sexes and views that mean the same, but for case and punctuation
-_SPELLED = {"f": "F", "female": "F", "w": "F", "woman": "F", "m": "M", "male": "M", "man": "M"}
+_SPELLED = {"f": "F", "female": "F", "w": "F", "woman": "F", "m": "M", "male": "M", "man": "M", "portableap": "AP"}
 _SPELLED |= {view + how: "PA" for view in ("pa", "posteroanterior") for how in ("", "erect")}
 _SPELLED |= {view + how: "AP" for view in ("ap", "anteroposterior") for how in ("", "erect", "supine", "portable")}
 BOX_COLUMNS = {"image": ("Image Index",), "finding": ("Finding Label",), "x": ("Bbox [x",)} | {s: (s,) for s in "ywh"}
@@ -72,8 +72,7 @@ def read_entries(csv_path: str | Path) -> pd.DataFrame:
     if "age" in entries:
         entries["age"] = age_in_years(entries["age"])
     for name in {"sex", "view"} & set(entries):
-        spelled = {text: _SPELLED.get(_plain(text), text) for text in entries[name].unique()}
-        entries[name] = entries[name].map(spelled)
+        entries[name] = spelled(entries[name])
     for name in {"follow_up", "width", "height", "spacing_x", "spacing_y"} & set(entries):
         entries[name] = pd.to_numeric(entries[name], errors="coerce")
     return entries.join(pd.DataFrame(hot, columns=list(FINDINGS), index=entries.index))
@@ -103,7 +102,7 @@ def read_lists(*folders: str | Path) -> dict[str, set[str]] | None:
     for folder in folders:
         paths = {part: find_beside(f"{part}_list.txt", folder) for part in ("train_val", "test")}
         if all(paths.values()):
-            lists = {part: set(read_text(path, "one image name per line").split()) for part, path in paths.items()}
+            lists = {part: set(read_lines(path)) for part, path in paths.items()}
             if both := sorted(lists["train_val"] & lists["test"]):
                 raise InputError(f"the lists in {folder} both name {some(both)}; expected disjoint lists")
             return lists
@@ -125,6 +124,10 @@ def official_part(entries: pd.DataFrame, *folders: str | Path) -> pd.Series:
     if len(unnamed := entries.loc[part.isna(), "image"]):
         raise InputError(f"the official lists name neither part for {some(unnamed)}; put train_val_list.txt and "
                          "test_list.txt of this data set into img_root, or take split=patient")  # fmt: skip
+    in_test = entries["patient"].isin(entries.loc[part == "test", "patient"])
+    if len(both := entries.loc[in_test & (part != "test"), "patient"].unique()):
+        raise InputError(f"the official lists put images of the patients {some(both)} on both sides; expected each "
+                         "patient in one list, or take split=patient")  # fmt: skip
     return part
 
 
@@ -200,6 +203,16 @@ def read_csv(path: str | Path) -> pd.DataFrame:
         reason = "a row has more values than its header" if too_long else " ".join(str(error).split())
         raise InputError(f"{path} cannot be read ({reason}); expected {_A_CSV}") from None
     return table.loc[:, [not str(name).startswith("Unnamed:") for name in table.columns]]
+
+
+def spelled(column: pd.Series) -> pd.Series:
+    """Sexes (M, F) and views (PA, AP) in one spelling; other values as they are."""
+    return column.map({text: _SPELLED.get(_plain(text), text) for text in column.unique()})
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """The image names in a list; InputError as `read_text`."""
+    return list(filter(None, map(str.strip, read_text(path, "one image name per line").splitlines())))
 
 
 def read_text(path: str | Path, expected: str = _A_CSV, errors: str = "strict") -> str:

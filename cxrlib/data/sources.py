@@ -1,5 +1,6 @@
 """Where the radiographs are: all published layouts under one root, and the download through kagglehub."""
 
+import filecmp
 import hashlib
 import os
 from collections import Counter
@@ -22,13 +23,19 @@ def find_images(img_root: str | Path) -> dict[str, Path]:
     images = {}
     for entry in scan_images(root):
         first = images.setdefault(entry.name, Path(entry.path))
-        if first != Path(entry.path) and first.stat().st_size != entry.stat().st_size:
+        if first != Path(entry.path) and not same_file(first, Path(entry.path)):
             raise InputError(f"{first} and {entry.path} have the same name but differ; keep one of them")
     if not images:
         inside = sorted(path.name + ("/" if path.is_dir() else "") for path in root.iterdir())
         raise InputError(f"no PNG, JPEG or DICOM found under {root}: searched {', '.join(LAYOUTS)}; the folder "
                          f"contains {some(inside, 8) or 'nothing'}; point img_root at what holds them")  # fmt: skip
     return dict(sorted(images.items()))
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two files of one name hold the same image: by their size and, where this says little, their content."""
+    packed = one.suffix.lower() in (".png", ".jpg", ".jpeg")
+    return one.stat().st_size == other.stat().st_size and (packed or filecmp.cmp(one, other, shallow=False))
 
 
 def image_root(img_root: str | Path) -> Path:

@@ -123,15 +123,20 @@ def restore(entries: pd.DataFrame, parts: Parts, kind: str, lists_in: Iterable =
 
     Other images of their patients, also by NIH's file names, go to the same part (not for kind "image"). All others
     are test where they are of the official test part or, for the other kinds, of the data set of the training (which
-    shares images or patients with `parts`, and NIH's names); else "". Raises InputError as `split` does.
+    shares images or patients with `parts`, and NIH's names); else "". Says which images of `parts` are missing, since
+    their patients are then not recognized. Raises InputError as `split` does.
     """
     part = _seen(entries, parts, kind)
     new = part == ""
     if kind == "official":
         part[new] = official_part(entries[new], *lists_in).replace("train_val", "")
     elif not new.all():
-        others_are_nih = all(map(NIH_NAME.fullmatch, parts["train"] + parts["val"]))
-        part[new & (nih_patient(entries["image"]).notna() | (not others_are_nih))] = "test"
+        others = {name for name in parts["train"] + parts["val"] if not NIH_NAME.fullmatch(name)}
+        part[new & (nih_patient(entries["image"]).notna() | bool(others))] = "test"
+        lost = sorted(others - {*entries["image"], *entries["image"].str.rsplit("/").str[-1]})
+        if lost and kind != "image":
+            print(f"warning: {len(lost):,} images of the model's training are not in this table ({some(lost, 3)}); "
+                  "other images of their patients are not recognized, and count as test")  # fmt: skip
     return entries.assign(part=part)
 
 

@@ -251,6 +251,30 @@ def test_two_images_that_change_names_change_pixels(tmp_path):
     assert set(build_cache(above, 32, cache_dir=tmp_path / "cache", progress=False).names) == set(above)
 
 
+def test_another_file_of_one_name_size_and_time_is_another_image(tmp_path):
+    """Films of two hospitals, uncompressed, from an archive with one date."""
+    for folder, grey in (("one", 10), ("two", 200)):
+        (tmp_path / folder).mkdir()
+        save(tmp_path / folder / "IM0001.png", Image.fromarray(np.full((64, 64), grey, np.uint8)))
+        content = (tmp_path / folder / "IM0001.png").read_bytes()
+        (tmp_path / folder / "IM0001.png").write_bytes(content.ljust(400, b"\0"))
+        os.utime(tmp_path / folder / "IM0001.png", (1e9, 1e9))
+    other = tmp_path / "one/more.png"
+    save(other, Image.fromarray(np.zeros((64, 64), np.uint8)))
+    first = build_cache({"IM0001.png": tmp_path / "one/IM0001.png", "more.png": other}, 32, cache_dir=tmp_path / "c")
+    second = build_cache({"IM0001.png": tmp_path / "two/IM0001.png"}, 32, cache_dir=tmp_path / "c")
+    assert (first["IM0001.png"] == 10).all()
+    assert (second["IM0001.png"] == 200).all()
+
+
+def test_a_name_may_hold_any_kind_of_line_end(tmp_path):
+    names = ["a\r.png", "b\n.png", "c\r\n.png"]
+    for grey, name in enumerate(names):
+        save(tmp_path / name, Image.fromarray(np.full((64, 64), grey, np.uint8)))
+    cache = build_cache({name: tmp_path / name for name in names}, 32, cache_dir=tmp_path / "c")
+    assert [int(cache[name].mean()) for name in names] == [0, 1, 2]
+
+
 def test_the_same_size_at_another_time_is_another_image(build, images):
     name, path = next(iter(images.items()))
     before = build()[name]

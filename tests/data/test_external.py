@@ -66,6 +66,53 @@ def test_a_normal_image_has_none_of_what_the_table_asks(tmp_path):
                                   [[0, 0, NAN], [NAN, 1, NAN], [0, NAN, NAN]])  # fmt: skip
 
 
+def test_views_are_read_in_every_spelling(tmp_path):
+    path = write(tmp_path, "t.csv", "image,view,Mass\na,AP supine,1\nb,posteroanterior,1\nc,Portable AP,0\nd,LL,1\n")
+    assert read_external(path)[0]["view"].tolist() == ["AP", "PA", "AP"]
+
+
+def test_a_table_of_lateral_views_leaves_nothing(tmp_path):
+    draw(tmp_path, "a.png")
+    write(tmp_path, "labels.csv", "image,view,Mass\na.png,LATERAL,1\n")
+    with pytest.raises(InputError, match=r"leaves no radiograph .*; 1 rows of other than frontal views left out"):
+        open_external(tmp_path)
+
+
+def test_chexperts_test_labels_name_patient_and_view_in_the_path(tmp_path):
+    paths = [f"test/patient{n}/study1/view{n}_{view}.jpg" for n in (1, 2) for view in ("frontal", "lateral")]
+    text = "Path,Cardiomegaly,No Finding\n" + "".join(f"{path},1,0\n" for path in paths)
+    entries, said = read_external(write(tmp_path, "test_labels.csv", text))
+    assert entries["image"].tolist() == [paths[0], paths[2]]
+    assert entries["patient"].tolist() == ["patient1", "patient2"]
+    assert said == "2 rows of other than frontal views left out"
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    path = write(tmp_path, "t.csv", "image,Pleural_Thickening,Pleural Thickening\na,1,0\n")
+    with pytest.raises(InputError, match="has two columns for one name"):
+        read_external(path)
+
+
+def test_boxes_without_readers_are_one_row_per_image(tmp_path):
+    text = "image_id,class_name,x_min\na,Cardiomegaly,1\na,Nodule/Mass,2\nb,No finding,\n"
+    entries, _ = read_external(write(tmp_path, "annotations_test.csv", text))
+    assert entries["image"].tolist() == ["a", "b"]
+    np.testing.assert_array_equal(labels_of(entries, "Cardiomegaly"), [[1], [0]])
+
+
+def test_a_study_table_with_another_spelling_of_its_image_column(tmp_path):
+    path = write(tmp_path, "t.csv", "subject_id,study_id,path,Edema\n1,2,a.png,1\n")
+    assert read_external(path)[0]["image"].tolist() == ["a.png"]
+
+
+def test_images_behind_a_link_to_a_folder_are_found(tmp_path):
+    draw(tmp_path / "disk", "a.png")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/images").symlink_to(tmp_path / "disk")
+    write(tmp_path / "here", "labels.csv", "image,Mass\na.png,1\n")
+    assert open_external(tmp_path / "here")[0]["image"].tolist() == ["a.png"]
+
+
 def test_rows_that_say_nothing_and_lateral_views_are_left_out(tmp_path):
     path = write(tmp_path, "t.csv", "image,view,Mass\na,PA,1\nb,LATERAL,1\nc,,0\nd,ap,\ne,LL,\n")
     entries, said = read_external(path)

@@ -57,6 +57,75 @@ def dicom(path, values=None, preamble=True, syntax=ExplicitVRLittleEndian, **ele
     return path
 
 
+@pytest.mark.parametrize(
+    "empty",
+    [
+        {"RescaleSlope": None, "RescaleIntercept": None},
+        {"RescaleSlope": "1", "RescaleIntercept": None},
+        {"WindowCenter": "2048", "WindowWidth": "4096", "VOILUTFunction": None},
+        {"WindowCenter": "2048", "WindowWidth": "0"},
+        {"WindowCenter": "2048", "WindowWidth": "-400"},
+        {"BodyPartExamined": ["CHEST", "ABDOMEN"]},
+        {"BodyPartExamined": "LUNG"},
+    ],
+    ids=lambda given: " ".join(given),
+)
+def test_elements_that_cannot_be_applied_are_passed_over(tmp_path, empty):
+    found = read_radiograph(dicom(tmp_path / "a.dcm", **empty))
+    assert found.warnings == ()
+    assert abs(np.asarray(found.grey).astype(int) - np.round(255 * chest())).max() <= 1
+
+
+def test_colour_dicom_is_asked_the_same_questions(tmp_path):
+    values = np.repeat(np.round((1 - chest()) * 255).astype(np.uint8)[..., None], 3, axis=2)
+    how = {"PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
+    found = read_radiograph(dicom(tmp_path / "a.dcm", values, **how, ViewPosition="LL"))
+    assert found.warnings == ("the header says colour, with which air is bright; inverted",
+                              "the header says that this is a lateral view")  # fmt: skip
+    assert abs(np.asarray(found.grey).astype(int) - np.round(255 * chest())).max() <= 1
+    hand = read_radiograph(dicom(tmp_path / "b.dcm", values, **how, BodyPartExamined="HAND"))
+    assert hand.warnings == ("the header names another part of the body than the chest",)
+    values = np.repeat(np.round(chest() * 4095).astype(np.uint16)[..., None], 3, axis=2)
+    deep = read_radiograph(dicom(tmp_path / "c.dcm", values, **how, BitsStored=12, HighBit=11))
+    assert abs(np.asarray(deep.grey).astype(int) - np.round(255 * chest())).max() <= 1
+
+
+def test_twelve_bits_in_sixteen_are_said_to_be_dark(tmp_path):
+    Image.fromarray(np.round(chest() * 4095).astype(np.uint16)).save(tmp_path / "a.png")
+    assert read_radiograph(tmp_path / "a.png").warnings == (
+        "its 16-bit values use less than a sixteenth of their range; it is nearly black",
+    )
+    Image.fromarray(np.round(chest() * 65_535).astype(np.uint16)).save(tmp_path / "b.png")
+    assert read_radiograph(tmp_path / "b.png").warnings == ()
+
+
+def test_want_of_memory_says_nothing_against_the_file(tmp_path, monkeypatch):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image.Image, "load", lambda _: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(InputError, match="memory ran out") as caught:
+        read_radiograph(tmp_path / "a.png")
+    assert not isinstance(caught.value, BadImage)
+
+
+def test_two_dicom_files_of_one_name_and_size_are_compared(tmp_path):
+    for folder, values in (("images_001", chest()), ("images_002", chest() * 0.9), ("images_003", chest())):
+        (tmp_path / folder).mkdir()
+        dicom(tmp_path / folder / "1.dcm", np.round(values * 4095).astype(np.uint16))
+    with pytest.raises(InputError, match="have the same name but differ"):
+        find_images(tmp_path)
+    (tmp_path / "images_002/1.dcm").unlink()
+    assert list(find_images(tmp_path)) == ["1.dcm"]
+
+
+def test_two_films_of_one_size_and_last_row_are_two_pictures(tmp_path):
+    """As uncompressed files of one detector often have."""
+    (tmp_path / "images").mkdir()
+    values = np.pad(chest(), ((0, 4), (0, 0)))
+    for name, each in (("a", values), ("b", values * 0.9)):
+        dicom(tmp_path / "images" / f"{name}.dcm", np.round(each * 4095).astype(np.uint16))
+    assert not check_dataset(tmp_path, progress=False).names["same picture twice"]
+
+
 def grey(path, **options) -> np.ndarray:
     return np.asarray(read_radiograph(dicom(path, **options)).grey).astype(int)
 

@@ -222,11 +222,32 @@ def test_official_test_is_official_whatever_the_training_saw(nih, tmp_path):
     assert (official[again["part"] == "test"] == "test").all()
     assert (again["part"] == "test").sum() == (official == "test").sum() == 25_596
     assert (again["part"] == "").sum() > 30_000, "in no part: never seen, and not of the official test"
-    first, second = sample.loc[sample["part"] == "train", "image"][:2]
-    (tmp_path / "test_list.txt").write_text(second)
-    (tmp_path / "train_val_list.txt").write_text("\n".join(nih["image"].drop(nih.index[nih["image"] == second])))
-    again = restore(nih, {"train": [first], "val": []}, "official", [tmp_path])
-    assert again.loc[again["part"] == "test", "image"].tolist() == [second], "by the lists of the folder, where given"
+    of_train = sample[sample["part"] == "train"]
+    of_last = nih["patient"] == of_train["patient"].iloc[-1]
+    for name, listed in {"test": of_last, "train_val": ~of_last}.items():
+        (tmp_path / f"{name}_list.txt").write_text("\n".join(nih.loc[listed, "image"]))
+    again = restore(nih, {"train": [of_train["image"].iloc[0]], "val": []}, "official", [tmp_path])
+    assert ((again["part"] == "test") == of_last).all(), "by the lists of the folder, where given"
+
+
+def test_official_lists_that_part_the_images_of_a_patient_are_refused(tmp_path):
+    """Own lists, drawn by image, would put patients of the training into the test part."""
+    entries = table([1, 1, 2, 3])
+    for name, listed in {"train_val": entries["image"][1:3], "test": entries["image"][[0, 3]]}.items():
+        (tmp_path / f"{name}_list.txt").write_text("\n".join(listed))
+    with pytest.raises(InputError, match="put images of the patients 1 on both sides"):
+        split(entries, "official", lists_in=[tmp_path])
+
+
+def test_a_missing_training_image_is_said(capsys):
+    """Its patient is not recognized on another film, where the names are not NIH's."""
+    entries = table([1, 1, 2, 3]).assign(image=["a.png", "b.png", "c.png", "d.png"])
+    parts = remembered(entries.assign(part=["train", "train", "val", "test"]), "patient")
+    assert restore(entries, parts, "patient")["part"].tolist() == ["train", "train", "val", "test"]
+    assert capsys.readouterr().out == ""
+    later = restore(entries.assign(image=["later.png", "a film.png", "c.png", "d.png"]), parts, "patient")
+    assert later["part"].tolist() == ["test", "test", "val", "test"]
+    assert "2 images of the model's training are not in this table (a.png, b.png)" in capsys.readouterr().out
 
 
 def test_official_images_that_no_list_names_are_refused():

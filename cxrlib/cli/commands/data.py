@@ -24,8 +24,8 @@ def _root(options: FilesConfig) -> Path:
 def data_of(options: DataConfig) -> Data:
     """Open the data set and print what it holds; the gaps of a labels.csv are unknown. InputError without a folder."""
     csv_path, img_root = Path(options.csv_path).absolute() if options.csv_path else "", _root(options)
-    table = csv_path or img_root / "labels.csv"
-    if table.name == "labels.csv" and table.is_file() and "Finding Labels" not in metadata.read_csv(table):
+    table = csv_path or ("" if any(img_root.glob("Data_Entry_2017*")) else sources.find_beside("labels.csv", img_root))
+    if table and table.name.startswith("labels.csv") and "Finding Labels" not in metadata.read_csv(table):
         data = Data(*external.open_external(img_root, table, str(getattr(options, "weights", ""))), table, img_root)
     else:
         data = open_data(csv_path, img_root)
@@ -70,7 +70,7 @@ def download(options: DownloadOptions) -> None:
 def gather(options: GatherOptions) -> None:
     """Make a data set of its own out of a named subset."""
     check_folder(options.out)
-    names = list(filter(None, map(str.strip, metadata.read_text(options.names, "one image name per line").split("\n"))))
+    names = metadata.read_lines(options.names)
     print(f"{len(names):,} images in {gathering.gather(_root(options), names, options.out, options.csv_path)}")
 
 

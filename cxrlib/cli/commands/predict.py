@@ -101,7 +101,8 @@ def _files(given: list[str]) -> list[Path]:
     files: list[Path] = []
     for text in given:
         if Path(text).is_dir():
-            files += sorted(path for path in Path(text).rglob("*") if path.is_file() and is_image(path))
+            below = map(Path, glob.iglob(f"{glob.escape(text)}/**", recursive=True))  # which follows links to folders
+            files += sorted(path for path in below if path.is_file() and is_image(path))
         elif glob.has_magic(text) and not Path(text).exists():
             files += sorted(path for path in map(Path, glob.glob(text, recursive=True)) if path.is_file())
         else:

@@ -15,7 +15,7 @@ from cxrlib.core.errors import InputError, printable, some
 from cxrlib.core.progress import bar
 from cxrlib.data import images, metadata
 from cxrlib.data.findings import parse
-from cxrlib.data.sources import describe_layout, find_beside, image_root, scan_images
+from cxrlib.data.sources import describe_layout, find_beside, image_root, same_file, scan_images
 
 STOPS, CHANGES, HARMLESS = "stops", "changes", "harmless"
 CHECKS = pd.read_csv(Path(__file__).with_name("checks.csv"), index_col="check")  # most serious first
@@ -162,7 +162,7 @@ def _check_lists(folders: tuple[Path, ...], entries: pd.DataFrame) -> Found | No
         if path is None:
             return {"list missing": [name]}
         try:
-            lists.append(set(metadata.read_text(path).split()))
+            lists.append(set(metadata.read_lines(path)))
         except InputError:
             return {"list unreadable": [name]}
     if not lists:
@@ -231,7 +231,7 @@ def _check_images(files: dict[str, list[Path]], used: set[str], deep: bool, prog
     looks = bar(looks, progress, total=len(files), desc="decode" if deep else "headers", unit=" images")
     for (name, paths), (header, mark, wrong) in zip(files.items(), looks, strict=True):
         if len(paths) > 1:
-            same = len({path.stat().st_size for path in paths}) == 1
+            same = all(same_file(paths[0], path) for path in paths[1:])
             found["same name twice" if same else "two images of one name"].append(name)
         for check, what in wrong.items():
             found[check].append(name + what)
@@ -262,6 +262,6 @@ def _look(path: Path, is_used: bool, deep: bool) -> tuple[Header | None, object,
     wrong = {"read with a warning": f" ({'; '.join(warnings)})"} if warnings else {}
     if len(set(grey.getextrema())) == 1:
         wrong["one single grey"] = ""
-    elif deep:
+    else:
         mark = hashlib.sha256(grey.tobytes() + str(grey.size).encode()).digest()
     return header, mark, wrong
