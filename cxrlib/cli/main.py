@@ -85,6 +85,7 @@ def _parser() -> _Parser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns 0, 1 (a failed notebook, faults that the doctor found), 2 (bad input), 130 or 141."""
+    sys.stdout, sys.stderr = (stream or io.StringIO() for stream in (sys.stdout, sys.stderr))  # None: closed, by >&-
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is printed escaped
             stream.reconfigure(errors="backslashreplace")

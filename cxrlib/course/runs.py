@@ -85,7 +85,7 @@ class RunFolder:
     def on_phantoms(self) -> bool:
         """Whether run.json records the data as phantoms: the runner does for a whole run, notebook 02 by hand."""
         recorded = self.read()
-        return (recorded.get("data") or recorded.get("stages", {}).get("02_preprocess", {})).get("phantoms") is True
+        return (recorded.get("data") or (recorded.get("stages") or {}).get("02_preprocess", {})).get("phantoms") is True
 
     def stage(self, name: str) -> dict:
         """What a stage recorded. Raises InputError, naming the notebook, where it has not run yet."""

@@ -51,7 +51,7 @@ class Evaluation:
             lines.append(f"{'macro ' + name:<19} {name:<3} {value}  over {defined} of {len(FINDINGS)} findings")
         lines.append("")
         lines += [f"# {name}: {a['arch']}, {a['image_size']} pixels, epoch {a['epoch']}" for name, a in models.items()]
-        lines.append(f"# split {config['split']}, seed {config['seed']}: thresholds tuned on {self.tuned_on:,} "
+        lines.append(f"# split {config['split']}: thresholds tuned on {self.tuned_on:,} "
                      f"validation images, figures from {len(self.test):,} test images of {patients:,} patients\n"
                      "# in brackets: 95 % intervals, bootstrap over patients")  # fmt: skip
         if config["split"] == "image":

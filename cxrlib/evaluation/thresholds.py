@@ -141,8 +141,8 @@ def grid_values(grid: tuple[float, float, float]) -> np.ndarray:
         start, stop, step = (float(value) for value in grid)
     except (TypeError, ValueError):
         start, stop, step = 0, 0, 0
-    if not (0 <= start <= stop <= 1 and step > 0):
-        raise InputError(f"the grid is {grid!r}; expected 0 <= start <= stop <= 1 and step > 0, such as {GRID}")
+    if not (0 <= start <= stop <= 1 and step >= 1e-4):
+        raise InputError(f"the grid is {grid!r}; expected 0 <= start <= stop <= 1 and step >= 1e-4, such as {GRID}")
     steps = int((stop - start) / step + 1e-9)
     return np.array([round(start + k * step, 10) for k in range(steps + 1)])
 
@@ -194,7 +194,7 @@ def parse_how(grid: str, objective: str) -> dict:
     try:
         parsed = None if grid == "exact" else tuple(map(float, grid.split(":")))
         grid_values(parsed or GRID)
-    except ValueError:  # includes InputError
+    except (ValueError, OverflowError):  # includes InputError
         raise InputError(f"the grid {grid!r} cannot be used; expected exact, or such as 0.05:0.4:0.05") from None
     return {"grid": parsed, "objective": objective}
 

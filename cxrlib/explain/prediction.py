@@ -125,7 +125,7 @@ class Predictor:
         warnings = radiograph.warnings
         if not radiograph.is_dicom and looks_inverted(images[0]):
             warnings += ("air is bright and bone dark, as in an inverted radiograph; it is scored as it is",)
-        if path.name in self._learned_from:
+        if not self._learned_from.isdisjoint("/".join(path.parts[start:]) for start in range(len(path.parts))):
             warnings += ("an image of this name was used for training or validation",)
         return Prediction(path, warnings=warnings, images=images)
 

@@ -105,7 +105,7 @@ def load_checkpoint(path: str | Path) -> dict:
 
 def load_ensemble(weights: list[str | Path]) -> Ensemble:
     """The models of one or several files, each a checkpoint or an ensemble. Raises InputError for one given twice."""
-    members, thresholds = {}, None
+    members, thresholds, files = {}, None, set()
     for path in map(str, map(Path, weights)):
         if not Path(path).is_file():
             raise InputError(f"{path} does not exist; {_EXPECTED} (model_best.pth)")
@@ -118,7 +118,7 @@ def load_ensemble(weights: list[str | Path]) -> Ensemble:
             each = {f"{path} ({number})": one for number, one in enumerate(several, start=1)}
         for one in each.values():
             _check(path, one)
-        if members.keys() & each.keys():
+        if files == (files := files | {Path(path).resolve()}):
             raise InputError(f"{path} is given twice; expected each model once")
         members |= each
         thresholds = content.get("thresholds")

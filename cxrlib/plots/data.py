@@ -138,7 +138,7 @@ def plot_anatomy(image: np.ndarray) -> plt.Figure:
 
 def plot_parts(entries: pd.DataFrame) -> plt.Figure:
     """How many positives of each finding are in train, val and test (logarithmic)."""
-    counts = entries.groupby("part")[list(FINDINGS)].sum().loc[["train", "val", "test"]].T
+    counts = entries.groupby("part")[list(FINDINGS)].sum().reindex(["train", "val", "test"], fill_value=0).T
     counts = counts.rename(index=pretty).sort_values("train")
     figure, axes = plt.subplots(figsize=(8, 5))
     for name, (colour, marker) in zip(counts, (STYLES[0], STYLES[2], STYLES[1]), strict=True):

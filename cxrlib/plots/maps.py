@@ -1,5 +1,6 @@
 """Figures of heat maps over radiographs, and of their tests: boxes and controls, places, sanity, faithfulness."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -128,7 +129,8 @@ def overlay_figure(maps: Iterable, table: pd.DataFrame, images: Mapping, boxes=N
 
 def write_overlays(folder: Path, maps: Iterable, table: pd.DataFrame, images: Mapping, boxes=None) -> list[Path]:
     """Write an `overlay_figure` per row, contact_sheet.png with up to 48, and scores.csv; earlier ones are removed."""
-    paths, on_sheet = [folder / f"{Path(row.image).stem}_{row.finding}.png" for row in table.itertuples()], []
+    names = [re.sub(r"\.(png|jpe?g|dcm|dicom)$", "", name, flags=re.I).replace("/", "+") for name in table["image"]]
+    paths, on_sheet = [folder / f"{name}_{of}.png" for name, of in zip(names, table["finding"], strict=True)], []
     for n, (path, heat) in enumerate(zip(paths, maps, strict=True)):
         on_sheet = [*on_sheet, heat][:_SHEET]
         save_figure(overlay_figure([heat], table.iloc[[n]], images, boxes, plain=True), path.stem, folder)

@@ -16,7 +16,8 @@ from cxrlib.training.config import TrainConfig
 Images = ImageCache | dict[str, Path]  # or image files, {name: path}
 _FREE = ("resume", "save_minutes", "num_workers", "val_share")  # the images, which val_share decides, are compared
 _MADE = ("model_best.pth", "model_last.pth", "state.pth", "history.csv", "predictions_val.npz", "predictions_test.npz")
-_MADE_FROM_THEM = ("tables", "gradcam")  # by cxr eval and cxr gradcam, where --out is the folder of the run
+# by cxr eval and cxr gradcam, where --out is the folder of the run, and a file by which theirs are known
+_MADE_FROM_THEM = {"tables": "metrics.txt", "gradcam": "scores.csv"}
 _IN_THE_COURSE = ("thresholds.json", "calibration.json", "metrics.csv", "audit.csv", "experts.csv", "localization.csv",
                   "report.html", "report.pdf", "figures/03_history.*", "figures/03_auroc.*", "figures/05_*",
                   "figures/06_*")  # fmt: skip
@@ -83,7 +84,7 @@ def set_aside(out: Path) -> None:
     """Move what an earlier run, and notebooks with its model, left in `out` and its run folder, to out/previous-N."""
     found = [path for path in map(out.joinpath, _MADE) if path.exists()]
     if found:
-        found += [path for path in map(out.joinpath, _MADE_FROM_THEM) if path.is_dir()]
+        found += [out / name for name, file in _MADE_FROM_THEM.items() if (out / name / file).is_file()]
     if (out.parent / "run.json").is_file():
         found += [path for pattern in _IN_THE_COURSE for path in sorted(out.parent.glob(pattern))]
     if not found:

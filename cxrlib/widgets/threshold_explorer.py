@@ -10,6 +10,7 @@ from markupsafe import Markup
 from cxrlib.core.errors import InputError
 from cxrlib.core.html import radiograph_uri
 from cxrlib.data.findings import FINDINGS
+from cxrlib.evaluation.calibration import operating_points
 from cxrlib.evaluation.metrics import at_or_above, point_estimates
 from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
 from cxrlib.plots.style import pretty
@@ -129,9 +130,12 @@ class ThresholdExplorer(w.VBox):
     def _save(self) -> str:
         try:
             chosen = self.session.thresholds()
+            model = None if self._checkpoint is None else load_checkpoint(self._checkpoint)
+            if model is not None:  # an InputError where it has another calibration by now
+                operating_points([model["calibration"]], chosen.to_dict())
             message = f"Saved to {chosen.save(self._save_to)}"
-            if self._checkpoint is not None:
-                write_checkpoint(self._checkpoint, load_checkpoint(self._checkpoint) | {"thresholds": chosen.to_dict()})
+            if model is not None:
+                write_checkpoint(self._checkpoint, model | {"thresholds": chosen.to_dict()})
                 message += f" and {self._checkpoint}"
         except (InputError, OSError) as error:  # shown here, since errors of callbacks are only logged
             message = Markup("<b>Not saved:</b> {}").format(error)

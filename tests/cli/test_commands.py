@@ -431,6 +431,61 @@ def test_models_that_do_not_belong_together_are_refused(members, tiny_nih, train
     assert "make one of them first (cxr ensemble)" in refused("eval", *data(tiny_nih.root), *both)
 
 
+def test_what_an_earlier_evaluation_left_goes(members, tiny_nih):
+    how = ["--replicates", "0", "--calibrate", "platt"]
+    assert main(["eval", *data(tiny_nih.root), *how, "--weights", *members[:2], "--audit"]) == 0
+    tables = Path("results/tables")
+    former = {"members.csv", "audit.csv", "calibration_2.json", "predictions_test_2.npz"}
+    assert former <= {path.name for path in tables.iterdir()}
+    assert main(["eval", *data(tiny_nih.root), *how, "--weights", members[1]]) == 0
+    assert sorted(path.name for path in tables.iterdir()) == [
+        "calibration.json", "metrics.csv", "metrics.txt", "predictions_test.npz", "thresholds.json"]  # fmt: skip
+
+
+def test_thresholds_of_models_in_another_order_are_refused(members, tiny_nih, refused):
+    """Each model's calibration is known by its number alone."""
+    how = ["--replicates", "0", "--calibrate", "platt", "--weights", *members[:2]]
+    assert main(["eval", *data(tiny_nih.root), *how]) == 0
+    maps = ["gradcam", *data(tiny_nih.root), "--samples", "1", "--thresholds", "results/tables/thresholds.json"]
+    assert main([*maps, "--weights", *members[:2]]) == 0
+    assert "of these models in another order" in refused(*maps, "--weights", *members[1::-1])
+
+
+def test_a_model_that_is_read_is_not_written_over(members, refused):
+    assert "m1.pth is a model that is read" in refused("export", "--weights", "m1.pth", "--out", "./m1.pth")
+    assert "m1.pth is a model that is read" in refused("ensemble", *members, "--out", Path("m1.pth").absolute())
+    assert "is given twice" in refused("ensemble", "m1.pth", Path("m1.pth").absolute(), "--out", "twice.pth")
+
+
+def test_maps_are_not_drawn_before_the_boxes_are_missed(trained, tiny_nih, refused):
+    tiny_nih.boxes_path.unlink()
+    assert "holds no BBox_List_2017.csv" in refused("gradcam", *data(tiny_nih.root), "--boxes")
+
+
+def test_an_ensemble_elsewhere_says_how_its_scores_are_calibrated(members, tiny_nih, elsewhere):
+    how = ["--replicates", "0", "--weights", *members[:2]]
+    assert main(["eval", *data(tiny_nih.root), *how, "--calibrate", "platt"]) == 0
+    where = ["--external", str(elsewhere), "--cache_dir", str(elsewhere.parent / "cache"), "--out", "other"]
+    assert main(["eval", *where, *how, "--thresholds", "results/tables/thresholds.json"]) == 0
+    assert Predictions.load("other/predictions_external.npz").calibration == "mean of platt, platt"
+
+
+@pytest.mark.parametrize("flag", ["--subset 9", "--calibrate none", "--objective youden", "--grid exact"])
+def test_what_has_no_effect_elsewhere_is_refused(flag, trained, elsewhere, refused):
+    line = refused("eval", "--external", elsewhere, *flag.split())
+    assert f"{flag.split()[0][2:]} belong to a model's own hospital" in line
+
+
+def test_predictions_of_the_training_are_not_those_of_the_test_part(trained, tiny_nih, elsewhere, refused):
+    assert main(["eval", *data(tiny_nih.root), "--replicates", "0"]) == 0
+    test = Predictions.load("results/tables/predictions_test.npz")
+    names = [load_checkpoint("model_best.pth")["parts"]["val"][0], *test.image[1:]]
+    dataclasses.replace(test, image=np.array(names)).save("other.npz")
+    where = ["eval", "--external", elsewhere, "--thresholds", "results/tables/thresholds.json"]
+    assert "holds scores of 1 images of the training" in refused(*where, "--here", "other.npz")
+    assert "expected external" in refused("eval", "--here", "other.npz", *data(elsewhere))
+
+
 @pytest.fixture
 def elsewhere(tiny_nih, tmp_path):
     """Another hospital: 40 radiographs in folders, named by path; Effusion and Mass, each known of half of them."""
@@ -515,6 +570,9 @@ def test_eval_elsewhere_refuses_what_is_not_elsewhere(trained, elsewhere, refuse
     name = load_checkpoint("model_best.pth")["parts"]["train"][0]
     shutil.copy(elsewhere / "0.png", elsewhere / name)
     (elsewhere / "labels.csv").write_text(f"image,Mass\n{name},1\n0.png,0\n")
+    assert f"1 images, such as {name}, are named like images of the training" in refused(*where)
+    shutil.move(elsewhere / name, elsewhere / "films")
+    (elsewhere / "labels.csv").write_text(f"image,Mass\nfilms/{name},1\n0.png,0\n")
     assert f"1 images, such as {name}, are named like images of the training" in refused(*where)
 
 
@@ -801,7 +859,7 @@ def test_eval_on_other_data_is_refused(tiny_nih, trained, refused):
     table[table["Image Index"].isin(parts["train"])].to_csv(tiny_nih.csv_path, index=False)
     for command, part in (("eval", "validation"), ("gradcam", "test")):
         line = refused(command, *data(tiny_nih.root))
-        assert f"holds no image of the {part} part of model_best.pth (split patient, seed 0)" in line
+        assert f"holds no image of the {part} part of model_best.pth (split patient)" in line
 
 
 def test_images_that_cannot_be_decoded_are_left_out_and_recorded(tiny_nih, tmp_path, monkeypatch, capsys):

@@ -343,6 +343,7 @@ def test_apply_calls_from_the_threshold_on():
         ({"values": [1.1] * 14}, r"expected numbers in \[0, 1\]"),
         ({"low": [0.1]}, "low of thresholds: .*expected 14 numbers"),
         ({"grid": (1, 0, 0.1)}, "the grid is"),
+        ({"grid": (0, 1, 1e-7)}, "the grid is"),
         ({"grid": 3}, "the grid is"),
     ],
 )

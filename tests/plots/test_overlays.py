@@ -167,6 +167,17 @@ def test_one_file_per_image_for_its_labelled_finding_with_the_highest_score(mode
     assert not plt.get_fignums(), "figures are closed, or a large sample fills the memory"
 
 
+def test_images_of_one_name_in_two_folders_have_a_file_each(cache, tmp_path):
+    """As names of a labels.csv have; and a UID has no suffix."""
+    names = ["siteA/007.png", "siteB/007.png", "1.2.840.1", "1.2.840.2"]
+    table = pd.DataFrame({"image": names, "finding": "Mass", "score": 0.5, "label": 1, "threshold": np.nan})
+    pixels = dict.fromkeys(names, np.zeros((8, 8), np.uint8))
+    paths = write_overlays(tmp_path, [np.ones((8, 8))] * 4, table, pixels)
+    assert sorted(path.name for path in paths) == [
+        "1.2.840.1_Mass.png", "1.2.840.2_Mass.png", "siteA+007_Mass.png", "siteB+007_Mass.png"]  # fmt: skip
+    assert all(path.is_file() for path in paths)
+
+
 def test_overlays_of_an_earlier_run_do_not_stay(model, cache, predictions, tmp_path):
     folder = tmp_path / "overlays"
     write(folder, cache, predictions)

@@ -193,6 +193,8 @@ def test_shift_and_parts_and_leakage(entries):
     lines = {line.get_label(): line for line in plots_data.plot_parts(entries).axes[0].lines}
     for name, line in lines.items():
         assert sorted(line.get_xdata()) == sorted(counts.loc[name])
+    without = {line.get_label(): line for line in plots_data.plot_parts(entries[part == "test"]).axes[0].lines}
+    assert not without["val"].get_xdata().any(), "a small data set may leave a part empty"
     table = pd.DataFrame({"auroc": [0.7, 0.6], "auroc_low": [0.6, 0.5], "auroc_high": [0.8, 0.7]}, ["leak", "none"])
     figure = plots_data.plot_leakage(table, pd.Series({"difference": 0.1, "low": 0.02, "high": 0.2, "note": ""}))
     axes, below = figure.axes

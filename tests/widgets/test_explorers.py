@@ -16,12 +16,13 @@ from hypothesis import given, settings, strategies as st
 from cxrlib.core.errors import InputError
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.bootstrap import Bootstrap
+from cxrlib.evaluation.calibration import Calibrator
 from cxrlib.evaluation.metrics import point_estimates
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import NEVER, Thresholds, tune_thresholds
 from cxrlib.explain.gradcam import grad_cam
 from cxrlib.models.architectures import ARCHITECTURES, build_model, save_checkpoint
-from cxrlib.models.checkpoints import load_checkpoint
+from cxrlib.models.checkpoints import load_checkpoint, write_checkpoint
 from cxrlib.widgets.cam_explorer import CamExplorer
 from cxrlib.widgets.html import COLOURS
 from cxrlib.widgets.operating_points import SCALE, Counts, Curve, Session
@@ -174,6 +175,13 @@ def test_save_puts_the_choice_into_the_checkpoint_too(val, tuned, model, tmp_pat
     assert load_checkpoint(path)["thresholds"] == Thresholds.load(tmp_path / "thresholds.json").to_dict()
     assert load_checkpoint(path)["arch"] == "mobilenet_v2"
     assert "model_best.pth" in explorer._status.value
+    content = load_checkpoint(path)
+    other = Calibrator("platt", ({"slope": 1.5, "intercept": 0.2},) * 14).to_dict()
+    write_checkpoint(path, content | {"calibration": other})
+    (tmp_path / "thresholds.json").unlink()
+    press(explorer, "save")
+    assert "Not saved:" in explorer._status.value, "the model has another calibration by now"
+    assert not (tmp_path / "thresholds.json").exists()
     path.unlink()
     press(explorer, "save")
     assert "Not saved:" in explorer._status.value

@@ -10,7 +10,7 @@ from cxrlib.cli import options as declared
 from cxrlib.cli.commands.data import data_of, images_of
 from cxrlib.core import processes
 from cxrlib.core.errors import InputError, some
-from cxrlib.core.paths import check_folder, one_process, write_csv, write_text
+from cxrlib.core.paths import check_folder, one_process, read_json, write_csv, write_json, write_text
 from cxrlib.course.opening import Data
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.external import open_external
@@ -23,7 +23,7 @@ from cxrlib.evaluation.thresholds import Thresholds, parse_how
 from cxrlib.explain import case_maps, export as onnx, localization
 from cxrlib.explain.gradcam import mean_maps
 from cxrlib.models.architectures import ChestXrayModel, build_model, model_from_checkpoint
-from cxrlib.models.checkpoints import Ensemble, load_checkpoint, load_ensemble
+from cxrlib.models.checkpoints import Ensemble, digest, load_checkpoint, load_ensemble
 from cxrlib.plots import comparison as plots, style
 from cxrlib.plots.maps import write_overlays
 from cxrlib.training import comparison, familiarity, inference, inputs, loop, optimization
@@ -91,6 +91,8 @@ def compare(options: declared.CompareOptions) -> None:
         curves = {name: comparison.learning_curve(config, *how, folders[name]) for name, config in each.items()}
         tables["learning_curves"] = pd.concat(curves, names=["arch"])
         figures["04_learning_curves"] = plots.plot_learning_curves(curves)
+    for name in ("comparison_differences", "learning_curves"):  # of an earlier comparison
+        (out / f"{name}.csv").unlink(missing_ok=True)
     for name, content in tables.items():
         write_csv(out / f"{name}.csv", content)
     for name, figure in figures.items():
@@ -119,8 +121,7 @@ def held_out(options, ensemble: Ensemble, data: Data, needed=("val", "test")) ->
         if parts[part].empty:
             name = "validation" if part == "val" else part
             where = f"{options.csv_path or options.img_root} holds no image of the {name} part of {ensemble.name}"
-            kind = f"split {config['split']}, seed {config['seed']}"
-            raise InputError(f"{where} ({kind}); give the data set that it was trained from")
+            raise InputError(f"{where} (split {config['split']}); give the data set that it was trained from")
     return parts["val"], parts["test"]
 
 
@@ -130,9 +131,12 @@ def _operating_point(options, ensemble: Ensemble) -> tuple[tuple[Calibrator, ...
     if options.thresholds:
         path = Path(options.thresholds)
         beside = [path.with_name(f"calibration{number}.json") for number in protocol.numbered(len(calibrations))]
+        tuned = Thresholds.load(path).to_dict()
         if all(file.is_file() for file in beside):
             calibrations = [Calibrator.load(file).to_dict() for file in beside]
-        tuned = Thresholds.load(path).to_dict()
+            of, ours = read_json(path).get("models"), [digest(one["state_dict"]) for one in ensemble.members.values()]
+            if of and of != ours and sorted(of) == sorted(ours):
+                raise InputError(f"{path} is of these models in another order; give them as cxr eval was given them")
     elif tuned is None:
         print(f"{ensemble.name} holds no thresholds; cxr eval --update_checkpoint adds them, or give --thresholds")
     return operating_points(calibrations, tuned)
@@ -165,10 +169,13 @@ def _predicted(options: declared.HeldOutOptions, ensemble: Ensemble, images: dic
 def evaluate(options: declared.EvalOptions) -> None:
     """Calibrate and tune on the validation images of the checkpoints, then report on their test images."""
     check_folder(options.out)
-    if options.external and (options.update_checkpoint or options.audit):
-        raise InputError("update_checkpoint and audit belong to a model's own hospital; run cxr eval without external")
+    at_home = {"update_checkpoint", "audit", "subset", "calibrate", "objective", "grid"} & options.model_fields_set
+    if options.external and at_home:
+        raise InputError(f"{some(sorted(at_home), 6)} belong to a model's own hospital; run cxr eval without external")
     if options.external:
         return _elsewhere(options)
+    if options.here:
+        raise InputError("here is compared with another hospital; expected external, too")
     how = {"calibrate": options.calibrate} | parse_how(options.grid, options.objective)
     how["thresholds"] = Thresholds.load(options.thresholds) if options.thresholds else None
     ensemble, [path, *more] = load_ensemble(options.weights), options.weights
@@ -182,12 +189,17 @@ def evaluate(options: declared.EvalOptions) -> None:
     if not processes.is_first():  # every process has all scores; one tunes and writes
         return
     done = protocol.evaluate_at_tuned(val_scores, test_scores, **how, replicates=options.replicates)
+    optional = [tables / f"{name}.csv" for name in ("members", "audit", "experts")]  # of an earlier evaluation
+    for old in (*optional, *tables.glob("calibration_*.json"), *tables.glob("predictions_test_*.npz")):
+        old.unlink(missing_ok=True)
     text = done.text(ensemble.members)
     if len(test_scores) > 1:
         members = differences.mean_against_members(done.test, test_scores, Bootstrap(options.replicates))
         write_csv(tables / "members.csv", members)
         text += f"\nmacro AUROC, 95 % intervals\n{members.to_string(float_format='{:.4f}'.format)}\n"
     done.write(tables, test_scores, text)
+    models = [digest(member["state_dict"]) for member in ensemble.members.values()]
+    write_json(tables / "thresholds.json", done.thresholds.to_dict() | {"models": models})
     if options.update_checkpoint:
         ensemble.save(path, [one.to_dict() for one in done.calibrators], done.thresholds.to_dict())
     print(text, end="")
@@ -215,16 +227,20 @@ def _elsewhere(options: declared.EvalOptions) -> None:
     folder, csv_path = (Path(path).absolute() if path else "" for path in (options.external, options.csv_path))
     for start in {member["config"].get("weights", "") for member in ensemble.members.values()}:
         entries, paths, said = open_external(folder, csv_path, start)
-    if seen := set(entries["image"]) & {name for names in ensemble.parts.values() for name in names}:
+    learned = {name for names in ensemble.parts.values() for name in names}
+    if seen := learned & {*entries["image"], *entries["image"].str.rsplit("/").str[-1]}:
         raise InputError(f"{len(seen)} images, such as {some(sorted(seen), 3)}, are named like images of the training; "
                          "expected another hospital")  # fmt: skip
+    if here is not None and (seen := learned & set(here.image)):
+        raise InputError(f"{own} holds scores of {len(seen)} images of the training; expected those of its test part")
     _, _, [each] = _predicted(options, ensemble, paths, entries)
     if not processes.is_first():
         return
     calibrator, there = calibrators[0], each[0]
+    saved = there
     if len(each) > 1:  # their score is the mean of calibrated ones, which nothing calibrates again
-        means = (here, mean_calibrated(calibrators, each), thresholds)
-        calibrator = Calibrator()
+        saved = mean_calibrated(calibrators, each)
+        means, calibrator = (here, saved, thresholds), Calibrator()
         here, there, thresholds = (one and replace(one, calibration=calibrator.method) for one in means)
     table = protocol.external(here, there, calibrator, thresholds, resampling=Bootstrap(options.replicates))
     compared = f"no {own}; --here names another file" if here is None else f"{own}, {len(here):,} images"
@@ -235,7 +251,7 @@ def _elsewhere(options: declared.EvalOptions) -> None:
     text, out = protocol.external_text(table, head), Path(options.out)
     write_csv(out / "external.csv", table)
     write_text(out / "external.txt", text)
-    there.save(out / "predictions_external.npz")
+    saved.save(out / "predictions_external.npz")
     print(f"{text}wrote {out / 'external.csv'}, external.txt and predictions_external.npz")
 
 
@@ -245,6 +261,8 @@ def gradcam(options: declared.GradcamOptions) -> None:
     ensemble, folder = load_ensemble(options.weights), Path(options.out) / "gradcam"
     calibrators, thresholds = _operating_point(options, ensemble)
     data = data_of(options)
+    if options.boxes and data.boxes is None:
+        raise InputError(f"{options.img_root} holds no BBox_List_2017.csv; put NIH's list there to score against boxes")
     _, test = held_out(options, ensemble, data, needed=("test",))
     chosen = case_maps.choose(test, options.samples, ensemble.config["seed"])
     if len(chosen) < options.samples:
@@ -255,10 +273,9 @@ def gradcam(options: declared.GradcamOptions) -> None:
     each = [case_maps.overlay_maps(*pair, table, options.method) for pair in zip(models, caches, strict=True)]
     paths = write_overlays(folder, map(mean_maps, zip(*each, strict=True)), table, caches[0], data.boxes)
     print(f"wrote {len(paths)} overlays, a contact sheet and scores.csv to {folder}")
+    (folder / "localization.csv").unlink(missing_ok=True)  # of an earlier model
     if not options.boxes:
         return
-    if data.boxes is None:
-        raise InputError(f"{options.img_root} holds no BBox_List_2017.csv; put NIH's list there to score against boxes")
     cases = localization.box_cases(data.boxes, test)
     caches = _caches(options, models, data.images, cases["image"].unique())
     cases = caches[0].keep_good(cases).reset_index(drop=True)
@@ -272,10 +289,16 @@ def gradcam(options: declared.GradcamOptions) -> None:
     print(f"wrote {folder / 'localization.csv'}, which also has energy, IoU and IoBB")
 
 
+def _keep(weights: list[str], out: Path) -> None:
+    if out.resolve() in (Path(path).resolve() for path in weights):
+        raise InputError(f"{out} is a model that is read; expected another file to write (--out)")
+
+
 def ensemble(options: declared.EnsembleOptions) -> None:
     """Write models of one split as one file, which predict, eval and gradcam take as a model."""
     out = Path(options.out)
     check_folder(out.parent)
+    _keep(options.weights, out)
     several = load_ensemble(options.weights)
     if len(several.members) < 2:
         raise InputError(f"{several.name} is a single model; expected two or more")
@@ -288,5 +311,6 @@ def ensemble(options: declared.EnsembleOptions) -> None:
 def export(options: declared.ExportOptions) -> None:
     """Write a checkpoint as ONNX."""
     check_folder(Path(options.out).parent)
+    _keep([options.weights], Path(options.out))
     path = onnx.export(load_checkpoint(options.weights), options.out)
     print(f"wrote {path}, {path.stat().st_size / 1e6:.0f} MB; its metadata says what goes in and what comes out")

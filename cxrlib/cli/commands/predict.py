@@ -53,10 +53,12 @@ def _reported(predictor: Predictor, files: list[Path], options, table, failed: l
     with bar(predicted, sys.stderr.isatty(), total=len(files), desc="predict", unit=" images") as shown:
         for case in shown:
             name = printable(case.path)
-            plain = {"error": case.error} if case.error else {"warnings": case.warnings, "findings": case.rows}
-            shown.write(json.dumps({"image": name, **plain}) if options.as_json else _line(case), file=sys.stdout)
+            plain = {"error": case.error} if case.error else {"findings": case.rows}
+            plain |= {"image": name, "warnings": case.warnings}
+            shown.write(json.dumps(plain) if options.as_json else _line(case), file=sys.stdout)
             if case.error:
                 failed.append(name)
+                table.writerow([name, *[""] * 7, case.error, "; ".join(case.warnings)])
             else:
                 table.writerows([name, *row.values(), "; ".join(case.warnings)] for row in case.rows)
             yield case
@@ -65,7 +67,7 @@ def _reported(predictor: Predictor, files: list[Path], options, table, failed: l
 def _line(case: Prediction) -> str:
     """What is predicted positive, its probability beside its threshold; the highest where nothing is tuned."""
     if case.error:
-        return case.error
+        return "; warning: ".join([case.error, *case.warnings])
     rows = sorted(case.rows, key=lambda row: -row["probability"])
     positive = (row for row in rows if row["call"] == "positive")
     said = [f"{row['finding']} {row['probability']:.2f} (threshold {row['threshold']:.2g})" for row in positive]
