@@ -17,7 +17,8 @@ from cxrlib.core.errors import InputError, nearest, printable
 
 _COMMANDS = {  # by the module of cli.commands that has a function of this name, which takes, say, TrainOptions
     "course": ("run", "report", "figures"),
-    "models": ("train", "compare", "eval", "ensemble", "export", "gradcam"),
+    "models": ("train", "compare", "eval", "gradcam"),
+    "files": ("ensemble", "export"),
     "predict": ("predict",),
     "data": ("preprocess", "doctor", "download", "gather", "phantom"),
 }

@@ -1,4 +1,4 @@
-"""cxr train, compare, eval (also at another hospital), gradcam, ensemble and export: models, made and measured."""
+"""cxr train, compare, eval (also at another hospital) and gradcam: models, made and measured."""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -20,10 +20,10 @@ from cxrlib.evaluation.bootstrap import Bootstrap
 from cxrlib.evaluation.calibration import Calibrator, mean_calibrated, methods_text, operating_points
 from cxrlib.evaluation.predictions import Predictions
 from cxrlib.evaluation.thresholds import Thresholds, parse_how
-from cxrlib.explain import case_maps, export as onnx, localization
+from cxrlib.explain import case_maps, localization
 from cxrlib.explain.gradcam import mean_maps
 from cxrlib.models.architectures import ChestXrayModel, build_model, model_from_checkpoint
-from cxrlib.models.checkpoints import Ensemble, digest, load_checkpoint, load_ensemble
+from cxrlib.models.checkpoints import Ensemble, digest, load_ensemble
 from cxrlib.plots import comparison as plots, style
 from cxrlib.plots.maps import write_overlays
 from cxrlib.training import comparison, familiarity, inference, inputs, loop, optimization
@@ -287,30 +287,3 @@ def gradcam(options: declared.GradcamOptions) -> None:
     shown = localization.interval_table(table).to_string()
     print(f"pointing game, {options.method}, 95 % intervals over patients\n{shown}")
     print(f"wrote {folder / 'localization.csv'}, which also has energy, IoU and IoBB")
-
-
-def _keep(weights: list[str], out: Path) -> None:
-    if out.resolve() in (Path(path).resolve() for path in weights):
-        raise InputError(f"{out} is a model that is read; expected another file to write (--out)")
-
-
-def ensemble(options: declared.EnsembleOptions) -> None:
-    """Write models of one split as one file, which predict, eval and gradcam take as a model."""
-    out = Path(options.out)
-    check_folder(out.parent)
-    _keep(options.weights, out)
-    several = load_ensemble(options.weights)
-    if len(several.members) < 2:
-        raise InputError(f"{several.name} is a single model; expected two or more")
-    several.save(out)
-    seen = " and ".join(f"{len(names):,} {part}" for part, names in several.parts.items())
-    wrote = f"wrote {out}: {len(several.members)} models, which have seen {seen} images"
-    print(f"{wrote}; cxr eval --update_checkpoint calibrates each and tunes thresholds for their mean")
-
-
-def export(options: declared.ExportOptions) -> None:
-    """Write a checkpoint as ONNX."""
-    check_folder(Path(options.out).parent)
-    _keep([options.weights], Path(options.out))
-    path = onnx.export(load_checkpoint(options.weights), options.out)
-    print(f"wrote {path}, {path.stat().st_size / 1e6:.0f} MB; its metadata says what goes in and what comes out")
