@@ -45,7 +45,7 @@ class TrainConfig(Config):
     device: Literal[DEVICES] = Field("auto", description="auto, cpu, cuda or mps")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="fp32, bf16, or auto: the faster, as timed")
     layout: Literal["auto", "channels_last", "contiguous"] = Field("auto", description="auto/channels_last/contiguous")
-    resume: bool = Field(False, description="continue an interrupted run in run_dir")
+    resume: bool = Field(False, description="continue an interrupted run in run_dir (a probe: fit anew)")
     save_minutes: float = Field(5.0, ge=0, description="minutes between saved states within an epoch")
 
     @property

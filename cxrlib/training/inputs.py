@@ -75,7 +75,8 @@ def left_by(path: Path, ours: dict) -> dict | None:
     if differ := differing(content["identity"], ours):
         shown = ["images or labels" if name == "images" else f"{name} {value!r}, now {ours[name]!r}"
                  for name, value in differ.items()]  # fmt: skip
-        raise InputError(f"{path} is of a run with other {some(shown)}; expected the same: "
+        moved = " (that start may lie in previous-N by now)" if "weights" in differ else ""
+        raise InputError(f"{path} is of a run with other {some(shown)}{moved}; expected the same: "
                          "choose another folder, or train without resume")  # fmt: skip
     return content
 

@@ -476,6 +476,12 @@ def test_what_has_no_effect_elsewhere_is_refused(flag, trained, elsewhere, refus
     assert f"{flag.split()[0][2:]} belong to a model's own hospital" in line
 
 
+def test_thresholds_are_given_or_tuned(trained, tiny_nih, refused):
+    Thresholds(np.full(14, 0.5)).save("t.json")
+    line = refused("eval", *data(tiny_nih.root), "--thresholds", "t.json", "--grid", "exact")
+    assert "grid would tune thresholds, and thresholds are given" in line
+
+
 def test_predictions_of_the_training_are_not_those_of_the_test_part(trained, tiny_nih, elsewhere, refused):
     assert main(["eval", *data(tiny_nih.root), "--replicates", "0"]) == 0
     test = Predictions.load("results/tables/predictions_test.npz")

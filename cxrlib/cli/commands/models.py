@@ -174,6 +174,8 @@ def evaluate(options: declared.EvalOptions) -> None:
         raise InputError(f"{some(sorted(at_home), 6)} belong to a model's own hospital; run cxr eval without external")
     if options.external:
         return _elsewhere(options)
+    if options.thresholds and (given := {"objective", "grid"} & options.model_fields_set):
+        raise InputError(f"{some(sorted(given))} would tune thresholds, and thresholds are given; expected one of both")
     if options.here:
         raise InputError("here is compared with another hospital; expected external, too")
     how = {"calibrate": options.calibrate} | parse_how(options.grid, options.objective)
