@@ -214,7 +214,7 @@ def _displayed(data, values: np.ndarray) -> Radiograph:
 
     if values.ndim == 3:
         colour = Image.fromarray((values >> max(0, int(data.BitsStored) - 8)).astype(np.uint8))
-        return _questioned(data, colour.convert("L"), "colour", [*_colour(colour)])
+        return _checked(data, colour.convert("L"), "colour", [*_colour(colour)])
     values, warnings = apply_modality_lut(values, data), []
     shown = apply_voi_lut(values, data)
     between = (shown > shown.min()) & (shown < shown.max())  # neither black nor white
@@ -230,10 +230,10 @@ def _displayed(data, values: np.ndarray) -> Radiograph:
     polarity = "MONOCHROME1" if data.get("PhotometricInterpretation") == "MONOCHROME1" else "MONOCHROME2"
     if polarity == "MONOCHROME1":
         grey = ImageOps.invert(grey)
-    return _questioned(data, grey, polarity, warnings)
+    return _checked(data, grey, polarity, warnings)
 
 
-def _questioned(data, grey: Image.Image, polarity: str, warnings: list[str]) -> Radiograph:
+def _checked(data, grey: Image.Image, polarity: str, warnings: list[str]) -> Radiograph:
     """The picture as a radiograph, inverted where it is a chest with bright air."""
     # a hip with bright bone is not inverted to look like a chest
     part = str(data.get("BodyPartExamined") or "CHEST").upper()  # also of several

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrlib.core.paths import write_csv, write_text
+from cxrlib.core.paths import write_csv, write_json, write_text
 from cxrlib.data.findings import FINDINGS
 from cxrlib.evaluation.bootstrap import Bootstrap, with_macro
 from cxrlib.evaluation.calibration import Calibrator, choose_method, ece_floor, mean_calibrated, methods_text
@@ -29,11 +29,14 @@ class Evaluation:
     test: Predictions
     tuned_on: int  # images
 
-    def write(self, folder: Path, raw: list[Predictions], text: str) -> None:
-        """Write metrics.csv, metrics.txt, thresholds.json, and of each model calibration.json, predictions_test.npz."""
+    def write(self, folder: Path, raw: list[Predictions], text: str, models: list[str]) -> None:
+        """Write metrics.csv, metrics.txt, thresholds.json, and of each model calibration.json, predictions_test.npz.
+
+        models: what each is known by, in the order of `raw` and of their calibrations.
+        """
         write_csv(folder / "metrics.csv", self.table)
         write_text(folder / "metrics.txt", text)
-        self.thresholds.save(folder / "thresholds.json")
+        write_json(folder / "thresholds.json", self.thresholds.to_dict() | {"models": models})
         if len(raw) > 1:  # the mean of the calibrated scores; files of each model have a number
             self.test.save(folder / "predictions_test.npz")
         for end, calibrator, scores in zip(numbered(len(raw)), self.calibrators, raw, strict=True):

@@ -47,7 +47,9 @@ def plot_paired(one: np.ndarray, others: dict[str, np.ndarray], name: str, colou
     reach, said = np.array([-0.6, 0.6]) * max(map(np.ptp, (one, *others.values()))), []
     for axes, (other, two), colour in zip(panels, others.items(), colours, strict=False):
         spread = f"sd of difference {(one - two).std():.4f}; if independent {np.hypot(one.std(), two.std()):.4f}"
-        said.append(f"{name} and {other}: correlation {np.corrcoef(one, two)[0, 1]:.2f}; {spread}")
+        with np.errstate(invalid="ignore"):  # of a network that scores all images alike
+            together = f"{np.corrcoef(one, two)[0, 1]:.2f}".replace("nan", "undefined")
+        said.append(f"{name} and {other}: correlation {together}; {spread}")
         axes.scatter(one, two, s=6, color=colour, alpha=0.5)
         axes.set(xlim=one.mean() + reach, ylim=two.mean() + reach, xlabel=name, ylabel=other, box_aspect=1)
         axes.set(title=said[-1].split(": ")[1].replace("; ", "\n"))

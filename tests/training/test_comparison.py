@@ -358,6 +358,13 @@ def test_who_has_not_left_chance_is_hollow_and_not_on_the_front():
     assert "Pareto front by parameters: big;" in alt_text(figure)
 
 
+def test_a_network_that_scores_all_images_alike_correlates_with_none(recwarn):
+    one = np.random.default_rng(0).normal(0.7, 0.01, 200)
+    figure = plot_paired(one, {"dead": np.full(200, 0.5)}, "one")
+    assert figure.axes[0].get_title(loc="left").startswith("correlation undefined\n")
+    assert not recwarn.list
+
+
 def test_paired_draws_show_what_two_models_share_and_their_difference():
     draw = np.random.default_rng(0).normal
     one, two = draw(0.7, 0.02, 500), draw(0.6, 0.02, 500)

@@ -10,7 +10,7 @@ from cxrlib.cli import options as declared
 from cxrlib.cli.commands.data import data_of, images_of
 from cxrlib.core import processes
 from cxrlib.core.errors import InputError, some
-from cxrlib.core.paths import check_folder, one_process, read_json, write_csv, write_json, write_text
+from cxrlib.core.paths import check_folder, one_process, read_json, write_csv, write_text
 from cxrlib.course.opening import Data
 from cxrlib.data.cache import ImageCache
 from cxrlib.data.external import open_external
@@ -199,9 +199,7 @@ def evaluate(options: declared.EvalOptions) -> None:
         members = differences.mean_against_members(done.test, test_scores, Bootstrap(options.replicates))
         write_csv(tables / "members.csv", members)
         text += f"\nmacro AUROC, 95 % intervals\n{members.to_string(float_format='{:.4f}'.format)}\n"
-    done.write(tables, test_scores, text)
-    models = [digest(member["state_dict"]) for member in ensemble.members.values()]
-    write_json(tables / "thresholds.json", done.thresholds.to_dict() | {"models": models})
+    done.write(tables, test_scores, text, [digest(member["state_dict"]) for member in ensemble.members.values()])
     if options.update_checkpoint:
         ensemble.save(path, [one.to_dict() for one in done.calibrators], done.thresholds.to_dict())
     print(text, end="")
