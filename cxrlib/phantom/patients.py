@@ -29,7 +29,7 @@ def plan_visits(config):
     rng = np.random.default_rng([config.seed, 1, 1] if second else [config.seed, 1])
     visits, truth = _histories(rng, config)
     who = visits["patient"].to_numpy()
-    visits["patient"] += FIRST_PATIENT + 100_000 * second
+    visits["patient"] = who + FIRST_PATIENT + 100_000 * second  # not in place: before pandas 3, `who` would change
     patients = rng.beta(1.7, 1.4, (config.n_patients, len(FINDINGS)))
     strength = np.clip(patients[who] + rng.normal(0, 0.10, truth.shape), 0.02, 1)
     mined, drain = _mine(rng, who, truth, strength, visits["view"].eq("AP").to_numpy(), config.label_noise)
