@@ -156,10 +156,6 @@ def _read(file: BinaryIO, **options):
     file.seek(0)
     with _no_quotation("its header is damaged"):
         data = dcmread(file, force=True, specific_tags=list(_READ), **options)
-        for name in ("RescaleSlope", "RescaleIntercept", "VOILUTFunction", "WindowWidth"):
-            value = data.get(name, 1)  # without one, or of a width below 1, the element cannot be applied
-            if value in (None, "") or (name == "WindowWidth" and min(np.atleast_1d(value).astype(float)) < 1):
-                del data[name]
         if "TransferSyntaxUID" not in data.file_meta:
             implicit, little = data.original_encoding
             plain = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
@@ -215,6 +211,10 @@ def _displayed(data, values: np.ndarray) -> Radiograph:
     if values.ndim == 3:
         colour = Image.fromarray((values >> max(0, int(data.BitsStored) - 8)).astype(np.uint8))
         return _checked(data, colour.convert("L"), "colour", [*_colour(colour)])
+    for name in ("RescaleSlope", "RescaleIntercept", "VOILUTFunction", "WindowWidth"):
+        value = data.get(name, 1)  # without one, or of a width below 1, the element cannot be applied
+        if value in (None, "") or (name == "WindowWidth" and min(np.atleast_1d(value).astype(float)) < 1):
+            del data[name]
     values, warnings = apply_modality_lut(values, data), []
     shown = apply_voi_lut(values, data)
     between = (shown > shown.min()) & (shown < shown.max())  # neither black nor white
